@@ -1,0 +1,90 @@
+"""Known attention classes become `HeadwiseAttention`: the same numbers out, one attention to prune, run and count.
+
+To support another attention, write a function `(attention) -> HeadwiseAttention` and enter its class in `ADAPTERS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from timm.layers.attention import Attention as VitAttention
+from timm.models.beit import Attention as BeitAttention
+from timm.models.beit import gen_relative_position_index
+from torch import Tensor, nn
+
+from toolkit.errors import UnsupportedModel
+from toolkit.models.attention import HeadwiseAttention
+from toolkit.records import HeadLayout
+
+
+def canonicalise(model: nn.Module) -> None:
+    """Replace every attention of `model` in place; UnsupportedModel if one of them is not known."""
+    found = [(name, module) for name, module in model.named_modules() if _is_attention(module)]
+    if not found:
+        raise UnsupportedModel(f"{type(model).__name__} has no attention that this toolkit knows", _KNOWN)
+    for name, module in found:
+        adapter = ADAPTERS.get(type(module))
+        if adapter is None:
+            raise UnsupportedModel(f"{name} is a {type(module).__name__}, which cannot be taken apart", _KNOWN)
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, adapter(module))
+
+
+def attentions(model: nn.Module) -> dict[str, HeadwiseAttention]:
+    """Every attention by its module name, in order."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, HeadwiseAttention)}
+
+
+def _from_vit(source: VitAttention) -> HeadwiseAttention:
+    """timm's ViT and DeiT: one packed projection with one packed bias."""
+    extras = {"q_norm": source.q_norm, "k_norm": source.k_norm, "norm": source.norm, "gate": source.gate}
+    for name, module in extras.items():
+        if module is not None and not isinstance(module, nn.Identity):
+            raise UnsupportedModel(f"its attention has {name} ({type(module).__name__}), which cannot be cut yet", _KNOWN)
+    target = _empty(source, source.head_dim, None)
+    if source.qkv.bias is None:
+        target.q_bias = target.k_bias = target.v_bias = None
+    else:
+        biases = source.qkv.bias.detach().clone().chunk(3)
+        target.q_bias, target.k_bias, target.v_bias = (nn.Parameter(bias) for bias in biases)
+    return target
+
+
+def _from_beit(source: BeitAttention) -> HeadwiseAttention:
+    """BEiT: separate query and value biases, no key bias, a table of relative position biases per head."""
+    table: Tensor | None = source.relative_position_bias_table
+    index = None if table is None else _relative_positions(source.window_size)
+    target = _empty(source, source.qkv.out_features // 3 // source.num_heads, index)
+    target.q_bias, target.k_bias, target.v_bias = source.q_bias, None, source.v_bias
+    target.relative_position_bias_table = table
+    return target
+
+
+ADAPTERS: Mapping[type[nn.Module], Callable[..., HeadwiseAttention]] = {
+    VitAttention: _from_vit,
+    BeitAttention: _from_beit,
+}
+
+_KNOWN = "supported are timm's ViT, DeiT (plain and distilled) and BEiT models with standard attention"
+
+
+def _empty(source: VitAttention | BeitAttention, head_dim: int, index: Tensor | None) -> HeadwiseAttention:
+    """The canonical form around the source's own projections; biases and table are the caller's to fill."""
+    layout = HeadLayout(((head_dim, head_dim),) * source.num_heads)
+    with torch.device("meta"):
+        target = HeadwiseAttention(layout, source.proj.out_features, source.scale, None)
+    target.register_buffer("relative_position_index", index, persistent=False)
+    target.qkv.weight, target.proj = source.qkv.weight, source.proj
+    target.attn_drop, target.proj_drop = source.attn_drop, source.proj_drop
+    return target.train(source.training)
+
+
+def _relative_positions(window: tuple[int, int]) -> Tensor:
+    """[tokens, tokens] entries of the table; computed, never stored, and real even for a model on the meta device."""
+    index: Tensor = gen_relative_position_index(window, device=torch.device("cpu"))
+    return index
+
+
+def _is_attention(module: nn.Module) -> bool:
+    return "Attention" in type(module).__name__

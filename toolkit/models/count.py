@@ -1,0 +1,121 @@
+"""Parameters, multiply-accumulates (MACs) and bytes moved, measured on the real module by running it on shapes alone.
+
+Counted are the products of convolutions, linear layers and attention (q k^T and its product with v); norms,
+activations and additions are not, as is the field's custom. FLOPs are about twice the MACs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from toolkit.models.attention import HeadwiseAttention
+from toolkit.models.shapes import blocks_of
+from toolkit.records import BlockSummary, ModelInfo, ModelSummary
+
+FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Counts:
+    """For one image: `macs`, and `bytes_moved` when every layer reads and writes memory once in float32."""
+
+    parameters: int
+    macs: int
+    bytes_moved: int
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One call of one layer during one image."""
+
+    positions: int
+    """How often its weights are applied: tokens, patches, or 1."""
+    macs: int
+    bytes_moved: int
+
+
+def count(model: nn.Module, image_size: int) -> Counts:
+    """Counts of the whole model for one image of `image_size` x `image_size` pixels."""
+    layers = trace(model, image_size).values()
+    return Counts(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        macs=sum(layer.macs for layer in layers),
+        bytes_moved=sum(layer.bytes_moved for layer in layers),
+    )
+
+
+def summarise(model: nn.Module, info: ModelInfo) -> ModelSummary:
+    """Sizes of the model, block by block."""
+    layers = trace(model, info.image_size)
+    total = count(model, info.image_size)
+    blocks = blocks_of(model)
+    kept = [index for index in range(len(blocks) + len(info.removed_blocks)) if index not in info.removed_blocks]
+    return ModelSummary(
+        name=info.name,
+        image_size=info.image_size,
+        embed_width=int(model.get_parameter("patch_embed.proj.weight").shape[0]),
+        parameters=total.parameters,
+        macs=total.macs,
+        bytes_moved=total.bytes_moved,
+        blocks=tuple(
+            BlockSummary(
+                block=source,
+                layout=block.get_submodule("attn").layout,
+                mlp_width=int(block.get_parameter("mlp.fc2.weight").shape[1]),
+                parameters=sum(parameter.numel() for parameter in block.parameters()),
+                macs=sum(layer.macs for name, layer in layers.items() if name.startswith(f"blocks.{index}.")),
+            )
+            for index, (source, block) in enumerate(zip(kept, blocks, strict=True))
+        ),
+    )
+
+
+def trace(model: nn.Module, image_size: int) -> dict[str, Layer]:
+    """Every layer that has weights, by module name, as one image passes through the model on the meta device."""
+    weights = {name: tensor.detach().to("meta") for name, tensor in model.named_parameters()}
+    weights |= {name: tensor.to("meta") for name, tensor in model.named_buffers()}
+    images = torch.empty(1, 3, image_size, image_size, device="meta")
+    was_training = model.training
+    with _recorded(model) as layers, torch.no_grad():
+        functional_call(model.eval(), weights, (images,))
+    model.train(was_training)
+    return layers
+
+
+@contextmanager
+def _recorded(model: nn.Module) -> Iterator[dict[str, Layer]]:
+    layers: dict[str, Layer] = {}
+    names = {module: name for name, module in model.named_modules()}
+
+    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        layers[names[module]] = _measure(module, inputs[0], output)
+
+    kinds = (nn.Linear, nn.Conv2d, nn.LayerNorm, HeadwiseAttention)
+    hooks = [module.register_forward_hook(record) for module in names if isinstance(module, kinds)]
+    try:
+        yield layers
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _measure(module: nn.Module, x: Tensor, y: Tensor) -> Layer:
+    """Positions, MACs and bytes of one call. x, y: [1, tokens, channels], [1, channels, rows, columns] or [1, channels]."""
+    if isinstance(module, HeadwiseAttention):  # its output projection is a layer of its own
+        tokens, weight, layout = x.shape[1], module.qkv.weight, module.layout
+        products = tokens * tokens * (layout.qk_width + layout.v_width)
+        moved = x.numel() + weight.numel() + 2 * tokens * weight.shape[0] + tokens * layout.v_width
+        return Layer(tokens, tokens * weight.numel() + products, moved * FLOAT32_BYTES)
+    own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+    moved = (x.numel() + own + y.numel()) * FLOAT32_BYTES
+    if isinstance(module, nn.LayerNorm):
+        return Layer(x.numel() // x.shape[-1], 0, moved)
+    channels = module.weight.shape[0]
+    positions = y.numel() // int(channels)
+    return Layer(positions, positions * module.weight.numel(), moved)

@@ -1,0 +1,60 @@
+"""The big model that computes what the cut one does, with zeros in place of what was removed.
+
+Zero rows and columns silence heads, their units and MLP units. A removed residual channel is zero everywhere, so layer
+norms take their statistics over the kept channels only. A removed block passes its input on.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from toolkit.models.selection import Selection
+from toolkit.models.shapes import blocks_of
+
+
+def masked(model: nn.Module, selection: Selection) -> nn.Module:
+    """A copy of `model`, as large, that must give the same logits as the model cut to `selection`."""
+    result = copy.deepcopy(model)
+    parameters = dict(result.named_parameters())
+    with torch.no_grad():
+        for group in selection.groups:
+            gone = selection.removed[group.key]
+            if group.axis == "block" or not bool(gone.any()):
+                continue
+            for piece in group.slices:
+                parameters[piece.parameter].index_fill_(piece.dim, piece.positions[gone[piece.units]], 0.0)
+    residual = selection.groups.find("residual", "embed")
+    if bool(selection.removed[residual.key].any()):
+        _norm_kept_channels(result, selection.kept_units(residual))
+    for index in selection.removed_blocks:
+        blocks_of(result)[index] = _PassOn()
+    return result
+
+
+def _norm_kept_channels(model: nn.Module, kept: Tensor) -> None:
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.LayerNorm):
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, _KeptNorm(module, kept))
+
+
+class _KeptNorm(nn.Module):
+    """Layer norm of the kept channels; zeros elsewhere."""
+
+    def __init__(self, norm: nn.LayerNorm, kept: Tensor) -> None:
+        super().__init__()
+        self.norm, self.kept = norm, kept
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = (None if p is None else p[self.kept] for p in (self.norm.weight, self.norm.bias))
+        normed = F.layer_norm(x[..., self.kept], (len(self.kept),), weight, bias, self.norm.eps)
+        return torch.zeros_like(x).index_copy(-1, self.kept, normed)
+
+
+class _PassOn(nn.Module):
+    def forward(self, x: Tensor, **unused: object) -> Tensor:
+        return x

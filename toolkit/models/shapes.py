@@ -1,0 +1,59 @@
+"""Give a freshly built model the shapes of a cut one: fewer blocks, narrower layers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import nn
+
+from toolkit.errors import UnsupportedModel, WeightsError
+
+
+def blocks_of(model: nn.Module) -> nn.Sequential | nn.ModuleList:
+    """The transformer blocks, in order."""
+    blocks = getattr(model, "blocks", None)
+    if not isinstance(blocks, nn.Sequential | nn.ModuleList):
+        raise UnsupportedModel(f"{type(model).__name__} has no plain list of blocks")
+    return blocks
+
+
+def drop_blocks(model: nn.Module, removed: Collection[int]) -> None:
+    """Take the blocks with these indices out; the others move up."""
+    blocks = blocks_of(model)
+    for index in sorted(removed, reverse=True):
+        del blocks[index]
+
+
+def take_shapes(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Replace every parameter by an empty one of the given shape and bring the layers' own sizes in line."""
+    own = dict(model.named_parameters())
+    if missing := sorted(own.keys() ^ shapes.keys()):
+        raise WeightsError(f"the tensors are not those of {type(model).__name__}: {', '.join(missing[:8])}")
+    for name, shape in shapes.items():
+        if own[name].dim() != len(shape):
+            raise WeightsError(f"{name} has {len(shape)} dimensions, the model needs {own[name].dim()}")
+        replace_parameter(model, name, torch.empty(shape, device="meta"))
+    sync_sizes(model)
+
+
+def replace_parameter(model: nn.Module, name: str, value: torch.Tensor) -> None:
+    """Put a tensor of another shape in a parameter's place."""
+    parent, _, child = name.rpartition(".")
+    old = model.get_parameter(name)
+    setattr(model.get_submodule(parent), child, nn.Parameter(value, requires_grad=old.requires_grad))
+
+
+def sync_sizes(model: nn.Module) -> None:
+    """Layers keep their sizes in attributes too (printed, exported, counted): read them off the weights."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.out_features, module.in_features = module.weight.shape
+        elif isinstance(module, nn.Conv2d):
+            module.out_channels = module.weight.shape[0]
+        elif isinstance(module, nn.LayerNorm):
+            module.normalized_shape = tuple(module.weight.shape)
+    width = int(model.get_parameter("patch_embed.proj.weight").shape[0])
+    for attribute in ("embed_dim", "num_features", "head_hidden_size"):
+        if hasattr(model, attribute):
+            setattr(model, attribute, width)

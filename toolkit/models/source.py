@@ -1,0 +1,156 @@
+"""Build a model from a timm name and weights; save and load model folders.
+
+A model folder is `model.json` (a `ModelInfo`) and `model.safetensors`; nothing in it is executed. Widths are not
+written down: the source model is built on the meta device, takes the shapes of the tensors in the file, and is filled.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from timm.data import resolve_model_data_config
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from toolkit import records, recipe
+from toolkit.errors import RecipeError, StorageError, UnknownName, UnsupportedModel, WeightsError
+from toolkit.models.adapt import attentions, canonicalise
+from toolkit.models.count import count
+from toolkit.models.shapes import blocks_of, drop_blocks, take_shapes
+from toolkit.models.weights import fill
+from toolkit.records import HeadLayout, ModelInfo, Setting
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network and what is known of it. `module(images [batch, 3, S, S]) -> logits [batch, classes]`."""
+
+    module: nn.Module
+    info: ModelInfo
+
+
+def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> LoadedModel:
+    """A dense model in canonical form, with a head for `classes`.
+
+    Raises UnknownName, UnsupportedModel, RecipeError for arguments timm refuses, WeightsError for weights that cannot
+    be had or do not fit. `info.weights_sha256` is empty until the model is saved.
+    """
+    if settings.name.partition(".")[0] not in known_models():
+        raise UnknownName("model", settings.name, known_models())
+    args: dict[str, Setting] = dict(settings.args)
+    if settings.image_size is not None:
+        args["img_size"] = settings.image_size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = _create(settings.name, args, len(classes), from_hub=settings.weights == "hub")
+    if settings.weights not in ("hub", "none"):
+        fill(module, Path(settings.weights))
+    config = resolve_model_data_config(module)
+    canonicalise(module)
+    module.eval()
+    size = int(module.patch_embed.img_size[0])
+    costs = count(module, size)
+    info = ModelInfo(
+        name=settings.name,
+        args=args,
+        classes=tuple(classes),
+        image_size=size,
+        mean=tuple(float(value) for value in config["mean"]),
+        std=tuple(float(value) for value in config["std"]),
+        interpolation=config["interpolation"],
+        removed_blocks=(),
+        layouts=layouts_of(module),
+        parameters=costs.parameters,
+        macs=costs.macs,
+        weights_sha256="",
+    )
+    return LoadedModel(module, info)
+
+
+def known_models() -> list[str]:
+    """timm's names of the architectures that `build` accepts."""
+    names: list[str] = []
+    for family in ("vision_transformer", "deit", "beit"):
+        names += timm.list_models(module=family)
+    return sorted(names)
+
+
+def save(module: nn.Module, info: ModelInfo, folder: Path) -> ModelInfo:
+    """Write `model.safetensors` and `model.json` into `folder`; the returned info has the hash and counts of this module."""
+    file = folder / "model.safetensors"
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    try:
+        save_file(tensors, file)
+    except SafetensorError as error:
+        raise StorageError(f"cannot write {file}: {error}", "make room on the disk and run the command again") from error
+    costs = count(module, info.image_size)
+    info = replace(
+        info,
+        layouts=layouts_of(module),
+        parameters=costs.parameters,
+        macs=costs.macs,
+        weights_sha256=records.sha256(file),
+    )
+    records.save(info, folder / "model.json")
+    return info
+
+
+def load(folder: Path) -> LoadedModel:
+    """Read a model folder; WeightsError when the tensors are damaged or are not the ones `model.json` describes."""
+    info = records.load(ModelInfo, folder / "model.json")
+    file = folder / "model.safetensors"
+    shapes = _shapes(file)
+    if records.sha256(file) != info.weights_sha256:
+        raise WeightsError(f"{file} is not the file that {folder / 'model.json'} describes (its hash differs)")
+    with torch.device("meta"):
+        module = _create(info.name, info.args, len(info.classes), from_hub=False)
+    canonicalise(module)
+    drop_blocks(module, info.removed_blocks)
+    for attention, layout in zip(attentions(module).values(), info.layouts, strict=True):
+        attention.layout = layout
+    take_shapes(module, shapes)
+    module.load_state_dict(load_file(file), strict=True, assign=True)
+    return LoadedModel(module.eval(), info)
+
+
+def layouts_of(module: nn.Module) -> tuple[HeadLayout, ...]:
+    return tuple(attention.layout for attention in attentions(module).values())
+
+
+def _create(name: str, args: Mapping[str, Setting], classes: int, *, from_hub: bool) -> nn.Module:
+    try:
+        module: nn.Module = timm.create_model(name, pretrained=from_hub, num_classes=classes, **args)
+    except (TypeError, AssertionError) as error:
+        raise RecipeError(f"timm refuses to build {name} with {dict(args)}: {error}", "see model.args") from error
+    except Exception as error:
+        if not from_hub:
+            raise
+        # Hub, network and cache fail with many unrelated classes; all mean that the weights cannot be had.
+        raise WeightsError(
+            f"timm's weights for {name} cannot be had: {error}",
+            "give a file (--weights FILE), or start from random weights (--weights none)",
+        ) from error
+    if isinstance(module, VisionTransformer) and module.attn_pool is not None:
+        raise UnsupportedModel(f"{name} pools with attention, which cannot be cut yet")
+    blocks_of(module)
+    return module
+
+
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise WeightsError(f"{file} does not exist") from None
+    except SafetensorError as error:
+        raise WeightsError(f"{file} is truncated or not a safetensors file: {error}") from error

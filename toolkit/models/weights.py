@@ -1,0 +1,85 @@
+"""Read a file of trained weights and fill a timm model with it, or say exactly which tensors do not fit."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models import beit, vision_transformer
+from torch import Tensor, nn
+
+from toolkit.errors import WeightsError
+
+LOG = logging.getLogger(__name__)
+SHOWN = 8
+"""How many misfitting tensors an error lists."""
+
+
+def fill(module: nn.Module, file: Path) -> None:
+    """Load `file` into a timm ViT, DeiT or BEiT, resampling position embeddings to its image size as timm does.
+
+    A classifier for another number of classes is left out, so the model keeps its fresh one. Any other difference is a
+    WeightsError that names the tensors.
+    """
+    state = _fitted(module, read(file), file)
+    own = module.state_dict()
+    for name in [name for name in state if _is_classifier(name) and own.get(name, state[name]).shape != state[name].shape]:
+        LOG.warning("%s is for %d classes, this model has %d: it starts fresh", name, len(state[name]), len(own[name]))
+        state[name] = own[name]
+    faults = [f"{name} is missing" for name in own if name not in state]
+    faults += [f"{name} is not part of the model" for name in state if name not in own]
+    faults += [
+        f"{name} is {list(state[name].shape)}, the model needs {list(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if faults:
+        more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise WeightsError(
+            f"{file} does not fit {type(module).__name__}: {'; '.join(faults[:SHOWN])}{more}",
+            "check model.name, model.args and model.image_size",
+        )
+    module.load_state_dict(state, strict=True)
+
+
+def read(file: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file, or of a PyTorch file that holds nothing but tensors and plain containers."""
+    if not file.is_file():
+        raise WeightsError(f"weights file {file} does not exist", 'give a file, "hub" or "none"')
+    if file.suffix == ".safetensors":
+        try:
+            return load_file(file)
+        except SafetensorError as error:
+            raise WeightsError(f"{file} is truncated or not a safetensors file: {error}") from error
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(
+            f"{file} cannot be read as plain tensors: {reason}",
+            "unpickling could run code, so it is refused; save the model's state_dict, best as safetensors",
+        ) from error
+    for key in ("model", "state_dict"):
+        state = state.get(key, state) if isinstance(state, Mapping) else state
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"{file} holds no state_dict of tensors", "save model.state_dict()")
+    return dict(state)
+
+
+def _fitted(module: nn.Module, state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """timm's own conversions of old names and of position embeddings for another image size."""
+    filter_ = beit.checkpoint_filter_fn if isinstance(module, beit.Beit) else vision_transformer.checkpoint_filter_fn
+    try:
+        fitted: dict[str, Tensor] = filter_(state, module)
+    except (KeyError, AttributeError, RuntimeError, ValueError) as error:
+        raise WeightsError(f"{file} does not fit {type(module).__name__}: {error}") from error
+    return fitted
+
+
+def _is_classifier(name: str) -> bool:
+    return name.split(".")[0] in ("head", "head_dist")

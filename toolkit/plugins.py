@@ -1,0 +1,58 @@
+"""Find a plug-in by its file's name.
+
+A plug-in is one file in a folder: `toolkit/prune/criteria/magnitude_l1.py` is the criterion `magnitude-l1`, and ends
+with `PLUGIN: Criterion = ...`. Listing names reads the folder and imports nothing, so help and completion stay fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+from typing import Any
+
+from toolkit.errors import MissingDependency, UnknownName
+
+
+def names(package: str) -> list[str]:
+    """Names of the plug-ins in `package` ("toolkit.prune.criteria"), sorted, without importing them."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.submodule_search_locations is None:
+        raise ValueError(f"{package} is not a package")
+    return sorted(_name(module.name) for module in pkgutil.iter_modules(spec.submodule_search_locations))
+
+
+def load(package: str, name: str) -> Any:
+    """The `PLUGIN` of the file called `name` in `package`.
+
+    Raises UnknownName with the closest names, or MissingDependency when the file needs a package that is not there.
+    """
+    known = names(package)
+    if name not in known:
+        raise UnknownName(kind_of(package), name, known)
+    try:
+        module = importlib.import_module(f"{package}.{_file(name)}")
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").split(".")[0]
+        if missing in ("", "toolkit"):
+            raise
+        raise MissingDependency(
+            f"{kind_of(package)} {name!r} needs the package {missing!r}, which is not installed",
+            f"pip install {missing.replace('_', '-')}",
+        ) from error
+    return module.PLUGIN
+
+
+def kind_of(package: str) -> str:
+    """What a plug-in of the folder is called: toolkit.prune.criteria -> criterion."""
+    folder = package.rsplit(".", 1)[-1]
+    return {"criteria": "criterion", "compensate": "compensation"}.get(folder, folder.removesuffix("s"))
+
+
+def _name(file: str) -> str:
+    return file.rstrip("_").replace("_", "-")
+
+
+def _file(name: str) -> str:
+    file = name.replace("-", "_")
+    return f"{file}_" if file in ("global", "import", "class", "lambda") else file

@@ -1,0 +1,179 @@
+"""toolkit.yaml as typed settings.
+
+A recipe holds one section per stage, plus `model` and `data`. Each attribute's docstring is its help: on the command
+line, where it is a kebab-case flag, and in the file that `toolkit init` writes. `read` names file, line and the closest
+setting when a key is unknown; `overridden` lays flags and `--set section.key=value` over a recipe.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from toolkit.errors import RecipeError
+from toolkit.records import Axis, Setting
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Settings that cannot change after they were read, and that know all their keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+
+class Model(Section):
+    name: str = "deit_tiny_patch16_224"
+    """Name of a ViT, DeiT or BEiT in timm."""
+    weights: str = "hub"
+    """What it starts from: "hub" (timm's weights), "none" (random), or a file (safetensors, or .pth of plain tensors)."""
+    image_size: Annotated[int, Field(ge=8)] | None = None
+    """Height and width of the input in pixels; the architecture's own by default."""
+    args: dict[str, Setting] = {}
+    """More arguments for timm, such as patch_size or depth."""
+
+
+class Data(Section):
+    path: str = "digits"
+    """A folder DOMAIN/CLASS/image, a folder CLASS/image (then --hold-out none), or "digits", the built-in images."""
+    hold_out: str | None = None
+    """The domain that is never trained on, to see how the model does there; "none" trains on all."""
+    held_out_share: Share = 0.2
+    """Share of each domain's images kept from training, for selection and for the accuracies reported."""
+    skip_broken: bool = False
+    """Leave out images that cannot be decoded, and count them, instead of stopping."""
+    workers: Annotated[int, Field(ge=0)] | None = None
+    """Processes that load images; by default one fewer than the cores, and none for built-in data."""
+
+
+class Training(Section):
+    """What `train` and `finetune` have in common: how weights are fitted to the source domains."""
+
+    objective: str = "erm"
+    """What is minimised."""
+    epochs: Annotated[int, Field(ge=0)] = 5
+    """Passes over the source domains; 0 takes the model as it is."""
+    batch_size: Positive = 32
+    """Images a step, drawn from all source domains in equal parts."""
+    optimizer: str = "adamw"
+    """A name in timm's list of optimisers."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    """Largest learning rate of the schedule."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    """Decoupled weight decay."""
+    schedule: str = "cosine"
+    """A name in timm's list of schedules."""
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.5
+    """Epochs of linear warm-up."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability mass spread over the other classes."""
+    clip_grad: Annotated[float, Field(gt=0)] | None = 1.0
+    """Largest norm of the gradient."""
+    crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """Smallest share of an image's area that a random crop keeps."""
+    flip: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Probability of a horizontal flip."""
+    color_jitter: Annotated[float, Field(ge=0)] = 0.3
+    """Strength of random changes of brightness, contrast and saturation."""
+    grayscale: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Probability that an image loses its colours."""
+    evaluations: Positive = 5
+    """How often the held-out images are looked at; the best state is kept."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Number format of the forward and backward pass."""
+
+
+class Train(Training):
+    pass
+
+
+class Prune(Section):
+    method: str = "grouped"
+    """The pruning method."""
+    criterion: str = "taylor"
+    """How the importance of a unit is scored."""
+    ratio: Share | None = None
+    """Share of units to remove along every axis."""
+    budget: str | None = None
+    """What may be left: macs=0.5 or params=0.5 (shares of the dense model), met within 1 %."""
+    scope: str = "isomorphic"
+    """Who competes with whom: units of one layer (local), all units (global), all units of one kind (isomorphic)."""
+    axes: tuple[Axis, ...] = ("head", "mlp", "embed")
+    """What may be removed: block, head, qk, v, mlp, embed."""
+    round_to: Positive = 8
+    """Widths left are multiples of this (heads and blocks are counted singly)."""
+    steps: Positive = 1
+    """Rounds of scoring and removing; 1 is one-shot."""
+    samples: Positive = 256
+    """Training images of the source domains that a criterion may look at."""
+
+    @model_validator(mode="after")
+    def _ratio_or_budget(self) -> Prune:
+        if self.ratio is not None and self.budget is not None:
+            raise ValueError("ratio and budget exclude each other")
+        if not self.axes:
+            raise ValueError("axes is empty: nothing may be removed")
+        return self
+
+
+class Finetune(Training):
+    epochs: Annotated[int, Field(ge=0)] = 10
+    """Passes over the source domains; 0 takes the model as it was cut."""
+    distill: bool = True
+    """Also learn from the dense model's predictions."""
+    distill_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Weight of the dense model's predictions against the labels."""
+    distill_temperature: Annotated[float, Field(gt=0)] = 2.0
+    """Softens both sides' predictions."""
+
+
+class Export(Section):
+    targets: tuple[str, ...] = ("onnx",)
+    """File formats to write."""
+    precision: Literal["fp32"] = "fp32"
+    """Number format of weights and activations."""
+    opset: Annotated[int, Field(ge=18, le=23)] = 20
+    """ONNX operator set."""
+
+
+class Parity(Section):
+    margin: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """Accuracy that the exported model may lose against the slim one in any domain."""
+    batch_size: Positive = 32
+    """Images a call."""
+
+
+class Bench(Section):
+    device: str = "local"
+    """Where to measure."""
+    runtime: str = "onnxruntime"
+    """What runs the model: onnxruntime (exported files) or torch (model folders)."""
+    batch_size: tuple[Positive, ...] = (1, 8)
+    """Images a call; several sizes are measured one after the other."""
+    seconds: Annotated[float, Field(gt=0)] = 10.0
+    """Measure at least this long for each batch size, all models together ..."""
+    samples: Annotated[int, Field(ge=2)] = 30
+    """... and at least this many calls of each model."""
+    threads: Positive | None = None
+    """Threads the runtime may use; all cores by default."""
+
+
+class Recipe(Section):
+    run: str = "runs/default"
+    """Folder of the results."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of everything random."""
+    model: Model = Model()
+    data: Data = Data()
+    train: Train = Train()
+    prune: Prune = Prune()
+    finetune: Finetune = Finetune()
+    export: Export = Export()
+    parity: Parity = Parity()
+    bench: Bench = Bench()

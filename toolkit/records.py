@@ -1,0 +1,417 @@
+"""What the stages exchange: frozen records, written as JSON, read strictly.
+
+Units stand in the names. Raw samples are kept and statistics computed when read. Nothing here imports torch or numpy,
+and everything it needs is pure Python, so that a record loads on any device.
+
+A tuple of numbers is a tuple; `dict` maps names to values. Every file holds one record with its `schema` number; an
+unknown field, a missing one or a wrong type is a `RecordError` that names the file and the field.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import cattrs
+from cattrs.errors import ClassValidationError
+from cattrs.preconf.json import JsonConverter
+
+from toolkit.errors import RecordError
+
+SCHEMA = 1
+"""Number of the format below; a change that old files do not survive raises it."""
+
+Axis: TypeAlias = Literal["block", "head", "qk", "v", "mlp", "embed"]
+"""What can be cut: a whole block, a whole head, a query/key unit or value unit of a head, a hidden unit of an MLP, a
+residual channel."""
+
+Setting: TypeAlias = int | float | bool | str | None
+"""A value in a timm model's arguments."""
+
+
+@dataclass(frozen=True)
+class HeadLayout:
+    """The heads of one attention, in their order in memory: (qk_dim, v_dim) each, equal ones side by side."""
+
+    heads: tuple[tuple[int, int], ...]
+
+    @property
+    def qk_width(self) -> int:
+        """Width of all queries (and of all keys) together."""
+        return sum(qk for qk, _ in self.heads)
+
+    @property
+    def v_width(self) -> int:
+        """Width of all values together, which the output projection reads."""
+        return sum(v for _, v in self.heads)
+
+    @property
+    def buckets(self) -> tuple[tuple[int, int, int], ...]:
+        """Runs of equal heads: (number of heads, qk_dim, v_dim)."""
+        return tuple((len(list(run)), qk, v) for (qk, v), run in groupby(self.heads))
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A model folder's `model.json`: how to build the model that `model.safetensors` fills."""
+
+    name: str
+    """timm's name of the architecture."""
+    args: dict[str, Setting]
+    """timm's arguments: image size, depth, ..."""
+    classes: tuple[str, ...]
+    image_size: int
+    """Height and width of the input, in pixels."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    """How images are resized to `image_size`: bilinear, bicubic."""
+    removed_blocks: tuple[int, ...]
+    """Indices in the source architecture."""
+    layouts: tuple[HeadLayout, ...]
+    """One for each attention that is left, in order."""
+    parameters: int
+    macs: int
+    """Multiply-accumulates for one image, attention's two products included."""
+    weights_sha256: str
+    """Hash of model.safetensors; the name of this model everywhere else."""
+    made_from: str | None = None
+    """`weights_sha256` of the model this one was cut from or tuned from."""
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class BlockSummary:
+    """What one transformer block is made of."""
+
+    block: int
+    """Index in the source architecture."""
+    layout: HeadLayout
+    mlp_width: int
+    parameters: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """The sizes of a model, block by block; what `toolkit inspect` and the report show."""
+
+    name: str
+    image_size: int
+    embed_width: int
+    parameters: int
+    macs: int
+    bytes_moved: int
+    """Weights and activations read and written for one image in float32, each once a layer."""
+    blocks: tuple[BlockSummary, ...]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Units removed along one axis at one place, by their index before the cut.
+
+    Places: "residual" for embed, "blocks" for block, else a module's name ("blocks.3.attn", "blocks.3.mlp").
+    The units of qk and v are counted through all heads of a layer, in memory order.
+    """
+
+    place: str
+    axis: Axis
+    units: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PrunePlan:
+    """What to remove from the model whose weights have this hash, and how it was decided."""
+
+    model_sha256: str
+    method: str
+    criterion: str
+    scope: str
+    budget: str
+    """As asked: "ratio=0.5", "macs=0.5", "params=0.3"."""
+    met: float
+    """The same quantity after the cut: share of units removed, or share of MACs or parameters left."""
+    seed: int
+    cuts: tuple[Cut, ...]
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output of an artifact; a dimension that may vary has a name instead of a number."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One file that can be run, and everything needed to refuse a mismatch before loading it."""
+
+    file: str
+    """Relative to the record's folder."""
+    sha256: str
+    target: str
+    precision: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    model: ModelInfo
+    """The model inside, with its classes and input normalisation."""
+    built_with: dict[str, str]
+    """Package versions of the builder."""
+    options: dict[str, Setting] = field(default_factory=dict)
+    """Target-specific choices: opset, ..."""
+    device_architecture: str | None = None
+    """What it was compiled for; None: runs anywhere."""
+    max_abs_difference: float | None = None
+    """Largest difference of a logit from the torch model, seen when the file was written and run."""
+    schema: int = SCHEMA
+
+
+Verdict: TypeAlias = Literal["pass", "fail", "undecided"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sides on the same images: `candidate` against `reference`."""
+
+    reference: str
+    candidate: str
+    agreement: float
+    """Share of images with the same top-1 class."""
+    difference: float
+    """Accuracy of candidate minus accuracy of reference."""
+    low: float
+    high: float
+    """Ends of the paired 95 % interval of the difference."""
+    verdict: Verdict | None
+    """Whether the difference stays above -margin; None where no margin was asked for."""
+
+
+@dataclass(frozen=True)
+class DomainParity:
+    """All sides on one domain's images; predictions are kept, image by image, in the order of `labels`."""
+
+    domain: str
+    held_out: bool
+    """True for the domain that was never trained on; else these are the held-out images of a source domain."""
+    labels: tuple[int, ...]
+    predictions: dict[str, tuple[int, ...]]
+    accuracy: dict[str, float]
+    comparisons: tuple[Comparison, ...]
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """Accuracy per domain of every side, and whether the artifact may ship."""
+
+    margin: float
+    sides: dict[str, str]
+    """Name of a side ("dense", "slim", "onnx-fp32") and the sha256 of the file that produced its predictions."""
+    domains: tuple[DomainParity, ...]
+    verdict: Verdict
+    """The worst of the domains' verdicts."""
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the work ran on."""
+
+    toolkit: str
+    python: str
+    platform: str
+    processor: str
+    cores: int
+    memory_bytes: int
+    gpu: str | None
+    driver: str | None
+    libraries: dict[str, str]
+    power_mode: str | None = None
+    clocks_mhz: tuple[float, ...] = ()
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class Telemetry:
+    """What the machine did while it measured; None: not known on this machine."""
+
+    load_average: float | None = None
+    """Runnable processes when the measurement began, this one not counted."""
+    cpu_share: float | None = None
+    """Processor time taken by other processes during the measurement, as a share of all cores."""
+    temperature_c: tuple[float, ...] = ()
+    throttled: bool | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Every latency sample of one artifact under one load."""
+
+    subject: str
+    """What is measured, in a user's words: dense, slim."""
+    artifact_sha256: str
+    runtime: str
+    device: str
+    scenario: str
+    batch_size: int
+    threads: int
+    latency_ms: tuple[float, ...]
+    """One sample a call, warm-up excluded; sample i of two measurements of one session were taken side by side."""
+    warmup_ms: tuple[float, ...]
+    load_ms: float
+    """From file to a session that is ready."""
+    peak_memory_bytes: int | None
+    """Peak resident memory of the process that ran it; None where several subjects share a process."""
+    energy_j: float | None
+    telemetry: Telemetry
+    environment: Environment
+    reasons: tuple[str, ...]
+    """Why it is INVALID; empty: VALID."""
+    schema: int = SCHEMA
+
+    @property
+    def valid(self) -> bool:
+        return not self.reasons
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """Measurements taken interleaved in one session."""
+
+    measurements: tuple[Measurement, ...]
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The state of training at one step."""
+
+    step: int
+    train_loss: float
+    """Mean over the steps since the evaluation before."""
+    accuracy: dict[str, float]
+    """Domain to accuracy on its held-out images; source domains only."""
+
+
+@dataclass(frozen=True)
+class TrainingHistory:
+    """How a model was trained and which of its states was kept."""
+
+    objective: str
+    steps: int
+    seconds: float
+    evaluations: tuple[Evaluation, ...]
+    selected_step: int
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """`stage.json` of a finished stage: made from what, by whom."""
+
+    stage: str
+    toolkit: str
+    inputs: dict[str, str]
+    """Name of each input and its hash; equal inputs make the stage up to date."""
+    seconds: float
+    finished_at: str
+    """ISO 8601, UTC."""
+    schema: int = SCHEMA
+
+
+Record = TypeVar("Record")
+
+
+def dumps(record: object) -> str:
+    """A record as JSON that a person can read and diff: a line for each field, a list of plain values on one line."""
+    text = json.dumps(_CONVERTER.unstructure(record), indent=2)
+    # A line break is always structure, never content: JSON escapes those inside strings.
+    return _PLAIN_LIST.sub(lambda found: re.sub(r"\n\s*", " ", found[0]).replace("[ ", "[").replace(" ]", "]"), text) + "\n"
+
+
+def save(record: object, path: Path) -> None:
+    """Write a record. The caller makes the folder; a stage's folder appears as a whole (see runfolder)."""
+    path.write_text(dumps(record), encoding="utf-8")
+
+
+def load(kind: type[Record], path: Path) -> Record:
+    """Read a record of the given kind, or raise RecordError naming the file and the field."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecordError(f"{path} does not exist") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RecordError(f"{path} is not JSON: {error}") from None
+    return _structured(kind, content, str(path))
+
+
+def loads(kind: type[Record], text: str, source: str = "record") -> Record:
+    """Read a record from a string; `source` names it in errors."""
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RecordError(f"{source} is not JSON: {error}") from None
+    return _structured(kind, content, source)
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _structured(kind: type[Record], content: Any, source: str) -> Record:
+    found = content.get("schema") if isinstance(content, dict) else None
+    if found is not None and found != SCHEMA:
+        raise RecordError(
+            f"{source} has schema {found}; this version of the toolkit reads schema {SCHEMA}",
+            "make it again with this version, or read it with the version that wrote it",
+        )
+    try:
+        return _CONVERTER.structure(content, kind)
+    except (ClassValidationError, ValueError, TypeError) as error:
+        faults = cattrs.transform_error(error, path=kind.__name__)
+        raise RecordError(f"{source} is not a {kind.__name__}: {'; '.join(faults)}") from None
+
+
+_PLAIN_LIST = re.compile(r"\[\n[^\[\]{}]*\n\s*\]")
+
+
+def _strict_converter() -> JsonConverter:
+    """cattrs converts "3" to 3 by default; a record that holds the wrong type is refused instead."""
+    converter = JsonConverter(forbid_extra_keys=True)
+
+    def exactly(kind: type[Any], accepted: tuple[type[Any], ...]) -> None:
+        def structure(value: Any, _: Any) -> Any:
+            if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+                raise TypeError(f"expected {kind.__name__}, found {value!r}")
+            return kind(value)
+
+        converter.register_structure_hook(kind, structure)
+
+    exactly(bool, (bool,))
+    exactly(int, (int,))
+    exactly(float, (int, float))
+    exactly(str, (str,))
+
+    def as_is(value: Any, _: Any) -> Any:
+        if value is not None and not isinstance(value, int | float | str):
+            raise TypeError(f"expected a plain value, found {value!r}")
+        return value
+
+    converter.register_structure_hook(Setting, as_is)
+    converter.register_structure_hook(int | str, as_is)
+    return converter
+
+
+_CONVERTER = _strict_converter()
