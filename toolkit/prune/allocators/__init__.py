@@ -1,0 +1,32 @@
+"""Who competes with whom for the budget: one file per scope, found by its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from toolkit import plugins
+from toolkit.models.cost import CostModel
+from toolkit.models.groups import Groups, Scores
+from toolkit.prune.budget import Budget
+from toolkit.records import Cut
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What an allocator has to keep to."""
+
+    groups: Groups
+    """Only these may be cut."""
+    cost: CostModel
+    round_to: int
+
+
+class Allocator(Protocol):
+    def allocate(self, scores: Scores, budget: Budget, terms: Terms) -> tuple[Cut, ...]:
+        """Cuts that meet the budget; BudgetError if none do."""
+        ...
+
+
+def allocator(name: str) -> Allocator:
+    return cast(Allocator, plugins.load(__name__, name))

@@ -1,0 +1,27 @@
+"""All units compete with all others: layers that matter less lose more, whatever kind they are."""
+
+from __future__ import annotations
+
+from toolkit.models.groups import Scores
+from toolkit.prune.allocators import Allocator, Terms
+from toolkit.prune.budget import Budget
+from toolkit.prune.chunks import chunks_of
+from toolkit.prune.spending import Pool, spend
+from toolkit.records import Cut
+
+
+class Global:
+    """Scores are divided by their group's mean first: a residual channel sums over far more weights than an MLP unit,
+    and would otherwise never be removed (the mean normaliser of DepGraph, Fang et al., 2023)."""
+
+    def allocate(self, scores: Scores, budget: Budget, terms: Terms) -> tuple[Cut, ...]:
+        chunks = []
+        for group in terms.groups:
+            mean = scores[group.key].mean().clamp_min(1e-300)
+            chunks += chunks_of(group, scores[group.key] / mean, terms.round_to)
+        chunks.sort(key=lambda chunk: chunk.score)
+        pool = Pool("all units", chunks, sum(group.units for group in terms.groups))
+        return spend([pool], budget, terms.groups, terms.cost)
+
+
+PLUGIN: Allocator = Global()

@@ -1,0 +1,28 @@
+"""Units compete with units of the same kind in all layers (Fang et al., "Isomorphic pruning", ECCV 2024).
+
+Heads with heads, MLP units with MLP units: their scores mean the same thing, so no normaliser is needed, and every kind
+loses the same share.
+"""
+
+from __future__ import annotations
+
+from toolkit.models.groups import Scores
+from toolkit.prune.allocators import Allocator, Terms
+from toolkit.prune.budget import Budget
+from toolkit.prune.chunks import Chunk, chunks_of
+from toolkit.prune.spending import Pool, spend
+from toolkit.records import Axis, Cut
+
+
+class Isomorphic:
+    def allocate(self, scores: Scores, budget: Budget, terms: Terms) -> tuple[Cut, ...]:
+        chunks: dict[Axis, list[Chunk]] = {}
+        units: dict[Axis, int] = {}
+        for group in terms.groups:
+            chunks.setdefault(group.axis, []).extend(chunks_of(group, scores[group.key], terms.round_to))
+            units[group.axis] = units.get(group.axis, 0) + group.units
+        pools = [Pool(axis, sorted(chunks[axis], key=lambda chunk: chunk.score), units[axis]) for axis in chunks]
+        return spend(pools, budget, terms.groups, terms.cost)
+
+
+PLUGIN: Allocator = Isomorphic()

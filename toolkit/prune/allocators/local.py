@@ -1,0 +1,24 @@
+"""Units compete within their own layer only: every layer loses about the same share."""
+
+from __future__ import annotations
+
+from toolkit.models.groups import Scores
+from toolkit.prune.allocators import Allocator, Terms
+from toolkit.prune.budget import Budget
+from toolkit.prune.chunks import chunks_of
+from toolkit.prune.spending import Pool, spend
+from toolkit.records import Cut
+
+
+class Local:
+    def allocate(self, scores: Scores, budget: Budget, terms: Terms) -> tuple[Cut, ...]:
+        pools = []
+        for group in terms.groups:
+            chunks = chunks_of(group, scores[group.key], terms.round_to)
+            for segment, units in enumerate(group.segments):
+                own = [chunk for chunk in chunks if chunk.segment == segment]
+                pools.append(Pool(f"{group.axis} at {group.place}", own, units))
+        return spend(pools, budget, terms.groups, terms.cost)
+
+
+PLUGIN: Allocator = Local()

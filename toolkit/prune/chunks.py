@@ -1,0 +1,55 @@
+"""The smallest cuts that may be made: single heads and blocks, and as many units as keep widths round."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from toolkit.errors import CheckFailed
+from toolkit.models.groups import Group, Groups, Key, Scores
+from toolkit.records import Cut
+
+WHOLE = ("head", "block")
+"""Axes whose units are removed one at a time, whatever widths are rounded to."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Units removed together. A segment's chunks come least important first, and are removed in that order only."""
+
+    key: Key
+    segment: int
+    units: tuple[int, ...]
+    score: float
+    """Mean importance of the units."""
+
+
+def chunks_of(group: Group, scores: Tensor, round_to: int) -> list[Chunk]:
+    """All chunks of a group. What is left of a segment is a multiple of `round_to` and never nothing.
+
+    A segment that is not wider than `round_to` has no chunk; one of odd width is first brought to a multiple.
+    """
+    if not bool(torch.isfinite(scores).all()):
+        raise CheckFailed(f"the criterion's scores for {group.axis} at {group.place!r} are not finite")
+    step = 1 if group.axis in WHOLE else round_to
+    chunks = []
+    for segment, units in enumerate(torch.arange(group.units).split(group.segments)):
+        ascending = units[torch.argsort(scores[units], stable=True)].tolist()
+        start, size = 0, len(units) % step or step
+        while start + size <= len(units) - step:
+            part = ascending[start : start + size]
+            chunks.append(Chunk(group.key, segment, tuple(part), float(scores[part].mean())))
+            start, size = start + size, step
+    return chunks
+
+
+def cuts_of(chunks: Iterable[Chunk], groups: Groups) -> tuple[Cut, ...]:
+    """The chunks as cuts, one for each place and axis, in the model's order."""
+    units: dict[Key, list[int]] = defaultdict(list)
+    for chunk in chunks:
+        units[chunk.key] += chunk.units
+    return tuple(Cut(group.place, group.axis, tuple(sorted(units[group.key]))) for group in groups if group.key in units)

@@ -1,0 +1,20 @@
+"""Random importance: the baseline that every other criterion has to beat."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from toolkit.models.groups import Groups, Scores
+from toolkit.prune.criteria import Calibration, Criterion
+
+
+class Random:
+    """Uniform in [0, 1), drawn from the run's seed."""
+
+    def score(self, model: nn.Module, calibration: Calibration, groups: Groups) -> Scores:
+        generator = torch.Generator().manual_seed(calibration.seed)
+        return {group.key: torch.rand(group.units, generator=generator, dtype=torch.float64) for group in groups}
+
+
+PLUGIN: Criterion = Random()

@@ -1,0 +1,80 @@
+"""Grouped structural pruning of ViT, BEiT and DeiT (Riaz & Smeaton, "The effects of grouped structural global pruning
+of vision transformers on domain generalisation", 2025).
+
+A criterion scores every unit with all the weights that its group couples, an allocator spends the budget, and the units
+go at once or in several rounds. Each round scores anew what the rounds before have left, and leaves the same factor.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from toolkit.models.cost import CostModel
+from toolkit.models.groups import Groups, Scores, find_groups
+from toolkit.models.selection import Selection
+from toolkit.models.source import LoadedModel
+from toolkit.models.surgery import Removal, remove
+from toolkit.prune.allocators import Terms, allocator
+from toolkit.prune.budget import Budget, budget_of
+from toolkit.prune.criteria import criterion
+from toolkit.prune.methods import Job, Method
+from toolkit.records import Cut, PrunePlan
+
+
+class Grouped:
+    def prune(self, model: LoadedModel, job: Job) -> PrunePlan:
+        settings, budget, size = job.settings, budget_of(job.settings), model.info.image_size
+        scorer, spender = criterion(settings.criterion), allocator(settings.scope)
+        groups = find_groups(model.module, size)
+        allowed = groups.along(settings.axes)
+        terms = Terms(allowed, CostModel(model.module, groups, size), settings.round_to)
+        scores, cuts = _nothing(allowed), ()
+        for done in range(settings.steps):
+            job.report(done, settings.steps)
+            if done == 0:
+                scores = scorer.score(model.module, job.calibration, allowed)
+            else:
+                removal = remove(model.module, cuts, size)
+                left = find_groups(removal.module, size).along(settings.axes)
+                scores = _in_source(scorer.score(removal.module, job.calibration, left), removal, allowed)
+            cuts = spender.allocate(scores, _after(budget, (done + 1) / settings.steps), terms)
+        job.report(settings.steps, settings.steps)
+        return PrunePlan(
+            model_sha256=model.info.weights_sha256,
+            method="grouped",
+            criterion=settings.criterion,
+            scope=settings.scope,
+            budget=str(budget),
+            met=_met(budget, cuts, terms, groups),
+            seed=job.calibration.seed,
+            cuts=cuts,
+        )
+
+
+def _after(budget: Budget, progress: float) -> Budget:
+    """The budget part of the way: every round leaves the same factor of what the round before has left."""
+    if budget.quantity == "ratio":
+        return Budget("ratio", 1 - (1 - budget.share) ** progress)
+    return Budget(budget.quantity, budget.share**progress)
+
+
+def _nothing(groups: Groups) -> Scores:
+    return {group.key: torch.zeros(group.units, dtype=torch.float64) for group in groups}
+
+
+def _in_source(scores: Scores, removal: Removal, groups: Groups) -> Scores:
+    """Scores of a cut model's units at their indices in the model before; 0 for what is gone, so that it stays gone."""
+    result = _nothing(groups)
+    for key, values in scores.items():
+        place, units = removal.origin[key]
+        result[place, key[1]][list(units)] = values
+    return result
+
+
+def _met(budget: Budget, cuts: tuple[Cut, ...], terms: Terms, groups: Groups) -> float:
+    if budget.quantity == "ratio":
+        return sum(len(cut.units) for cut in cuts) / sum(group.units for group in terms.groups)
+    return budget.left(terms.cost.after_removing(Selection(groups, cuts).removed), terms.cost.dense)
+
+
+PLUGIN: Method = Grouped()

@@ -1,0 +1,107 @@
+"""Remove chunks, cheapest loss first, until the budget is met.
+
+Allocators differ only in who competes with whom. They sort chunks into pools, each in the order of removal; all pools
+are emptied at the same pace. The rest is here: shares of units, and the search for a share of MACs or parameters.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from toolkit.errors import BudgetError
+from toolkit.models.cost import CostModel
+from toolkit.models.groups import Groups
+from toolkit.prune.budget import TOLERANCE, Budget
+from toolkit.prune.chunks import Chunk, cuts_of
+from toolkit.records import Cut
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Chunks that compete with each other, least important first, and the number of units they were taken from."""
+
+    name: str
+    chunks: Sequence[Chunk]
+    units: int
+
+
+Pools: TypeAlias = Sequence[Pool]
+
+
+def spend(pools: Pools, budget: Budget, groups: Groups, cost: CostModel) -> tuple[Cut, ...]:
+    """The cuts that meet the budget; BudgetError, with the closest that can be met, if none do."""
+    if budget.quantity == "ratio":
+        chosen = [chunk for pool in pools for chunk in _share(pool, budget.share)]
+        if not chosen:
+            raise BudgetError(f"{budget} removes nothing: no layer has that many units to spare", _SMALLER_STEPS)
+        return cuts_of(chosen, groups)
+    return cuts_of(_until_met(_at_one_pace(pools), budget, cost), groups)
+
+
+_SMALLER_STEPS = "ask for more, allow more axes (prune.axes), or round to smaller steps (--round-to)"
+
+
+def _share(pool: Pool, share: float) -> list[Chunk]:
+    """As many of the pool's first chunks as fit into the share of its units."""
+    room, chosen = int(share * pool.units + 1e-9), []
+    for chunk in pool.chunks:
+        if len(chunk.units) > room:
+            break
+        chosen.append(chunk)
+        room -= len(chunk.units)
+    if room and len(chosen) == len(pool.chunks):
+        removed = sum(len(chunk.units) for chunk in chosen)
+        LOG.warning("%s: %d of %d units removed, all but what every layer keeps", pool.name, removed, pool.units)
+    return chosen
+
+
+def _at_one_pace(pools: Pools) -> list[Chunk]:
+    """One order of removal, in which every pool has lost about the same share of its units at any time."""
+    paced: list[tuple[float, int, int, Chunk]] = []
+    for number, pool in enumerate(pools):
+        removed = 0
+        for position, chunk in enumerate(pool.chunks):
+            removed += len(chunk.units)
+            paced.append((removed / pool.units, number, position, chunk))
+    return [chunk for *_, chunk in sorted(paced, key=lambda entry: entry[:3])]
+
+
+def _until_met(order: Sequence[Chunk], budget: Budget, cost: CostModel) -> list[Chunk]:
+    """A start of the order that costs just more than the budget, then single chunks that still fit."""
+    cells = [np.concatenate([cost.cells(chunk.key, unit) for unit in chunk.units]) for chunk in order]
+
+    def left(chosen: Sequence[int]) -> float:
+        removed = np.concatenate([cells[index] for index in chosen]) if chosen else np.zeros(0, dtype=np.int64)
+        return budget.left(cost.after(removed), cost.dense)
+
+    low, high = 0, len(order)  # the budget is not met with the first `low` chunks removed
+    while low < high:
+        middle = (low + high + 1) // 2
+        if left(range(middle)) > budget.share:
+            low = middle
+        else:
+            high = middle - 1
+    chosen, best = list(range(low)), left(range(low))
+    skipped: set[tuple[object, int]] = set()
+    for index in range(low, len(order)):
+        if best <= budget.share:
+            break
+        where = (order[index].key, order[index].segment)
+        share = left([*chosen, index]) if where not in skipped else 0.0
+        if share >= (1 - TOLERANCE) * budget.share:
+            chosen, best = [*chosen, index], share
+        else:
+            skipped.add(where)  # later chunks of a segment never go before earlier ones
+    if not best <= budget.share:
+        raise BudgetError(
+            f"{budget} cannot be met: the closest that can is {budget.quantity}={best:.3f}",
+            "ask for that, allow more axes (prune.axes), or round to smaller steps (--round-to)",
+        )
+    return [order[index] for index in chosen]
