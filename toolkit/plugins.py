@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import pkgutil
+import keyword
+import re
+from pathlib import Path
 from typing import Any
 
 from toolkit.errors import MissingDependency, UnknownName
+
+_MARK = re.compile(r"^PLUGIN\b", re.MULTILINE)
+"""Only files that end with a PLUGIN are plug-ins; a folder may hold what they share as well."""
 
 
 def names(package: str) -> list[str]:
@@ -19,7 +24,8 @@ def names(package: str) -> list[str]:
     spec = importlib.util.find_spec(package)
     if spec is None or spec.submodule_search_locations is None:
         raise ValueError(f"{package} is not a package")
-    return sorted(_name(module.name) for module in pkgutil.iter_modules(spec.submodule_search_locations))
+    files = [file for folder in spec.submodule_search_locations for file in Path(folder).glob("*.py")]
+    return sorted(_name(file.stem) for file in files if _MARK.search(file.read_text(encoding="utf-8")))
 
 
 def load(package: str, name: str) -> Any:
@@ -46,7 +52,9 @@ def load(package: str, name: str) -> Any:
 def kind_of(package: str) -> str:
     """What a plug-in of the folder is called: toolkit.prune.criteria -> criterion."""
     folder = package.rsplit(".", 1)[-1]
-    return {"criteria": "criterion", "compensate": "compensation"}.get(folder, folder.removesuffix("s"))
+    return {"criteria": "criterion", "compensate": "compensation", "export": "target"}.get(
+        folder, folder.removesuffix("s")
+    )
 
 
 def _name(file: str) -> str:
@@ -55,4 +63,4 @@ def _name(file: str) -> str:
 
 def _file(name: str) -> str:
     file = name.replace("-", "_")
-    return f"{file}_" if file in ("global", "import", "class", "lambda") else file
+    return f"{file}_" if keyword.iskeyword(file) else file

@@ -1,21 +1,16 @@
 """toolkit.yaml as typed settings.
 
 A recipe holds one section per stage, plus `model` and `data`. Each attribute's docstring is its help: on the command
-line, where it is a kebab-case flag, and in the file that `toolkit init` writes. `read` names file, line and the closest
-setting when a key is unknown; `overridden` lays flags and `--set section.key=value` over a recipe.
+line, where it is a kebab-case flag, and in the file that `toolkit init` writes. `toolkit/resolve.py` reads the file
+and lays flags over it.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from toolkit.errors import RecipeError
 from toolkit.records import Axis, Setting
 
 Share = Annotated[float, Field(gt=0, lt=1)]

@@ -11,16 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
-import cattrs
-from cattrs.errors import ClassValidationError
-from cattrs.preconf.json import JsonConverter
-
+from toolkit import strict_json
 from toolkit.errors import RecordError
 
 SCHEMA = 1
@@ -330,10 +326,8 @@ Record = TypeVar("Record")
 
 
 def dumps(record: object) -> str:
-    """A record as JSON that a person can read and diff: a line for each field, a list of plain values on one line."""
-    text = json.dumps(_CONVERTER.unstructure(record), indent=2)
-    # A line break is always structure, never content: JSON escapes those inside strings.
-    return _PLAIN_LIST.sub(lambda found: re.sub(r"\n\s*", " ", found[0]).replace("[ ", "[").replace(" ]", "]"), text) + "\n"
+    """A record as JSON that a person can read and diff."""
+    return strict_json.dumps(record)
 
 
 def save(record: object, path: Path) -> None:
@@ -344,21 +338,17 @@ def save(record: object, path: Path) -> None:
 def load(kind: type[Record], path: Path) -> Record:
     """Read a record of the given kind, or raise RecordError naming the file and the field."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise RecordError(f"{path} does not exist") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise RecordError(f"{path} is not JSON: {error}") from None
-    return _structured(kind, content, str(path))
+    return loads(kind, text, str(path))
 
 
 def loads(kind: type[Record], text: str, source: str = "record") -> Record:
     """Read a record from a string; `source` names it in errors."""
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise RecordError(f"{source} is not JSON: {error}") from None
-    return _structured(kind, content, source)
+    return strict_json.loads(kind, text, source, SCHEMA)
 
 
 def sha256(path: Path) -> str:
@@ -370,48 +360,6 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _structured(kind: type[Record], content: Any, source: str) -> Record:
-    found = content.get("schema") if isinstance(content, dict) else None
-    if found is not None and found != SCHEMA:
-        raise RecordError(
-            f"{source} has schema {found}; this version of the toolkit reads schema {SCHEMA}",
-            "make it again with this version, or read it with the version that wrote it",
-        )
-    try:
-        return _CONVERTER.structure(content, kind)
-    except (ClassValidationError, ValueError, TypeError) as error:
-        faults = cattrs.transform_error(error, path=kind.__name__)
-        raise RecordError(f"{source} is not a {kind.__name__}: {'; '.join(faults)}") from None
-
-
-_PLAIN_LIST = re.compile(r"\[\n[^\[\]{}]*\n\s*\]")
-
-
-def _strict_converter() -> JsonConverter:
-    """cattrs converts "3" to 3 by default; a record that holds the wrong type is refused instead."""
-    converter = JsonConverter(forbid_extra_keys=True)
-
-    def exactly(kind: type[Any], accepted: tuple[type[Any], ...]) -> None:
-        def structure(value: Any, _: Any) -> Any:
-            if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-                raise TypeError(f"expected {kind.__name__}, found {value!r}")
-            return kind(value)
-
-        converter.register_structure_hook(kind, structure)
-
-    exactly(bool, (bool,))
-    exactly(int, (int,))
-    exactly(float, (int, float))
-    exactly(str, (str,))
-
-    def as_is(value: Any, _: Any) -> Any:
-        if value is not None and not isinstance(value, int | float | str):
-            raise TypeError(f"expected a plain value, found {value!r}")
-        return value
-
-    converter.register_structure_hook(Setting, as_is)
-    converter.register_structure_hook(int | str, as_is)
-    return converter
-
-
-_CONVERTER = _strict_converter()
+def digest(content: object) -> str:
+    """Hash of plain values (a dict of settings, ...), the same for equal content."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -41,7 +41,9 @@ def _from_vit(source: VitAttention) -> HeadwiseAttention:
     extras = {"q_norm": source.q_norm, "k_norm": source.k_norm, "norm": source.norm, "gate": source.gate}
     for name, module in extras.items():
         if module is not None and not isinstance(module, nn.Identity):
-            raise UnsupportedModel(f"its attention has {name} ({type(module).__name__}), which cannot be cut yet", _KNOWN)
+            raise UnsupportedModel(
+                f"its attention has {name} ({type(module).__name__}), which cannot be cut yet", _KNOWN
+            )
     target = _empty(source, source.head_dim, None)
     if source.qkv.bias is None:
         target.q_bias = target.k_bias = target.v_bias = None

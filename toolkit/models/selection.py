@@ -86,7 +86,9 @@ class Selection:
 
     def _check_something_stays(self, group: Group) -> None:
         if not self.in_removed_block(group.place) and bool(self.removed[group.key].all()):
-            raise PlanError(f"nothing would stay along {group.axis} at {group.place!r}; a layer keeps at least one unit")
+            raise PlanError(
+                f"nothing would stay along {group.axis} at {group.place!r}; a layer keeps at least one unit"
+            )
 
     def _head_widths(self, place: str) -> list[tuple[int, int]]:
         def widths(axis: str) -> list[int]:

@@ -25,7 +25,7 @@ from toolkit.errors import RecipeError, StorageError, UnknownName, UnsupportedMo
 from toolkit.models.adapt import attentions, canonicalise
 from toolkit.models.count import count
 from toolkit.models.shapes import blocks_of, drop_blocks, take_shapes
-from toolkit.models.weights import fill
+from toolkit.models.weights import fill, is_classifier
 from toolkit.records import HeadLayout, ModelInfo, Setting
 
 LOG = logging.getLogger(__name__)
@@ -37,6 +37,8 @@ class LoadedModel:
 
     module: nn.Module
     info: ModelInfo
+    fresh: tuple[str, ...] = ()
+    """Parameters that start random although weights were asked for: a classifier for other classes."""
 
 
 def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> LoadedModel:
@@ -53,9 +55,12 @@ def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> LoadedMo
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = _create(settings.name, args, len(classes), from_hub=settings.weights == "hub")
-    if settings.weights not in ("hub", "none"):
-        fill(module, Path(settings.weights))
     config = resolve_model_data_config(module)
+    fresh: tuple[str, ...] = ()
+    if settings.weights == "hub" and module.pretrained_cfg["num_classes"] != len(classes):
+        fresh = tuple(name for name, _ in module.named_parameters() if is_classifier(name))
+    elif settings.weights not in ("hub", "none"):
+        fresh = fill(module, Path(settings.weights))
     canonicalise(module)
     module.eval()
     size = int(module.patch_embed.img_size[0])
@@ -74,7 +79,7 @@ def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> LoadedMo
         macs=costs.macs,
         weights_sha256="",
     )
-    return LoadedModel(module, info)
+    return LoadedModel(module, info, fresh)
 
 
 def known_models() -> list[str]:
@@ -92,7 +97,9 @@ def save(module: nn.Module, info: ModelInfo, folder: Path) -> ModelInfo:
     try:
         save_file(tensors, file)
     except SafetensorError as error:
-        raise StorageError(f"cannot write {file}: {error}", "make room on the disk and run the command again") from error
+        raise StorageError(
+            f"cannot write {file}: {error}", "make room on the disk and run the command again"
+        ) from error
     costs = count(module, info.image_size)
     info = replace(
         info,

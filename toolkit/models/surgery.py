@@ -70,9 +70,7 @@ def _kept_positions(groups: Groups, selection: Selection) -> dict[tuple[str, int
             by_unit = piece.positions[torch.argsort(piece.units, stable=True)]  # each unit has one position here
             found.setdefault((piece.parameter, piece.dim), []).append(by_unit[kept])
     return {
-        where: torch.cat(positions)
-        for where, positions in found.items()
-        if not selection.in_removed_block(where[0])
+        where: torch.cat(positions) for where, positions in found.items() if not selection.in_removed_block(where[0])
     }
 
 

@@ -20,16 +20,17 @@ SHOWN = 8
 """How many misfitting tensors an error lists."""
 
 
-def fill(module: nn.Module, file: Path) -> None:
+def fill(module: nn.Module, file: Path) -> tuple[str, ...]:
     """Load `file` into a timm ViT, DeiT or BEiT, resampling position embeddings to its image size as timm does.
 
-    A classifier for another number of classes is left out, so the model keeps its fresh one. Any other difference is a
-    WeightsError that names the tensors.
+    A classifier for another number of classes is left out, so the model keeps its fresh one; the names of its parameters
+    are returned. Any other difference is a WeightsError that names the tensors.
     """
     state = _fitted(module, read(file), file)
     own = module.state_dict()
-    for name in [name for name in state if _is_classifier(name) and own.get(name, state[name]).shape != state[name].shape]:
-        LOG.warning("%s is for %d classes, this model has %d: it starts fresh", name, len(state[name]), len(own[name]))
+    fresh = [name for name in own if is_classifier(name) and name in state and own[name].shape != state[name].shape]
+    for name in fresh:
+        LOG.info("%s is for %d classes, this model has %d: it starts fresh", name, len(state[name]), len(own[name]))
         state[name] = own[name]
     faults = [f"{name} is missing" for name in own if name not in state]
     faults += [f"{name} is not part of the model" for name in state if name not in own]
@@ -45,6 +46,7 @@ def fill(module: nn.Module, file: Path) -> None:
             "check model.name, model.args and model.image_size",
         )
     module.load_state_dict(state, strict=True)
+    return tuple(fresh)
 
 
 def read(file: Path) -> dict[str, Tensor]:
@@ -81,5 +83,6 @@ def _fitted(module: nn.Module, state: dict[str, Tensor], file: Path) -> dict[str
     return fitted
 
 
-def _is_classifier(name: str) -> bool:
+def is_classifier(name: str) -> bool:
+    """Whether a parameter belongs to the last layer, which decides between classes."""
     return name.split(".")[0] in ("head", "head_dist")

@@ -44,5 +44,7 @@ def budget_of(settings: recipe.Prune) -> Budget:
     except ValueError:
         number = 0.0
     if not 0 < number < 1:
-        raise RecipeError(f"prune.budget {settings.budget!r} needs a share between 0 and 1", f"for example {quantity}=0.5")
+        raise RecipeError(
+            f"prune.budget {settings.budget!r} needs a share between 0 and 1", f"for example {quantity}=0.5"
+        )
     return Budget(cast(Quantity, quantity), number)

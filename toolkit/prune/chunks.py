@@ -52,4 +52,6 @@ def cuts_of(chunks: Iterable[Chunk], groups: Groups) -> tuple[Cut, ...]:
     units: dict[Key, list[int]] = defaultdict(list)
     for chunk in chunks:
         units[chunk.key] += chunk.units
-    return tuple(Cut(group.place, group.axis, tuple(sorted(units[group.key]))) for group in groups if group.key in units)
+    return tuple(
+        Cut(group.place, group.axis, tuple(sorted(units[group.key]))) for group in groups if group.key in units
+    )

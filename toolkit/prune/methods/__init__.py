@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -12,9 +11,6 @@ from toolkit.progress import Progress
 from toolkit.prune.criteria import Calibration
 from toolkit.records import PrunePlan
 
-Fit = Callable[[LoadedModel], None]
-"""Trains a model in place on the source domains, for methods that prune while training."""
-
 
 @dataclass(frozen=True)
 class Job:
@@ -22,7 +18,6 @@ class Job:
 
     settings: recipe.Prune
     calibration: Calibration
-    fit: Fit
     report: Progress
 
 

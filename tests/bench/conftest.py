@@ -1,0 +1,34 @@
+"""Small real models: a model folder and the folder of its export, wide (dense) and narrow (slim)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from toolkit import recipe
+from toolkit.export import target
+from toolkit.models import source
+from toolkit.models.source import LoadedModel
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds dense/, slim/ (models) and dense-onnx/, slim-onnx/ (artifacts): two blocks, 32 pixels, three classes."""
+    root = tmp_path_factory.mktemp("models")
+    for name, width in (("dense", 192), ("slim", 32)):
+        settings = recipe.Model(
+            name="vit_tiny_patch16_224",
+            weights="none",
+            image_size=32,
+            args={"patch_size": 8, "depth": 2, "embed_dim": width, "num_heads": 2},
+        )
+        model = source.build(settings, ("cat", "dog", "fox"), seed=0)
+        with torch.no_grad():
+            for parameter in model.module.parameters():  # as built, it would see one class everywhere
+                parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+        (root / name).mkdir()
+        saved = LoadedModel(model.module, source.save(model.module, model.info, root / name))
+        target("onnx").export(saved, recipe.Export(), root / f"{name}-onnx")
+    return root

@@ -1,0 +1,94 @@
+"""Devices through their protocol, and this machine's agent in its own process."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from toolkit import plugins
+from toolkit.bench.devices import Device, device, local
+from toolkit.bench.messages import BenchRequest, Subject
+from toolkit.errors import BadInput, DeviceUnreachable, InvalidMeasurement, UnknownName, WeightsError
+
+
+def request(folder: Path, runtime: str = "onnxruntime") -> BenchRequest:
+    return BenchRequest({"slim": Subject(str(folder), runtime)}, (1, 2), 0.05, 10, 1, "local")
+
+
+@pytest.mark.parametrize("name", plugins.names("toolkit.bench.devices"))
+def test_every_device_measures_and_describes_itself(name: str, folders: Path) -> None:
+    found: Device = device(name)
+    steps: list[int] = []
+    report = found.bench(request(folders / "slim-onnx"), lambda done, total, message="": steps.append(done))
+    assert [made.batch_size for made in report.measurements] == [1, 2]
+    assert all(len(made.latency_ms) >= 10 for made in report.measurements)
+    assert steps == [0, 1, 2]
+    assert found.environment().cores >= 1
+
+
+def test_relative_folders_mean_what_they_mean_here(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folders)
+    (first, _) = device("local").bench(request(Path("slim-onnx"))).measurements
+    assert first.subject == "slim"
+
+
+def test_errors_come_back_as_what_they_were(folders: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="neither"):
+        device("local").bench(request(tmp_path))
+    with pytest.raises(BadInput, match="unknown runtime 'onnx'"):
+        device("local").bench(request(folders / "slim-onnx", "onnx"))
+    for file in (folders / "slim-onnx").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes() + b"\n")
+    with pytest.raises(WeightsError, match="hash"):
+        device("local").bench(request(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        (f"import os; os.kill(os.getpid(), {int(signal.SIGKILL)})", f"signal {int(signal.SIGKILL)}"),
+        ("import sys; sys.stdin.read(); raise SystemError('no such instruction')", "no such instruction"),
+    ],
+)
+def test_a_dead_agent_is_an_invalid_measurement(
+    program: str, said: str, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "AGENT", (sys.executable, "-c", program))
+    with pytest.raises(InvalidMeasurement, match=said):
+        device("local").bench(request(folders / "slim-onnx"))
+
+
+def test_an_interrupt_ends_the_agent_too(folders: Path) -> None:
+    def interrupted(done: int, total: int, message: str = "") -> None:
+        raise KeyboardInterrupt
+
+    start = monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        device("local").bench(replace(request(folders / "slim-onnx"), seconds=60.0), interrupted)
+    assert monotonic() - start < 50  # its end is waited for, so it was cut short
+
+
+def test_an_agent_that_cannot_start_is_unreachable(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "AGENT", (str(folders / "no-such-python"),))
+    with pytest.raises(DeviceUnreachable, match="could not be started"):
+        device("local").bench(request(folders / "slim-onnx"))
+
+
+def test_only_the_request_decides_about_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.setenv("KMP_AFFINITY", "compact")
+    monkeypatch.setenv("SOMETHING_ELSE", "kept")
+    variables = local._variables(threads=3)
+    assert variables["OMP_NUM_THREADS"] == "3"
+    assert "KMP_AFFINITY" not in variables
+    assert variables["SOMETHING_ELSE"] == "kept"
+
+
+def test_an_unknown_device_names_the_closest() -> None:
+    with pytest.raises(UnknownName, match="local"):
+        device("locale")

@@ -1,0 +1,99 @@
+"""Every runtime through its protocol: the same logits, the right refusals."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from toolkit import plugins, records
+from toolkit.bench.runtimes import runtime
+from toolkit.errors import BadInput, UnknownName, WeightsError
+from toolkit.models import source
+from toolkit.records import Artifact
+
+READS = {"onnxruntime": "slim-onnx", "torch": "slim"}
+"""Which folder of the fixture each runtime opens."""
+
+
+def test_every_runtime_is_tested_here() -> None:
+    assert plugins.names("toolkit.bench.runtimes") == sorted(READS)
+
+
+@pytest.mark.parametrize("name", sorted(READS))
+@pytest.mark.parametrize("batch", [1, 3])
+def test_logits_are_those_of_the_model(name: str, batch: int, folders: Path) -> None:
+    images = np.random.default_rng(batch).standard_normal((batch, 3, 32, 32), dtype=np.float32)
+    with torch.inference_mode():
+        expected = source.load(folders / "slim").module(torch.from_numpy(images)).numpy()
+    with runtime(name).open(folders / READS[name], threads=1) as session:
+        logits = session.run(images)
+    assert logits.dtype == np.float32
+    assert np.ptp(expected) > 0.01
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(READS))
+def test_a_folder_of_the_other_kind_is_refused(name: str, folders: Path) -> None:
+    other = next(folder for runtime_name, folder in READS.items() if runtime_name != name)
+    with pytest.raises(BadInput, match=name):
+        runtime(name).open(folders / other, threads=1)
+
+
+@pytest.mark.parametrize("name", sorted(READS))
+def test_a_changed_file_is_refused(name: str, folders: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(folders / READS[name], tmp_path / "copy")
+    (file,) = (path for path in folder.iterdir() if path.suffix != ".json")
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(WeightsError, match="hash"):
+        runtime(name).open(folder, threads=1)
+
+
+@pytest.mark.parametrize("name", sorted(READS))
+def test_a_missing_file_is_refused(name: str, folders: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(folders / READS[name], tmp_path / "copy")
+    (file,) = (path for path in folder.iterdir() if path.suffix != ".json")
+    file.unlink()
+    with pytest.raises(WeightsError, match="does not exist"):
+        runtime(name).open(folder, threads=1)
+
+
+@pytest.mark.parametrize("name", sorted(READS))
+def test_a_session_is_closed_after_its_block(name: str, folders: Path) -> None:
+    with runtime(name).open(folders / READS[name], threads=1) as session:
+        pass
+    with pytest.raises(RuntimeError, match="closed"):
+        session.run(np.zeros((1, 3, 32, 32), dtype=np.float32))
+
+
+def test_onnxruntime_refuses_files_for_another_runtime(folders: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(folders / "slim-onnx", tmp_path / "copy")
+    record = replace(records.load(Artifact, folder / "artifact.json"), target="tensorrt")
+    records.save(record, folder / "artifact.json")
+    with pytest.raises(BadInput, match="tensorrt"):
+        runtime("onnxruntime").open(folder, threads=1)
+
+
+def test_torch_runs_on_the_threads_asked_for_and_gives_them_back(folders: Path) -> None:
+    before = torch.get_num_threads()
+    with runtime("torch").open(folders / "slim", threads=before + 1) as session:
+        session.run(np.zeros((1, 3, 32, 32), dtype=np.float32))
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+
+
+def test_onnxruntime_keeps_stderr_clean(folders: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with runtime("onnxruntime").open(folders / "slim-onnx", threads=1) as session:
+        session.run(np.zeros((1, 3, 32, 32), dtype=np.float32))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_unknown_runtime_names_the_closest() -> None:
+    with pytest.raises(UnknownName, match="onnxruntime"):
+        runtime("onnx-runtime")

@@ -1,0 +1,115 @@
+"""The clock, on real onnxruntime sessions."""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+
+import numpy as np
+import pytest
+
+from toolkit.bench.measure import Load, interleaved, opened, order
+from toolkit.bench.runtimes import Session, runtime
+from toolkit.errors import InvalidMeasurement
+
+IMAGES = np.random.default_rng(0).standard_normal((2, 3, 32, 32), dtype=np.float32)
+SHORT = Load(seconds=0.0, samples=8, warmup_seconds=0.0, warmup_samples=2)
+
+
+class Recorded:
+    """A real session that also writes down who ran, and whether the garbage collector was on."""
+
+    def __init__(self, name: str, session: Session, calls: list[tuple[str, bool]]) -> None:
+        self.name, self.session, self.calls = name, session, calls
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        self.calls.append((self.name, gc.isenabled()))
+        return self.session.run(images)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+@pytest.fixture
+def sessions(folders: Path) -> Iterator[dict[str, Session]]:
+    with ExitStack() as stack:
+        yield {
+            name: stack.enter_context(runtime("onnxruntime").open(folders / f"{name}-onnx", threads=1))
+            for name in ("dense", "slim")
+        }
+
+
+def test_two_subjects_run_ab_ba_ba_ab() -> None:
+    assert ["".join(order("AB", round_)) for round_ in range(4)] == ["AB", "BA", "BA", "AB"]
+
+
+@pytest.mark.parametrize("names", ["A", "AB", "ABC", "ABCD"])
+def test_every_subject_is_equally_often_at_every_place(names: str) -> None:
+    places = Counter(
+        (name, place) for round_ in range(2 * len(names)) for place, name in enumerate(order(names, round_))
+    )
+    assert len(places) == len(names) ** 2
+    assert set(places.values()) == {2}
+
+
+def test_each_round_runs_every_subject_once_in_the_given_order(sessions: dict[str, Session]) -> None:
+    calls: list[tuple[str, bool]] = []
+    recorded = {name: Recorded(name, session, calls) for name, session in sessions.items()}
+    taken = interleaved(recorded, IMAGES, SHORT)
+    names = [name for name, _ in calls]
+    assert names[:4] == ["dense", "slim", "slim", "dense"]  # warm-up, two calls each
+    assert names[4:] == [name for round_ in range(8) for name in order(["dense", "slim"], round_)]
+    assert {name: (len(found.warmup_ms), len(found.latency_ms)) for name, found in taken.items()} == {
+        "dense": (2, 8),
+        "slim": (2, 8),
+    }
+    assert all(value > 0 for found in taken.values() for value in found.latency_ms + found.warmup_ms)
+
+
+def test_the_garbage_collector_rests_and_comes_back(sessions: dict[str, Session]) -> None:
+    calls: list[tuple[str, bool]] = []
+    assert gc.isenabled()
+    interleaved({"slim": Recorded("slim", sessions["slim"], calls)}, IMAGES, SHORT)
+    assert not any(enabled for _, enabled in calls)
+    assert gc.isenabled()
+    with pytest.raises(Exception, match="images"):  # onnxruntime refuses images of the wrong size
+        interleaved(sessions, IMAGES[:, :, :8, :8], SHORT)
+    assert gc.isenabled()
+
+
+def test_time_and_count_must_both_be_reached(sessions: dict[str, Session]) -> None:
+    by_count = interleaved(sessions, IMAGES, SHORT)
+    assert len(by_count["slim"].latency_ms) == 8
+    load = Load(seconds=0.3, samples=1, warmup_seconds=0.1, warmup_samples=1)
+    start = perf_counter()
+    by_time = interleaved(sessions, IMAGES, load)
+    assert perf_counter() - start >= 0.4
+    assert len(by_time["slim"].latency_ms) == len(by_time["dense"].latency_ms)
+    assert len(by_time["slim"].latency_ms) > 1
+    assert len(by_time["slim"].warmup_ms) > 1
+
+
+def test_the_larger_model_takes_longer(sessions: dict[str, Session]) -> None:
+    taken = interleaved(sessions, IMAGES, Load(seconds=0.0, samples=30))
+    assert np.median(taken["dense"].latency_ms) > np.median(taken["slim"].latency_ms)
+
+
+def test_opening_is_timed(folders: Path) -> None:
+    session, load_ms = opened(lambda: runtime("onnxruntime").open(folders / "slim-onnx", threads=1))
+    with session:
+        assert session.run(IMAGES).shape == (2, 3)
+    assert 0 < load_ms < 60_000
+
+
+def test_nothing_to_measure_is_an_error() -> None:
+    with pytest.raises(InvalidMeasurement):
+        interleaved({}, IMAGES, SHORT)

@@ -1,0 +1,134 @@
+"""Parity on literal small cases, and predictions of real sessions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from toolkit import records
+from toolkit.bench.identity import identify
+from toolkit.bench.parity import Answers, Pair, compare, images_needed, predict, verdict, worst
+from toolkit.bench.runtimes import runtime
+from toolkit.bench.statistics import Estimate
+from toolkit.errors import CheckFailed
+from toolkit.records import ParityReport
+
+SIDES = {"dense": "d" * 64, "slim": "5" * 64, "onnx-fp32": "0" * 64}
+PAIRS = (Pair("dense", "slim", judged=False), Pair("slim", "onnx-fp32", judged=True))
+LABELS = (0, 1, 2, 0, 1, 2, 0, 1, 2, 0)
+
+
+def alike(labels: tuple[int, ...] = LABELS) -> Answers:
+    return Answers(labels, dict.fromkeys(SIDES, labels))
+
+
+def test_one_domain_by_hand() -> None:
+    dense = (0, 1, 2, 0, 1, 2, 0, 1, 2, 1)  # 9 of 10
+    slim = (0, 1, 2, 0, 1, 2, 0, 0, 0, 0)  # 8 of 10: gains the last, loses two
+    exported = (0, 1, 2, 0, 1, 2, 0, 0, 1, 0)  # 8 of 10: as slim, but wrong in another way once
+    answers = Answers(LABELS, {"dense": dense, "slim": slim, "onnx-fp32": exported})
+    report = compare({"sketch": answers}, SIDES, PAIRS, margin=0.01, held_out="sketch")
+    (domain,) = report.domains
+    assert domain.held_out
+    assert domain.accuracy == {"dense": 0.9, "slim": 0.8, "onnx-fp32": 0.8}
+    shown, judged = domain.comparisons
+    assert (shown.reference, shown.candidate, shown.verdict) == ("dense", "slim", None)
+    assert shown.difference == pytest.approx(-0.1)
+    assert shown.agreement == pytest.approx(0.7)
+    assert judged.agreement == pytest.approx(0.9)
+    assert judged.difference == 0.0
+    assert judged.verdict == "undecided"
+    assert report.verdict == "undecided"
+    assert images_needed(domain, judged, report.margin) == 194  # no image gained, none lost
+
+
+def test_enough_images_without_a_difference_pass() -> None:
+    report = compare({"art": alike(LABELS * 20)}, SIDES, PAIRS, margin=0.01, held_out=None)
+    assert report.verdict == "pass"
+    assert not report.domains[0].held_out
+    assert report.sides == SIDES
+
+
+def test_the_worst_domain_decides() -> None:
+    broken = {**alike(LABELS * 20).predictions, "onnx-fp32": LABELS * 19 + (1, 1, 1, 1, 0, 1, 1, 0, 1, 1)}
+    domains = {"art": alike(LABELS * 20), "photo": Answers(LABELS * 20, broken), "sketch": alike()}
+    report = compare(domains, SIDES, PAIRS, margin=0.01, held_out="sketch")
+    assert [domain.comparisons[1].verdict for domain in report.domains] == ["pass", "fail", "undecided"]
+    assert [domain.held_out for domain in report.domains] == [False, False, True]
+    assert report.verdict == "fail"
+
+
+def test_a_report_survives_its_file(tmp_path: Path) -> None:
+    report = compare({"art": alike()}, SIDES, PAIRS, margin=0.01, held_out=None)
+    records.save(report, tmp_path / "parity.json")
+    assert records.load(ParityReport, tmp_path / "parity.json") == report
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "expected"),
+    [
+        (0.0, -0.01, "pass"),  # at the margin is within it
+        (-0.005, -0.009, "pass"),
+        (0.02, -0.02, "undecided"),
+        (-0.01, -0.02, "undecided"),
+        (-0.011, -0.02, "fail"),
+    ],
+)
+def test_verdicts(value: float, low: float, expected: str) -> None:
+    assert verdict(Estimate(value, low, value + 0.01), margin=0.01) == expected
+
+
+def test_severity() -> None:
+    assert worst(["pass", "undecided", "pass"]) == "undecided"
+    assert worst(["undecided", "fail", "pass"]) == "fail"
+    assert worst(["pass"]) == "pass"
+
+
+@pytest.mark.parametrize(
+    ("domains", "pairs", "held_out", "said"),
+    [
+        ({}, PAIRS, None, "no domain"),
+        ({"art": alike(())}, PAIRS, None, "no images"),
+        ({"art": alike()}, PAIRS[:1], None, "to judge"),
+        ({"art": alike()}, (), None, "to judge"),
+        ({"art": alike()}, PAIRS, "sketch", "held-out"),
+        ({"art": alike()}, (Pair("slim", "trt-fp16", judged=True),), None, "trt-fp16"),
+        ({"art": Answers(LABELS, {"dense": LABELS, "slim": LABELS})}, PAIRS, None, "expected are"),
+        ({"art": Answers(LABELS, dict.fromkeys(SIDES, LABELS[:-1]))}, PAIRS, None, "9 predictions for 10"),
+    ],
+)
+def test_a_vacuous_comparison_is_an_error(
+    domains: dict[str, Answers], pairs: tuple[Pair, ...], held_out: str | None, said: str
+) -> None:
+    with pytest.raises(CheckFailed, match=said):
+        compare(domains, SIDES, pairs, margin=0.01, held_out=held_out)
+
+
+def test_predictions_of_torch_and_onnxruntime_agree(folders: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    batches = [(torch.randn(size, 3, 32, 32, generator=generator), torch.arange(size) % 3) for size in (8, 8, 4)]
+    predictions: dict[str, tuple[int, ...]] = {}
+    for name, folder, side in (("torch", "slim", "slim"), ("onnxruntime", "slim-onnx", "onnx-fp32")):
+        with runtime(name).open(folders / folder, threads=1) as session:
+            labels, predictions[side] = predict(session, batches)
+            images = np.asarray(batches[0][0])
+            assert predictions[side][:8] == tuple(session.run(images).argmax(axis=1))
+    assert labels == (*range(3), *range(3), 0, 1) * 2 + (0, 1, 2, 0)
+    assert len(set(predictions["slim"])) > 1
+    sides = {"slim": identify(folders / "slim").sha256, "onnx-fp32": identify(folders / "slim-onnx").sha256}
+    report = compare({"noise": Answers(labels, predictions)}, sides, PAIRS[1:], margin=0.01, held_out=None)
+    assert report.domains[0].comparisons[0].agreement == 1.0
+
+
+def test_predictions_that_say_nothing_are_errors(folders: Path) -> None:
+    images = np.zeros((2, 3, 32, 32), dtype=np.float32)
+    with runtime("torch").open(folders / "slim", threads=1) as session:
+        with pytest.raises(CheckFailed, match="no images"):
+            predict(session, [])
+        with pytest.raises(CheckFailed, match="3 images gave logits"):
+            predict(session, [(images, (0, 1, 2))])
+        with pytest.raises(CheckFailed, match="not finite"):
+            predict(session, [(images * np.float32("nan"), (0, 1))])

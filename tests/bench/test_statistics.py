@@ -1,0 +1,176 @@
+"""Every statistic against a closed form, a published example, or brute force."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+
+import numpy as np
+import pytest
+from scipy.stats import binom, multinomial
+
+from toolkit.bench import statistics
+from toolkit.bench.statistics import (
+    coefficient_of_variation,
+    drift,
+    images_needed,
+    median_interval,
+    paired_difference_interval,
+    percentiles,
+    ratio_of_medians,
+)
+from toolkit.errors import InvalidMeasurement
+
+
+def test_percentiles_of_a_hundred_and_one_numbers_are_their_ranks() -> None:
+    samples = random.Random(0).sample(range(101), 101)
+    assert percentiles(samples, (0, 50, 90, 99, 100)) == (0, 50, 90, 99, 100)
+
+
+def test_percentiles_lie_linearly_between_samples() -> None:
+    assert percentiles((10.0, 20.0), (25, 50)) == (12.5, 15.0)
+
+
+def test_coefficient_of_variation_by_hand() -> None:
+    assert coefficient_of_variation((1.0, 2.0, 3.0)) == pytest.approx(0.5)  # deviation 1, mean 2
+    assert coefficient_of_variation((4.0, 4.0)) == 0.0
+
+
+def test_drift_by_hand() -> None:
+    assert drift((1.0, 2.0, 3.0, 3.0, 4.0, 5.0)) == pytest.approx(1.0)  # medians 2 and 4
+    assert drift((2.0, 2.0, 9.0, 2.0, 2.0, 2.0)) == 0.0  # an outlier is no drift
+    assert drift((4.0, 3.0)) == pytest.approx(-0.25)
+
+
+@pytest.mark.parametrize("count", [6, 10, 25, 100])
+def test_median_interval_lies_between_the_order_statistics_of_the_binomial(count: int) -> None:
+    samples = random.Random(1).sample(range(1000), count)
+    ranks = [rank for rank in range(1, count // 2 + 1) if binom.cdf(rank - 1, count, 0.5) <= 0.025]
+    expected = sorted(samples)[max(ranks) - 1], sorted(samples)[count - max(ranks)]
+    value, low, high = median_interval(samples)
+    assert (low, high) == expected
+    assert value == float(np.median(samples))
+
+
+def test_ratio_is_exact_where_every_pair_has_it() -> None:
+    """The candidate always takes a third: pairing sees it, however noisy the machine. Unpaired resampling would not."""
+    reference = [random.Random(seed).uniform(1, 10) for seed in range(40)]
+    assert ratio_of_medians(reference, [value / 3 for value in reference]) == pytest.approx((3.0, 3.0, 3.0))
+    assert ratio_of_medians(reference, reference) == (1.0, 1.0, 1.0)
+
+
+def test_ratio_agrees_with_a_bootstrap_written_as_a_loop() -> None:
+    draw = np.random.default_rng(3)
+    reference, candidate = draw.lognormal(1.0, 0.2, 60), draw.lognormal(0.5, 0.3, 60)
+    ratios = []
+    for _ in range(20_000):
+        rows = draw.integers(0, 60, 60)
+        ratios.append(np.median(reference[rows]) / np.median(candidate[rows]))
+    value, low, high = ratio_of_medians(tuple(reference), tuple(candidate))
+    assert value == pytest.approx(np.median(reference) / np.median(candidate))
+    assert (low, high) == pytest.approx(np.percentile(ratios, (2.5, 97.5)), rel=0.02)
+
+
+def test_ratio_is_the_same_every_time() -> None:
+    reference, candidate = tuple(range(10, 40)), tuple(range(20, 50))
+    assert ratio_of_medians(reference, candidate) == ratio_of_medians(reference, candidate)
+
+
+def test_paired_interval_of_a_published_table() -> None:
+    """Two approval ratings by the same 1600 people (Agresti, Categorical Data Analysis, table 10.1): 86 against 150.
+
+    By hand: N = 1602, centre -64 / N = -0.03995, spread sqrt(237 - 64^2 / N) / N = 0.009558.
+    """
+    value, low, high = paired_difference_interval(gained=86, lost=150, images=1600)
+    assert value == -0.04
+    assert low == pytest.approx(-0.03995 - 1.95996 * 0.009558, abs=2e-6)
+    assert high == pytest.approx(-0.03995 + 1.95996 * 0.009558, abs=2e-6)
+
+
+def test_paired_interval_without_a_single_difference_is_not_of_width_zero() -> None:
+    value, low, high = paired_difference_interval(0, 0, 98)
+    assert value == 0.0
+    assert (low, high) == pytest.approx((-1.959964 / 100, 1.959964 / 100))
+
+
+def test_paired_interval_stays_within_one() -> None:
+    assert paired_difference_interval(0, 2, 2).low == -1.0
+    assert paired_difference_interval(2, 0, 2).high == 1.0
+
+
+@pytest.mark.parametrize(("gain", "loss"), [(0.01, 0.01), (0.02, 0.10), (0.2, 0.2), (0.3, 0.05), (0.0, 0.02)])
+@pytest.mark.parametrize("images", [20, 40])
+def test_paired_interval_holds_the_truth_often_enough(images: int, gain: float, loss: float) -> None:
+    """Exact coverage: every table that can come up, weighted by its probability."""
+    tables = [(g, lost) for g, lost in itertools.product(range(images + 1), repeat=2) if g + lost <= images]
+    chances = multinomial.pmf(
+        [(g, lost, images - g - lost) for g, lost in tables], images, (gain, loss, 1 - gain - loss)
+    )
+    coverage = 0.0
+    for (gained, lost), chance in zip(tables, chances, strict=True):
+        _, low, high = paired_difference_interval(gained, lost, images)
+        coverage += chance * (low <= gain - loss <= high)
+    assert sum(chances) == pytest.approx(1.0)
+    assert coverage >= 0.94
+
+
+def test_paired_interval_of_a_simulated_pair_of_models() -> None:
+    draw = np.random.default_rng(5)
+    hits, repeats, images = 0, 2000, 300
+    for gained, lost, _ in draw.multinomial(images, (0.03, 0.05, 0.92), repeats):
+        _, low, high = paired_difference_interval(int(gained), int(lost), images)
+        hits += low <= -0.02 <= high
+    assert 0.935 <= hits / repeats <= 0.975
+
+
+def test_images_needed_without_differences_by_hand() -> None:
+    """z / (n + 2) <= margin, so n >= 1.96 / 0.01 - 2 = 194.0 (z = 1.95996)."""
+    assert images_needed(0, 0, 50, margin=0.01) == math.ceil(1.959964 / 0.01 - 2)
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "images", "margin"), [(2, 3, 200, 0.01), (5, 1, 90, 0.02), (0, 0, 500, 0.01)]
+)
+def test_images_needed_is_the_first_number_that_is_enough(gained: int, lost: int, images: int, margin: float) -> None:
+    needed = images_needed(gained, lost, images, margin)
+    assert needed is not None
+    shares = gained / images, lost / images
+    assert paired_difference_interval(shares[0] * needed, shares[1] * needed, needed).low >= -margin
+    fewer = needed - 1
+    assert paired_difference_interval(shares[0] * fewer, shares[1] * fewer, fewer).low < -margin
+
+
+def test_no_number_of_images_helps_a_difference_at_the_margin() -> None:
+    assert images_needed(0, 3, 300, margin=0.01) is None
+    assert images_needed(0, 9, 300, margin=0.01) is None
+    assert images_needed(0, 3, 300, margin=0.01 + 1e-12) is None  # decided by no number anybody has
+
+
+@pytest.mark.parametrize(
+    "vacuous",
+    [
+        lambda: percentiles((), (50,)),
+        lambda: coefficient_of_variation((1.0,)),
+        lambda: coefficient_of_variation((-1.0, 1.0)),
+        lambda: drift((1.0,)),
+        lambda: median_interval((1.0,) * 5),
+        lambda: ratio_of_medians((1.0,) * 5, (1.0,) * 5),
+        lambda: ratio_of_medians((1.0,) * 7, (1.0,) * 8),
+        lambda: paired_difference_interval(0, 0, 0),
+    ],
+)
+def test_too_few_samples_are_an_error(vacuous: object) -> None:
+    assert callable(vacuous)
+    with pytest.raises(InvalidMeasurement):
+        vacuous()
+
+
+def test_a_table_that_does_not_fit_is_our_own_mistake() -> None:
+    with pytest.raises(ValueError, match="do not fit"):
+        paired_difference_interval(6, 5, 10)
+
+
+def test_the_smallest_sample_with_a_median_interval_is_the_constant() -> None:
+    """Between the extremes lies the median with chance 1 - 2 * 0.5 ** n."""
+    assert 1 - 2 * 0.5**statistics.MEDIAN_NEEDS >= 0.95 > 1 - 2 * 0.5 ** (statistics.MEDIAN_NEEDS - 1)

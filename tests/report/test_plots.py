@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from itertools import pairwise
+from xml.etree import ElementTree
+
+import matplotlib
+import pytest
+
+from toolkit.records import ModelSummary, ParityReport
+from toolkit.report import plots
+from toolkit.report.page import Page
+
+
+def ids(drawing: str, pattern: str) -> list[str]:
+    found = (element.get("id", "") for element in ElementTree.fromstring(drawing).iter())
+    return [name for name in found if re.fullmatch(pattern, name)]
+
+
+def texts(drawing: str) -> list[str]:
+    return [element.text or "" for element in ElementTree.fromstring(drawing).iter("text")]
+
+
+def bar_length(drawing: str, name: str) -> float:
+    """Horizontal extent of a bar's path."""
+    group = next(element for element in ElementTree.fromstring(drawing).iter() if element.get("id") == name)
+    path = next(group.iter("path")).get("d", "")
+    across = [float(x) for x in re.findall(r"[ML] (\S+) \S+", path)]
+    return max(across) - min(across)
+
+
+def test_accuracy_has_a_bar_for_each_domain_and_side(parity: ParityReport) -> None:
+    drawing = plots.accuracy(parity)
+    bars = ids(drawing, r"accuracy-bar-\d-\d")
+    assert sorted(bars) == [f"accuracy-bar-{domain}-{side}" for domain in range(3) for side in range(3)]
+    ratio = bar_length(drawing, "accuracy-bar-2-0") / bar_length(drawing, "accuracy-bar-0-0")
+    assert ratio == pytest.approx(0.71 / 0.985, rel=1e-3)
+
+
+def test_accuracy_marks_the_domain_never_trained_on(parity: ParityReport) -> None:
+    assert texts(plots.accuracy(parity)).count("never trained on") == 1
+    sources = tuple(replace(domain, held_out=False) for domain in parity.domains)
+    assert "never trained on" not in plots.accuracy(replace(parity, domains=sources))
+
+
+def test_a_side_without_accuracy_has_no_bar(parity: ParityReport) -> None:
+    first = replace(parity.domains[0], accuracy={"slim": 0.5})
+    drawing = plots.accuracy(replace(parity, domains=(first,)))
+    assert ids(drawing, r"accuracy-bar-\d-\d") == ["accuracy-bar-0-1"]
+
+
+@pytest.mark.parametrize("name", ["$x_1$ and $", "<b>x</b>", "a&b", "b\x07ll", "\udcff", "x" * 200])
+def test_any_folder_name_can_be_drawn(parity: ParityReport, name: str) -> None:
+    drawing = plots.accuracy(replace(parity, domains=(replace(parity.domains[0], domain=name),)))
+    shown = next(text for text in texts(drawing) if text.startswith((name[0], "\ufffd")))
+    assert len(shown) <= plots.LONGEST_NAME
+
+
+def test_latency_draws_every_sample(page: Page) -> None:
+    drawing = plots.latency(page.latency)
+    groups = ids(drawing, r"latency-samples-\d-\d")
+    assert sorted(groups) == [f"latency-samples-{panel}-{subject}" for panel in (0, 1) for subject in (0, 1)]
+    for group in ElementTree.fromstring(drawing).iter("g"):
+        if group.get("id") in groups:
+            dots = re.findall(r"M (\S+) (\S+)\s+L (\S+) (\S+)", next(group.iter("path")).get("d", ""))
+            assert len(dots) == 3
+            assert all((x, y) == (end_x, end_y) for x, y, end_x, end_y in dots)
+            heights = [float(y) for _, y, _, _ in dots]
+            assert all(earlier < later for earlier, later in pairwise(heights))  # svg: down is larger
+
+
+def test_latency_says_invalid(page: Page) -> None:
+    rows = [replace(row, reasons=("busy",)) if row.load.batch_size == 8 else row for row in page.latency]
+    titles = [text for text in texts(plots.latency(rows)) if text.startswith("batch")]
+    assert [title.endswith("INVALID") for title in titles] == [False, True]
+
+
+def test_widths_marks_removed_blocks_in_every_panel(dense: ModelSummary, slim: ModelSummary) -> None:
+    shown = texts(plots.widths(dense, slim))
+    assert shown.count("\u00d7") == 4
+    assert {"Heads", "Query and key width, all heads", "Value width, all heads", "MLP width"} <= set(shown)
+
+
+def test_drawings_are_themed_named_and_the_same_every_time(page: Page, dense: ModelSummary, slim: ModelSummary) -> None:
+    assert page.parity
+    drawings = [plots.accuracy(page.parity), plots.widths(dense, slim), plots.latency(page.latency)]
+    assert drawings == [plots.accuracy(page.parity), plots.widths(dense, slim), plots.latency(page.latency)]
+    for drawing in drawings:
+        assert not re.search(r"#[12]0000\d", drawing), "a placeholder colour is left"
+        assert "var(--series-1)" in drawing
+        assert "var(--series-2)" in drawing
+        root = ElementTree.fromstring(drawing)
+        assert root.get("role") == "img"
+        assert len(root.get("aria-label", "")) > 40
+    names = [name for drawing in drawings for name in ids(drawing, r".+")]
+    assert len(names) == len(set(names))
+
+
+def test_references_inside_a_drawing_resolve(page: Page) -> None:
+    drawing = plots.latency(page.latency)
+    targets = re.findall(r'(?:url\(|href=")#([^")]+)', drawing)
+    assert targets
+    assert set(targets) <= set(ids(drawing, r".+"))
+
+
+def test_drawing_leaves_the_settings_of_matplotlib_alone(parity: ParityReport, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = plots.accuracy(parity)
+    monkeypatch.setitem(matplotlib.rcParams, "font.size", 23.0)
+    assert plots.accuracy(parity) == expected, "a user's settings change the report"
+    assert matplotlib.rcParams["font.size"] == 23.0

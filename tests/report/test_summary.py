@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from toolkit.records import ParityReport, Verdict
+from toolkit.report import summary
+from toolkit.report.page import Page
+
+
+def plain(text: str) -> str:
+    replaced = {"\u00a0": " ", "\u2212": "-", "\u00d7": "x", "\u2192": "->"}
+    return "".join(replaced.get(one, one) for one in text)
+
+
+def with_speedup(page: Page, ratio: float, low: float, high: float) -> Page:
+    return replace(page, speedups=(replace(page.speedups[1], ratio=ratio, low=low, high=high),))
+
+
+def invalid(page: Page) -> Page:
+    return replace(page, latency=tuple(replace(row, reasons=("load average 3.2",)) for row in page.latency))
+
+
+def test_headline(page: Page) -> None:
+    assert plain(summary.headline(page)) == (
+        "1.90x faster [1.85, 1.95] at batch 8, 50.0 % of the MACs, sketch accuracy 71.0 % -> 70.2 %"
+    )
+
+
+def test_headline_claims_nothing_that_was_not_run(bare: Page) -> None:
+    assert summary.headline(bare) == "Speed not measured, nothing pruned yet, accuracy not compared"
+
+
+def test_headline_makes_no_claim_of_an_invalid_measurement(page: Page) -> None:
+    text = plain(summary.headline(invalid(page)))
+    assert text.startswith("Speed unknown: the measurement at batch 8 is INVALID, ")
+    assert "1.90x" not in text
+
+
+def test_headline_says_when_the_interval_does_not_show_a_gain(page: Page) -> None:
+    unclear = plain(summary.headline(with_speedup(page, 1.02, 0.98, 1.06)))
+    slower = plain(summary.headline(with_speedup(page, 0.8, 0.75, 0.85)))
+    assert unclear.startswith("Not measurably faster, 1.02x [0.98, 1.06] at batch 8")
+    assert slower.startswith("Slower, 0.80x the dense model's speed [0.75, 0.85] at batch 8")
+
+
+def test_headline_names_the_domain_that_lost_most_when_none_is_held_out(page: Page, parity: ParityReport) -> None:
+    sources = tuple(replace(domain, held_out=False) for domain in parity.domains)
+    text = plain(summary.headline(replace(page, parity=replace(parity, domains=sources))))
+    assert text.endswith("cartoon accuracy 93.0 % -> 91.5 %")
+
+
+@pytest.mark.parametrize("verdict", ["pass", "fail", "undecided"])
+def test_judgement_is_the_parity_verdict(page: Page, parity: ParityReport, verdict: Verdict) -> None:
+    judgement = summary.judgement(replace(page, parity=replace(parity, verdict=verdict)))
+    assert judgement.kind == verdict
+    assert "1.0 pp" in plain(judgement.text)
+
+
+def test_judgement_without_parity(bare: Page) -> None:
+    assert summary.judgement(bare).kind == "not run"
+
+
+def test_rows_before_and_after(page: Page) -> None:
+    rows = {
+        row.name: [plain(cell) for cell in (row.before, row.after, row.change, row.interval)]
+        for row in summary.rows(page)
+    }
+    assert rows == {
+        "Parameters": ["5.53 M", "2.70 M", "-51.1 %", ""],
+        "MACs": ["1.25 G", "625 M", "-50.0 %", ""],
+        "Memory traffic": ["30.0 MB", "16.0 MB", "-46.7 %", ""],
+        "Model file": ["22.1 MB", "10.8 MB", "-51.1 %", ""],
+        "Latency, batch 1": ["8.00 ms", "4.40 ms", "-45.0 %", ""],
+        "Speed-up, batch 1": ["", "1.82x", "", "[1.78, 1.86]"],
+        "Latency, batch 8": ["60.0 ms", "31.6 ms", "-47.3 %", ""],
+        "Speed-up, batch 8": ["", "1.90x", "", "[1.85, 1.95]"],
+        "Accuracy, photo": ["98.5 %", "98.0 %", "-0.5 pp", "[-2.5, +1.5] pp"],
+        "Accuracy, cartoon": ["93.0 %", "91.5 %", "-1.5 pp", "[-3.5, +0.5] pp"],
+        "Accuracy, sketch": ["71.0 %", "70.2 %", "-0.8 pp", "[-2.8, +1.2] pp"],
+        "Agreement, onnx-fp32 with slim": ["", "100.0 %", "", ""],
+    }
+
+
+def test_rows_of_stages_not_run_say_so(bare: Page) -> None:
+    rows = {row.name: row.after for row in summary.rows(bare)}
+    assert set(rows.values()) == {"not run"}
+    assert {"Parameters", "Latency", "Speed-up", "Accuracy per domain", "Agreement, exported with slim"} <= rows.keys()
+
+
+def test_a_side_that_is_missing_says_so(page: Page, parity: ParityReport) -> None:
+    alone = tuple(replace(domain, accuracy={"dense": 0.9}, comparisons=()) for domain in parity.domains)
+    only_dense = replace(page, parity=replace(parity, domains=alone), latency=page.latency[::2], speedups=())
+    rows = {row.name: row.after for row in summary.rows(only_dense)}
+    assert rows["Accuracy, photo"] == rows["Latency, batch 8"] == rows["Speed-up, batch 8"] == "not run"
+    assert rows["Agreement, onnx-fp32 with slim"] == "not run"
+
+
+def test_flags_mark_what_no_reader_may_miss(page: Page) -> None:
+    flags = {row.name: row.flag for row in summary.rows(invalid(page)) if row.flag}
+    assert flags == {
+        "Latency, batch 1": "INVALID",
+        "Speed-up, batch 1": "INVALID",
+        "Latency, batch 8": "INVALID",
+        "Speed-up, batch 8": "INVALID",
+        "Accuracy, sketch": "never trained on",
+    }
+
+
+def test_agreement_counts_images_not_domains(page: Page, parity: ParityReport) -> None:
+    first, *others = parity.domains
+    worse = replace(first, labels=(0,) * 600, comparisons=(replace(first.comparisons[1], agreement=0.9),))
+    rows = {row.name: row for row in summary.rows(replace(page, parity=replace(parity, domains=(worse, *others))))}
+    row = rows["Agreement, onnx-fp32 with slim"]
+    assert plain(row.after) == "94.0 %"  # (600 * 0.9 + 200 + 200) / 1000
+    assert row.note == "same top-1 class, 1000 images"
+
+
+def test_two_set_ups_are_told_apart(page: Page) -> None:
+    rows = (*page.latency, replace(page.latency[0], load=replace(page.loads[0], runtime="torch", threads=1)))
+    names = [row.name for row in summary.rows(replace(page, latency=rows))]
+    assert "Latency, batch 1, torch on local, 1 thread" in names
+    assert "Latency, batch 1, onnxruntime on local, 2 threads" in names
+
+
+def test_invalid_measurements_name_load_and_reason(page: Page) -> None:
+    assert summary.invalid_measurements(page) == ()
+    assert summary.invalid_measurements(invalid(page)) == (
+        "batch 1, onnxruntime on local, 2 threads: load average 3.2",
+        "batch 8, onnxruntime on local, 2 threads: load average 3.2",
+    )

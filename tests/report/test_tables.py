@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from toolkit.records import Artifact, HeadLayout, PrunePlan, TrainingHistory
+from toolkit.report import tables
+from toolkit.report.page import Page
+
+
+def plain(text: str) -> str:
+    replaced = {"\u00a0": " ", "\u202f": " ", "\u00d7": "x", "\u2192": "->"}
+    return "".join(replaced.get(one, one) for one in text)
+
+
+def test_block_rows_pair_dense_with_what_is_left(page: Page) -> None:
+    kept, removed = tables.block_rows(page)
+    assert kept.cells[:4] == (("3", "2"), ("192", "96"), ("192", "112"), ("768", "392"))
+    assert plain(kept.shapes) == "1 x 64/64 + 1 x 32/48"
+    assert removed.shapes == "block removed"
+    assert {slim for _, slim in removed.cells} == {"\u2013"}
+
+
+def test_block_rows_before_pruning(bare: Page) -> None:
+    row = tables.block_rows(bare)[0]
+    assert {slim for _, slim in row.cells} == {"not run"}
+    assert plain(row.shapes) == "3 x 64/64"
+    assert tables.whole_model(bare).cells[0] == ("6", "not run")
+
+
+def test_whole_model_is_not_the_sum_of_its_blocks(page: Page) -> None:
+    whole = tables.whole_model(page)
+    assert [plain(cell) for cell in whole.cells[4]] == ["5.53 M", "2.70 M"]
+    assert whole.cells[0] == ("6", "2")
+    assert plain(whole.shapes) == "embedding 192 -> 152"
+
+
+def test_head_shapes_run_by_run() -> None:
+    assert plain(tables.head_shapes(HeadLayout(((64, 64), (64, 64), (8, 16))))) == "2 x 64/64 + 1 x 8/16"
+
+
+@pytest.mark.parametrize(
+    ("budget", "met", "asked_text", "met_text"),
+    [
+        ("macs=0.5", 0.498, "50.0 % of the MACs left (macs=0.5)", "49.8 % of the MACs left"),
+        ("params=0.3", 0.301, "30.0 % of the parameters left (params=0.3)", "30.1 % of the parameters left"),
+        ("ratio=0.75", 0.7, "75.0 % of the units of each axis removed (ratio=0.75)", "70.0 % of the units removed"),
+        ("latency=0.5", 0.52, "latency=0.5", "52.0 %"),
+        ("by hand", 0.52, "by hand", "52.0 %"),
+    ],
+)
+def test_budget_asked_and_met(plan: PrunePlan, budget: str, met: float, asked_text: str, met_text: str) -> None:
+    facts = dict(tables.plan_facts(replace(plan, budget=budget, met=met)))
+    assert (plain(facts["Budget asked"]), plain(facts["Budget met"])) == (asked_text, met_text)
+
+
+def test_plan_counts_units_by_axis(plan: PrunePlan) -> None:
+    facts = dict(tables.plan_facts(plan))
+    assert facts["Units removed"] == "head: 1 at 1 place; mlp: 3 at 1 place; block: 1 at 1 place"
+    assert dict(tables.plan_facts(replace(plan, cuts=())))["Units removed"] == "none"
+
+
+def test_training_shows_the_state_that_was_kept(page: Page) -> None:
+    dense, slim = tables.trainings(page)
+    assert dense.facts
+    assert slim.facts
+    assert {key: plain(text) for key, text in slim.facts.items()} == {
+        "Objective": "erm",
+        "Steps": "900",
+        "Time": "1 h 2 min",
+        "State kept": "step 100",
+        "Training loss before it": "0.400",
+        "Accuracy, held-out images": "92.5 %, mean of the 2 source domains",
+    }
+    assert plain(dense.facts["Accuracy, held-out images"]).startswith("95.5 %")
+
+
+def test_training_that_took_no_step_or_was_not_run_says_so(page: Page) -> None:
+    taken = replace(page, training=TrainingHistory("erm", 0, 0.0, (), 0), finetuning=None)
+    dense, slim = tables.trainings(taken)
+    assert dense.facts
+    assert dense.facts["Objective"] == "taken as it was, no step"
+    assert slim.facts is None
+    unknown = replace(page, training=TrainingHistory("erm", 10, 1.0, (), 10))
+    facts = tables.trainings(unknown)[0].facts
+    assert facts
+    assert facts["Accuracy, held-out images"] == "not run"
+
+
+def test_environment_says_what_is_not_known(page: Page) -> None:
+    facts = dict(tables.environment_facts(page.environment))
+    assert facts["Processor"] == "Example CPU 3000, 2 cores"
+    assert plain(facts["Memory"]) == "4.00 GB"
+    assert (facts["GPU"], facts["Clocks"]) == ("none", "not known on this machine")
+    clocked = replace(page.environment, clocks_mhz=(3000.0, 2400.0, 3000.0))
+    assert plain(dict(tables.environment_facts(clocked))["Clocks"]) == "2400, 3000 MHz"
+
+
+def test_artifact_names_its_hashes_and_interface(artifact: Artifact) -> None:
+    facts = dict(tables.artifact_facts(artifact))
+    assert facts["Target"] == "onnx, fp32, opset 20"
+    assert facts["Inputs"] == "images: float32 [batch, 3, 160, 160]"
+    assert facts["SHA-256, file"] == "a" * 64
+    assert facts["SHA-256, model's weights"] == "5" * 64
+    assert facts["Largest logit difference"] == "3.1e-06 from the torch model"
+    assert (
+        dict(tables.artifact_facts(replace(artifact, max_abs_difference=None)))["Largest logit difference"] == "not run"
+    )

@@ -1,0 +1,107 @@
+"""Plug-ins are found by their file's name, and only the one asked for is imported."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from toolkit import plugins
+from toolkit.errors import MissingDependency, UnknownName
+
+FOLDERS = (
+    "toolkit.prune.criteria",
+    "toolkit.prune.allocators",
+    "toolkit.prune.methods",
+    "toolkit.export",
+    "toolkit.dg.objectives",
+    "toolkit.bench.runtimes",
+    "toolkit.bench.devices",
+)
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An importable folder of plug-ins, `plugin_shelf.widgets`."""
+    folder = tmp_path / "plugin_shelf" / "widgets"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").touch()
+    (folder / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    yield folder
+    for name in [name for name in sys.modules if name.split(".")[0] == "plugin_shelf"]:
+        del sys.modules[name]
+
+
+def test_names_come_from_files_and_import_none(shelf: Path) -> None:
+    (shelf / "magnitude_l1.py").write_text("raise RuntimeError('imported')\nPLUGIN = 1")
+    (shelf / "global_.py").write_text("raise RuntimeError('imported')\nPLUGIN: object = 1")
+    (shelf / "shared.py").write_text("NOT_A_PLUGIN = 1\nPLUGINS = 'neither'")
+    assert plugins.names("plugin_shelf.widgets") == ["global", "magnitude-l1"]
+
+
+def test_load_gives_the_file_s_plugin(shelf: Path) -> None:
+    (shelf / "magnitude_l1.py").write_text("PLUGIN = 'the one'")
+    (shelf / "broken.py").write_text("raise RuntimeError('imported')\nPLUGIN = 1")
+    assert plugins.load("plugin_shelf.widgets", "magnitude-l1") == "the one"
+
+
+@pytest.mark.parametrize("keyword", ["global", "import", "class", "lambda"])
+def test_a_name_may_be_a_keyword_of_python(shelf: Path, keyword: str) -> None:
+    (shelf / f"{keyword}_.py").write_text(f"PLUGIN = '{keyword}'")
+    assert plugins.names("plugin_shelf.widgets") == [keyword]
+    assert plugins.load("plugin_shelf.widgets", keyword) == keyword
+
+
+def test_unknown_name_gets_a_suggestion(shelf: Path) -> None:
+    (shelf / "magnitude_l1.py").write_text("PLUGIN = 1")
+    with pytest.raises(UnknownName, match="unknown widget 'magnitud-l1'\ndid you mean magnitude-l1"):
+        plugins.load("plugin_shelf.widgets", "magnitud-l1")
+
+
+def test_a_name_is_a_name_and_not_a_path(shelf: Path) -> None:
+    (shelf / "one.py").write_text("PLUGIN = 1")
+    with pytest.raises(UnknownName, match="known: one"):
+        plugins.load("plugin_shelf.widgets", "../plugin_shelf")
+
+
+def test_missing_package_says_what_to_install(shelf: Path) -> None:
+    (shelf / "fast.py").write_text("import no_such_package.inner\nPLUGIN = 1")
+    with pytest.raises(MissingDependency, match="widget 'fast' needs the package 'no_such_package'") as caught:
+        plugins.load("plugin_shelf.widgets", "fast")
+    assert caught.value.hint == "pip install no-such-package"
+
+
+def test_a_module_of_ours_that_is_missing_is_our_fault(shelf: Path) -> None:
+    (shelf / "fast.py").write_text("import toolkit.no_such_room\nPLUGIN = 1")
+    with pytest.raises(ModuleNotFoundError, match=r"toolkit\.no_such_room"):
+        plugins.load("plugin_shelf.widgets", "fast")
+
+
+def test_a_folder_that_is_none_is_a_mistake_of_ours() -> None:
+    with pytest.raises(ValueError, match=r"toolkit\.errors is not a package"):
+        plugins.names("toolkit.errors")
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind"),
+    [
+        ("toolkit.prune.criteria", "criterion"),
+        ("toolkit.prune.compensate", "compensation"),
+        ("toolkit.prune.methods", "method"),
+        ("toolkit.bench.devices", "device"),
+    ],
+)
+def test_a_plugin_is_called_after_its_folder(folder: str, kind: str) -> None:
+    assert plugins.kind_of(folder) == kind
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_plugin_of_ours_loads(folder: str) -> None:
+    known = plugins.names(folder)
+    assert known
+    assert all(plugins.load(folder, name) is not None for name in known)

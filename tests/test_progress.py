@@ -1,0 +1,67 @@
+"""Progress: lines where there is no terminal, a bar where there is one."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from toolkit import progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_lines_come_now_and_then_and_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.shown("train", every_seconds=3600) as report:
+        for step in range(1, 101):
+            report(step, 100)
+    written = capsys.readouterr()
+    assert written.err == "train: 100/100\n"
+    assert written.out == ""
+
+
+def test_a_message_is_always_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.shown("train", every_seconds=3600) as report:
+        report(1, 10)
+        report(2, 10, "loss 0.5")
+        report(3, 10)
+    assert capsys.readouterr().err == "train: 2/10 loss 0.5\n"
+
+
+def test_a_line_comes_when_the_time_is_up(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 4.0, 11.0, 12.0])  # when it starts, then at each report
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.shown("train", every_seconds=10) as report:
+        for step in (1, 2, 3):
+            report(step, 9)
+    assert capsys.readouterr().err == "train: 2/9\n"
+
+
+def test_silent_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    progress.silent(1, 2, "message")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with progress.shown("train") as report:
+        report(3, 4, "loss 0.5")
+    drawn = terminal.getvalue()
+    assert "train" in drawn
+    assert "3/4" in drawn
+    assert "loss 0.5" in drawn
+    assert capsys.readouterr().out == ""
+
+
+def test_an_error_inside_passes_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream in (Terminal(), io.StringIO()):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with pytest.raises(ZeroDivisionError), progress.shown("train"):
+            raise ZeroDivisionError

@@ -1,0 +1,218 @@
+"""Records: what is written is read back, and nothing else is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from toolkit import records
+from toolkit.errors import RecordError
+from toolkit.records import (
+    Artifact,
+    BenchReport,
+    Cut,
+    Environment,
+    HeadLayout,
+    Measurement,
+    ModelInfo,
+    ModelSummary,
+    ParityReport,
+    PrunePlan,
+    StageRecord,
+    Telemetry,
+    TensorSpec,
+    TrainingHistory,
+)
+
+KINDS = (
+    Artifact,
+    BenchReport,
+    Environment,
+    Measurement,
+    ModelInfo,
+    ModelSummary,
+    ParityReport,
+    PrunePlan,
+    StageRecord,
+    TrainingHistory,
+)
+
+MODEL = ModelInfo(
+    name="deit_tiny_patch16_224",
+    args={"img_size": 160, "global_pool": None, "qkv_bias": True},
+    classes=("dog", "giraffe"),
+    image_size=160,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.25, 0.25, 0.25),
+    interpolation="bicubic",
+    removed_blocks=(3,),
+    layouts=(HeadLayout(((64, 64), (64, 32))),),
+    parameters=5_000_000,
+    macs=1_250_000_000,
+    weights_sha256="00ff",
+)
+
+
+def changed(**fields: object) -> str:
+    """MODEL as JSON, with these fields set to something else."""
+    return json.dumps({**json.loads(records.dumps(MODEL)), **fields})
+
+
+def every_field(kind: type) -> st.SearchStrategy[Any]:
+    """Records with anything that their annotations allow, fields with a default included."""
+    hints = get_type_hints(kind)
+    # A file of another schema is refused, see below.
+    drawn = {
+        each.name: st.just(records.SCHEMA) if each.name == "schema" else of(hints[each.name]) for each in fields(kind)
+    }
+    return st.builds(kind, **drawn)
+
+
+def of(hint: Any) -> st.SearchStrategy[Any]:
+    if is_dataclass(hint):
+        return every_field(hint)
+    if get_origin(hint) is tuple and get_args(hint)[1:] == (...,):
+        return st.lists(of(get_args(hint)[0]), max_size=3).map(tuple)
+    return st.from_type(hint)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_a_record_is_read_back_as_it_was_written(kind: type, data: st.DataObject) -> None:
+    record = data.draw(every_field(kind))
+    # Not ==: by its text, 1 differs from 1.0 and from True, and nan equals itself.
+    assert repr(records.loads(kind, records.dumps(record))) == repr(record)
+
+
+def test_a_file_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    records.save(MODEL, tmp_path / "model.json")
+    assert records.load(ModelInfo, tmp_path / "model.json") == MODEL
+
+
+def test_a_list_of_numbers_stands_on_one_line() -> None:
+    assert '"mean": [0.5, 0.5, 0.5],\n' in records.dumps(MODEL)
+    assert all(len(line) < 120 for line in records.dumps(MODEL).splitlines())
+
+
+@pytest.mark.parametrize("name", ["a\n b", "[ x ]", '", "', "{ }", "\\n", "ünï"])
+def test_layout_of_the_file_leaves_names_alone(name: str) -> None:
+    model = replace(MODEL, classes=(name, "dog"))
+    assert records.loads(ModelInfo, records.dumps(model)).classes == (name, "dog")
+
+
+@pytest.mark.parametrize(
+    ("edits", "fault"),
+    [
+        ({"macs": "1"}, "expected int, found '1' @ ModelInfo.macs"),
+        ({"macs": 1.0}, "expected int, found 1.0 @ ModelInfo.macs"),
+        ({"macs": True}, "expected int, found True @ ModelInfo.macs"),
+        ({"name": 3}, "expected str, found 3 @ ModelInfo.name"),
+        ({"mean": [0.5, "0.5"]}, "expected float, found '0.5' @ ModelInfo.mean[1]"),
+        ({"classes": "ab"}, "expected a list, found 'ab' @ ModelInfo.classes"),
+        ({"classes": {"a": 1}}, "expected a list, found {'a': 1} @ ModelInfo.classes"),
+        ({"classes": None}, "expected a list, found None @ ModelInfo.classes"),
+        ({"args": {"depth": [1]}}, "found [1] @ ModelInfo.args['depth']"),
+        ({"args": [1]}, "expected a mapping @ ModelInfo.args"),
+        ({"layouts": [{"heads": [[64]]}]}, "@ ModelInfo.layouts[0].heads[0]"),
+        ({"layouts": [{"heads": ["64"]}]}, "@ ModelInfo.layouts[0].heads[0]"),
+        ({"colour": "red"}, "extra fields found (colour) @ ModelInfo"),
+        ({"name": 3, "macs": "1"}, "@ ModelInfo.name; expected int"),
+    ],
+)
+def test_what_we_did_not_write_is_refused_by_file_and_field(
+    tmp_path: Path, edits: dict[str, object], fault: str
+) -> None:
+    path = tmp_path / "model.json"
+    path.write_text(changed(**edits))
+    with pytest.raises(RecordError, match=re.escape(fault)) as caught:
+        records.load(ModelInfo, path)
+    assert str(path) in caught.value.message
+
+
+def test_a_missing_field_is_named() -> None:
+    content = json.loads(records.dumps(MODEL))
+    del content["classes"]
+    with pytest.raises(RecordError, match=r"required field missing @ ModelInfo\.classes"):
+        records.loads(ModelInfo, json.dumps(content))
+
+
+def test_a_choice_must_be_one_of_its_values() -> None:
+    text = json.dumps({"place": "blocks", "axis": "blok", "units": [1]})
+    with pytest.raises(RecordError, match=r"expected one of block, head, .*, found 'blok' @ Cut\.axis"):
+        records.loads(Cut, text)
+
+
+def test_a_dimension_is_a_number_or_a_name() -> None:
+    for shape in ([2.5], [None], [True], "ab"):
+        with pytest.raises(RecordError, match=r"TensorSpec\.shape"):
+            records.loads(TensorSpec, json.dumps({"name": "x", "dtype": "float32", "shape": shape}))
+    spec = records.loads(TensorSpec, json.dumps({"name": "x", "dtype": "float32", "shape": ["batch", 3]}))
+    assert spec.shape == ("batch", 3)
+
+
+@pytest.mark.parametrize("text", ["[1]", '"text"', "null", "3", "true"])
+def test_json_that_is_no_object_is_refused(text: str) -> None:
+    with pytest.raises(RecordError, match="record is not a ModelInfo"):
+        records.loads(ModelInfo, text)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"not json", b"\xff\xfe\x00"])
+def test_a_file_that_is_not_json_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.json"
+    path.write_bytes(content)
+    with pytest.raises(RecordError, match=re.escape(f"{path} is not JSON")):
+        records.load(ModelInfo, path)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"model\.json does not exist"):
+        records.load(ModelInfo, tmp_path / "model.json")
+
+
+def test_another_schema_is_refused_before_its_fields_are_looked_at() -> None:
+    with pytest.raises(RecordError, match="schema 99; this version of the toolkit reads schema 1") as caught:
+        records.loads(ModelInfo, json.dumps({"schema": 99, "anything": 1}))
+    assert "with the version that wrote it" in caught.value.hint
+
+
+def test_widths_and_buckets_follow_from_the_heads() -> None:
+    layout = HeadLayout(((64, 64), (64, 64), (64, 32), (16, 8)))
+    assert (layout.qk_width, layout.v_width) == (208, 168)
+    assert layout.buckets == ((2, 64, 64), (1, 64, 32), (1, 16, 8))
+
+
+def test_a_measurement_is_valid_without_reasons() -> None:
+    content = Measurement(
+        subject="slim",
+        artifact_sha256="00",
+        runtime="onnxruntime",
+        device="local",
+        scenario="latency",
+        batch_size=1,
+        threads=1,
+        latency_ms=(1.0, 2.0),
+        warmup_ms=(),
+        load_ms=3.0,
+        peak_memory_bytes=None,
+        energy_j=None,
+        telemetry=Telemetry(),
+        environment=Environment("0", "3.11", "linux", "cpu", 2, 1, None, None, {}),
+        reasons=(),
+    )
+    assert content.valid
+    assert not replace(content, reasons=("the machine was busy",)).valid
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 5000  # more than one chunk
+    (tmp_path / "file").write_bytes(content)
+    assert records.sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()

@@ -1,0 +1,40 @@
+"""Learning from a teacher's predictions beside the labels (Hinton, Vinyals and Dean, 2015)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import kl_div, log_softmax
+
+from toolkit.dg.batches import Batch
+from toolkit.dg.objectives import Classifier, Objective
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """(1 - weight) * objective + weight * T^2 * KL(teacher || student), both sides softened by the temperature T.
+
+    T^2 keeps the gradient's size as T changes. The teacher sees the same augmented images, and is not trained.
+    """
+
+    objective: Objective
+    teacher: nn.Module
+    weight: float
+    temperature: float
+
+    def __call__(self, model: Classifier, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+        loss, logits = self.objective(model, batches)
+        images = torch.cat([batch.images for batch in batches])
+        with torch.no_grad():
+            taught = self.teacher.to(images.device).eval()(images)
+        divergence = softened_divergence(taught, logits, self.temperature)
+        return (1 - self.weight) * loss + self.weight * divergence, logits
+
+
+def softened_divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """T^2 * KL(softmax(teacher / T) || softmax(student / T)), the mean over images. Both: logits [batch, classes]."""
+    target, input_ = log_softmax(teacher / temperature, dim=-1), log_softmax(student / temperature, dim=-1)
+    return temperature**2 * kl_div(input_, target, reduction="batchmean", log_target=True)

@@ -1,0 +1,159 @@
+"""A data set of domains: what is trained on, what is selected on, and what accuracies are reported for.
+
+The protocol is DomainBed's (Gulrajani and Lopez-Paz, 2021): one domain is never trained on; of each other domain a
+share is held out, and on these shares alone the state of training is selected.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from toolkit import recipe
+from toolkit.dg.digits import draw_digits
+from toolkit.dg.folders import list_folder
+from toolkit.dg.image import Domain, Image
+from toolkit.dg.split import held_out_groups
+from toolkit.errors import DataError, UnknownName
+
+DIGITS = "digits"
+"""The path that stands for the built-in images."""
+
+
+@dataclass(frozen=True)
+class Domains:
+    """An immutable data set. Made by `read_domains`."""
+
+    classes: tuple[str, ...]
+    """Sorted; an image's label is an index into it."""
+    domains: tuple[Domain, ...]
+    """Sorted by name."""
+    held_out: str | None
+    """The domain that is never trained on; None: all are."""
+    held_out_share: float
+    seed: int
+    broken: tuple[str, ...] = ()
+    """Names of the images that were left out because they cannot be decoded."""
+
+    def __post_init__(self) -> None:
+        if len(self.classes) < 2:
+            raise DataError(f"there is only one class, {self.classes[0]}", "a classifier needs images of at least two")
+        _require_all_classes(self.classes, self.domains)
+        for name, images in self.evaluation_images().items():
+            if not images:
+                raise DataError(
+                    f"domain {name} has no image that is not trained on: with one image a class none can be held out",
+                    "add images to it, or hold this domain out",
+                )
+
+    @property
+    def sources(self) -> tuple[Domain, ...]:
+        """The domains that are trained on."""
+        return tuple(domain for domain in self.domains if domain.name != self.held_out)
+
+    def training_images(self) -> dict[str, tuple[Image, ...]]:
+        """The training part of each source domain."""
+        return self._training_parts
+
+    def selection_images(self) -> dict[str, tuple[Image, ...]]:
+        """The held-out part of each source domain, the only images that a state may be selected on."""
+        return {domain.name: self._unseen(domain) for domain in self.sources}
+
+    def evaluation_images(self) -> dict[str, tuple[Image, ...]]:
+        """For every domain the images whose group is in no training part: accuracies are reported on these."""
+        return {domain.name: self._unseen(domain) for domain in self.domains}
+
+    def fingerprint(self) -> str:
+        """Hash of everything that decides which images are used and how: names, sizes, labels and split."""
+        content = {
+            "classes": self.classes,
+            "images": [(image.name, image.label, image.size_bytes) for part in self.domains for image in part.images],
+            "split": (self.held_out, self.held_out_share, self.seed),
+            "broken": self.broken,
+        }
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def without(self, broken: tuple[str, ...]) -> Domains:
+        """The same data set without the named images, which are listed in `broken`. Raises DataError if a class of a
+        domain vanishes with them."""
+        names = frozenset(broken)
+        found = {image.name for domain in self.domains for image in domain.images if image.name in names}
+        kept = tuple(
+            replace(domain, images=tuple(image for image in domain.images if image.name not in names))
+            for domain in self.domains
+        )
+        return replace(self, domains=kept, broken=tuple(sorted(found.union(self.broken))))
+
+    @cached_property
+    def _training_parts(self) -> dict[str, tuple[Image, ...]]:
+        parts = {}
+        for domain in self.sources:
+            held = held_out_groups(domain.images, self.held_out_share, self.seed)
+            parts[domain.name] = tuple(image for image in domain.images if image.group not in held)
+        return parts
+
+    @cached_property
+    def _training_groups(self) -> frozenset[str]:
+        return frozenset(image.group for part in self._training_parts.values() for image in part)
+
+    def _unseen(self, domain: Domain) -> tuple[Image, ...]:
+        return tuple(image for image in domain.images if image.group not in self._training_groups)
+
+
+def read_domains(settings: recipe.Data, seed: int) -> Domains:
+    """The data set that a recipe names. Files are listed, not opened: see `broken.find_broken`.
+
+    Raises DataError for a folder that cannot be learned from, UnknownName for a domain to hold out that is not there.
+    """
+    if settings.path == DIGITS:
+        classes, domains = draw_digits()
+    else:
+        classes, domains = list_folder(Path(settings.path).expanduser())
+    names = [domain.name for domain in domains]
+    return Domains(
+        classes=classes,
+        domains=domains,
+        held_out=_domain_to_hold_out(settings, names),
+        held_out_share=settings.held_out_share,
+        seed=seed,
+    )
+
+
+def _domain_to_hold_out(settings: recipe.Data, names: list[str]) -> str | None:
+    wanted = settings.hold_out
+    if wanted == "none":
+        return None
+    if len(names) == 1:
+        raise DataError(
+            f"{settings.path} has one domain, {names[0]}, so none can be held out",
+            "train on all of it: --hold-out none",
+        )
+    if wanted is None:
+        if settings.path == DIGITS:
+            return names[-1]
+        raise DataError(
+            f"no domain of {settings.path} is named to be held out",
+            f"choose one with --hold-out: {', '.join(names)}; or none to train on all",
+        )
+    if wanted not in names:
+        raise UnknownName("domain", wanted, names)
+    return wanted
+
+
+def _require_all_classes(classes: tuple[str, ...], domains: tuple[Domain, ...]) -> None:
+    """Raises DataError naming the classes that a domain lacks, and the domains that have them."""
+    present = {domain.name: {image.label for image in domain.images} for domain in domains}
+    faults = []
+    for name, labels in present.items():
+        missing = [label for label in range(len(classes)) if label not in labels]
+        if missing:
+            having = [other for other, found in present.items() if found.issuperset(missing)]
+            faults.append(
+                f"domain {name} has no images of {', '.join(classes[label] for label in missing)}"
+                + (f" (domain {', '.join(having)} has)" if having else "")
+            )
+    if faults:
+        raise DataError("; ".join(faults), "every domain needs images of every class: add them, or leave the class out")

@@ -1,0 +1,100 @@
+"""The steps of training between two evaluations: forward, backward, update, on one device through Lightning Fabric."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from toolkit.dg.batches import Batch, TrainingBatches
+from toolkit.dg.checkpoint import Checkpoint, Weights
+from toolkit.dg.objectives import Objective
+from toolkit.dg.optimise import build_optimizer, build_schedule
+from toolkit.errors import CheckFailed
+from toolkit.progress import Progress
+
+
+class Trainer:
+    """A module, its optimiser and its learning-rate schedule on the best device there is."""
+
+    def __init__(self, module: nn.Module, batches: TrainingBatches, objective: Objective, total: int) -> None:
+        self.settings = batches.settings
+        self.batches = batches
+        self.objective = objective
+        self.total = total
+        precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed" if self.settings.precision == "bf16" else "32-true"
+        self._fabric = Fabric(accelerator="auto", devices=1, precision=precision)
+        self._module = module
+        self._plain_optimizer = build_optimizer(module, self.settings)
+        self._schedule = build_schedule(self._plain_optimizer, self.settings, total)
+        self._model, self._optimizer = self._fabric.setup(module, self._plain_optimizer)
+
+    def restore(self, state: Checkpoint) -> None:
+        """Go back to where a checkpoint was taken; the schedule follows from the step."""
+        self._module.load_state_dict(state.module)
+        self._plain_optimizer.load_state_dict(state.optimizer)
+
+    def optimizer_state(self) -> dict[str, object]:
+        """A copy: torch hands out its own tensors, which the next step would change."""
+        return copy.deepcopy(self._plain_optimizer.state_dict())
+
+    def run(self, first: int, end: int, report: Progress) -> float:
+        """Take the steps first, ..., end - 1; the mean of their losses.
+
+        Raises CheckFailed when a loss is not a finite number: the weights are lost, the last checkpoint is not.
+        """
+        self._model.train()
+        total_loss = 0.0
+        with _seeded(self._fabric.device, self.batches.seed, first):
+            for step, batches in enumerate(self.batches.steps(first, end), start=first):
+                total_loss += self._step(step, batches)
+                report(step + 1, self.total)
+        self._model.eval()
+        return total_loss / (end - first)
+
+    def _step(self, step: int, batches: tuple[Batch, ...]) -> float:
+        self._schedule.step_update(step)
+        on_device = [Batch(*self._fabric.to_device(tuple(batch))) for batch in batches]
+        loss, _ = self.objective(self._model, on_device)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise CheckFailed(
+                f"training diverged: the loss is {value} at step {step + 1} of {self.total}",
+                "lower --learning-rate, set --clip-grad, or train with --precision fp32",
+            )
+        self._optimizer.zero_grad()
+        self._fabric.backward(loss)
+        if self.settings.clip_grad is not None:
+            # A gradient that is not finite shows in the next loss, which names the step.
+            self._fabric.clip_gradients(
+                self._model, self._optimizer, max_norm=self.settings.clip_grad, error_if_nonfinite=False
+            )
+        self._optimizer.step()
+        return value
+
+
+def best_device() -> torch.device:
+    """Where Lightning Fabric would train: a GPU where there is one."""
+    return Fabric(accelerator="auto", devices=1).device
+
+
+def weights(module: nn.Module) -> Weights:
+    """A copy of a module's state on the CPU."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in module.state_dict().items()}
+
+
+@contextmanager
+def _seeded(device: torch.device, seed: int, step: int) -> Iterator[None]:
+    """torch's random numbers (dropout, dropped paths) follow from the seed and the step; the caller's are put back."""
+    devices = [device.index] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        stream = np.random.SeedSequence(seed, spawn_key=(step,))
+        torch.manual_seed(int(stream.generate_state(1, np.uint64)[0] >> 1))
+        yield

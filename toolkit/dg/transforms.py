@@ -1,0 +1,45 @@
+"""From a decoded picture to a model's input: timm's transforms, with a recipe's strengths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias, cast
+
+import torch
+from PIL import Image as Pillow
+from timm.data.transforms_factory import create_transform
+
+from toolkit.recipe import Training
+from toolkit.records import ModelInfo
+
+Transform: TypeAlias = Callable[[Pillow.Image], torch.Tensor]
+"""A picture of any size to [3, image_size, image_size], float32, normalised."""
+
+
+def training_transform(settings: Training, info: ModelInfo) -> Transform:
+    """Random crop, flip, colour changes and loss of colour, as in DomainBed; random numbers of `random` and torch."""
+    transform = create_transform(
+        input_size=(3, info.image_size, info.image_size),
+        is_training=True,
+        scale=(settings.crop_scale, 1.0),
+        hflip=settings.flip,
+        color_jitter=settings.color_jitter,
+        grayscale_prob=settings.grayscale,
+        interpolation=info.interpolation,
+        mean=info.mean,
+        std=info.std,
+    )
+    return cast(Transform, transform)
+
+
+def evaluation_transform(info: ModelInfo) -> Transform:
+    """The whole picture, resized to a square: nothing is cut off, whatever its shape."""
+    transform = create_transform(
+        input_size=(3, info.image_size, info.image_size),
+        interpolation=info.interpolation,
+        mean=info.mean,
+        std=info.std,
+        crop_pct=1.0,
+        crop_mode="squash",
+    )
+    return cast(Transform, transform)

@@ -1,0 +1,71 @@
+"""What this machine can do, and what to install for the rest (`toolkit doctor`)."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One ability of the machine."""
+
+    what: str
+    able: bool
+    detail: str
+    """What was found, or what to do to get it."""
+
+
+def diagnose() -> None:
+    """Print all findings."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("what", "", "detail"):
+        table.add_column(column)
+    for finding in findings():
+        table.add_row(finding.what, "yes" if finding.able else "no", finding.detail)
+    Console(stderr=True).print(table)
+
+
+def findings() -> Iterator[Finding]:
+    """What was looked at, in the order of a run."""
+    from toolkit.bench.environment import capture
+
+    found = capture()
+    memory = found.memory_bytes / 2**30
+    yield Finding("processor", True, f"{found.processor}, {found.cores} cores, {memory:.0f} GiB memory")
+    for name in ("torch", "timm", "torch-pruning", "onnx"):
+        version = found.libraries.get(name)
+        yield Finding(name, version is not None, version or f"pip install {name}")
+    yield from _runtimes()
+    yield from _gpu(found.gpu)
+    yield _tensorrt()
+
+
+def _runtimes() -> Iterator[Finding]:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        yield Finding("onnxruntime", False, f"pip install onnxruntime ({error})")
+        return
+    yield Finding("onnxruntime", True, f"{onnxruntime.__version__}: {', '.join(onnxruntime.get_available_providers())}")
+
+
+def _gpu(name: str | None) -> Iterator[Finding]:
+    import torch
+
+    able = torch.cuda.is_available()
+    yield Finding(
+        "GPU for training", able, name or torch.cuda.get_device_name() if able else "torch finds no CUDA device"
+    )
+
+
+def _tensorrt() -> Finding:
+    found = importlib.util.find_spec("tensorrt") is not None
+    return Finding(
+        "TensorRT", found, "installed" if found else "pip install 'vit-toolkit[tensorrt]' on a machine with a GPU"
+    )

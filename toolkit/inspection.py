@@ -1,0 +1,125 @@
+"""What is inside a run, a model folder, a plan or an artifact, as a table or as its record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from toolkit import records
+from toolkit.errors import BadInput
+from toolkit.records import Artifact, BlockSummary, HeadLayout, ModelSummary, PrunePlan
+
+
+def inspect(path: Path, as_json: bool) -> None:
+    """Print what `path` holds: tables for people on stderr, or the record on stdout."""
+    if (path / "dense" / "model.json").is_file():
+        before = _summary(path / "dense")
+        after = next((_summary(path / slim) for slim in ("finetuned", "pruned") if (path / slim).is_dir()), None)
+        _print([before, after] if after else [before], _model_table(before, after), as_json)
+    elif (path / "model.json").is_file():
+        summary = _summary(path)
+        _print(summary, _model_table(summary, None), as_json)
+    elif (file := _record_in(path, "plan.json")) is not None:
+        plan = records.load(PrunePlan, file)
+        _print(plan, _plan_table(plan), as_json)
+    elif (file := _record_in(path, "artifact.json")) is not None:
+        artifact = records.load(Artifact, file)
+        _print(artifact, _artifact_table(artifact), as_json)
+    else:
+        raise BadInput(
+            f"{path} is no run, model folder, plan or artifact" if path.exists() else f"{path} does not exist",
+            "give a folder with dense/, model.json, plan.json or artifact.json in it, or one of these files",
+        )
+
+
+def _record_in(path: Path, name: str) -> Path | None:
+    """The record of this name at `path`: the file itself, one in the folder, or one beside an exported file."""
+    places = (path if path.name == name else path / name, path.parent / name if path.suffix == ".onnx" else path)
+    return next((place for place in places if place.is_file() and place.name == name), None)
+
+
+def _print(record: object, table: Table, as_json: bool) -> None:
+    if as_json:
+        print(records.dumps(record), end="")
+    else:
+        Console(stderr=True).print(table)
+
+
+def _summary(folder: Path) -> ModelSummary:
+    from toolkit.models import source
+    from toolkit.models.count import summarise
+
+    model = source.load(folder)
+    return summarise(model.module, model.info)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right")
+    return table
+
+
+def _model_table(before: ModelSummary, after: ModelSummary | None) -> Table:
+    title = f"{before.name} at {before.image_size} px" + (", before -> after" if after else "")
+    table = _table(title, "block", "heads (qk, v)", "MLP", "parameters", "M MACs")
+    slim = {block.block: block for block in after.blocks} if after else {}
+
+    def cells(block: BlockSummary) -> tuple[str, ...]:
+        macs = f"{block.macs / 1e6:.1f}"
+        return _heads(block.layout), str(block.mlp_width), f"{block.parameters:,}", macs
+
+    for block in before.blocks:
+        if after is None:
+            table.add_row(str(block.block), *cells(block))
+            continue
+        left = cells(slim[block.block]) if block.block in slim else ("removed", "0", "0", "0")
+        table.add_row(str(block.block), *(f"{old} -> {new}" for old, new in zip(cells(block), left, strict=True)))
+    table.add_section()
+    totals = [(model.embed_width, model.parameters, model.macs / 1e6) for model in (before, after) if model]
+    widths, parameters, macs = ([row[column] for row in totals] for column in range(3))
+    table.add_row(
+        "all",
+        "residual " + " -> ".join(str(width) for width in widths),
+        "",
+        " -> ".join(f"{number:,}" for number in parameters),
+        " -> ".join(f"{number:,.1f}" for number in macs),
+    )
+    return table
+
+
+def _heads(layout: HeadLayout) -> str:
+    return " + ".join(f"{count} x ({qk}, {v})" for count, qk, v in layout.buckets)
+
+
+def _plan_table(plan: PrunePlan) -> Table:
+    title = f"{plan.method}, {plan.criterion}, {plan.scope}: {plan.budget} asked, {plan.met:.3f} met"
+    table = _table(title, "place", "axis", "units removed")
+    for cut in plan.cuts:
+        table.add_row(cut.place, cut.axis, f"{len(cut.units):,}")
+    return table
+
+
+def _artifact_table(artifact: Artifact) -> Table:
+    model = artifact.model
+    table = _table(f"{artifact.file}: {artifact.target} {artifact.precision}", "what", "value")
+    rows = {
+        "sha256": artifact.sha256,
+        "inputs": "; ".join(f"{each.name} {each.dtype} {list(each.shape)}" for each in artifact.inputs),
+        "outputs": "; ".join(f"{each.name} {each.dtype} {list(each.shape)}" for each in artifact.outputs),
+        "model": f"{model.name}, {len(model.classes)} classes, weights {model.weights_sha256[:12]}",
+        "parameters": f"{model.parameters:,}",
+        "MACs": f"{model.macs:,}",
+        "difference from torch": "unknown"
+        if artifact.max_abs_difference is None
+        else f"{artifact.max_abs_difference:.1e}",
+        "built with": ", ".join(f"{name} {version}" for name, version in artifact.built_with.items()),
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    for number, layout in enumerate(model.layouts):
+        table.add_row(f"attention {number}", _heads(layout))
+    return table

@@ -1,0 +1,131 @@
+"""Flags made from the recipe: every setting of a section is a kebab-case option whose help is its docstring."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+from pydantic.fields import FieldInfo
+
+from toolkit.recipe import Recipe
+from toolkit.resolve import Flags
+
+RENAMED = {"model.name": "model", "data.path": "data"}
+"""Settings whose own name would say too little on a command line."""
+NO_FLAG = ("model.args", "export.targets")
+"""Settings that no single flag can hold; they are set in a recipe, by --set, or by flags of their own."""
+
+Run = Annotated[
+    Path | None,
+    typer.Option("--run", help="Folder of the results.", show_default="runs/default", rich_help_panel="Run"),
+]
+RecipeFile = Annotated[
+    Path | None, typer.Option("--recipe", help="Recipe to read.", show_default="toolkit.yaml", rich_help_panel="Run")
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.SETTING=VALUE", help="Any setting of the recipe.", rich_help_panel="Run"),
+]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything random.", show_default="0", rich_help_panel="Run")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the stage's record on stdout.", rich_help_panel="Run")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be made, and why.", rich_help_panel="Run")]
+Force = Annotated[bool, typer.Option("--force", help="Make it again, even if up to date.", rich_help_panel="Run")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.", rich_help_panel="Run")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.", rich_help_panel="Run")]
+
+COMMON: Mapping[str, Any] = {
+    "run": Run,
+    "recipe": RecipeFile,
+    "assignments": Assignments,
+    "seed": Seed,
+    "as_json": AsJson,
+    "dry_run": DryRun,
+    "force": Force,
+    "verbose": Verbose,
+    "quiet": Quiet,
+}
+"""Options of every stage's command."""
+SWITCHES = ("as_json", "dry_run", "force", "verbose", "quiet", "onnx")
+"""Options that are on or off; all others may be unset."""
+
+
+def with_options(
+    command: Callable[[dict[str, Any]], None], sections: Sequence[str], extra: Mapping[str, Any]
+) -> Callable[..., None]:
+    """A function that Typer can read: `command` gets the values of the sections' flags, of `extra` and of COMMON."""
+    annotations = {_parameter(name): _option(name, field) for name, field in _fields(sections)} | dict(extra) | COMMON
+
+    def called(**values: Any) -> None:
+        command(values)
+
+    called.__doc__ = command.__doc__
+    called.__annotations__ = annotations
+    called.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=False if name in SWITCHES else None,
+                annotation=annotation,
+            )
+            for name, annotation in annotations.items()
+        ]
+    )
+    return called
+
+
+def flags_in(values: Mapping[str, Any], sections: Sequence[str]) -> Flags:
+    """The settings that were named on the command line, by their dotted names."""
+    given = {
+        name: values[_parameter(name)] for name, _ in _fields(sections) if values.get(_parameter(name)) is not None
+    }
+    listed = {name for name, field in _fields(sections) if _is_list(field)}
+    return {name: value.split(",") if name in listed else value for name, value in given.items()}
+
+
+def _fields(sections: Sequence[str]) -> list[tuple[str, FieldInfo]]:
+    named = [
+        (f"{section}.{name}", field)
+        for section in sections
+        for name, field in type(Recipe.model_fields[section].default).model_fields.items()
+    ]
+    return [(name, field) for name, field in named if name not in NO_FLAG]
+
+
+def _parameter(name: str) -> str:
+    """Name of the function's parameter; Typer turns it into the flag."""
+    return RENAMED.get(name, name.rpartition(".")[2])
+
+
+def _option(name: str, field: FieldInfo) -> Any:
+    kind = _plain_type(field)
+    text = field.description or ""
+    if choices := get_args(field.annotation) if get_origin(field.annotation) is Literal else ():
+        text = f"{text} One of: {', '.join(choices)}."
+    default = field.default
+    shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    panel = "Model and data" if name.startswith(("model.", "data.")) else "Stage"
+    flag = f"--{_parameter(name).replace('_', '-')}"
+    declared = f"{flag}/--no-{flag[2:]}" if kind is bool else flag
+    option = typer.Option(
+        declared, help=text, show_default=shown if default is not None else False, rich_help_panel=panel
+    )
+    return Annotated[Union[kind, None], option]  # noqa: UP007
+
+
+def _plain_type(field: FieldInfo) -> type:
+    """What Typer parses; ranges and choices are checked with the rest of the recipe."""
+    found = field.annotation
+    if get_origin(found) in (Union, types.UnionType):
+        found = next(part for part in get_args(found) if part is not type(None))
+    if get_origin(found) is Annotated:
+        found = get_args(found)[0]
+    return found if found in (int, float, bool) else str
+
+
+def _is_list(field: FieldInfo) -> bool:
+    return get_origin(field.annotation) is tuple

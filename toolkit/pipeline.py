@@ -1,0 +1,129 @@
+"""The stages in order: what must run, what is up to date, and what a command ends with.
+
+A command names a stage; the stages it needs run first, each only if an input has changed. A result that fails a check
+(parity, a valid measurement) does not stop the stages after it; the first such failure is raised when all have run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from toolkit import records, resolve
+from toolkit.errors import BadInput, ToolkitError
+from toolkit.stages import Run, Stage
+from toolkit.stages.bench import Bench
+from toolkit.stages.export import Export
+from toolkit.stages.finetune import Finetune
+from toolkit.stages.parity import Parity
+from toolkit.stages.prune import Prune
+from toolkit.stages.report import Report
+from toolkit.stages.train import Train
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage for stage in (Train(), Prune(), Finetune(), Export(), Parity(), Bench(), Report())
+}
+"""Every stage by its name, in the order in which they run."""
+
+
+Tell = Callable[[str], None]
+"""Says one line to a person."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One result on the way to a stage, as `plan` foresees it."""
+
+    stage: str
+    result: str
+    reason: str
+    """Why it will be made; empty: it is up to date."""
+
+
+def needed(names: Sequence[str]) -> list[Stage]:
+    """The stages of these names and all that they need, in order."""
+    wanted: set[str] = set()
+    open_ = list(names)
+    while open_:
+        name = open_.pop()
+        if name not in wanted:
+            wanted.add(name)
+            open_ += STAGES[name].needs
+    return [stage for name, stage in STAGES.items() if name in wanted]
+
+
+def plan(run: Run, names: Sequence[str], force: bool = False) -> list[Step]:
+    """What `execute` would do now. What follows a stage that must run is expected to run too."""
+    steps: list[Step] = []
+    stale: set[str] = set()
+    for stage in needed(names):
+        waits = sorted(stale.intersection(stage.needs))
+        if waits:
+            steps.append(Step(stage.name, stage.name, f"follows {', '.join(waits)}"))
+            stale.add(stage.name)
+            continue
+        for unit in stage.units(run):
+            reason = _reason(run, unit.result, unit.inputs, forced=force and stage.name in names)
+            steps.append(Step(stage.name, unit.result, reason))
+            if reason:
+                stale.add(stage.name)
+        if isinstance(stage, Report):
+            steps.append(Step(stage.name, "report.html", "written every time"))
+    return steps
+
+
+def execute(run: Run, settings: resolve.Resolved, names: Sequence[str], *, force: bool, tell: Tell) -> None:
+    """Bring the stages of these names up to date; `force` makes them again. Raises the first failed check at the end."""
+    failure: ToolkitError | None = None
+    with _settings_kept(run, settings):
+        for stage in needed(names):
+            for unit in stage.units(run):
+                reason = _reason(run, unit.result, unit.inputs, forced=force and stage.name in names)
+                if not reason:
+                    tell(f"{stage.name}: {unit.result} is up to date")
+                    continue
+                tell(f"{stage.name}: making {unit.result} ({reason})")
+                with run.folder.writing(unit.result, unit.inputs) as out:
+                    unit.make(out)
+                run.folder.log("made", result=unit.result)
+            if isinstance(stage, Report):
+                stage.write(run)
+            for line in stage.told(run):
+                tell(f"{stage.name}: {line}")
+            failure = failure or stage.verdict(run)
+    if failure is not None:
+        raise failure
+
+
+@contextmanager
+def _settings_kept(run: Run, settings: resolve.Resolved) -> Iterator[None]:
+    """The run folder remembers the settings it is being made with, unless they turn out to be bad input."""
+    from toolkit.bench.environment import capture
+
+    files = {
+        "recipe.yaml": resolve.as_yaml(settings.recipe),
+        resolve.FLAGS_FILE: settings.remember(),
+        "environment.json": records.dumps(capture()),
+    }
+    before = {name: path.read_text() if (path := run.folder.path / name).exists() else None for name in files}
+    for name, text in files.items():
+        run.folder.write_text(name, text)
+    try:
+        yield
+    except BadInput:
+        for name, text in before.items():
+            if text is None:
+                (run.folder.path / name).unlink(missing_ok=True)
+            else:
+                run.folder.write_text(name, text)
+        raise
+
+
+def _reason(run: Run, result: str, inputs: Mapping[str, str], *, forced: bool) -> str:
+    changed = run.folder.changed(result, inputs)
+    if changed == ["missing"]:
+        return "not there yet"
+    if changed:
+        return f"changed: {', '.join(changed)}"
+    return "forced" if forced else ""

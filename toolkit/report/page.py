@@ -1,0 +1,72 @@
+"""Render a run as one self-contained HTML page: nothing to load, readable offline, printed, in light and dark mode."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from toolkit.report import numbers, plots, summary, tables
+from toolkit.report.contents import LatencyRow, Load, Page, SpeedUp
+
+__all__ = ["LatencyRow", "Load", "Page", "SpeedUp", "render"]
+
+
+def render(page: Page) -> str:
+    """The page as HTML. The same page gives the same bytes; everything from outside is escaped."""
+    html = (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            page=page,
+            headline=summary.headline(page),
+            judgement=summary.judgement(page),
+            invalid=summary.invalid_measurements(page),
+            groups=[list(rows) for _, rows in groupby(summary.rows(page), key=lambda row: row.group)],
+            plots=_plots(page),
+            blocks=tables.block_rows(page),
+            whole=tables.whole_model(page),
+            block_columns=[name for name, _ in tables.BLOCK_COLUMNS],
+            plan=tables.plan_facts(page.plan) if page.plan else None,
+            trainings=tables.trainings(page),
+            artifact_facts=tables.artifact_facts,
+            environment=tables.environment_facts(page.environment),
+        )
+    )
+    return html.encode("utf-8", "replace").decode("utf-8")  # a folder's name may hold what UTF-8 cannot say
+
+
+def _plots(page: Page) -> dict[str, Markup]:
+    """Inline SVG by name; a plot whose stage has not run is missing."""
+    found: dict[str, str] = {}
+    if page.parity:
+        found["accuracy"] = plots.accuracy(page.parity)
+    if page.slim:
+        found["widths"] = plots.widths(page.dense, page.slim)
+    if page.latency:
+        found["latency"] = plots.latency(page.latency)
+    return {name: Markup(drawing) for name, drawing in found.items()}  # svg.inline has escaped what is inside
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("toolkit", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "printable": numbers.printable,
+        "share": numbers.share,
+        "points": numbers.points,
+        "points_between": numbers.points_between,
+        "milliseconds": numbers.milliseconds,
+        "significant": numbers.significant,
+        "times": numbers.times,
+        "times_between": numbers.times_between,
+        "load_name": summary.load_name,
+    }
+    return environment

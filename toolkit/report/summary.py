@@ -1,0 +1,207 @@
+"""What the page and the terminal both say first: the headline, the verdict, and the table before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from toolkit.records import Comparison, DomainParity
+from toolkit.report import numbers
+from toolkit.report.contents import DENSE, SLIM, Load, Page, SpeedUp
+
+NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the main table; every cell is ready to be shown, with its unit."""
+
+    group: str
+    name: str
+    before: str
+    after: str
+    change: str = ""
+    interval: str = ""
+    """95 % interval of `change` or, in a row of speed-ups, of `after`."""
+    flag: str = ""
+    """What no reader may miss: INVALID, a domain never trained on."""
+    note: str = ""
+    """What the numbers are, for who wants to know."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Whether the model may ship."""
+
+    kind: Literal["pass", "fail", "undecided", "not run"]
+    text: str
+
+
+def headline(page: Page) -> str:
+    """The result in one sentence: speed, size, accuracy. A claim that was not measured, or not validly, is not made."""
+    parts = [_speed_claim(page), _size_claim(page), _accuracy_claim(page)]
+    sentence = ", ".join(part for part in parts if part)
+    return sentence[:1].upper() + sentence[1:]
+
+
+def judgement(page: Page) -> Judgement:
+    """The parity report's verdict, in words."""
+    if page.parity is None:
+        return Judgement("not run", "Parity was not run: nothing is known about the accuracy of the exported model.")
+    margin = numbers.points(page.parity.margin).lstrip("+")
+    text = {
+        "pass": f"In every domain the exported model loses less than {margin} of accuracy against slim.",
+        "fail": f"In at least one domain the exported model loses more than {margin} of accuracy against slim.",
+        "undecided": f"Too few images to tell whether the exported model loses less than {margin} in every domain.",
+    }
+    return Judgement(page.parity.verdict, text[page.parity.verdict])
+
+
+def invalid_measurements(page: Page) -> tuple[str, ...]:
+    """One line for each load whose measurement is INVALID, with its reasons."""
+    return tuple(
+        f"{load_name(load)}: {'; '.join(page.reasons_at(load))}" for load in page.loads if page.reasons_at(load)
+    )
+
+
+def rows(page: Page) -> tuple[Row, ...]:
+    """The main table. Every stage has its rows; one that has not run says so."""
+    return (*_sizes(page), *_speeds(page), *_accuracies(page), *_agreements(page))
+
+
+def load_name(load: Load) -> str:
+    return f"batch {load.batch_size}, {set_up(load)}"
+
+
+def set_up(load: Load) -> str:
+    """What ran where, the batch size apart."""
+    return f"{load.runtime} on {load.device}, {load.threads} thread{'s' if load.threads != 1 else ''}"
+
+
+def exported_sides(page: Page) -> tuple[str, ...]:
+    """Sides of the parity report that are files to ship."""
+    return tuple(side for side in page.parity.sides if side not in (DENSE, SLIM)) if page.parity else ()
+
+
+def compared(domain: DomainParity, reference: str, candidate: str) -> Comparison | None:
+    pairs = (pair for pair in domain.comparisons if (pair.reference, pair.candidate) == (reference, candidate))
+    return next(pairs, None)
+
+
+def domain_name(domain: DomainParity) -> str:
+    return numbers.printable(domain.domain)
+
+
+def _speed_claim(page: Page) -> str:
+    speedup = max(page.speedups, key=lambda one: one.load.batch_size, default=None)
+    if speedup is None:
+        return "speed not measured"
+    at = f"at batch {speedup.load.batch_size}"
+    if page.reasons_at(speedup.load):
+        return f"speed unknown: the measurement {at} is INVALID"
+    interval = numbers.times_between(speedup.low, speedup.high)
+    return f"{_faster(speedup)} {interval} {at}"
+
+
+def _faster(speedup: SpeedUp) -> str:
+    if speedup.low > 1:
+        return f"{numbers.times(speedup.ratio)} faster"
+    if speedup.high < 1:
+        return f"slower, {numbers.times(speedup.ratio)} the dense model's speed"
+    return f"not measurably faster, {numbers.times(speedup.ratio)}"
+
+
+def _size_claim(page: Page) -> str:
+    return f"{numbers.share(page.slim.macs / page.dense.macs)} of the MACs" if page.slim else "nothing pruned yet"
+
+
+def _accuracy_claim(page: Page) -> str:
+    """Of the domains never trained on, which are the ones that count; else of the one that lost most."""
+    if page.parity is None:
+        return "accuracy not compared"
+    both = [domain for domain in page.parity.domains if {DENSE, SLIM} <= domain.accuracy.keys()]
+    chosen = [domain for domain in both if domain.held_out]
+    worst = sorted(both, key=lambda domain: domain.accuracy[SLIM] - domain.accuracy[DENSE])[:1]
+    return ", ".join(
+        f"{domain_name(domain)} accuracy {numbers.share(domain.accuracy[DENSE])} \u2192 "
+        f"{numbers.share(domain.accuracy[SLIM])}"
+        for domain in chosen or worst
+    )
+
+
+def _sizes(page: Page) -> Iterator[Row]:
+    dense, slim = page.dense, page.slim
+    sizes: list[tuple[str, int | None, int | None, str, str]] = [
+        ("Parameters", dense.parameters, slim.parameters if slim else None, "", ""),
+        ("MACs", dense.macs, slim.macs if slim else None, "", "multiply-accumulates for one image"),
+        ("Memory traffic", dense.bytes_moved, slim.bytes_moved if slim else None, "B", "one image, float32"),
+    ]
+    if page.file_bytes:
+        sizes.append(("Model file", page.file_bytes.get(DENSE), page.file_bytes.get(SLIM), "B", ""))
+    for name, before, after, unit, note in sizes:
+        change = numbers.change(before, after) if before is not None and after is not None else ""
+        shown = [NOT_RUN if size is None else numbers.scaled(size, unit) for size in (before, after)]
+        yield Row("size", name, shown[0], shown[1], change, note=note)
+
+
+def _speeds(page: Page) -> Iterator[Row]:
+    if not page.loads:
+        yield Row("speed", "Latency", NOT_RUN, NOT_RUN)
+        yield Row("speed", "Speed-up", "", NOT_RUN)
+    several = len({set_up(load) for load in page.loads}) > 1
+    for load in page.loads:
+        dense, slim = page.latency_of(DENSE, load), page.latency_of(SLIM, load)
+        speedup = page.speedup_at(load)
+        name = load_name(load) if several else f"batch {load.batch_size}"
+        flag = "INVALID" if page.reasons_at(load) else ""
+        change = numbers.change(dense.median_ms, slim.median_ms) if dense and slim else ""
+        shown = [numbers.milliseconds(row.median_ms) if row else NOT_RUN for row in (dense, slim)]
+        note = f"median, {set_up(load)}"
+        yield Row("speed", f"Latency, {name}", shown[0], shown[1], change, flag=flag, note=note)
+        ratio = numbers.times(speedup.ratio) if speedup else NOT_RUN
+        interval = numbers.times_between(speedup.low, speedup.high) if speedup else ""
+        yield Row("speed", f"Speed-up, {name}", "", ratio, interval=interval, flag=flag)
+
+
+def _accuracies(page: Page) -> Iterator[Row]:
+    if page.parity is None:
+        yield Row("accuracy", "Accuracy per domain", NOT_RUN, NOT_RUN)
+        return
+    for domain in page.parity.domains:
+        before, after = (domain.accuracy.get(side) for side in (DENSE, SLIM))
+        pair = compared(domain, DENSE, SLIM)
+        yield Row(
+            "accuracy",
+            f"Accuracy, {domain_name(domain)}",
+            NOT_RUN if before is None else numbers.share(before),
+            NOT_RUN if after is None else numbers.share(after),
+            numbers.points(after - before) if before is not None and after is not None else "",
+            numbers.points_between(pair.low, pair.high) if pair else "",
+            "never trained on" if domain.held_out else "",
+            f"{len(domain.labels)} images",
+        )
+
+
+def _agreement(page: Page, candidate: str) -> tuple[float, int] | None:
+    """Share of all images on which the candidate's top-1 class is slim's, and the number of images."""
+    pairs = [
+        (pair.agreement, len(domain.labels))
+        for domain in (page.parity.domains if page.parity else ())
+        if (pair := compared(domain, SLIM, candidate))
+    ]
+    images = sum(count for _, count in pairs)
+    return (sum(agreement * count for agreement, count in pairs) / images, images) if images else None
+
+
+def _agreements(page: Page) -> Iterator[Row]:
+    sides = exported_sides(page)
+    if not sides:
+        yield Row("accuracy", "Agreement, exported with slim", "", NOT_RUN)
+    for side in sides:
+        found = _agreement(page, side)
+        name = f"Agreement, {numbers.printable(side)} with slim"
+        if found is None:
+            yield Row("accuracy", name, "", NOT_RUN)
+        else:
+            yield Row("accuracy", name, "", numbers.share(found[0]), note=f"same top-1 class, {found[1]} images")

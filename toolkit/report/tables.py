@@ -1,0 +1,174 @@
+"""The page's detailed tables, as text cells: what every block is made of, and how the model was made."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from toolkit.records import Artifact, BlockSummary, Environment, HeadLayout, PrunePlan, TensorSpec, TrainingHistory
+from toolkit.report import numbers
+from toolkit.report.contents import Page
+from toolkit.report.summary import NOT_RUN
+
+Facts = tuple[tuple[str, str], ...]
+"""Pairs of a term and what there is to say about it."""
+
+
+@dataclass(frozen=True)
+class BlockRow:
+    """One block of the dense model and what is left of it, or the whole model."""
+
+    block: int | None
+    cells: tuple[tuple[str, str], ...]
+    """(dense, slim) for each of BLOCK_COLUMNS."""
+    shapes: str
+    """Heads that are left, by shape."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One column of the training table."""
+
+    name: str
+    facts: dict[str, str] | None
+    """None: not run."""
+
+
+def block_rows(page: Page) -> tuple[BlockRow, ...]:
+    slim = {block.block: block for block in page.slim.blocks} if page.slim else {}
+    rows = []
+    for dense in page.dense.blocks:
+        left = slim.get(dense.block)
+        shapes = head_shapes((left or dense).layout) if left or not page.slim else "block removed"
+        gone = "\u2013" if page.slim else NOT_RUN
+        cells = tuple((cell(dense), cell(left) if left else gone) for _, cell in BLOCK_COLUMNS)
+        rows.append(BlockRow(dense.block, cells, shapes))
+    return tuple(rows)
+
+
+def whole_model(page: Page) -> BlockRow:
+    """Totals, embedding and classifier included; widths do not add up to anything and stay empty."""
+    dense, slim = page.dense, page.slim
+    heads = [
+        str(sum(len(block.layout.heads) for block in model.blocks)) if model else NOT_RUN for model in (dense, slim)
+    ]
+    parameters = [numbers.scaled(model.parameters) if model else NOT_RUN for model in (dense, slim)]
+    macs = [numbers.scaled(model.macs) if model else NOT_RUN for model in (dense, slim)]
+    empty = ("", "")
+    embedding = f"embedding {dense.embed_width}" + (f" \u2192 {slim.embed_width}" if slim else "")
+    cells = ((heads[0], heads[1]), empty, empty, empty, (parameters[0], parameters[1]), (macs[0], macs[1]))
+    return BlockRow(None, cells, embedding)
+
+
+def head_shapes(layout: HeadLayout) -> str:
+    """ "2 x 64/64 + 1 x 32/48": number of heads x query and key width / value width."""
+    return " + ".join(f"{count}\u202f\u00d7\u202f{qk}/{v}" for count, qk, v in layout.buckets)
+
+
+def plan_facts(plan: PrunePlan) -> Facts:
+    units: Counter[str] = Counter()
+    places: Counter[str] = Counter()
+    for cut in plan.cuts:
+        units[cut.axis] += len(cut.units)
+        places[cut.axis] += 1
+    removed = (f"{axis}: {units[axis]} at {places[axis]} place{'s' if places[axis] != 1 else ''}" for axis in units)
+    return (
+        ("Method", plan.method),
+        ("Criterion", plan.criterion),
+        ("Scope", plan.scope),
+        ("Budget asked", _asked(plan.budget)),
+        ("Budget met", _met(plan)),
+        ("Units removed", "; ".join(removed) or "none"),
+        ("Seed", str(plan.seed)),
+    )
+
+
+def trainings(page: Page) -> tuple[Training, ...]:
+    pairs = (("Dense model", page.training), ("Slim model", page.finetuning))
+    return tuple(Training(name, _training_facts(history) if history else None) for name, history in pairs)
+
+
+def environment_facts(environment: Environment) -> Facts:
+    unknown = "not known on this machine"
+    clocks = ", ".join(f"{clock:.0f}" for clock in sorted(set(environment.clocks_mhz)))
+    return (
+        ("Toolkit", environment.toolkit),
+        ("Python", environment.python),
+        ("Platform", environment.platform),
+        ("Processor", f"{environment.processor}, {environment.cores} core{'s' if environment.cores != 1 else ''}"),
+        ("Memory", numbers.scaled(environment.memory_bytes, "B")),
+        ("GPU", environment.gpu or "none"),
+        ("Driver", environment.driver or "none"),
+        ("Power mode", environment.power_mode or unknown),
+        ("Clocks", f"{clocks}{numbers.SPACE}MHz" if clocks else unknown),
+    )
+
+
+def artifact_facts(artifact: Artifact) -> Facts:
+    options = "".join(f", {name} {value}" for name, value in sorted(artifact.options.items()))
+    seen = artifact.max_abs_difference
+    return (
+        ("Target", f"{artifact.target}, {artifact.precision}{options}"),
+        ("Runs on", artifact.device_architecture or "any device"),
+        ("Inputs", "; ".join(_tensor(spec) for spec in artifact.inputs)),
+        ("Outputs", "; ".join(_tensor(spec) for spec in artifact.outputs)),
+        ("Classes", ", ".join(artifact.model.classes)),
+        ("Largest logit difference", f"{seen:.1e} from the torch model" if seen is not None else NOT_RUN),
+        ("Built with", ", ".join(f"{name} {version}" for name, version in sorted(artifact.built_with.items()))),
+        ("SHA-256, file", artifact.sha256),
+        ("SHA-256, model's weights", artifact.model.weights_sha256),
+    )
+
+
+BLOCK_COLUMNS: tuple[tuple[str, Callable[[BlockSummary], str]], ...] = (
+    ("Heads", lambda block: str(len(block.layout.heads))),
+    ("Query/key", lambda block: str(block.layout.qk_width)),
+    ("Value", lambda block: str(block.layout.v_width)),
+    ("MLP", lambda block: str(block.mlp_width)),
+    ("Parameters", lambda block: numbers.scaled(block.parameters)),
+    ("MACs", lambda block: numbers.scaled(block.macs)),
+)
+
+
+def _tensor(spec: TensorSpec) -> str:
+    return f"{spec.name}: {spec.dtype} [{', '.join(str(size) for size in spec.shape)}]"
+
+
+def _asked(budget: str) -> str:
+    kind, _, value = budget.partition("=")
+    try:
+        share = numbers.share(float(value))
+    except ValueError:
+        return budget
+    texts = {
+        "ratio": "of the units of each axis removed",
+        "macs": "of the MACs left",
+        "params": "of the parameters left",
+    }
+    return f"{share} {texts[kind]} ({budget})" if kind in texts else budget
+
+
+def _met(plan: PrunePlan) -> str:
+    kind = plan.budget.partition("=")[0]
+    texts = {"ratio": "of the units removed", "macs": "of the MACs left", "params": "of the parameters left"}
+    return f"{numbers.share(plan.met)} {texts.get(kind, '')}".rstrip()
+
+
+def _training_facts(history: TrainingHistory) -> dict[str, str]:
+    if history.steps == 0:
+        return {"Objective": "taken as it was, no step", "Steps": "0"}
+    facts = {
+        "Objective": history.objective,
+        "Steps": str(history.steps),
+        "Time": numbers.duration(history.seconds),
+        "State kept": f"step {history.selected_step}",
+    }
+    kept = next((one for one in history.evaluations if one.step == history.selected_step), None)
+    if kept is None:
+        return facts | {"Accuracy, held-out images": NOT_RUN}
+    facts["Training loss before it"] = numbers.significant(kept.train_loss)
+    if kept.accuracy:
+        mean = sum(kept.accuracy.values()) / len(kept.accuracy)
+        facts["Accuracy, held-out images"] = f"{numbers.share(mean)}, mean of the {len(kept.accuracy)} source domains"
+    return facts

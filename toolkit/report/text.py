@@ -1,0 +1,43 @@
+"""The main table for a terminal, in characters that any terminal and any pipe can carry."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from toolkit.report import summary
+from toolkit.report.contents import Page
+
+_PLAIN = str.maketrans({"\u2212": "-", "\u00d7": "x", "\u2192": "->", "\u00a0": " "})
+
+
+def summary_table(page: Page) -> Table:
+    """Before and after, the headline above and the verdict below. Names are shown literally, never as markup."""
+    headings = ("dense", "slim", "change", "95 % interval")
+    table = Table(
+        title=_plain(summary.headline(page)), caption=_below(page), caption_justify="left", box=box.SIMPLE_HEAD
+    )
+    table.add_column("")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    rows = summary.rows(page)
+    for row, following in zip(rows, (*rows[1:], None), strict=True):
+        name = f"{row.name} ({row.flag})" if row.flag else row.name
+        cells = (name, row.before, row.after, row.change, row.interval)
+        ends = following is not None and following.group != row.group
+        table.add_row(*(_plain(cell) for cell in cells), end_section=ends)
+    return table
+
+
+def _below(page: Page) -> Text:
+    judgement = summary.judgement(page)
+    lines = [f"verdict: {judgement.kind.upper()}. {judgement.text}"]
+    lines += [f"INVALID measurement: {line}" for line in summary.invalid_measurements(page)]
+    measured = dict.fromkeys(summary.set_up(load) for load in page.loads)
+    lines += [f"latency: median of a call, {set_up}" for set_up in measured]
+    return _plain("\n".join(lines))
+
+
+def _plain(text: str) -> Text:
+    return Text(text.translate(_PLAIN))

@@ -1,0 +1,93 @@
+"""One file per stage of a run: what it is made from, how it is made, and what it says when it is done.
+
+A stage knows its own inputs and output, and the rooms that do the work. When it runs, in what order and whether it must
+is the pipeline's part.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
+
+from toolkit import progress, records
+from toolkit.errors import ToolkitError
+from toolkit.recipe import Recipe
+from toolkit.runfolder import RunFolder
+
+if TYPE_CHECKING:
+    from toolkit.dg.domains import Domains
+
+DENSE, PRUNED, FINETUNED, PARITY = "dense", "pruned", "finetuned", "parity"
+"""Results of the stages, as folders of the run."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One result of a stage: a folder that is up to date while its inputs have these hashes."""
+
+    result: str
+    inputs: Mapping[str, str]
+    make: Callable[[Path], None]
+    """Fills a new, empty folder."""
+
+
+@dataclass
+class Run:
+    """A recipe and the folder of its results."""
+
+    recipe: Recipe
+    folder: RunFolder
+
+    @cached_property
+    def domains(self) -> Domains:
+        """The data set without broken images; every file is decoded once, and again only when the files change."""
+        from toolkit.dg.broken import find_broken, without_broken
+        from toolkit.dg.domains import read_domains
+
+        listed = read_domains(self.recipe.data, self.recipe.seed)
+        cache = self.folder.work("images", {"listed": listed.fingerprint()}) / "broken.json"
+        if cache.is_file():
+            broken = tuple(json.loads(cache.read_text(encoding="utf-8")))
+        else:
+            with progress.shown("checking images") as report:
+                broken = find_broken(listed, report)
+            cache.write_text(json.dumps(broken), encoding="utf-8")
+        return without_broken(listed, broken, self.recipe.data.skip_broken)
+
+    def weights_of(self, result: str) -> str:
+        """Hash of a finished model."""
+        return self.folder.read(result, "model.json", records.ModelInfo).weights_sha256
+
+
+class Stage:
+    """What every stage has. `name` is its command, `needs` are the stages whose results it reads."""
+
+    name: str
+    needs: Sequence[str] = ()
+
+    def units(self, run: Run) -> list[Unit]:
+        """Its results. Called when the stages before are finished."""
+        raise NotImplementedError
+
+    def record(self, run: Run) -> object:
+        """What `--json` prints."""
+        raise NotImplementedError
+
+    def told(self, run: Run) -> list[str]:
+        """What a person is told of the result, a line each."""
+        return []
+
+    def verdict(self, run: Run) -> ToolkitError | None:
+        """A check that the result does not pass; later stages still run, the command ends with its exit code."""
+        return None
+
+
+def hash_of(settings: BaseModel) -> str:
+    """Hash of a section of the recipe."""
+    return records.digest(settings.model_dump(mode="json"))

@@ -1,0 +1,91 @@
+"""bench: dense and slim side by side on a device, every sample kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from toolkit import progress, records
+from toolkit.errors import InvalidMeasurement, RecipeError, ToolkitError
+from toolkit.records import BenchReport
+from toolkit.stages import DENSE, FINETUNED, Run, Stage, Unit, hash_of
+from toolkit.stages.export import SLIM, artifact_folder
+
+
+class Bench(Stage):
+    name = "bench"
+    needs = ("export",)
+
+    def units(self, run: Run) -> list[Unit]:
+        from toolkit.bench.identity import identify
+
+        inputs = {f"subject {name}": identify(folder).sha256 for name, folder in _subjects(run).items()}
+        inputs["bench"] = hash_of(run.recipe.bench)
+        return [Unit(bench_folder(run), inputs, lambda out: _bench(run, out))]
+
+    def record(self, run: Run) -> BenchReport:
+        return run.folder.read(bench_folder(run), "bench.json", BenchReport)
+
+    def told(self, run: Run) -> list[str]:
+        from toolkit.bench.statistics import percentiles, ratio_of_medians
+
+        lines, found = [], {(each.batch_size, each.subject): each for each in self.record(run).measurements}
+        for size in sorted({size for size, _ in found}):
+            dense, slim = found[size, "dense"].latency_ms, found[size, SLIM].latency_ms
+            ratio = ratio_of_medians(dense, slim)
+            medians = [percentiles(samples, [50])[0] for samples in (dense, slim)]
+            lines.append(
+                f"batch {size}: dense {medians[0]:.2f} ms, slim {medians[1]:.2f} ms, "
+                f"{ratio.value:.2f} times faster [{ratio.low:.2f}, {ratio.high:.2f}]"
+            )
+        return lines
+
+    def verdict(self, run: Run) -> ToolkitError | None:
+        faults = [
+            f"{found.subject} at batch {found.batch_size}: {', '.join(found.reasons)}"
+            for found in self.record(run).measurements
+            if not found.valid
+        ]
+        if not faults:
+            return None
+        return InvalidMeasurement(
+            f"the measurement is INVALID: {'; '.join(faults)}", "quiet the machine and run `toolkit bench --force`"
+        )
+
+
+def bench_folder(run: Run) -> str:
+    return f"bench/{run.recipe.bench.runtime}-{run.recipe.bench.device}"
+
+
+def _subjects(run: Run) -> dict[str, Path]:
+    """The folders that the chosen runtime opens."""
+    from toolkit.bench.runtimes import runtime
+    from toolkit.export import target
+
+    chosen = run.recipe.bench.runtime
+    runtime(chosen)  # an unknown one is an error before anything is written
+    if chosen == "torch":
+        return {"dense": run.folder.path / DENSE, SLIM: run.folder.path / FINETUNED}
+    for name in run.recipe.export.targets:
+        if target(name).runtime == chosen:
+            return {subject: run.folder.path / artifact_folder(run, name, subject) for subject in ("dense", SLIM)}
+    raise RecipeError(
+        f"nothing is exported that {chosen} can run", f"export.targets is {list(run.recipe.export.targets)}"
+    )
+
+
+def _bench(run: Run, out: Path) -> None:
+    from toolkit.bench.devices import device
+    from toolkit.bench.messages import BenchRequest, Subject
+
+    settings = run.recipe.bench
+    request = BenchRequest(
+        subjects={name: Subject(str(folder.resolve()), settings.runtime) for name, folder in _subjects(run).items()},
+        batch_sizes=settings.batch_size,
+        seconds=settings.seconds,
+        samples=settings.samples,
+        threads=settings.threads,
+        device=settings.device,
+    )
+    with progress.shown("bench") as report:
+        measured = device(settings.device).bench(request, report)
+    records.save(measured, out / "bench.json")

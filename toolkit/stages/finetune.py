@@ -1,0 +1,55 @@
+"""finetune: the smaller model, trained on the source domains, by default with the dense model as its teacher."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from toolkit import progress, records
+from toolkit.records import ModelInfo
+from toolkit.stages import DENSE, FINETUNED, PRUNED, Run, Stage, Unit, hash_of
+from toolkit.stages.train import describe
+
+
+class Finetune(Stage):
+    name = "finetune"
+    needs = ("prune",)
+
+    def units(self, run: Run) -> list[Unit]:
+        inputs = {
+            "pruned": run.weights_of(PRUNED),
+            "data": run.domains.fingerprint(),
+            "finetune": hash_of(run.recipe.finetune),
+            "seed": str(run.recipe.seed),
+        }
+        if run.recipe.finetune.distill:
+            inputs["teacher"] = run.weights_of(DENSE)
+        return [Unit(FINETUNED, inputs, lambda out: _finetune(run, inputs, out))]
+
+    def record(self, run: Run) -> ModelInfo:
+        return run.folder.read(FINETUNED, "model.json", ModelInfo)
+
+    def told(self, run: Run) -> list[str]:
+        return [describe(run, FINETUNED)]
+
+
+def _finetune(run: Run, inputs: dict[str, str], out: Path) -> None:
+    from toolkit.dg import objectives
+    from toolkit.dg.distill import Distilled
+    from toolkit.dg.fit import TrainingPlan, fit
+    from toolkit.models import source
+
+    settings, recipe = run.recipe.finetune, run.recipe
+    slim = source.load(run.folder.path / PRUNED)
+    objective = objectives.build(settings)
+    if settings.distill:
+        teacher = source.load(run.folder.path / DENSE).module
+        objective = Distilled(objective, teacher, settings.distill_weight, settings.distill_temperature)
+    work = run.folder.work(FINETUNED, inputs)
+    plan = TrainingPlan(settings, objective, recipe.seed, work / "checkpoint.pt", recipe.data.workers)
+    with progress.shown("finetune") as report:
+        history = fit(slim, run.domains, plan, report)
+    records.save(history, out / "history.json")
+    source.save(slim.module, replace(slim.info, made_from=slim.info.weights_sha256), out)
+    shutil.rmtree(work)

@@ -1,0 +1,92 @@
+"""parity: dense, slim and every exported model on the same images, domain by domain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from toolkit import progress, records
+from toolkit.errors import CheckFailed, ToolkitError
+from toolkit.records import ParityReport
+from toolkit.stages import DENSE, FINETUNED, PARITY, Run, Stage, Unit, hash_of
+from toolkit.stages.export import SLIM, artifact_folder
+
+
+class Parity(Stage):
+    name = "parity"
+    needs = ("export",)
+
+    def units(self, run: Run) -> list[Unit]:
+        from toolkit.bench.identity import identify
+
+        inputs = {f"side {name}": identify(folder).sha256 for name, (folder, _) in _sides(run).items()}
+        inputs |= {"data": run.domains.fingerprint(), "parity": hash_of(run.recipe.parity)}
+        return [Unit(PARITY, inputs, lambda out: _compare(run, out))]
+
+    def record(self, run: Run) -> ParityReport:
+        return run.folder.read(PARITY, "parity.json", ParityReport)
+
+    def told(self, run: Run) -> list[str]:
+        lines = []
+        for domain in self.record(run).domains:
+            accuracies = ", ".join(f"{side} {accuracy:.1%}" for side, accuracy in domain.accuracy.items())
+            verdicts = {made.verdict for made in domain.comparisons if made.verdict}
+            note = " (held-out domain)" if domain.held_out else ""
+            lines.append(
+                f"{domain.domain}{note}, {len(domain.labels)} images: {accuracies}: {', '.join(sorted(verdicts))}"
+            )
+        return lines
+
+    def verdict(self, run: Run) -> ToolkitError | None:
+        report = self.record(run)
+        if report.verdict == "pass":
+            return None
+        faults = [
+            f"{made.candidate} in {domain.domain}: {made.verdict}, {made.difference:+.2%} [{made.low:+.2%}, {made.high:+.2%}]"
+            for domain in report.domains
+            for made in domain.comparisons
+            if made.verdict not in ("pass", None)
+        ]
+        return CheckFailed(
+            f"parity is not shown within {report.margin:.2%}: {'; '.join(faults)}",
+            "fail: the exported model answers worse; undecided: too few images to tell, add some or widen --margin",
+        )
+
+
+def _sides(run: Run) -> dict[str, tuple[Path, str]]:
+    """Every side's folder and runtime."""
+    from toolkit.export import target
+
+    sides = {"dense": (run.folder.path / DENSE, "torch"), SLIM: (run.folder.path / FINETUNED, "torch")}
+    for name in run.recipe.export.targets:
+        folder = artifact_folder(run, name, SLIM)
+        sides[Path(folder).name] = (run.folder.path / folder, target(name).runtime)
+    return sides
+
+
+def _compare(run: Run, out: Path) -> None:
+    from toolkit.bench.identity import identify
+    from toolkit.bench.parity import Answers, Pair, compare, predict
+    from toolkit.bench.runtimes import runtime
+    from toolkit.bench.telemetry import usable_cores
+    from toolkit.dg.batches import evaluation_batches
+
+    sides, parts = _sides(run), run.domains.evaluation_images()
+    labels: dict[str, tuple[int, ...]] = {}
+    predictions: dict[str, dict[str, tuple[int, ...]]] = {domain: {} for domain in parts}
+    with progress.shown("parity") as report:
+        for done, (side, (folder, name)) in enumerate(sides.items()):
+            info = identify(folder).model
+            with runtime(name).open(folder, len(usable_cores())) as session:
+                for index, (domain, images) in enumerate(parts.items()):
+                    report(done * len(parts) + index, len(sides) * len(parts))
+                    batches = evaluation_batches(images, info, run.recipe.parity.batch_size, run.recipe.data.workers)
+                    labels[domain], predictions[domain][side] = predict(session, batches)
+        report(len(sides) * len(parts), len(sides) * len(parts))
+    made = compare(
+        domains={domain: Answers(labels[domain], predictions[domain]) for domain in parts},
+        sides={side: identify(folder).sha256 for side, (folder, _) in sides.items()},
+        pairs=[Pair("dense", SLIM, judged=False)] + [Pair(SLIM, side, judged=True) for side in list(sides)[2:]],
+        margin=run.recipe.parity.margin,
+        held_out=run.domains.held_out,
+    )
+    records.save(made, out / "parity.json")

@@ -1,0 +1,64 @@
+"""prune: a plan for the dense model, and the smaller model it leads to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from toolkit import progress, records
+from toolkit.records import ModelInfo, PrunePlan
+from toolkit.stages import DENSE, PRUNED, Run, Stage, Unit, hash_of
+
+CALIBRATION_BATCH = 32
+"""Images decoded together for a criterion; no score depends on it."""
+
+
+class Prune(Stage):
+    name = "prune"
+    needs = ("train",)
+
+    def units(self, run: Run) -> list[Unit]:
+        inputs = {
+            "dense": run.weights_of(DENSE),
+            "data": run.domains.fingerprint(),
+            "prune": hash_of(run.recipe.prune),
+            "seed": str(run.recipe.seed),
+        }
+        return [Unit(PRUNED, inputs, lambda out: _prune(run, out))]
+
+    def record(self, run: Run) -> PrunePlan:
+        return run.folder.read(PRUNED, "plan.json", PrunePlan)
+
+    def told(self, run: Run) -> list[str]:
+        dense, slim = (run.folder.read(result, "model.json", ModelInfo) for result in (DENSE, PRUNED))
+        plan = self.record(run)
+        return [
+            f"{plan.budget} asked, {plan.met:.3f} met; {dense.macs / 1e6:,.0f} -> {slim.macs / 1e6:,.0f} M MACs "
+            f"({slim.macs / dense.macs:.1%}), {dense.parameters / 1e6:,.2f} -> {slim.parameters / 1e6:,.2f} M parameters "
+            f"({slim.parameters / dense.parameters:.1%})"
+        ]
+
+
+def _prune(run: Run, out: Path) -> None:
+    from toolkit.dg.batches import Batch, calibration_batches
+    from toolkit.models import source, surgery
+    from toolkit.prune.criteria import Calibration
+    from toolkit.prune.methods import Job, method
+
+    settings, seed = run.recipe.prune, run.recipe.seed
+    dense = source.load(run.folder.path / DENSE)
+
+    def load() -> list[Batch]:
+        parts = run.domains.training_images()
+        return calibration_batches(parts, dense.info, settings.samples, CALIBRATION_BATCH, seed)
+
+    with progress.shown("prune") as report:
+        plan = method(settings.method).prune(dense, Job(settings, Calibration(load, seed), report))
+    removal = surgery.remove(dense.module, plan.cuts, dense.info.image_size)
+    records.save(plan, out / "plan.json")
+    info = replace(
+        dense.info,
+        removed_blocks=(*dense.info.removed_blocks, *removal.removed_blocks),
+        made_from=dense.info.weights_sha256,
+    )
+    source.save(removal.module, info, out)

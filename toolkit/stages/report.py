@@ -1,0 +1,94 @@
+"""report: everything the run has found, on one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toolkit import resolve
+from toolkit.records import Artifact, BenchReport, Measurement, ModelSummary, ParityReport, PrunePlan, TrainingHistory
+from toolkit.stages import DENSE, FINETUNED, PARITY, PRUNED, Run, Stage, Unit
+from toolkit.stages.export import SLIM
+
+if TYPE_CHECKING:
+    from toolkit.report.page import LatencyRow, Page, SpeedUp
+
+FILE = "report.html"
+
+
+class Report(Stage):
+    name = "report"
+    needs = ("parity", "bench")
+
+    def units(self, run: Run) -> list[Unit]:
+        return []  # a page is quick to write, and written whenever it is asked for
+
+    def record(self, run: Run) -> Page:
+        return page_of(run)
+
+    def write(self, run: Run) -> Path:
+        from toolkit.report.page import render
+
+        return run.folder.write_text(FILE, render(page_of(run)))
+
+
+def page_of(run: Run) -> Page:
+    """Everything that is in the run folder; what has not run is left out, and the page says so."""
+    from toolkit.bench.environment import capture
+    from toolkit.report.page import Page
+
+    folder = run.folder
+    benches = [folder.read(found, "bench.json", BenchReport) for found in _results(run, "bench")]
+    rows, speedups = _latency([each for bench in benches for each in bench.measurements])
+    return Page(
+        title=folder.path.name,
+        dense=_summary(run, DENSE),
+        environment=benches[0].measurements[0].environment if benches else capture(),
+        recipe=resolve.as_yaml(run.recipe),
+        slim=_summary(run, FINETUNED) if folder.stage(FINETUNED) else None,
+        plan=folder.read(PRUNED, "plan.json", PrunePlan) if folder.stage(PRUNED) else None,
+        training=folder.read(DENSE, "history.json", TrainingHistory),
+        finetuning=folder.read(FINETUNED, "history.json", TrainingHistory) if folder.stage(FINETUNED) else None,
+        artifacts=tuple(folder.read(found, "artifact.json", Artifact) for found in _results(run, "artifacts")),
+        parity=folder.read(PARITY, "parity.json", ParityReport) if folder.stage(PARITY) else None,
+        latency=tuple(rows),
+        speedups=tuple(speedups),
+        file_bytes={
+            subject: (folder.path / result / "model.safetensors").stat().st_size
+            for subject, result in (("dense", DENSE), (SLIM, FINETUNED))
+            if folder.stage(result)
+        },
+    )
+
+
+def _results(run: Run, parent: str) -> list[str]:
+    folders = sorted((run.folder.path / parent).glob("[!.]*"))
+    return [f"{parent}/{folder.name}" for folder in folders if run.folder.stage(f"{parent}/{folder.name}")]
+
+
+def _summary(run: Run, result: str) -> ModelSummary:
+    from toolkit.models import source
+    from toolkit.models.count import summarise
+
+    model = source.load(run.folder.path / result)
+    return summarise(model.module, model.info)
+
+
+def _latency(measurements: list[Measurement]) -> tuple[list[LatencyRow], list[SpeedUp]]:
+    from toolkit.bench.statistics import percentiles, ratio_of_medians
+    from toolkit.report.page import LatencyRow, Load, SpeedUp
+
+    rows: dict[tuple[Load, str], LatencyRow] = {}
+    for found in measurements:
+        load = Load(found.device, found.runtime, found.threads, found.batch_size)
+        median, p95 = percentiles(found.latency_ms, [50, 95])
+        throughput = 1000 * found.batch_size / median
+        rows[load, found.subject] = LatencyRow(
+            load, found.subject, found.latency_ms, median, p95, throughput, found.reasons
+        )
+    speedups = []
+    for load in dict.fromkeys(load for load, _ in rows):
+        if (load, "dense") in rows and (load, SLIM) in rows:
+            ratio = ratio_of_medians(rows[load, "dense"].samples_ms, rows[load, SLIM].samples_ms)
+            speedups.append(SpeedUp(load, ratio.value, ratio.low, ratio.high))
+    return list(rows.values()), speedups

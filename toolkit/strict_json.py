@@ -1,0 +1,132 @@
+"""Frozen dataclasses as JSON that a person can diff, read back strictly.
+
+cattrs turns "3" into 3 and a string into a tuple of its characters; here a value of another type, an unknown field or a
+missing one is a `RecordError` that names the source and the field. Pure Python, so that it runs on any device.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import cattrs
+from cattrs import BaseConverter
+from cattrs.cols import list_structure_factory
+from cattrs.errors import ClassValidationError
+from cattrs.preconf.json import JsonConverter
+from cattrs.v import format_exception
+
+from toolkit.errors import RecordError
+
+Record = TypeVar("Record")
+Hook = Callable[[Any, Any], Any]
+
+_PLAIN = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
+"""A field's type and what JSON may hold for it."""
+_PLAIN_LIST = re.compile(r"\[\n[^\[\]{}]*\n\s*\]")
+
+
+def dumps(record: object) -> str:
+    """A record as JSON: a line for each field, a list of plain values on one line."""
+    text = json.dumps(_CONVERTER.unstructure(record), indent=2)
+    # A line break is always structure, never content: JSON escapes those inside strings.
+    return _PLAIN_LIST.sub(lambda found: _on_one_line(found[0]), text) + "\n"
+
+
+def loads(kind: type[Record], text: str, source: str, schema: int) -> Record:
+    """The record of this kind that `text` holds; `source` names the text in errors, `schema` is the format we read."""
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RecordError(f"{source} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise RecordError(f"{source} is not a {kind.__name__}: it holds no JSON object")
+    found = content.get("schema", schema)
+    if found != schema:
+        raise RecordError(
+            f"{source} has schema {found}; this version of the toolkit reads schema {schema}",
+            "make it again with this version, or read it with the version that wrote it",
+        )
+    try:
+        return _CONVERTER.structure(content, kind)
+    except (ClassValidationError, ValueError, TypeError) as error:
+        faults = cattrs.transform_error(error, path=kind.__name__, format_exception=_described)
+        raise RecordError(f"{source} is not a {kind.__name__}: {'; '.join(faults)}") from None
+
+
+def _on_one_line(text: str) -> str:
+    return re.sub(r"\n\s*", " ", text).replace("[ ", "[").replace(" ]", "]")
+
+
+def _described(error: BaseException, kind: type[Any] | None) -> str:
+    """Our own messages as they are; cattrs words the rest."""
+    return str(error) if type(error) is TypeError else format_exception(error, kind)
+
+
+def _strict_converter() -> JsonConverter:
+    converter = JsonConverter(forbid_extra_keys=True)
+    for kind, accepted in _PLAIN.items():
+        converter.register_structure_hook(kind, _exactly(kind, accepted))
+    converter.register_structure_hook_factory(_is_choice, _one_of)
+    converter.register_structure_hook_factory(_is_choice_of_plain_values, _as_it_is)
+    converter.register_structure_hook_factory(_is_tuple_of_any_length, _only_a_list)
+    return converter
+
+
+def _exactly(kind: type[Any], accepted: tuple[type[Any], ...]) -> Hook:
+    def structure(value: Any, _: Any) -> Any:
+        if type(value) not in accepted:
+            raise TypeError(f"expected {kind.__name__}, found {value!r}")
+        return kind(value)
+
+    return structure
+
+
+def _is_choice(kind: Any) -> bool:
+    return get_origin(kind) is Literal
+
+
+def _one_of(kind: Any) -> Hook:
+    def structure(value: Any, _: Any) -> Any:
+        if value not in get_args(kind):
+            raise TypeError(f"expected one of {', '.join(map(str, get_args(kind)))}, found {value!r}")
+        return value
+
+    return structure
+
+
+def _is_choice_of_plain_values(kind: Any) -> bool:
+    """int | str, but not int | None, where None decides."""
+    members = set(get_args(kind)) - {NoneType}
+    return get_origin(kind) in (Union, UnionType) and len(members) > 1 and members <= set(_PLAIN)
+
+
+def _as_it_is(kind: Any) -> Hook:
+    def structure(value: Any, _: Any) -> Any:
+        if type(value) not in get_args(kind):
+            raise TypeError(f"expected {kind}, found {value!r}")
+        return value
+
+    return structure
+
+
+def _is_tuple_of_any_length(kind: Any) -> bool:
+    return get_origin(kind) is tuple and get_args(kind)[1:] == (...,)
+
+
+def _only_a_list(kind: Any, converter: BaseConverter) -> Hook:
+    """A string or an object is iterable too, and would pass for a tuple of its characters or keys."""
+    items = list_structure_factory(kind, converter)
+
+    def structure(value: Any, _: Any) -> Any:
+        if not isinstance(value, list):
+            raise TypeError(f"expected a list, found {value!r}")
+        return tuple(items(value, kind))
+
+    return structure
+
+
+_CONVERTER = _strict_converter()
