@@ -76,4 +76,5 @@ def _split(qkv: Tensor, heads: Heads) -> tuple[Tensor, Tensor, Tensor]:
 
 def _by_head(x: Tensor, heads: int) -> Tensor:
     """[batch, tokens, heads * dim] -> [batch, heads, tokens, dim]"""
-    return x.unflatten(-1, (heads, x.shape[-1] // heads)).transpose(1, 2)
+    batch, tokens, width = x.shape
+    return x.reshape(batch, tokens, heads, width // heads).transpose(1, 2)

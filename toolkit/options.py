@@ -57,7 +57,9 @@ def with_options(
     command: Callable[[dict[str, Any]], None], sections: Sequence[str], extra: Mapping[str, Any]
 ) -> Callable[..., None]:
     """A function that Typer can read: `command` gets the values of the sections' flags, of `extra` and of COMMON."""
-    annotations = {_parameter(name): _option(name, field) for name, field in _fields(sections)} | dict(extra) | COMMON
+    annotations = (
+        {_parameter(name): _option(name, field) for name, field in _fields(sections)} | dict(extra) | dict(COMMON)
+    )
 
     def called(**values: Any) -> None:
         command(values)
@@ -117,14 +119,15 @@ def _option(name: str, field: FieldInfo) -> Any:
     return Annotated[Union[kind, None], option]  # noqa: UP007
 
 
-def _plain_type(field: FieldInfo) -> type:
+def _plain_type(field: FieldInfo) -> type[bool | float | str]:
     """What Typer parses; ranges and choices are checked with the rest of the recipe."""
     found = field.annotation
     if get_origin(found) in (Union, types.UnionType):
         found = next(part for part in get_args(found) if part is not type(None))
     if get_origin(found) is Annotated:
         found = get_args(found)[0]
-    return found if found in (int, float, bool) else str
+    kinds: dict[object, type[bool | float | str]] = {int: int, float: float, bool: bool}
+    return kinds.get(found, str)
 
 
 def _is_list(field: FieldInfo) -> bool:

@@ -74,7 +74,7 @@ def plan(run: Run, names: Sequence[str], force: bool = False) -> list[Step]:
 
 
 def execute(run: Run, settings: resolve.Resolved, names: Sequence[str], *, force: bool, tell: Tell) -> None:
-    """Bring the stages of these names up to date; `force` makes them again. Raises the first failed check at the end."""
+    """Bring the stages of these names up to date; `force` makes them again. Raises the first failed check when done."""
     failure: ToolkitError | None = None
     with _settings_kept(run, settings):
         for stage in needed(names):
@@ -112,11 +112,11 @@ def _settings_kept(run: Run, settings: resolve.Resolved) -> Iterator[None]:
     try:
         yield
     except BadInput:
-        for name, text in before.items():
-            if text is None:
+        for name, old in before.items():
+            if old is None:
                 (run.folder.path / name).unlink(missing_ok=True)
             else:
-                run.folder.write_text(name, text)
+                run.folder.write_text(name, old)
         raise
 
 

@@ -45,7 +45,9 @@ def _bar(title: str) -> Iterator[Progress]:
         task = bars.add_task(title, total=None, message="")
 
         def report(done: int, total: int, message: str = "") -> None:
-            bars.update(task, completed=done, total=total, **({"message": message} if message else {}))
+            bars.update(task, completed=done, total=total)
+            if message:
+                bars.update(task, message=message)
 
         yield report
 

@@ -27,7 +27,7 @@ class Model(Section):
     name: str = "deit_tiny_patch16_224"
     """Name of a ViT, DeiT or BEiT in timm."""
     weights: str = "hub"
-    """What it starts from: "hub" (timm's weights), "none" (random), or a file (safetensors, or .pth of plain tensors)."""
+    """What it starts from: "hub" (timm's weights), "none" (random), or a file (safetensors, .pth of plain tensors)."""
     image_size: Annotated[int, Field(ge=8)] | None = None
     """Height and width of the input in pixels; the architecture's own by default."""
     args: dict[str, Setting] = {}

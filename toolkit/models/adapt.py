@@ -55,7 +55,7 @@ def _from_vit(source: VitAttention) -> HeadwiseAttention:
 
 def _from_beit(source: BeitAttention) -> HeadwiseAttention:
     """BEiT: separate query and value biases, no key bias, a table of relative position biases per head."""
-    table: Tensor | None = source.relative_position_bias_table
+    table: nn.Parameter | None = source.relative_position_bias_table
     index = None if table is None else _relative_positions(source.window_size)
     target = _empty(source, source.qkv.out_features // 3 // source.num_heads, index)
     target.q_bias, target.k_bias, target.v_bias = source.q_bias, None, source.v_bias

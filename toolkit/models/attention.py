@@ -54,7 +54,8 @@ class HeadwiseAttention(nn.Module):
         packed = F.linear(x, self.qkv.weight, self._packed_bias())  # [batch, tokens, Q + Q + V]
         dropout = self.attn_drop.p if self.training else 0.0
         mixed = headwise_attention(packed, self.layout.heads, self.scale, self._position_bias(), dropout)
-        return self.proj_drop(self.proj(mixed))
+        output: Tensor = self.proj_drop(self.proj(mixed))
+        return output
 
     def extra_repr(self) -> str:
         return ", ".join(f"{count} x (qk {qk}, v {v})" for count, qk, v in self.layout.buckets)

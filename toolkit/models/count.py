@@ -66,7 +66,7 @@ def summarise(model: nn.Module, info: ModelInfo) -> ModelSummary:
         blocks=tuple(
             BlockSummary(
                 block=source,
-                layout=block.get_submodule("attn").layout,
+                layout=_attention_of(block).layout,
                 mlp_width=int(block.get_parameter("mlp.fc2.weight").shape[1]),
                 parameters=sum(parameter.numel() for parameter in block.parameters()),
                 macs=sum(layer.macs for name, layer in layers.items() if name.startswith(f"blocks.{index}.")),
@@ -74,6 +74,12 @@ def summarise(model: nn.Module, info: ModelInfo) -> ModelSummary:
             for index, (source, block) in enumerate(zip(kept, blocks, strict=True))
         ),
     )
+
+
+def _attention_of(block: nn.Module) -> HeadwiseAttention:
+    attention = block.get_submodule("attn")
+    assert isinstance(attention, HeadwiseAttention)  # every model is canonical before anything counts it
+    return attention
 
 
 def trace(model: nn.Module, image_size: int) -> dict[str, Layer]:
@@ -106,7 +112,7 @@ def _recorded(model: nn.Module) -> Iterator[dict[str, Layer]]:
 
 
 def _measure(module: nn.Module, x: Tensor, y: Tensor) -> Layer:
-    """Positions, MACs and bytes of one call. x, y: [1, tokens, channels], [1, channels, rows, columns] or [1, channels]."""
+    """One call of a layer. x, y: [1, tokens, channels], [1, channels, rows, columns] or [1, channels]."""
     if isinstance(module, HeadwiseAttention):  # its output projection is a layer of its own
         tokens, weight, layout = x.shape[1], module.qkv.weight, module.layout
         products = tokens * tokens * (layout.qk_width + layout.v_width)
@@ -116,6 +122,6 @@ def _measure(module: nn.Module, x: Tensor, y: Tensor) -> Layer:
     moved = (x.numel() + own + y.numel()) * FLOAT32_BYTES
     if isinstance(module, nn.LayerNorm):
         return Layer(x.numel() // x.shape[-1], 0, moved)
-    channels = module.weight.shape[0]
-    positions = y.numel() // int(channels)
-    return Layer(positions, positions * module.weight.numel(), moved)
+    weight = module.get_parameter("weight")
+    positions = y.numel() // weight.shape[0]
+    return Layer(positions, positions * weight.numel(), moved)

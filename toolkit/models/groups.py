@@ -125,9 +125,8 @@ def attention_groups(place: str, attention: HeadwiseAttention) -> list[Group]:
         if qk_unit is not None:
             pieces.append(Slice(f"{place}.qkv.weight", 0, queries, qk_unit))
             pieces.append(Slice(f"{place}.qkv.weight", 0, queries + qk_width, qk_unit))
-            for name in ("q_bias", "k_bias"):
-                if getattr(attention, name) is not None:
-                    pieces.append(Slice(f"{place}.{name}", 0, queries, qk_unit))
+            biases = [name for name in ("q_bias", "k_bias") if getattr(attention, name) is not None]
+            pieces += [Slice(f"{place}.{name}", 0, queries, qk_unit) for name in biases]
         if v_unit is not None:
             pieces.append(Slice(f"{place}.qkv.weight", 0, values + 2 * qk_width, v_unit))
             pieces.append(Slice(f"{place}.proj.weight", 1, values, v_unit))

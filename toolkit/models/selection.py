@@ -13,7 +13,7 @@ from torch import Tensor
 
 from toolkit.errors import PlanError
 from toolkit.models.groups import Group, Groups, Key
-from toolkit.records import Cut, HeadLayout
+from toolkit.records import Axis, Cut, HeadLayout
 
 
 class Selection:
@@ -57,7 +57,7 @@ class Selection:
         order = sorted(stays.nonzero().flatten().tolist(), key=lambda head: (-widths[head][0], -widths[head][1], head))
         result = {"head": torch.tensor(order)}
         for axis in ("qk", "v"):
-            group = self.groups.find(place, axis)  # type: ignore[arg-type]
+            group = self.groups.find(place, axis)
             runs = torch.arange(group.units).split(group.segments)
             keeps = ~self.removed[group.key]
             result[axis] = torch.cat([runs[head][keeps[runs[head]]] for head in order])
@@ -77,7 +77,7 @@ class Selection:
         """A removed head takes its units along; a head that would keep none of a kind must be cut as a head."""
         gone = self.removed[heads.key]
         for axis in ("qk", "v"):
-            group = self.groups.find(heads.place, axis)  # type: ignore[arg-type]
+            group = self.groups.find(heads.place, axis)
             for head, run in enumerate(torch.arange(group.units).split(group.segments)):
                 if gone[head]:
                     self.removed[group.key][run] = True
@@ -91,8 +91,8 @@ class Selection:
             )
 
     def _head_widths(self, place: str) -> list[tuple[int, int]]:
-        def widths(axis: str) -> list[int]:
-            group = self.groups.find(place, axis)  # type: ignore[arg-type]
+        def widths(axis: Axis) -> list[int]:
+            group = self.groups.find(place, axis)
             return [int(run.sum()) for run in (~self.removed[group.key]).split(group.segments)]
 
         return list(zip(widths("qk"), widths("v"), strict=True))

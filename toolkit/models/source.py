@@ -16,11 +16,11 @@ import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from timm.data import resolve_model_data_config
+from timm.data.config import resolve_model_data_config
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import nn
 
-from toolkit import records, recipe
+from toolkit import recipe, records
 from toolkit.errors import RecipeError, StorageError, UnknownName, UnsupportedModel, WeightsError
 from toolkit.models.adapt import attentions, canonicalise
 from toolkit.models.count import count
@@ -57,13 +57,13 @@ def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> LoadedMo
         module = _create(settings.name, args, len(classes), from_hub=settings.weights == "hub")
     config = resolve_model_data_config(module)
     fresh: tuple[str, ...] = ()
-    if settings.weights == "hub" and module.pretrained_cfg["num_classes"] != len(classes):
+    if settings.weights == "hub" and timm.models.get_pretrained_cfg_value(settings.name, "num_classes") != len(classes):
         fresh = tuple(name for name, _ in module.named_parameters() if is_classifier(name))
     elif settings.weights not in ("hub", "none"):
         fresh = fill(module, Path(settings.weights))
     canonicalise(module)
     module.eval()
-    size = int(module.patch_embed.img_size[0])
+    size = int(module.get_submodule("patch_embed").img_size[0])  # type: ignore[index]
     costs = count(module, size)
     info = ModelInfo(
         name=settings.name,
@@ -91,7 +91,7 @@ def known_models() -> list[str]:
 
 
 def save(module: nn.Module, info: ModelInfo, folder: Path) -> ModelInfo:
-    """Write `model.safetensors` and `model.json` into `folder`; the returned info has the hash and counts of this module."""
+    """Write `model.safetensors` and `model.json` into `folder`. The returned info has this module's hash and counts."""
     file = folder / "model.safetensors"
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     try:
@@ -136,7 +136,8 @@ def layouts_of(module: nn.Module) -> tuple[HeadLayout, ...]:
 
 def _create(name: str, args: Mapping[str, Setting], classes: int, *, from_hub: bool) -> nn.Module:
     try:
-        module: nn.Module = timm.create_model(name, pretrained=from_hub, num_classes=classes, **args)
+        arguments: dict[str, Any] = {**args, "num_classes": classes}
+        module: nn.Module = timm.create_model(name, pretrained=from_hub, **arguments)
     except (TypeError, AssertionError) as error:
         raise RecipeError(f"timm refuses to build {name} with {dict(args)}: {error}", "see model.args") from error
     except Exception as error:

@@ -23,7 +23,7 @@ SHOWN = 8
 def fill(module: nn.Module, file: Path) -> tuple[str, ...]:
     """Load `file` into a timm ViT, DeiT or BEiT, resampling position embeddings to its image size as timm does.
 
-    A classifier for another number of classes is left out, so the model keeps its fresh one; the names of its parameters
+    A classifier for another number of classes is left out: the model keeps its fresh one, and the names of its parameters
     are returned. Any other difference is a WeightsError that names the tensors.
     """
     state = _fitted(module, read(file), file)
@@ -75,9 +75,11 @@ def read(file: Path) -> dict[str, Tensor]:
 
 def _fitted(module: nn.Module, state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
     """timm's own conversions of old names and of position embeddings for another image size."""
-    filter_ = beit.checkpoint_filter_fn if isinstance(module, beit.Beit) else vision_transformer.checkpoint_filter_fn
     try:
-        fitted: dict[str, Tensor] = filter_(state, module)
+        if isinstance(module, vision_transformer.VisionTransformer):
+            fitted: dict[str, Tensor] = vision_transformer.checkpoint_filter_fn(state, module)
+        else:
+            fitted = beit.checkpoint_filter_fn(state, module)
     except (KeyError, AttributeError, RuntimeError, ValueError) as error:
         raise WeightsError(f"{file} does not fit {type(module).__name__}: {error}") from error
     return fitted
@@ -85,4 +87,4 @@ def _fitted(module: nn.Module, state: dict[str, Tensor], file: Path) -> dict[str
 
 def is_classifier(name: str) -> bool:
     """Whether a parameter belongs to the last layer, which decides between classes."""
-    return name.split(".")[0] in ("head", "head_dist")
+    return name.split(".", maxsplit=1)[0] in ("head", "head_dist")

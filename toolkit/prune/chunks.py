@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import CheckFailed
-from toolkit.models.groups import Group, Groups, Key, Scores
+from toolkit.models.groups import Group, Groups, Key
 from toolkit.records import Cut
 
 WHOLE = ("head", "block")

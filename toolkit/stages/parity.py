@@ -41,7 +41,8 @@ class Parity(Stage):
         if report.verdict == "pass":
             return None
         faults = [
-            f"{made.candidate} in {domain.domain}: {made.verdict}, {made.difference:+.2%} [{made.low:+.2%}, {made.high:+.2%}]"
+            f"{made.candidate} in {domain.domain}: {made.verdict}, {made.difference:+.2%} "
+            f"[{made.low:+.2%}, {made.high:+.2%}]"
             for domain in report.domains
             for made in domain.comparisons
             if made.verdict not in ("pass", None)

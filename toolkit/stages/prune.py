@@ -32,11 +32,11 @@ class Prune(Stage):
     def told(self, run: Run) -> list[str]:
         dense, slim = (run.folder.read(result, "model.json", ModelInfo) for result in (DENSE, PRUNED))
         plan = self.record(run)
-        return [
-            f"{plan.budget} asked, {plan.met:.3f} met; {dense.macs / 1e6:,.0f} -> {slim.macs / 1e6:,.0f} M MACs "
-            f"({slim.macs / dense.macs:.1%}), {dense.parameters / 1e6:,.2f} -> {slim.parameters / 1e6:,.2f} M parameters "
-            f"({slim.parameters / dense.parameters:.1%})"
-        ]
+        macs = f"{dense.macs / 1e6:,.0f} -> {slim.macs / 1e6:,.0f} M MACs ({slim.macs / dense.macs:.1%})"
+        parameters = (
+            f"{dense.parameters:,} -> {slim.parameters:,} parameters ({slim.parameters / dense.parameters:.1%})"
+        )
+        return [f"{plan.budget} asked, {plan.met:.3f} met: {macs}, {parameters}"]
 
 
 def _prune(run: Run, out: Path) -> None:

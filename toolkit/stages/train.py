@@ -43,8 +43,8 @@ def _train(run: Run, inputs: dict[str, str], out: Path) -> None:
     model = source.build(recipe.model, domains.classes, recipe.seed)
     if recipe.train.epochs == 0 and model.fresh and recipe.model.weights != "none":
         raise WeightsError(
-            f"with 0 epochs the model is taken as it is, but it is not trained for these {len(domains.classes)} classes: "
-            f"{', '.join(model.fresh)} would be random",
+            f"with 0 epochs the model is taken as it is, but it is not trained for these "
+            f"{len(domains.classes)} classes: {', '.join(model.fresh)} would be random",
             "train it (--epochs), or give weights of a model for exactly these classes",
         )
     work = run.folder.work(DENSE, inputs)

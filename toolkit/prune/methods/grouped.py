@@ -28,7 +28,7 @@ class Grouped:
         groups = find_groups(model.module, size)
         allowed = groups.along(settings.axes)
         terms = Terms(allowed, CostModel(model.module, groups, size), settings.round_to)
-        scores, cuts = _nothing(allowed), ()
+        cuts: tuple[Cut, ...] = ()
         for done in range(settings.steps):
             job.report(done, settings.steps)
             if done == 0:
