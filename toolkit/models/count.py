@@ -122,6 +122,7 @@ def _measure(module: nn.Module, x: Tensor, y: Tensor) -> Layer:
     moved = (x.numel() + own + y.numel()) * FLOAT32_BYTES
     if isinstance(module, nn.LayerNorm):
         return Layer(x.numel() // x.shape[-1], 0, moved)
-    weight = module.get_parameter("weight")
+    weight = module.weight
+    assert isinstance(weight, Tensor)  # a linear or convolution layer
     positions = y.numel() // weight.shape[0]
     return Layer(positions, positions * weight.numel(), moved)

@@ -23,8 +23,8 @@ SHOWN = 8
 def fill(module: nn.Module, file: Path) -> tuple[str, ...]:
     """Load `file` into a timm ViT, DeiT or BEiT, resampling position embeddings to its image size as timm does.
 
-    A classifier for another number of classes is left out: the model keeps its fresh one, and the names of its parameters
-    are returned. Any other difference is a WeightsError that names the tensors.
+    A classifier for another number of classes is left out: the model keeps its fresh one, and the names of its
+    parameters are returned. Any other difference is a WeightsError that names the tensors.
     """
     state = _fitted(module, read(file), file)
     own = module.state_dict()
