@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from toolkit.models.attention import HeadwiseAttention
+from toolkit.models.modes import evaluating
 from toolkit.models.shapes import blocks_of
 from toolkit.records import BlockSummary, ModelInfo, ModelSummary
 
@@ -87,10 +88,8 @@ def trace(model: nn.Module, image_size: int) -> dict[str, Layer]:
     weights = {name: tensor.detach().to("meta") for name, tensor in model.named_parameters()}
     weights |= {name: tensor.to("meta") for name, tensor in model.named_buffers()}
     images = torch.empty(1, 3, image_size, image_size, device="meta")
-    was_training = model.training
-    with _recorded(model) as layers, torch.no_grad():
-        functional_call(model.eval(), weights, (images,))
-    model.train(was_training)
+    with evaluating(model), _recorded(model) as layers, torch.no_grad():
+        functional_call(model, weights, (images,))
     return layers
 
 
@@ -122,7 +121,6 @@ def _measure(module: nn.Module, x: Tensor, y: Tensor) -> Layer:
     moved = (x.numel() + own + y.numel()) * FLOAT32_BYTES
     if isinstance(module, nn.LayerNorm):
         return Layer(x.numel() // x.shape[-1], 0, moved)
-    weight = module.weight
-    assert isinstance(weight, Tensor)  # a linear or convolution layer
-    positions = y.numel() // weight.shape[0]
-    return Layer(positions, positions * weight.numel(), moved)
+    assert isinstance(module, nn.Linear | nn.Conv2d)
+    positions = y.numel() // module.weight.shape[0]
+    return Layer(positions, positions * module.weight.numel(), moved)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from toolkit.errors import PlanError, UnsupportedModel
 from toolkit.models.adapt import attentions
 from toolkit.models.attention import HeadwiseAttention
+from toolkit.models.modes import evaluating
 from toolkit.models.shapes import blocks_of
 from toolkit.records import Axis
 
@@ -158,7 +159,7 @@ def _block_group(model: nn.Module) -> Group:
 
 def _coupled_groups(model: nn.Module, image_size: int) -> Iterator[Group]:
     """Residual channels and MLP hidden units, from the dependency graph."""
-    with _one_node_attention(model):
+    with evaluating(model), _one_node_attention(model):
         graph = tp.DependencyGraph().build_dependency(
             model,
             example_inputs=torch.zeros(1, 3, image_size, image_size),
@@ -185,6 +186,10 @@ def _translated(group: tp.Group, names: Mapping[object, str], place: str, axis: 
     for item in group:
         module, positions = item.dep.target.module, torch.tensor(item.idxs)
         roots = torch.tensor(item.root_idxs)
+        if len(positions) != units:
+            raise UnsupportedModel(
+                f"a unit of {place} has several positions in one layer (a gated MLP), which cannot be cut"
+            )
         for name, dim in _dimensions(module, item.dep, names):
             slices.setdefault((name, dim), Slice(name, dim, positions, roots))
     return Group(place, axis, (units,), tuple(slices.values()))
@@ -202,7 +207,9 @@ def _dimensions(module: object, dep: tp.Dependency, names: Mapping[object, str])
     if isinstance(module, nn.Linear | nn.Conv2d | nn.LayerNorm):
         pairs = [(f"{name}.weight", 1 if inputs else 0)]
         return pairs + ([(f"{name}.bias", 0)] if module.bias is not None and not inputs else [])
-    return []  # reshapes, additions and the like hold no parameter
+    if isinstance(module, nn.Module) and any(True for _ in module.parameters()):
+        raise UnsupportedModel(f"{name} is a {type(module).__name__}, which cannot be cut yet")
+    return []  # reshapes, additions and the like
 
 
 class _AttentionPruner(tp.BasePruningFunc):  # type: ignore[misc]

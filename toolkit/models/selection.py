@@ -30,7 +30,7 @@ class Selection:
         blocks = self.removed.get(("blocks", "block"), torch.zeros(0, dtype=torch.bool))
         self.removed_blocks: tuple[int, ...] = tuple(int(index) for index in blocks.nonzero().flatten())
         for group in groups:
-            if group.axis == "head":
+            if group.axis == "head" and not self.in_removed_block(group.place):
                 self._close_heads(group)
         for group in groups:
             self._check_something_stays(group)
@@ -71,6 +71,8 @@ class Selection:
             raise PlanError(f"the cut of {cut.axis} at {cut.place!r} lists a unit twice")
         if min(cut.units) < 0 or max(cut.units) >= group.units:
             raise PlanError(f"{cut.place!r} has units 0 to {group.units - 1} along {cut.axis}; the plan cuts others")
+        if bool(self.removed[group.key].any()):
+            raise PlanError(f"the plan cuts {cut.axis} at {cut.place!r} twice", "put all its units into one cut")
         self.removed[group.key][list(cut.units)] = True
 
     def _close_heads(self, heads: Group) -> None:

@@ -24,6 +24,7 @@ from toolkit import recipe, records
 from toolkit.errors import RecipeError, StorageError, UnknownName, UnsupportedModel, WeightsError
 from toolkit.models.adapt import attentions, canonicalise
 from toolkit.models.count import count
+from toolkit.models.groups import find_groups
 from toolkit.models.shapes import blocks_of, drop_blocks, take_shapes
 from toolkit.models.weights import fill, is_classifier
 from toolkit.records import HeadLayout, ModelInfo, Setting
@@ -47,8 +48,7 @@ def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> LoadedMo
     Raises UnknownName, UnsupportedModel, RecipeError for arguments timm refuses, WeightsError for weights that cannot
     be had or do not fit. `info.weights_sha256` is empty until the model is saved.
     """
-    if settings.name.partition(".")[0] not in known_models():
-        raise UnknownName("model", settings.name, known_models())
+    _check_name(settings.name)
     args: dict[str, Setting] = dict(settings.args)
     if settings.image_size is not None:
         args["img_size"] = settings.image_size
@@ -64,6 +64,7 @@ def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> LoadedMo
     canonicalise(module)
     module.eval()
     size = int(module.get_submodule("patch_embed").img_size[0])  # type: ignore[index]
+    find_groups(module, size)  # a model that cannot be cut is refused before it is trained
     costs = count(module, size)
     info = ModelInfo(
         name=settings.name,
@@ -88,6 +89,15 @@ def known_models() -> list[str]:
     for family in ("vision_transformer", "deit", "beit"):
         names += timm.list_models(module=family)
     return sorted(names)
+
+
+def _check_name(name: str) -> None:
+    """`name` is an architecture, or an architecture and the tag of one of its sets of weights."""
+    architecture, _, tag = name.partition(".")
+    if architecture not in known_models():
+        raise UnknownName("model", name, known_models())
+    if tag and name not in (tagged := timm.list_models(f"{architecture}.*", pretrained=True)):
+        raise UnknownName("model", name, tagged)
 
 
 def save(module: nn.Module, info: ModelInfo, folder: Path) -> ModelInfo:
@@ -119,15 +129,28 @@ def load(folder: Path) -> LoadedModel:
     shapes = _shapes(file)
     if records.sha256(file) != info.weights_sha256:
         raise WeightsError(f"{file} is not the file that {folder / 'model.json'} describes (its hash differs)")
+    _check_name(info.name)
     with torch.device("meta"):
         module = _create(info.name, info.args, len(info.classes), from_hub=False)
     canonicalise(module)
-    drop_blocks(module, info.removed_blocks)
-    for attention, layout in zip(attentions(module).values(), info.layouts, strict=True):
-        attention.layout = layout
-    take_shapes(module, shapes)
+    _cut_like(module, info, shapes)
     module.load_state_dict(load_file(file), strict=True, assign=True)
     return LoadedModel(module.eval(), info)
+
+
+def _cut_like(module: nn.Module, info: ModelInfo, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Give the source model the blocks and layouts of `info` and the shapes of the file, which must agree."""
+    depth = len(blocks_of(module))
+    if not set(info.removed_blocks) < set(range(depth)) or len(info.layouts) != depth - len(set(info.removed_blocks)):
+        raise WeightsError(
+            f"model.json removes blocks {info.removed_blocks} of {depth} and has {len(info.layouts)} layouts"
+        )
+    drop_blocks(module, set(info.removed_blocks))
+    take_shapes(module, shapes)
+    for (place, attention), layout in zip(attentions(module).items(), info.layouts, strict=True):
+        if attention.qkv.out_features != 2 * layout.qk_width + layout.v_width:
+            raise WeightsError(f"{place}.qkv.weight has {attention.qkv.out_features} rows, which is not {layout}")
+        attention.layout = layout
 
 
 def layouts_of(module: nn.Module) -> tuple[HeadLayout, ...]:
@@ -138,12 +161,12 @@ def _create(name: str, args: Mapping[str, Setting], classes: int, *, from_hub: b
     try:
         arguments: dict[str, Any] = {**args, "num_classes": classes}
         module: nn.Module = timm.create_model(name, pretrained=from_hub, **arguments)
-    except (TypeError, AssertionError) as error:
-        raise RecipeError(f"timm refuses to build {name} with {dict(args)}: {error}", "see model.args") from error
-    except Exception as error:
+    except Exception as error:  # timm checks no argument: any class of error may follow
         if not from_hub:
-            raise
-        # Hub, network and cache fail with many unrelated classes; all mean that the weights cannot be had.
+            what = f"timm refuses to build {name} with {dict(args)}: {type(error).__name__}: {error}"
+            raise RecipeError(what, "see model.args") from error
+        # Hub, network and cache fail with many unrelated classes too; what builds without weights lacks only those.
+        _create(name, args, classes, from_hub=False)
         raise WeightsError(
             f"timm's weights for {name} cannot be had: {error}",
             "give a file (--weights FILE), or start from random weights (--weights none)",

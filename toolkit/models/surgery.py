@@ -15,6 +15,7 @@ from toolkit.models.cost import CostModel
 from toolkit.models.count import count
 from toolkit.models.groups import Groups, Key, find_groups
 from toolkit.models.masking import masked
+from toolkit.models.modes import evaluating
 from toolkit.models.selection import Selection
 from toolkit.models.shapes import drop_blocks, replace_parameter, sync_sizes
 from toolkit.records import Cut
@@ -88,8 +89,9 @@ def _check_counts(module: nn.Module, slim: nn.Module, selection: Selection, imag
 def _check_logits(module: nn.Module, slim: nn.Module, selection: Selection, image_size: int) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(1, 3, image_size, image_size, generator=generator)
-    with torch.inference_mode():
-        expected, found = masked(module, selection).eval()(images), slim.eval()(images)
+    reference = masked(module, selection)
+    with evaluating(reference), evaluating(slim), torch.inference_mode():
+        expected, found = reference(images), slim(images)
     difference = float((expected - found).abs().max())
     if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
         raise CheckFailed(f"the cut model's logits differ by {difference:.2e} from the masked model's; this is a bug")

@@ -11,6 +11,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from toolkit.errors import DataError
+from toolkit.models.modes import evaluating
 from toolkit.prune.criteria import Batch
 
 Gradients = dict[str, Tensor]
@@ -27,13 +28,13 @@ def mean_gradients(model: nn.Module, batches: Sequence[Batch]) -> Gradients:
     samples = _sample_count(batches)
     parameters = dict(model.named_parameters())
     total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
-    model.eval()
-    for images, labels in batches:
-        loss = F.cross_entropy(model(images), labels, reduction="sum") / samples
-        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        for name, gradient in zip(parameters, gradients, strict=True):
-            if gradient is not None:
-                total[name] += gradient
+    with evaluating(model):
+        for images, labels in batches:
+            loss = F.cross_entropy(model(images), labels, reduction="sum") / samples
+            gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+            for name, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:
+                    total[name] += gradient
     return total
 
 
@@ -47,13 +48,12 @@ def mean_squared_gradients(model: nn.Module, batches: Sequence[Batch]) -> Gradie
     total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     elements = sum(parameter.numel() for parameter in parameters.values())
     chunk = max(1, min(LARGEST_CHUNK, CHUNK_ELEMENTS // elements))
-    model.eval()
 
     def loss(weights: Gradients, image: Tensor, label: Tensor) -> Tensor:
         return F.cross_entropy(functional_call(model, weights, (image[None],)), label[None])
 
     each = vmap(grad(loss), in_dims=(None, 0, 0))
-    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no rule for vmap
+    with evaluating(model), sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no rule for vmap
         for images, labels in batches:
             for start in range(0, len(images), chunk):
                 gradients = each(parameters, images[start : start + chunk], labels[start : start + chunk])

@@ -7,6 +7,7 @@ are emptied at the same pace. The rest is here: shares of units, and the search 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -101,7 +102,13 @@ def _until_met(order: Sequence[Chunk], budget: Budget, cost: CostModel) -> list[
             skipped.add(where)  # later chunks of a segment never go before earlier ones
     if not best <= budget.share:
         raise BudgetError(
-            f"{budget} cannot be met: the closest that can is {budget.quantity}={best:.3f}",
+            f"{budget} cannot be met: the closest that can is {budget.quantity}={_rounded_up(best):g}",
             "ask for that, allow more axes (prune.axes), or round to smaller steps (--round-to)",
         )
     return [order[index] for index in chosen]
+
+
+def _rounded_up(share: float) -> float:
+    """Four significant digits, never less than `share`: what an error offers must be met when asked for."""
+    unit = 10.0 ** (math.floor(math.log10(share)) - 3)
+    return math.ceil(share / unit) * unit
