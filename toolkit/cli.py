@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from toolkit import __version__, options, resolve
-from toolkit.errors import RecipeError, ToolkitError
+from toolkit.errors import RecipeError, StorageError, ToolkitError, UnknownName
 
 app = typer.Typer(
     name="toolkit",
@@ -62,8 +62,6 @@ def _run(values: dict[str, Any]) -> None:
     from toolkit.pipeline import STAGES
 
     if until not in STAGES:
-        from toolkit.errors import UnknownName
-
         with _errors_reported():
             raise UnknownName("stage", until, STAGES)
     names = list(STAGES)[: list(STAGES).index(until) + 1]
@@ -84,28 +82,28 @@ def _work(names: list[str], values: dict[str, Any], sections: tuple[str, ...]) -
 
 
 def _carry_out(names: list[str], settings: resolve.Resolved, values: dict[str, Any]) -> None:
-    from toolkit import pipeline, records, runfolder
+    from toolkit import pipeline, progress, records, runfolder
     from toolkit.stages import Run
 
-    tell = _silent if values["quiet"] else _tell
+    tell, shown = (_silent, progress.hidden) if values["quiet"] else (_tell, progress.shown)
     if settings.kept:
         kept = ", ".join(f"{name}={value}" for name, value in settings.kept.items())
         tell(f"still in force from earlier commands on this run: {kept}")
     path = Path(settings.recipe.run)
     if values["dry_run"]:
-        run = Run(settings.recipe, runfolder.RunFolder(path))
+        run = Run(settings.recipe, runfolder.RunFolder(path), shown, dry=True)
         for step in pipeline.plan(run, names, values["force"]):
             tell(f"{step.stage}: {step.result}: {step.reason or 'up to date'}")
         return
     with runfolder.opened(path) as folder:
-        run = Run(settings.recipe, folder)
-        try:
-            pipeline.execute(run, settings, names, force=values["force"], tell=tell)
-        finally:
-            if names[-1] == "report" and (folder.path / "report.html").exists() and not values["quiet"]:
-                _show_report(run)
-            if values["as_json"] and folder.stage("dense"):
-                print(records.dumps(pipeline.STAGES[names[-1]].record(run)), end="")
+        run = Run(settings.recipe, folder, shown)
+        failure = pipeline.execute(run, settings, names, force=values["force"], tell=tell)
+        if names[-1] == "report" and not values["quiet"]:
+            _show_report(run)
+        if values["as_json"]:
+            print(records.dumps(pipeline.STAGES[names[-1]].record(run)), end="")
+    if failure is not None:
+        raise failure
 
 
 def _show_report(run: Any) -> None:
@@ -130,7 +128,10 @@ def init(
     with _errors_reported():
         if path.exists() and not force:
             raise RecipeError(f"{path} is there already", "--force writes over it")
-        path.write_text(commented(), encoding="utf-8")
+        try:
+            path.write_text(commented(), encoding="utf-8")
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {error.strerror}") from error
         _tell(f"wrote {path}")
 
 

@@ -1,7 +1,7 @@
 """The stages in order: what must run, what is up to date, and what a command ends with.
 
 A command names a stage; the stages it needs run first, each only if an input has changed. A result that fails a check
-(parity, a valid measurement) does not stop the stages after it; the first such failure is raised when all have run.
+(parity, a valid measurement) does not stop the stages after it; the first such failure is returned when all have run.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from toolkit import records, resolve
-from toolkit.errors import BadInput, ToolkitError
+from toolkit.errors import BadInput, StorageError, ToolkitError
 from toolkit.stages import Run, Stage
 from toolkit.stages.bench import Bench
 from toolkit.stages.export import Export
@@ -57,7 +57,7 @@ def plan(run: Run, names: Sequence[str], force: bool = False) -> list[Step]:
     """What `execute` would do now. What follows a stage that must run is expected to run too."""
     steps: list[Step] = []
     stale: set[str] = set()
-    for stage in needed(names):
+    for stage in _checked(run, names):
         waits = sorted(stale.intersection(stage.needs))
         if waits:
             steps.append(Step(stage.name, stage.name, f"follows {', '.join(waits)}"))
@@ -73,11 +73,14 @@ def plan(run: Run, names: Sequence[str], force: bool = False) -> list[Step]:
     return steps
 
 
-def execute(run: Run, settings: resolve.Resolved, names: Sequence[str], *, force: bool, tell: Tell) -> None:
-    """Bring the stages of these names up to date; `force` makes them again. Raises the first failed check when done."""
+def execute(
+    run: Run, settings: resolve.Resolved, names: Sequence[str], *, force: bool, tell: Tell
+) -> ToolkitError | None:
+    """Bring the stages of these names up to date; `force` makes them again. Returns the first check that failed."""
     failure: ToolkitError | None = None
-    with _settings_kept(run, settings):
-        for stage in needed(names):
+    stages = _checked(run, names)
+    with _settings_kept(run, settings) as made:
+        for stage in stages:
             for unit in stage.units(run):
                 reason = _reason(run, unit.result, unit.inputs, forced=force and stage.name in names)
                 if not reason:
@@ -86,19 +89,29 @@ def execute(run: Run, settings: resolve.Resolved, names: Sequence[str], *, force
                 tell(f"{stage.name}: making {unit.result} ({reason})")
                 with run.folder.writing(unit.result, unit.inputs) as out:
                     unit.make(out)
+                run.folder.end_work(unit.result)
+                made.append(unit.result)
                 run.folder.log("made", result=unit.result)
             if isinstance(stage, Report):
                 stage.write(run)
             for line in stage.told(run):
                 tell(f"{stage.name}: {line}")
             failure = failure or stage.verdict(run)
-    if failure is not None:
-        raise failure
+    return failure
+
+
+def _checked(run: Run, names: Sequence[str]) -> list[Stage]:
+    """The stages that are needed; what is wrong with any one's settings is said before the first makes anything."""
+    stages = needed(names)
+    for stage in stages:
+        stage.check(run)
+    return stages
 
 
 @contextmanager
-def _settings_kept(run: Run, settings: resolve.Resolved) -> Iterator[None]:
-    """The run folder remembers the settings it is being made with, unless they turn out to be bad input."""
+def _settings_kept(run: Run, settings: resolve.Resolved) -> Iterator[list[str]]:
+    """The run folder remembers the settings it is being made with, unless bad input ends the command before a result
+    is made. Gives the list in which results that are made are noted."""
     from toolkit.bench.environment import capture
 
     files = {
@@ -106,18 +119,24 @@ def _settings_kept(run: Run, settings: resolve.Resolved) -> Iterator[None]:
         resolve.FLAGS_FILE: settings.remember(),
         "environment.json": records.dumps(capture()),
     }
+    made: list[str] = []
     before = {name: path.read_text() if (path := run.folder.path / name).exists() else None for name in files}
-    for name, text in files.items():
-        run.folder.write_text(name, text)
     try:
-        yield
-    except BadInput:
-        for name, old in before.items():
-            if old is None:
-                (run.folder.path / name).unlink(missing_ok=True)
-            else:
-                run.folder.write_text(name, old)
+        for name, text in files.items():
+            run.folder.write_text(name, text)
+        yield made
+    except BadInput as error:
+        if not made and not isinstance(error, StorageError):  # with room on the disk the same settings go on
+            _put_back(run, before)
         raise
+
+
+def _put_back(run: Run, files: Mapping[str, str | None]) -> None:
+    for name, text in files.items():
+        if text is None:
+            (run.folder.path / name).unlink(missing_ok=True)
+        else:
+            run.folder.write_text(name, text)
 
 
 def _reason(run: Run, result: str, inputs: Mapping[str, str], *, forced: bool) -> str:

@@ -16,6 +16,12 @@ class Progress(Protocol):
     def __call__(self, done: int, total: int, message: str = "") -> None: ...
 
 
+@contextmanager
+def hidden(title: str) -> Iterator[Progress]:
+    """For commands that are to say nothing."""
+    yield silent
+
+
 def silent(done: int, total: int, message: str = "") -> None:
     """For callers that do not care."""
 

@@ -7,6 +7,7 @@ flag names another model or other data, the built-in example is what is run.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -58,9 +59,11 @@ def resolve(file: Path | None, run: Path | None, flags: Flags) -> Resolved:
         file = _recipe_of(run)
     if file is None and Path(DEFAULT_FILE).is_file():
         file = Path(DEFAULT_FILE)
+    if file is None and run is None:
+        file = _recipe_of(Path(Recipe().run))
     base = _read(file) if file else {}
     folder = run or Path(str(base.get("run") or Recipe().run))
-    kept = {name: value for name, value in _flags_of(folder).items() if name not in _overruled(flags)}
+    kept = {name: value for name, value in _flags_of(folder).items() if not _taken_back(name, flags)}
     if file is None and not STARTS_ANEW.keys() & {*kept, *flags}:
         base = yaml.safe_load(files("toolkit").joinpath("default.yaml").read_text(encoding="utf-8"))
     merged = {**kept, **flags}
@@ -74,7 +77,12 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise RecipeError(f"--set {text!r} is not section.setting=value", "for example --set prune.ratio=0.75")
-    return name, yaml.safe_load(value)
+    if name == "run":
+        raise RecipeError("the run folder is not a --set", "--run DIR")
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {text!r}: the value is not YAML: {error}") from None
 
 
 def as_yaml(recipe: Recipe) -> str:
@@ -82,32 +90,36 @@ def as_yaml(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
 
 
-def _overruled(flags: Flags) -> set[str]:
-    """Earlier flags that these ones take back. (Names of whole sections stand for themselves.)"""
-    names = {*flags, *(RIVALS[name] for name in flags if name in RIVALS)}
-    sections = {STARTS_ANEW[name] for name in flags if name in STARTS_ANEW}
-    known = (
-        f"{section}.{field}"
-        for section in sections
-        for field in Recipe.model_fields[section].default.__class__.model_fields
-    )
-    return names | set(known)
+def _taken_back(name: str, flags: Flags) -> bool:
+    """Whether `flags` overrule the flag `name` of an earlier command."""
+    anew = {section for flag, section in STARTS_ANEW.items() if flag in flags}
+    return name in flags or RIVALS.get(name) in flags or name.partition(".")[0] in anew
 
 
 def _laid_over(base: Values, flags: Flags) -> Values:
-    values = {name: dict(value) if isinstance(value, dict) else value for name, value in base.items()}
+    values = {name: copy.deepcopy(value) for name, value in base.items() if value is not None}
     for name, section in STARTS_ANEW.items():
-        if name in flags and (values.get(section) or {}).get(name.split(".")[1]) != flags[name]:
+        if name in flags and _place(values, name).get(_last(name)) != flags[name]:
             values[section] = {}
+    for name in RIVALS.keys() & flags.keys():
+        _place(values, RIVALS[name]).pop(_last(RIVALS[name]), None)
     for name, value in flags.items():
-        section, _, field = name.rpartition(".")
-        place = values.setdefault(section, {}) if section else values
-        if not isinstance(place, dict):
-            raise RecipeError(f"--set {name}: {section!r} is not a section")
-        place[field] = value
-        if name in RIVALS:
-            place.pop(RIVALS[name].split(".")[1], None)
+        _place(values, name)[_last(name)] = value
     return values
+
+
+def _place(values: Values, name: str) -> Values:
+    """The mapping that holds the setting of a dotted name."""
+    place = values
+    for parent in name.split(".")[:-1]:
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise RecipeError(f"{parent} = {place!r}: it should hold settings, such as {name}")
+    return place
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _read(file: Path) -> Values:
@@ -115,6 +127,8 @@ def _read(file: Path) -> Values:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(f"recipe {file} does not exist", "`toolkit init` writes one") from None
+    except OSError as error:
+        raise RecipeError(f"{file} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{file} is not YAML: {error}") from None
     if not isinstance(values, dict | None):
@@ -135,12 +149,12 @@ def _fault(fault: dict[str, Any], file: Path | None, lines: Mapping[str, int], f
     """One of pydantic's findings, in our words: message and hint."""
     path = [str(part) for part in fault["loc"]]
     name = ".".join(path)
-    if name in flags or any(
-        f"{name}.".startswith(f"{flag}.") or flag.startswith(f"{name}.") for flag in flags if name not in lines
-    ):
+    parts = [".".join(path[:length]) for length in range(len(path), 0, -1)]
+    line = next((lines[part] for part in parts if part in lines), None)
+    if any(part in flags for part in parts) or any(flag.startswith(f"{name}.") for flag in flags):
         where = "on the command line"
     else:
-        where = f"{file}, line {lines[name]}" if name in lines else str(file or "settings")
+        where = f"{file}, line {line}" if line else str(file or "settings")
     if fault["type"] == "extra_forbidden":
         section = Recipe if len(path) == 1 else Recipe.model_fields[path[0]].default.__class__
         return f"{where}: unknown setting {name!r}", suggestion(path[-1], section.model_fields)
@@ -159,10 +173,9 @@ def _lines(file: Path) -> dict[str, int]:
     return dict(walk(yaml.compose(file.read_text(encoding="utf-8")), ""))
 
 
-def _remembered(run: Path) -> dict[str, Any]:
+def _remembered(run: Path) -> Values:
     file = run / FLAGS_FILE
-    content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
-    return content if isinstance(content, dict) else {}
+    return _read(file) if file.is_file() else {}
 
 
 def _flags_of(run: Path) -> Flags:

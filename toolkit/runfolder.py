@@ -13,8 +13,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TypeVar
@@ -84,22 +84,28 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> Path:
         """A single file that is replaced as a whole."""
-        final, draft = self.path / name, self.path / f".{name}.new"
+        final, draft = self.path / name, self._beside(name, "new")
         with full_disk_reported(self.path):
-            draft.write_text(text, encoding="utf-8")
-            draft.replace(final)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                draft.write_text(text, encoding="utf-8")
+                draft.replace(final)
+            except BaseException:
+                draft.unlink(missing_ok=True)
+                raise
         return final
 
     def work(self, name: str, inputs: Mapping[str, str]) -> Path:
-        """A folder for the unfinished work on these very inputs; unfinished work on others is thrown away."""
-        key = f"{name.replace('/', '-')}-{records.digest(dict(inputs))[:16]}"
-        folder = self.path / ".work" / key
-        for other in folder.parent.glob(f"{name.replace('/', '-')}-*"):
-            if other != folder:
-                shutil.rmtree(other)
+        """A folder for the unfinished work on these very inputs, kept until `end_work`."""
+        folder = self.path / ".work" / f"{name}-{records.digest(dict(inputs))[:16]}"
         with full_disk_reported(self.path):
             folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def end_work(self, name: str) -> None:
+        """The result is whole: all unfinished work on it is thrown away, on these inputs and on others."""
+        for folder in (self.path / ".work").glob(f"{name}-*"):
+            shutil.rmtree(folder)
 
     def log(self, event: str, **details: str | float) -> None:
         """One line in log.jsonl."""
@@ -121,13 +127,13 @@ class RunFolder:
 
     def recover(self) -> None:
         """Undo a replacement that was killed between its two renames, and clear unfinished folders."""
-        for old in [*self.path.glob(".*.old"), *self.path.glob("artifacts/.*.old")]:
+        for old in [*self.path.glob(".*.old"), *self.path.glob("[!.]*/.*.old")]:
             final = old.with_name(old.name[1:].removesuffix(".old"))
             if final.exists():
                 shutil.rmtree(old)
             else:
                 old.rename(final)
-        for draft in [*self.path.glob(".*.new"), *self.path.glob("artifacts/.*.new")]:
+        for draft in [*self.path.glob(".*.new"), *self.path.glob("[!.]*/.*.new")]:
             shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
 
 
@@ -140,17 +146,27 @@ def opened(path: Path) -> Iterator[RunFolder]:
     if path.exists() and not path.is_dir():
         raise RunFolderError(f"{path} is not a folder", "choose another run folder (--run DIR)")
     folder = RunFolder(path)
-    for file in [*path.glob("*/stage.json"), *path.glob("*/*/stage.json")]:
+    for file in [*path.glob(f"[!.]*/{STAGE_FILE}"), *path.glob(f"[!.]*/[!.]*/{STAGE_FILE}")]:
         folder.stage(str(file.parent.relative_to(path)))
-    is_new = not path.exists()
-    try:
-        with _locked(path):
-            folder.recover()
+    made = [each for each in (path, *path.parents) if not each.exists()]
+    with _locked(path):
+        folder.recover()
+        try:
             yield folder
-    except BadInput:
-        if is_new and not any(path.glob("*/stage.json")):
-            shutil.rmtree(path, ignore_errors=True)
-        raise
+        except StorageError:  # what was begun goes on when there is room
+            raise
+        except BadInput:
+            if made and not any(path.glob(f"[!.]*/{STAGE_FILE}")):
+                _remove(made)
+            raise
+
+
+def _remove(made: Sequence[Path]) -> None:
+    """A run folder and those of its parents that were made for it and hold nothing else."""
+    shutil.rmtree(made[0])
+    with suppress(OSError):
+        for parent in made[1:]:
+            parent.rmdir()
 
 
 @contextmanager

@@ -30,4 +30,4 @@ def _settings(section: Section) -> str:
 def _setting(name: str, value: object, help_: str | None) -> str:
     comment = textwrap.fill(help_ or "", width=100, initial_indent="# ", subsequent_indent="# ")
     plain = list(value) if isinstance(value, tuple) else value
-    return f"{comment}\n{yaml.safe_dump({name: plain}, default_flow_style=None)}"
+    return f"{comment}\n{yaml.safe_dump({name: plain}, default_flow_style=False)}"

@@ -56,7 +56,7 @@ class Domains:
 
     def training_images(self) -> dict[str, tuple[Image, ...]]:
         """The training part of each source domain."""
-        return self._training_parts
+        return dict(self._training_parts)
 
     def selection_images(self) -> dict[str, tuple[Image, ...]]:
         """The held-out part of each source domain, the only images that a state may be selected on."""
@@ -153,7 +153,7 @@ def _require_all_classes(classes: tuple[str, ...], domains: tuple[Domain, ...]) 
             having = [other for other, found in present.items() if found.issuperset(missing)]
             faults.append(
                 f"domain {name} has no images of {', '.join(classes[label] for label in missing)}"
-                + (f" (domain {', '.join(having)} has)" if having else "")
+                + (f", which {', '.join(having)} has" if having else "")
             )
     if faults:
         raise DataError("; ".join(faults), "every domain needs images of every class: add them, or leave the class out")

@@ -65,7 +65,7 @@ def _depth(root: Path, files: list[PurePosixPath]) -> int:
         raise DataError(f"{root} has images where none are expected: {', '.join(wrong)}", LAYOUTS)
     if len(example) > 1:
         raise DataError(
-            f"{root} has images at two depths: {example[2]} (as in CLASS/image), {example[3]} (as in DOMAIN/CLASS/image)",
+            f"{root} has images at two depths: {example[2]} as in CLASS/image, {example[3]} as in DOMAIN/CLASS/image",
             LAYOUTS,
         )
     return next(iter(example))

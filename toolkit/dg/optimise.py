@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 from toolkit.errors import UnknownName
 from toolkit.recipe import Training
 
-SCHEDULES = ("constant", "cosine", "poly", "rsqrt", "tanh", "wsd")
-"""Those of timm's schedules that need no settings but the length of training."""
+SCHEDULES = ("constant", "cosine", "poly", "tanh")
+"""Those of timm's schedules that need no settings but the length of training; poly falls in a straight line."""
 
 WARMUP_START = 0.01
 """Learning rate of the first step, as a share of the largest."""
@@ -38,6 +38,7 @@ def build_schedule(optimizer: Optimizer, settings: Training, steps: int) -> Sche
         sched=settings.schedule,
         num_epochs=steps,
         warmup_epochs=round(settings.warmup_epochs * steps / settings.epochs),
+        decay_rate=1.0,  # the power of poly
         warmup_lr=settings.learning_rate * WARMUP_START,
         step_on_epochs=False,
         updates_per_epoch=1,  # an "epoch" of this schedule is one step

@@ -106,11 +106,27 @@ class Groups:
 def find_groups(model: nn.Module, image_size: int) -> Groups:
     """Every group of a canonical model (all attention is `HeadwiseAttention`)."""
     found = [*_coupled_groups(model, image_size)]
+    _check_cuttable(model, found)
     for place, attention in attentions(model).items():
         found += attention_groups(place, attention)
     if len(blocks_of(model)) > 1:
         found.append(_block_group(model))
     return Groups(model, found)
+
+
+def _check_cuttable(model: nn.Module, coupled: Sequence[Group]) -> None:
+    """One position a unit in every coupled weight, and only norms whose statistics are known."""
+    for name, module in model.named_modules():
+        if hasattr(module, "normalized_shape") and not isinstance(module, nn.LayerNorm):
+            raise UnsupportedModel(f"{name} is a {type(module).__name__}, which cannot be cut yet")
+    for group in coupled:
+        for piece in group.slices:
+            width = model.get_parameter(piece.parameter).shape[piece.dim]
+            if width != group.units:
+                raise UnsupportedModel(
+                    f"{piece.parameter} has {width} positions for {group.units} units of {group.place} (a gated MLP?), "
+                    "which cannot be cut yet"
+                )
 
 
 def attention_groups(place: str, attention: HeadwiseAttention) -> list[Group]:
@@ -186,10 +202,6 @@ def _translated(group: tp.Group, names: Mapping[object, str], place: str, axis: 
     for item in group:
         module, positions = item.dep.target.module, torch.tensor(item.idxs)
         roots = torch.tensor(item.root_idxs)
-        if len(positions) != units:
-            raise UnsupportedModel(
-                f"a unit of {place} has several positions in one layer (a gated MLP), which cannot be cut"
-            )
         for name, dim in _dimensions(module, item.dep, names):
             slices.setdefault((name, dim), Slice(name, dim, positions, roots))
     return Group(place, axis, (units,), tuple(slices.values()))
@@ -207,9 +219,7 @@ def _dimensions(module: object, dep: tp.Dependency, names: Mapping[object, str])
     if isinstance(module, nn.Linear | nn.Conv2d | nn.LayerNorm):
         pairs = [(f"{name}.weight", 1 if inputs else 0)]
         return pairs + ([(f"{name}.bias", 0)] if module.bias is not None and not inputs else [])
-    if isinstance(module, nn.Module) and any(True for _ in module.parameters()):
-        raise UnsupportedModel(f"{name} is a {type(module).__name__}, which cannot be cut yet")
-    return []  # reshapes, additions and the like
+    return []  # reshapes, additions and the like hold no parameter
 
 
 class _AttentionPruner(tp.BasePruningFunc):  # type: ignore[misc]

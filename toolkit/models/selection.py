@@ -16,6 +16,11 @@ from toolkit.models.groups import Group, Groups, Key
 from toolkit.records import Axis, Cut, HeadLayout
 
 
+def fewest_units(axis: Axis) -> int:
+    """How many units always stay. A layer norm over a single residual channel would be constant."""
+    return 2 if axis == "embed" else 1
+
+
 class Selection:
     """The outcome of a list of cuts: units removed and units kept of every group, and the new head layouts."""
 
@@ -87,10 +92,9 @@ class Selection:
                     raise PlanError(f"head {head} of {heads.place} would keep no {axis} unit; cut the head instead")
 
     def _check_something_stays(self, group: Group) -> None:
-        if not self.in_removed_block(group.place) and bool(self.removed[group.key].all()):
-            raise PlanError(
-                f"nothing would stay along {group.axis} at {group.place!r}; a layer keeps at least one unit"
-            )
+        stay, fewest = int((~self.removed[group.key]).sum()), fewest_units(group.axis)
+        if stay < fewest and not self.in_removed_block(group.place):
+            raise PlanError(f"{stay} units would stay along {group.axis} at {group.place!r}; at least {fewest} must")
 
     def _head_widths(self, place: str) -> list[tuple[int, int]]:
         def widths(axis: Axis) -> list[int]:

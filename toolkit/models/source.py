@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from timm.data.config import resolve_model_data_config
+from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -63,7 +64,7 @@ def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> LoadedMo
         fresh = fill(module, Path(settings.weights))
     canonicalise(module)
     module.eval()
-    size = int(module.get_submodule("patch_embed").img_size[0])  # type: ignore[index]
+    size = _image_size(module)
     find_groups(module, size)  # a model that cannot be cut is refused before it is trained
     costs = count(module, size)
     info = ModelInfo(
@@ -81,6 +82,16 @@ def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> LoadedMo
         weights_sha256="",
     )
     return LoadedModel(module, info, fresh)
+
+
+def _image_size(module: nn.Module) -> int:
+    """Height and width of the input in pixels."""
+    embedding = module.get_submodule("patch_embed")
+    assert isinstance(embedding, PatchEmbed)
+    size = embedding.img_size
+    if size is None or embedding.num_patches == 0:
+        raise RecipeError(f"an image of {size} pixels holds no patch of {embedding.patch_size}", "see model.image_size")
+    return int(size[0])
 
 
 def known_models() -> list[str]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from toolkit.errors import CheckFailed
 from toolkit.models.groups import Group, Groups, Key
+from toolkit.models.selection import fewest_units
 from toolkit.records import Cut
 
 WHOLE = ("head", "block")
@@ -40,7 +41,7 @@ def chunks_of(group: Group, scores: Tensor, round_to: int) -> list[Chunk]:
     for segment, units in enumerate(torch.arange(group.units).split(group.segments)):
         ascending = units[torch.argsort(scores[units], stable=True)].tolist()
         start, size = 0, len(units) % step or step
-        while start + size <= len(units) - step:
+        while start + size <= len(units) - max(step, fewest_units(group.axis)):
             part = ascending[start : start + size]
             chunks.append(Chunk(group.key, segment, tuple(part), float(scores[part].mean())))
             start, size = start + size, step

@@ -89,7 +89,7 @@ def _until_met(order: Sequence[Chunk], budget: Budget, cost: CostModel) -> list[
             low = middle
         else:
             high = middle - 1
-    chosen, best = list(range(low)), left(range(low))
+    chosen, best, below = list(range(low)), left(range(low)), 0.0
     skipped: set[tuple[object, int]] = set()
     for index in range(low, len(order)):
         if best <= budget.share:
@@ -100,12 +100,22 @@ def _until_met(order: Sequence[Chunk], budget: Budget, cost: CostModel) -> list[
             chosen, best = [*chosen, index], share
         else:
             skipped.add(where)  # later chunks of a segment never go before earlier ones
+            below = max(below, share)
     if not best <= budget.share:
-        raise BudgetError(
-            f"{budget} cannot be met: the closest that can is {budget.quantity}={_rounded_up(best):g}",
-            "ask for that, allow more axes (prune.axes), or round to smaller steps (--round-to)",
-        )
+        raise _unmet(budget, best, below)
     return [order[index] for index in chosen]
+
+
+def _unmet(budget: Budget, above: float, below: float) -> BudgetError:
+    """`above` and `below` the budget: the nearest shares that were found; 1 and 0 where there is none."""
+    found = [share for share in (above, below) if 0 < share < 1]
+    if not found:
+        return BudgetError(f"{budget} cannot be met: no layer has units to spare", _SMALLER_STEPS)
+    closest = _rounded_up(min(found, key=lambda share: abs(share - budget.share)))
+    return BudgetError(
+        f"{budget} cannot be met: the closest that can is {budget.quantity}={closest:g}",
+        "ask for that, allow more axes (prune.axes), or round to smaller steps (--round-to)",
+    )
 
 
 def _rounded_up(share: float) -> float:

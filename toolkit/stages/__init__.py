@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +44,10 @@ class Run:
 
     recipe: Recipe
     folder: RunFolder
+    shown: Callable[[str], AbstractContextManager[progress.Progress]] = progress.shown
+    """Who listens to the progress of a piece of work."""
+    dry: bool = False
+    """Only looked at: not even what was found out about the images is kept."""
 
     @cached_property
     def domains(self) -> Domains:
@@ -51,14 +56,16 @@ class Run:
         from toolkit.dg.domains import read_domains
 
         listed = read_domains(self.recipe.data, self.recipe.seed)
-        cache = self.folder.work("images", {"listed": listed.fingerprint()}) / "broken.json"
+        name = f".work/images-{listed.fingerprint()[:16]}.json"
+        cache = self.folder.path / name
         if cache.is_file():
-            broken = tuple(json.loads(cache.read_text(encoding="utf-8")))
-        else:
-            with progress.shown("checking images") as report:
-                broken = find_broken(listed, report)
-            cache.write_text(json.dumps(broken), encoding="utf-8")
-        return without_broken(listed, broken, self.recipe.data.skip_broken)
+            return without_broken(listed, tuple(json.loads(cache.read_text())), self.recipe.data.skip_broken)
+        with self.shown("checking images") as report:
+            broken = find_broken(listed, report)
+        found = without_broken(listed, broken, self.recipe.data.skip_broken)
+        if not self.dry:
+            self.folder.write_text(name, json.dumps(broken))
+        return found
 
     def weights_of(self, result: str) -> str:
         """Hash of a finished model."""
@@ -70,6 +77,9 @@ class Stage:
 
     name: str
     needs: Sequence[str] = ()
+
+    def check(self, run: Run) -> None:
+        """Raise BadInput for settings that cannot be carried out; called before anything is made."""
 
     def units(self, run: Run) -> list[Unit]:
         """Its results. Called when the stages before are finished."""

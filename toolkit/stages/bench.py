@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from toolkit import progress, records
+from toolkit import records
 from toolkit.errors import InvalidMeasurement, RecipeError, ToolkitError
 from toolkit.records import BenchReport
 from toolkit.stages import DENSE, FINETUNED, Run, Stage, Unit, hash_of
@@ -14,6 +14,14 @@ from toolkit.stages.export import SLIM, artifact_folder
 class Bench(Stage):
     name = "bench"
     needs = ("export",)
+
+    def check(self, run: Run) -> None:
+        from toolkit.bench.devices import device
+        from toolkit.bench.runtimes import runtime
+
+        device(run.recipe.bench.device)
+        runtime(run.recipe.bench.runtime)
+        _subjects(run)
 
     def units(self, run: Run) -> list[Unit]:
         from toolkit.bench.identity import identify
@@ -58,11 +66,9 @@ def bench_folder(run: Run) -> str:
 
 def _subjects(run: Run) -> dict[str, Path]:
     """The folders that the chosen runtime opens."""
-    from toolkit.bench.runtimes import runtime
     from toolkit.export import target
 
     chosen = run.recipe.bench.runtime
-    runtime(chosen)  # an unknown one is an error before anything is written
     if chosen == "torch":
         return {"dense": run.folder.path / DENSE, SLIM: run.folder.path / FINETUNED}
     for name in run.recipe.export.targets:
@@ -86,6 +92,6 @@ def _bench(run: Run, out: Path) -> None:
         threads=settings.threads,
         device=settings.device,
     )
-    with progress.shown("bench") as report:
+    with run.shown("bench") as report:
         measured = device(settings.device).bench(request, report)
     records.save(measured, out / "bench.json")

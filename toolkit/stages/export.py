@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from toolkit import progress
 from toolkit.records import Artifact
 from toolkit.stages import DENSE, FINETUNED, Run, Stage, Unit, hash_of
 
@@ -18,13 +17,16 @@ class Export(Stage):
     name = "export"
     needs = ("finetune",)
 
-    def units(self, run: Run) -> list[Unit]:
+    def check(self, run: Run) -> None:
         from toolkit.export import target
 
+        for name in run.recipe.export.targets:
+            target(name)
+
+    def units(self, run: Run) -> list[Unit]:
         options = hash_of(run.recipe.export.model_copy(update={"targets": ()}))
         units = []
         for name in run.recipe.export.targets:
-            target(name)  # an unknown one is an error before anything is written
             for subject, result in SUBJECTS.items():
                 inputs = {"model": run.weights_of(result), "export": options}
                 units.append(Unit(artifact_folder(run, name, subject), inputs, partial(_export, run, name, result)))
@@ -54,7 +56,7 @@ def _export(run: Run, name: str, result: str, out: Path) -> None:
     from toolkit.export import target
     from toolkit.models import source
 
-    with progress.shown(f"export {name}, {result} model") as report:
+    with run.shown(f"export {name}, {result} model") as report:
         report(0, 1)
         target(name).export(source.load(run.folder.path / result), run.recipe.export, out)
         report(1, 1)

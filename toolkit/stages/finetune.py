@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from toolkit import progress, records
+from toolkit import records
 from toolkit.records import ModelInfo
 from toolkit.stages import DENSE, FINETUNED, PRUNED, Run, Stage, Unit, hash_of
-from toolkit.stages.train import describe
+from toolkit.stages.train import check_training, describe
 
 
 class Finetune(Stage):
     name = "finetune"
     needs = ("prune",)
+
+    def check(self, run: Run) -> None:
+        check_training(run.recipe.finetune)
 
     def units(self, run: Run) -> list[Unit]:
         inputs = {
@@ -46,10 +48,9 @@ def _finetune(run: Run, inputs: dict[str, str], out: Path) -> None:
     if settings.distill:
         teacher = source.load(run.folder.path / DENSE).module
         objective = Distilled(objective, teacher, settings.distill_weight, settings.distill_temperature)
-    work = run.folder.work(FINETUNED, inputs)
-    plan = TrainingPlan(settings, objective, recipe.seed, work / "checkpoint.pt", recipe.data.workers)
-    with progress.shown("finetune") as report:
+    checkpoint = run.folder.work(FINETUNED, inputs) / "checkpoint.pt"
+    plan = TrainingPlan(settings, objective, recipe.seed, checkpoint, recipe.data.workers)
+    with run.shown("finetune") as report:
         history = fit(slim, run.domains, plan, report)
     records.save(history, out / "history.json")
     source.save(slim.module, replace(slim.info, made_from=slim.info.weights_sha256), out)
-    shutil.rmtree(work)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from toolkit import progress, records
+from toolkit import records
 from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.records import ParityReport
 from toolkit.stages import DENSE, FINETUNED, PARITY, Run, Stage, Unit, hash_of
@@ -74,7 +74,7 @@ def _compare(run: Run, out: Path) -> None:
     sides, parts = _sides(run), run.domains.evaluation_images()
     labels: dict[str, tuple[int, ...]] = {}
     predictions: dict[str, dict[str, tuple[int, ...]]] = {domain: {} for domain in parts}
-    with progress.shown("parity") as report:
+    with run.shown("parity") as report:
         for done, (side, (folder, name)) in enumerate(sides.items()):
             info = identify(folder).model
             with runtime(name).open(folder, len(usable_cores())) as session:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from toolkit import progress, records
+from toolkit import records
 from toolkit.records import ModelInfo, PrunePlan
 from toolkit.stages import DENSE, PRUNED, Run, Stage, Unit, hash_of
 
@@ -16,6 +16,18 @@ CALIBRATION_BATCH = 32
 class Prune(Stage):
     name = "prune"
     needs = ("train",)
+
+    def check(self, run: Run) -> None:
+        from toolkit.prune.allocators import allocator
+        from toolkit.prune.budget import budget_of
+        from toolkit.prune.criteria import criterion
+        from toolkit.prune.methods import method
+
+        settings = run.recipe.prune
+        method(settings.method)
+        criterion(settings.criterion)
+        allocator(settings.scope)
+        budget_of(settings)
 
     def units(self, run: Run) -> list[Unit]:
         inputs = {
@@ -52,7 +64,7 @@ def _prune(run: Run, out: Path) -> None:
         parts = run.domains.training_images()
         return calibration_batches(parts, dense.info, settings.samples, CALIBRATION_BATCH, seed)
 
-    with progress.shown("prune") as report:
+    with run.shown("prune") as report:
         plan = method(settings.method).prune(dense, Job(settings, Calibration(load, seed), report))
     removal = surgery.remove(dense.module, plan.cuts, dense.info.image_size)
     records.save(plan, out / "plan.json")

@@ -38,18 +38,19 @@ def page_of(run: Run) -> Page:
     from toolkit.report.page import Page
 
     folder = run.folder
-    benches = [folder.read(found, "bench.json", BenchReport) for found in _results(run, "bench")]
-    rows, speedups = _latency([each for bench in benches for each in bench.measurements])
+    artifacts = [folder.read(found, "artifact.json", Artifact) for found in _results(run, "artifacts")]
+    measured = _current(run, artifacts)
+    rows, speedups = _latency(measured)
     return Page(
         title=folder.path.name,
         dense=_summary(run, DENSE),
-        environment=benches[0].measurements[0].environment if benches else capture(),
+        environment=measured[0].environment if measured else capture(),
         recipe=resolve.as_yaml(run.recipe),
         slim=_summary(run, FINETUNED) if folder.stage(FINETUNED) else None,
         plan=folder.read(PRUNED, "plan.json", PrunePlan) if folder.stage(PRUNED) else None,
         training=folder.read(DENSE, "history.json", TrainingHistory),
         finetuning=folder.read(FINETUNED, "history.json", TrainingHistory) if folder.stage(FINETUNED) else None,
-        artifacts=tuple(folder.read(found, "artifact.json", Artifact) for found in _results(run, "artifacts")),
+        artifacts=tuple(artifacts),
         parity=folder.read(PARITY, "parity.json", ParityReport) if folder.stage(PARITY) else None,
         latency=tuple(rows),
         speedups=tuple(speedups),
@@ -64,6 +65,14 @@ def page_of(run: Run) -> Page:
 def _results(run: Run, parent: str) -> list[str]:
     folders = sorted((run.folder.path / parent).glob("[!.]*"))
     return [f"{parent}/{folder.name}" for folder in folders if run.folder.stage(f"{parent}/{folder.name}")]
+
+
+def _current(run: Run, artifacts: list[Artifact]) -> list[Measurement]:
+    """Measurements of what the run holds now; those of another runtime or device may be of a model that is gone."""
+    there = {artifact.sha256 for artifact in artifacts}
+    there |= {run.weights_of(result) for result in (DENSE, FINETUNED) if run.folder.stage(result)}
+    reports = [run.folder.read(found, "bench.json", BenchReport) for found in _results(run, "bench")]
+    return [each for report in reports for each in report.measurements if each.artifact_sha256 in there]
 
 
 def _summary(run: Run, result: str) -> ModelSummary:

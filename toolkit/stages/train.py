@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
-from toolkit import progress, records
-from toolkit.errors import ToolkitError, WeightsError
+from toolkit import records
+from toolkit.errors import ToolkitError, UnknownName, WeightsError
+from toolkit.recipe import Training
 from toolkit.records import ModelInfo, TrainingHistory
 from toolkit.stages import DENSE, Run, Stage, Unit, hash_of
 
 
 class Train(Stage):
     name = "train"
+
+    def check(self, run: Run) -> None:
+        from toolkit.models.source import known_models
+
+        known = known_models()
+        if run.recipe.model.name.partition(".")[0] not in known:
+            raise UnknownName("model", run.recipe.model.name, known)
+        check_training(run.recipe.train)
 
     def units(self, run: Run) -> list[Unit]:
         recipe = run.recipe
@@ -31,7 +39,9 @@ class Train(Stage):
         return run.folder.read(DENSE, "model.json", ModelInfo)
 
     def told(self, run: Run) -> list[str]:
-        return [describe(run, DENSE)]
+        broken = run.domains.broken
+        left_out = [f"{len(broken)} broken images left out: {', '.join(broken[:5])}"] if broken else []
+        return [*left_out, describe(run, DENSE)]
 
 
 def _train(run: Run, inputs: dict[str, str], out: Path) -> None:
@@ -47,14 +57,23 @@ def _train(run: Run, inputs: dict[str, str], out: Path) -> None:
             f"{len(domains.classes)} classes: {', '.join(model.fresh)} would be random",
             "train it (--epochs), or give weights of a model for exactly these classes",
         )
-    work = run.folder.work(DENSE, inputs)
-    objective = objectives.build(recipe.train)
-    plan = TrainingPlan(recipe.train, objective, recipe.seed, work / "checkpoint.pt", recipe.data.workers)
-    with progress.shown("train") as report:
+    checkpoint = run.folder.work(DENSE, inputs) / "checkpoint.pt"
+    plan = TrainingPlan(recipe.train, objectives.build(recipe.train), recipe.seed, checkpoint, recipe.data.workers)
+    with run.shown("train") as report:
         history = fit(model, domains, plan, report)
     records.save(history, out / "history.json")
     source.save(model.module, model.info, out)
-    shutil.rmtree(work)
+
+
+def check_training(settings: Training) -> None:
+    """Raise UnknownName for an objective, optimiser or schedule, which a single weight is enough to find out."""
+    from torch import nn
+
+    from toolkit.dg import objectives, optimise
+
+    objectives.build(settings)
+    if settings.epochs:
+        optimise.build_schedule(optimise.build_optimizer(nn.Linear(1, 1), settings), settings, steps=1)
 
 
 def describe(run: Run, result: str) -> str:

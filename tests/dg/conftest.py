@@ -1,0 +1,80 @@
+"""Small data sets and models for the tests of domain generalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Pillow
+from torch import nn
+
+from toolkit import recipe
+from toolkit.dg.domains import Domains, read_domains
+from toolkit.models.source import LoadedModel
+from toolkit.records import ModelInfo
+
+MakeFolder = Callable[[Mapping[str, int]], Path]
+
+
+@pytest.fixture
+def make_folder(tmp_path: Path) -> MakeFolder:
+    """Writes a folder from {"DOMAIN/CLASS": number of images}; the class's first letter decides the colour."""
+
+    def make(content: Mapping[str, int]) -> Path:
+        root = tmp_path / "images"
+        for place, count in content.items():
+            (root / place).mkdir(parents=True)
+            for index in range(count):
+                grey = np.random.default_rng([index, len(place)]).integers(0, 80, (12, 16, 3), dtype=np.uint8)
+                grey[..., ord(place.split("/")[-1][0]) % 3] += 150
+                Pillow.fromarray(grey).save(root / place / f"{index:02d}.png")
+        return root
+
+    return make
+
+
+@pytest.fixture
+def three_domains(make_folder: MakeFolder) -> Domains:
+    """art, photo and sketch with 10 images of a and of b each; sketch is held out."""
+    root = make_folder({f"{domain}/{label}": 10 for domain in ("art", "photo", "sketch") for label in "ab"})
+    return read_domains(recipe.Data(path=str(root), hold_out="sketch"), seed=0)
+
+
+@pytest.fixture
+def tiny_info() -> ModelInfo:
+    return info_of(size=8)
+
+
+def info_of(size: int) -> ModelInfo:
+    return ModelInfo(
+        name="tiny",
+        args={},
+        classes=("a", "b"),
+        image_size=size,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        interpolation="bilinear",
+        removed_blocks=(),
+        layouts=(),
+        parameters=0,
+        macs=0,
+        weights_sha256="",
+    )
+
+
+@pytest.fixture
+def make_model(tiny_info: ModelInfo) -> Callable[[], LoadedModel]:
+    """A classifier with dropout, so that training draws random numbers; always the same weights."""
+
+    def make() -> LoadedModel:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            module = nn.Sequential(
+                nn.Flatten(), nn.Linear(3 * 8 * 8, 16), nn.ReLU(), nn.Dropout(0.3), nn.LayerNorm(16), nn.Linear(16, 2)
+            )
+        return LoadedModel(module, tiny_info)
+
+    return make

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from toolkit import recipe
+from toolkit.dg.batches import TrainingBatches, calibration_batches, evaluation_batches, images_per_domain
+from toolkit.dg.domains import Domains
+from toolkit.dg.image import Image
+from toolkit.errors import DataError
+from toolkit.records import ModelInfo
+
+SETTINGS = recipe.Train(batch_size=8)
+
+
+def training(domains: Domains, info: ModelInfo, seed: int = 0, workers: int = 0) -> TrainingBatches:
+    return TrainingBatches(domains.training_images(), info, SETTINGS, seed, workers)
+
+
+def test_a_step_has_one_batch_of_every_source_domain(three_domains: Domains, tiny_info: ModelInfo) -> None:
+    steps = list(training(three_domains, tiny_info).steps(0, 3))
+    assert len(steps) == 3
+    for batches in steps:
+        assert [tuple(batch.images.shape) for batch in batches] == [(4, 3, 8, 8), (4, 3, 8, 8)]
+        assert [batch.labels.dtype for batch in batches] == [torch.int64, torch.int64]
+
+
+def test_a_domain_is_used_up_before_it_comes_again(three_domains: Domains, tiny_info: ModelInfo) -> None:
+    batches = training(three_domains, tiny_info)
+    for start in (0, 16, 32):
+        assert sorted(index for _, index in batches._places(0, start, start + 16)) == list(range(16))
+    assert batches._places(0, 0, 16) != batches._places(0, 16, 32)
+
+
+def test_batches_follow_from_seed_and_step_alone(three_domains: Domains, tiny_info: ModelInfo) -> None:
+    whole = list(training(three_domains, tiny_info).steps(0, 6))
+    torch.rand(3)
+    resumed = list(training(three_domains, tiny_info, workers=1).steps(4, 6))
+    for expected, found in zip(whole[4:], resumed, strict=True):
+        for one, other in zip(expected, found, strict=True):
+            assert torch.equal(one.images, other.images)
+            assert torch.equal(one.labels, other.labels)
+    other_seed = next(training(three_domains, tiny_info, seed=1).steps(0, 1))
+    assert not torch.equal(other_seed[0].images, whole[0][0].images)
+
+
+def test_an_image_is_augmented_anew_each_time(three_domains: Domains, tiny_info: ModelInfo) -> None:
+    only = {"art": three_domains.training_images()["art"][:1]}
+    first, second = TrainingBatches(only, tiny_info, recipe.Train(batch_size=1), 0, 0).steps(0, 2)
+    assert not torch.equal(first[0].images, second[0].images)
+
+
+def test_the_caller_s_random_numbers_are_left_alone(three_domains: Domains, tiny_info: ModelInfo) -> None:
+    random.seed(1)
+    torch.manual_seed(1)
+    expected = random.random(), torch.rand(1).item()
+    random.seed(1)
+    torch.manual_seed(1)
+    assert len(list(training(three_domains, tiny_info).steps(0, 2))) == 2
+    assert (random.random(), torch.rand(1).item()) == expected
+
+
+@pytest.mark.parametrize(("size", "domains", "each"), [(32, 3, 11), (32, 4, 8), (1, 3, 1), (33, 1, 33)])
+def test_a_batch_is_split_equally(size: int, domains: int, each: int) -> None:
+    assert images_per_domain(recipe.Train(batch_size=size), domains) == each
+
+
+def test_evaluation_sees_every_image_once_in_order_and_whole(three_domains: Domains, tiny_info: ModelInfo) -> None:
+    images = three_domains.domains[0].images
+    batches = list(evaluation_batches(images, tiny_info, batch_size=8))
+    assert [len(labels) for _, labels in batches] == [8, 8, 4]
+    assert np.concatenate([labels for _, labels in batches]).tolist() == [image.label for image in images]
+    pixels, labels = batches[0]
+    assert pixels.dtype == np.float32
+    assert labels.dtype == np.int64
+    squashed = np.asarray(images[0].decode().resize((8, 8), 2), dtype=np.float64) / 255
+    np.testing.assert_allclose(pixels[0].transpose(1, 2, 0), (squashed - 0.5) / 0.5, atol=0.02)
+
+
+def test_evaluation_uses_the_model_s_mean_and_size(tiny_info: ModelInfo) -> None:
+    white = Image("white", "white", 0, np.full((5, 9, 3), 255, dtype=np.uint8))
+    info = replace(tiny_info, image_size=16, mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 0.25))
+    ((pixels, _),) = evaluation_batches([white], info, 4)
+    assert pixels.shape == (1, 3, 16, 16)
+    assert [float(channel.mean()) for channel in pixels[0]] == [1.0, 1.0, 0.0]
+
+
+def test_nothing_to_evaluate_is_an_error(tiny_info: ModelInfo) -> None:
+    with pytest.raises(DataError, match="no images"):
+        next(evaluation_batches([], tiny_info, 4))
+
+
+def test_calibration_takes_equal_parts_of_each_domain(three_domains: Domains, tiny_info: ModelInfo) -> None:
+    parts = {
+        name: [replace(image, label=index) for image in images]
+        for index, (name, images) in enumerate(three_domains.training_images().items())
+    }
+    batches = calibration_batches(parts, tiny_info, samples=10, batch_size=4, seed=0)
+    assert [len(batch.labels) for batch in batches] == [4, 4, 2]
+    assert torch.cat([batch.labels for batch in batches]).tolist() == [0, 1] * 5
+    again = calibration_batches(parts, tiny_info, samples=10, batch_size=4, seed=0)
+    assert all(torch.equal(one.images, other.images) for one, other in zip(batches, again, strict=True))
+    another = calibration_batches(parts, tiny_info, samples=10, batch_size=4, seed=1)
+    assert not torch.equal(batches[0].images, another[0].images)
+
+
+def test_calibration_takes_all_where_there_are_too_few(three_domains: Domains, tiny_info: ModelInfo) -> None:
+    batches = calibration_batches(three_domains.training_images(), tiny_info, 1000, 8, 0)
+    assert sum(len(batch.labels) for batch in batches) == 32

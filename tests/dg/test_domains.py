@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from toolkit import recipe
+from toolkit.dg.domains import Domains, read_domains
+from toolkit.errors import DataError, UnknownName
+
+MakeFolder = Callable[[Mapping[str, int]], Path]
+
+
+def test_no_image_is_both_trained_on_and_evaluated(three_domains: Domains) -> None:
+    trained = {image.name for part in three_domains.training_images().values() for image in part}
+    evaluated = {image.name for part in three_domains.evaluation_images().values() for image in part}
+    assert len(trained) == 2 * 16
+    assert len(evaluated) == 2 * 4 + 20
+    assert not trained & evaluated
+
+
+def test_the_held_out_domain_is_neither_trained_nor_selected_on(three_domains: Domains) -> None:
+    assert set(three_domains.training_images()) == {"art", "photo"}
+    assert set(three_domains.selection_images()) == {"art", "photo"}
+    assert len(three_domains.evaluation_images()["sketch"]) == 20
+
+
+def test_source_domains_are_evaluated_on_what_they_are_selected_on(three_domains: Domains) -> None:
+    evaluation = three_domains.evaluation_images()
+    assert {name: evaluation[name] for name in ("art", "photo")} == three_domains.selection_images()
+    assert {image.label for image in evaluation["art"]} == {0, 1}
+
+
+def test_none_trains_on_every_domain(make_folder: MakeFolder) -> None:
+    domains = read_domains(recipe.Data(path=str(make_folder({"a": 5, "b": 5})), hold_out="none"), 0)
+    assert domains.held_out is None
+    assert list(domains.training_images()) == ["images"]
+    assert len(domains.evaluation_images()["images"]) == 2
+
+
+def test_an_unknown_domain_gets_a_suggestion(make_folder: MakeFolder) -> None:
+    root = make_folder({"art/a": 2, "art/b": 2, "photo/a": 2, "photo/b": 2})
+    with pytest.raises(UnknownName, match="unknown domain 'foto'") as raised:
+        read_domains(recipe.Data(path=str(root), hold_out="foto"), 0)
+    assert "did you mean photo" in raised.value.hint
+
+
+def test_one_must_say_which_domain_is_held_out(make_folder: MakeFolder) -> None:
+    root = make_folder({"art/a": 2, "art/b": 2, "photo/a": 2, "photo/b": 2})
+    with pytest.raises(DataError, match="no domain") as raised:
+        read_domains(recipe.Data(path=str(root)), 0)
+    assert "art, photo" in raised.value.hint
+    assert "none" in raised.value.hint
+
+
+@pytest.mark.parametrize("hold_out", [None, "images"])
+def test_a_single_domain_cannot_be_held_out(make_folder: MakeFolder, hold_out: str | None) -> None:
+    with pytest.raises(DataError, match="one domain, images") as raised:
+        read_domains(recipe.Data(path=str(make_folder({"a": 5, "b": 5})), hold_out=hold_out), 0)
+    assert "--hold-out none" in raised.value.hint
+
+
+def test_a_class_missing_in_a_domain_is_named_with_both_sides(make_folder: MakeFolder) -> None:
+    root = make_folder({"art/a": 2, "art/b": 2, "photo/a": 2})
+    with pytest.raises(DataError, match=r"domain photo has no images of b, which art has"):
+        read_domains(recipe.Data(path=str(root), hold_out="art"), 0)
+
+
+def test_a_single_class_is_refused(make_folder: MakeFolder) -> None:
+    with pytest.raises(DataError, match="only one class, a"):
+        read_domains(recipe.Data(path=str(make_folder({"a": 5})), hold_out="none"), 0)
+
+
+def test_a_source_domain_with_nothing_to_hold_out_is_refused(make_folder: MakeFolder) -> None:
+    root = make_folder({"art/a": 1, "art/b": 1, "photo/a": 3, "photo/b": 3})
+    with pytest.raises(DataError, match="domain art has no image that is not trained on"):
+        read_domains(recipe.Data(path=str(root), hold_out="photo"), 0)
+    assert len(read_domains(recipe.Data(path=str(root), hold_out="art"), 0).evaluation_images()["art"]) == 2
+
+
+def test_a_class_of_one_image_is_trained_on(make_folder: MakeFolder) -> None:
+    domains = read_domains(recipe.Data(path=str(make_folder({"a": 1, "b": 5})), hold_out="none"), 0)
+    assert sorted(image.label for image in domains.training_images()["images"]) == [0, 1, 1, 1, 1]
+
+
+def test_the_fingerprint_follows_what_is_used(make_folder: MakeFolder) -> None:
+    root = make_folder({"art/a": 3, "art/b": 3, "photo/a": 3, "photo/b": 3})
+    settings = recipe.Data(path=str(root), hold_out="art")
+    first = read_domains(settings, 0).fingerprint()
+    assert read_domains(settings, 0).fingerprint() == first
+    others = [
+        read_domains(settings, 1),
+        read_domains(settings.model_copy(update={"hold_out": "photo"}), 0),
+        read_domains(settings.model_copy(update={"held_out_share": 0.5}), 0),
+        read_domains(settings, 0).without(("art/a/00.png",)),
+    ]
+    assert len({first, *(domains.fingerprint() for domains in others)}) == 5
+    with (root / "art" / "a" / "00.png").open("ab") as file:
+        file.write(b"longer")
+    assert read_domains(settings, 0).fingerprint() != first
+
+
+def test_a_class_must_survive_what_is_left_out(three_domains: Domains) -> None:
+    lost = tuple(f"art/a/{index:02d}.png" for index in range(10))
+    with pytest.raises(DataError, match="domain art has no images of a"):
+        three_domains.without(lost)
+    less = three_domains.without((*lost[:3], "not/in/it.png"))
+    assert less.broken == lost[:3]
+    assert len(less.domains[0].images) == 17
+
+
+def test_pacs_is_read_as_it_comes(shared: Path) -> None:
+    domains = read_domains(recipe.Data(path=str(shared / "data" / "pacs160"), hold_out="sketch"), 0)
+    assert len(domains.classes) == 7
+    assert len(domains.domains) == 4
+    for name, part in domains.training_images().items():
+        held = len(domains.selection_images()[name])
+        assert 0.19 < held / (held + len(part)) < 0.21

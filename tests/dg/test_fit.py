@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from toolkit import recipe
+from toolkit.dg import objectives
+from toolkit.dg.batches import Batch
+from toolkit.dg.distill import Distilled
+from toolkit.dg.domains import Domains
+from toolkit.dg.evaluate import accuracy
+from toolkit.dg.fit import TrainingPlan, ends_of_periods, fit, steps_of
+from toolkit.dg.objectives import Classifier, Objective
+from toolkit.errors import CheckFailed, UnknownName
+from toolkit.models.source import LoadedModel
+from toolkit.records import TrainingHistory
+
+MakeModel = Callable[[], LoadedModel]
+SETTINGS = recipe.Train(epochs=6, batch_size=8, learning_rate=3e-3, evaluations=4, flip=0.5, crop_scale=0.9)
+
+
+class Killed(Exception):
+    pass
+
+
+def plan(folder: Path, settings: recipe.Training = SETTINGS, objective: Objective | None = None) -> TrainingPlan:
+    return TrainingPlan(settings, objective or objectives.build(settings), 0, folder / "checkpoint.pt", workers=0)
+
+
+def killed_at(step: int) -> Callable[..., None]:
+    def report(done: int, total: int, message: str = "") -> None:
+        if done == step:
+            raise Killed
+
+    return report
+
+
+def without_time(history: TrainingHistory) -> TrainingHistory:
+    return replace(history, seconds=0.0)
+
+
+def same(one: LoadedModel, other: LoadedModel) -> bool:
+    pairs = zip(one.module.state_dict().values(), other.module.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_training_learns_and_keeps_the_selected_state(
+    make_model: MakeModel, three_domains: Domains, tmp_path: Path
+) -> None:
+    model = make_model()
+    history = fit(model, three_domains, plan(tmp_path))
+    assert history.steps == steps_of(three_domains, SETTINGS) == 24
+    assert [evaluation.step for evaluation in history.evaluations] == [6, 12, 18, 24]
+    assert history.evaluations[-1].train_loss < 0.7 * history.evaluations[0].train_loss
+    assert not model.module.training
+    chosen = next(one for one in history.evaluations if one.step == history.selected_step)
+    assert set(chosen.accuracy) == {"art", "photo"}
+    for domain, images in three_domains.selection_images().items():
+        assert accuracy(model.module, images, model.info, 8) == chosen.accuracy[domain]
+
+
+@pytest.mark.parametrize("step", [4, 12, 17])
+def test_a_killed_training_ends_with_the_same_numbers(
+    make_model: MakeModel, three_domains: Domains, tmp_path: Path, step: int
+) -> None:
+    straight, resumed = make_model(), make_model()
+    expected = fit(straight, three_domains, plan(tmp_path))
+    (tmp_path / "checkpoint.pt").unlink()
+
+    with pytest.raises(Killed):
+        fit(make_model(), three_domains, plan(tmp_path), killed_at(step))
+    seen: list[int] = []
+    history = fit(resumed, three_domains, plan(tmp_path), lambda done, total, message="": seen.append(done))
+
+    assert seen[0] == (0 if step < 6 else 12 if step > 12 else 6) + 1
+    assert without_time(history) == without_time(expected)
+    assert same(straight, resumed)
+
+
+def test_a_finished_training_is_not_done_again(make_model: MakeModel, three_domains: Domains, tmp_path: Path) -> None:
+    first, second = make_model(), make_model()
+    expected = fit(first, three_domains, plan(tmp_path))
+    assert fit(second, three_domains, plan(tmp_path), killed_at(1)) == expected
+    assert same(first, second)
+
+
+def test_another_training_s_checkpoint_is_replaced(
+    make_model: MakeModel, three_domains: Domains, tmp_path: Path
+) -> None:
+    fit(make_model(), three_domains, plan(tmp_path))
+    shorter = SETTINGS.model_copy(update={"epochs": 2, "evaluations": 1})
+    assert fit(make_model(), three_domains, plan(tmp_path, shorter)).steps == 8
+
+
+def test_no_epochs_evaluates_the_model_as_it_is(make_model: MakeModel, three_domains: Domains, tmp_path: Path) -> None:
+    model = make_model()
+    history = fit(model, three_domains, plan(tmp_path, SETTINGS.model_copy(update={"epochs": 0})))
+    assert (history.steps, history.selected_step, len(history.evaluations)) == (0, 0, 1)
+    assert set(history.evaluations[0].accuracy) == {"art", "photo"}
+    assert history.evaluations[0].train_loss > 0
+    assert same(model, make_model())
+    assert not model.module.training
+
+
+def test_a_loss_that_is_no_number_stops_with_advice(
+    make_model: MakeModel, three_domains: Domains, tmp_path: Path
+) -> None:
+    def broken(model: Classifier, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+        logits = model(torch.cat([batch.images for batch in batches]))
+        return logits.sum() * float("nan"), logits
+
+    with pytest.raises(CheckFailed, match=r"the loss is nan at step 1 of 24") as raised:
+        fit(make_model(), three_domains, plan(tmp_path, objective=broken))
+    assert "--learning-rate" in raised.value.hint
+
+
+def test_a_student_learns_from_its_teacher(make_model: MakeModel, three_domains: Domains, tmp_path: Path) -> None:
+    teacher, student = make_model(), make_model()
+    fit(teacher, three_domains, plan(tmp_path))
+    before = {name: tensor.clone() for name, tensor in teacher.module.state_dict().items()}
+    distilled = Distilled(objectives.build(SETTINGS), teacher.module, 0.5, 2.0)
+    settings = recipe.Finetune(**SETTINGS.model_dump())
+    history = fit(student, three_domains, plan(tmp_path, settings, distilled))
+    assert history.evaluations[-1].train_loss < history.evaluations[0].train_loss
+    assert all(torch.equal(before[name], tensor) for name, tensor in teacher.module.state_dict().items())
+
+
+def test_bf16_trains_too(make_model: MakeModel, three_domains: Domains, tmp_path: Path) -> None:
+    model = make_model()
+    settings = SETTINGS.model_copy(update={"precision": "bf16", "epochs": 1, "evaluations": 1})
+    history = fit(model, three_domains, plan(tmp_path, settings))
+    assert 0 < history.evaluations[0].train_loss < 2
+    assert {tensor.dtype for tensor in model.module.state_dict().values()} == {torch.float32}
+
+
+def test_an_unknown_optimiser_is_refused_before_anything_is_written(
+    make_model: MakeModel, three_domains: Domains, tmp_path: Path
+) -> None:
+    with pytest.raises(UnknownName, match="unknown optimizer"):
+        fit(make_model(), three_domains, plan(tmp_path, SETTINGS.model_copy(update={"optimizer": "adamv"})))
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_the_caller_s_random_numbers_are_left_alone(
+    make_model: MakeModel, three_domains: Domains, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    fit(make_model(), three_domains, plan(tmp_path, SETTINGS.model_copy(update={"epochs": 1})))
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize(
+    ("total", "evaluations", "ends"), [(10, 5, (2, 4, 6, 8, 10)), (10, 3, (3, 6, 10)), (2, 5, (1, 2)), (7, 1, (7,))]
+)
+def test_periods_are_as_equal_as_can_be(total: int, evaluations: int, ends: tuple[int, ...]) -> None:
+    assert ends_of_periods(total, evaluations) == ends

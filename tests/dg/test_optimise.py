@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from toolkit import recipe
+from toolkit.dg.optimise import SCHEDULES, build_optimizer, build_schedule
+from toolkit.errors import UnknownName
+
+
+def rates(schedule: str, steps: int = 100) -> list[float]:
+    settings = recipe.Train(schedule=schedule, epochs=4, warmup_epochs=0.4, learning_rate=0.1)
+    optimizer = build_optimizer(nn.Linear(2, 2), settings)
+    built = build_schedule(optimizer, settings, steps)
+    found = []
+    for step in range(steps):
+        built.step_update(step)
+        found.append(optimizer.param_groups[0]["lr"])
+    return found
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_rate_warms_up_to_its_largest_value(schedule: str) -> None:
+    found = rates(schedule)
+    assert found[0] == pytest.approx(0.001)
+    assert found[:10] == sorted(found[:10])
+    assert max(found) == pytest.approx(0.1, rel=0.1)
+
+
+def test_cosine_ends_near_zero_and_constant_stays() -> None:
+    assert rates("cosine")[-1] < 1e-4
+    assert rates("constant")[-1] == 0.1
+
+
+def test_poly_falls_in_a_straight_line() -> None:
+    assert rates("poly")[10:] == pytest.approx([0.1 * (1 - step / 100) for step in range(10, 100)])
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_shortest_training_has_a_schedule(schedule: str) -> None:
+    assert rates(schedule, steps=1) == pytest.approx([0.1], rel=1e-5)
+
+
+def test_a_schedule_can_be_entered_at_any_step() -> None:
+    settings = recipe.Train(epochs=4, learning_rate=0.1)
+    optimizer = build_optimizer(nn.Linear(2, 2), settings)
+    schedule = build_schedule(optimizer, settings, 100)
+    schedule.step_update(60)
+    entered = optimizer.param_groups[0]["lr"]
+    for step in range(61):
+        schedule.step_update(step)
+    assert optimizer.param_groups[0]["lr"] == entered
+
+
+def test_biases_do_not_decay() -> None:
+    optimizer = build_optimizer(nn.Linear(2, 2), recipe.Train(weight_decay=0.3))
+    decay = {
+        parameter.dim(): group["weight_decay"] for group in optimizer.param_groups for parameter in group["params"]
+    }
+    assert decay == {2: 0.3, 1: 0.0}
+
+
+def test_unknown_names_get_a_suggestion() -> None:
+    with pytest.raises(UnknownName, match="unknown optimizer 'adamv'") as raised:
+        build_optimizer(nn.Linear(2, 2), recipe.Train(optimizer="adamv"))
+    assert "did you mean adam" in raised.value.hint
+    optimizer = build_optimizer(nn.Linear(2, 2), recipe.Train())
+    with pytest.raises(UnknownName, match="unknown schedule 'cosin'"):
+        build_schedule(optimizer, recipe.Train(schedule="cosin"), 10)

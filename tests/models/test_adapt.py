@@ -1,0 +1,82 @@
+"""Canonical attention computes what timm's own does, and an attention that is not known is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from toolkit import recipe
+from toolkit.errors import UnsupportedModel
+from toolkit.models import source
+from toolkit.models.adapt import attentions, canonicalise
+from toolkit.records import HeadLayout, Setting
+
+SIZES: dict[str, Setting] = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 96, "num_heads": 3}
+MODELS: dict[str, dict[str, Setting]] = {
+    "vit_tiny_patch16_224": {},
+    "deit_tiny_patch16_224": {},
+    "deit_tiny_distilled_patch16_224": {},
+    "deit3_small_patch16_224": {"init_values": 0.1},
+    "beit_base_patch16_224": {"init_values": 0.1},
+    "beitv2_base_patch16_224": {"init_values": 0.1},
+    "vit_tiny_patch16_224 without bias": {"qkv_bias": False},
+    "beit_base_patch16_224 with positions": {"use_abs_pos_emb": True, "init_values": 0.1},
+}
+
+
+@pytest.mark.parametrize(("title", "more"), MODELS.items(), ids=MODELS)
+def test_the_same_numbers_come_out(
+    title: str, more: dict[str, Setting], randomised: Callable[[nn.Module], nn.Module]
+) -> None:
+    arguments = {**SIZES, **more}
+    model = randomised(timm.create_model(title.split(maxsplit=1)[0], num_classes=5, **arguments)).eval()  # type: ignore[arg-type]
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = model(images)
+        canonicalise(model)
+        found = model(images)
+    assert expected.abs().max() > 0.1
+    assert (found - expected).abs().max() <= 1e-6 * max(1.0, float(expected.abs().max()))
+    assert [attention.layout for attention in attentions(model).values()] == [HeadLayout(((32, 32),) * 3)] * 2
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+def test_the_scale_stays_the_sources() -> None:
+    model = timm.create_model("vit_tiny_patch16_224", **SIZES)  # type: ignore[arg-type]
+    canonicalise(model)
+    assert {attention.scale for attention in attentions(model).values()} == {32**-0.5}
+
+
+def test_attention_refuses_a_mask(small: Callable[..., source.LoadedModel]) -> None:
+    attention = attentions(small().module)["blocks.0.attn"]
+    with pytest.raises(NotImplementedError, match="mask"):
+        attention(torch.zeros(1, 5, 24), attn_mask=torch.zeros(5, 5))
+
+
+UNSUPPORTED: dict[str, tuple[str, dict[str, Setting], str]] = {
+    "query norm": ("vit_tiny_patch16_224", {"qk_norm": True}, "q_norm"),
+    "norm inside attention": ("beit3_base_patch16_224", {}, "norm"),
+    "attention pooling": ("vit_base_patch16_siglip_224", {}, "vit_base_patch16_siglip_224 pools with attention"),
+    "differential attention": ("vit_dwee_patch16_reg1_gap_256", {}, "DiffAttention"),
+    "parallel blocks": ("vit_base_patch16_xp_224", {}, "no attention"),
+    "gated MLP": ("vit_giant_patch14_dinov2", {}, "gated MLP"),
+    "other norm": ("test_vit4", {}, "cannot be cut"),
+}
+
+
+@pytest.mark.parametrize(("name", "more", "said"), UNSUPPORTED.values(), ids=UNSUPPORTED)
+def test_what_cannot_be_cut_is_refused_when_it_is_built(name: str, more: dict[str, Setting], said: str) -> None:
+    settings = recipe.Model(name=name, weights="none", args={**SIZES, **more})
+    with pytest.raises(UnsupportedModel, match=said):
+        source.build(settings, ("a", "b"), seed=0)
+
+
+def test_a_model_without_plain_blocks_is_refused() -> None:
+    swin = timm.create_model("swin_tiny_patch4_window7_224", depths=(1,), num_heads=(3,))
+    with pytest.raises(UnsupportedModel, match="WindowAttention"):
+        canonicalise(swin)

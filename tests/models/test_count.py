@@ -1,0 +1,118 @@
+"""MACs and parameters against formulas written out here, timm's own count and PyTorch's counter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from toolkit import recipe
+from toolkit.models import source
+from toolkit.models.count import count, summarise
+from toolkit.models.source import LoadedModel
+from toolkit.models.surgery import remove
+from toolkit.records import Cut, HeadLayout
+
+Build = Callable[..., LoadedModel]
+THOUSAND = tuple(f"class {number}" for number in range(1000))
+
+
+@pytest.fixture(scope="module")
+def deit() -> LoadedModel:
+    return source.build(recipe.Model(name="deit_tiny_patch16_224", weights="none"), THOUSAND, seed=0)
+
+
+def test_deit_tiny_is_the_formula(deit: LoadedModel) -> None:
+    width, tokens, patches, hidden, depth = 192, 197, 196, 768, 12
+    block = (
+        tokens * width * 3 * width  # queries, keys, values
+        + 2 * tokens * tokens * width  # q k^T and its product with v
+        + tokens * width * width  # output projection
+        + 2 * tokens * width * hidden  # MLP
+    )
+    macs = patches * (3 * 16 * 16) * width + depth * block + width * 1000
+    assert macs == 1_253_683_200
+    counts = count(deit.module, 224)
+    assert counts.macs == macs == deit.info.macs
+    assert counts.parameters == 5_717_416 == deit.info.parameters
+
+
+def test_a_slim_one_is_the_formula_too(deit: LoadedModel) -> None:
+    cuts = (
+        Cut("residual", "embed", tuple(range(32))),
+        Cut("blocks.0.attn", "head", (2,)),
+        Cut("blocks.0.attn", "qk", tuple(range(24))),
+        Cut("blocks.0.attn", "v", tuple(range(64, 80))),
+        Cut("blocks.3.mlp", "mlp", tuple(range(500))),
+        Cut("blocks", "block", (5, 6)),
+    )
+    slim = remove(deit.module, cuts, 224).module
+    width, tokens = 192 - 32, 197
+
+    def block(qk: int, v: int, hidden: int) -> int:
+        return tokens * width * (2 * qk + v) + tokens**2 * (qk + v) + tokens * v * width + 2 * tokens * width * hidden
+
+    macs = 196 * 768 * width + 8 * block(192, 192, 768) + block(192, 192, 268) + width * 1000
+    macs += block(qk=(64 - 24) + 64, v=64 + (64 - 16), hidden=768)
+    assert count(slim, 224).macs == macs
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224"])
+def test_pytorchs_counter_agrees(name: str, uneven: Build) -> None:
+    """FLOPs are twice the MACs. The mathematical form of attention shows its two products to the counter."""
+    model = uneven(name)
+    counter = FlopCounterMode(display=False)
+    with counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        model.module(torch.zeros(1, 3, 16, 16))
+    assert count(model.module, 16).macs * 2 == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("name", ["vit_base_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224"])
+def test_parameters_are_timms(name: str) -> None:
+    theirs = sum(parameter.numel() for parameter in timm.create_model(name, depth=2).parameters())
+    settings = recipe.Model(name=name, weights="none", args={"depth": 2})
+    assert source.build(settings, THOUSAND, seed=0).info.parameters == theirs
+
+
+def test_counting_leaves_the_model_alone(small: Build) -> None:
+    module = small().module.train()
+    module.get_submodule("blocks.0").eval()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    count(module, 16)
+    assert module.training
+    assert not module.get_submodule("blocks.0").training
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+    assert not any(part._forward_hooks for part in module.modules())
+
+
+def test_bytes_moved_of_one_layer() -> None:
+    """In float32, a linear layer reads 5 x 24 inputs and 24 x 48 + 48 weights, and writes 5 x 48 outputs."""
+    from toolkit.models.count import _measure
+
+    layer = torch.nn.Linear(24, 48)
+    found = _measure(layer, torch.zeros(1, 5, 24), torch.zeros(1, 5, 48))
+    assert (found.positions, found.macs, found.bytes_moved) == (5, 5 * 24 * 48, 4 * (5 * 24 + 24 * 48 + 48 + 5 * 48))
+
+
+def test_the_summary_tells_blocks_apart(uneven: Build) -> None:
+    model = uneven(depth=3)
+    removal = remove(model.module, (Cut("blocks", "block", (0,)),), 16)
+    info = replace(model.info, removed_blocks=removal.removed_blocks)
+    summary = summarise(removal.module, info)
+    assert [block.block for block in summary.blocks] == [1, 2]
+    assert [block.mlp_width for block in summary.blocks] == [38, 48]
+    assert summary.blocks[0].layout == HeadLayout(((8, 8), (7, 8)))
+    assert summary.embed_width == 22
+    counts = count(removal.module, 16)
+    assert (summary.macs, summary.parameters, summary.bytes_moved) == (
+        counts.macs,
+        counts.parameters,
+        counts.bytes_moved,
+    )
+    outside = 4 * 192 * 22 + 22 * 3  # patches and head
+    assert sum(block.macs for block in summary.blocks) + outside == summary.macs

@@ -1,0 +1,128 @@
+"""Groups hold every position that must go together, and attention couples nothing outward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from toolkit.errors import PlanError, UnsupportedModel
+from toolkit.models.groups import Groups, find_groups
+from toolkit.models.shapes import blocks_of
+from toolkit.models.source import LoadedModel
+
+Build = Callable[..., LoadedModel]
+NAMES = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "deit3_small_patch16_224", "beit_base_patch16_224")
+MORE = {"beit_base_patch16_224": {"init_values": 0.1}}
+WIDTH, HIDDEN = 20, 50
+"""Widths that nothing else in the models below has: 5 heads of 4 units, 4 patches."""
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def model(request: pytest.FixtureRequest, small: Build) -> LoadedModel:
+    return small(request.param, 2, embed_dim=WIDTH, num_heads=5, mlp_ratio=2.5, **MORE.get(request.param, {}))
+
+
+def test_the_names_of_all_groups(model: LoadedModel) -> None:
+    found = {group.key: group.segments for group in find_groups(model.module, 16)}
+    expected: dict[tuple[str, str], tuple[int, ...]] = {("residual", "embed"): (WIDTH,), ("blocks", "block"): (2,)}
+    for block in (0, 1):
+        expected[f"blocks.{block}.mlp", "mlp"] = (HIDDEN,)
+        expected[f"blocks.{block}.attn", "head"] = (5,)
+        expected[f"blocks.{block}.attn", "qk"] = expected[f"blocks.{block}.attn", "v"] = (4,) * 5
+    assert found == expected
+
+
+def test_every_dimension_of_a_width_is_covered(model: LoadedModel) -> None:
+    """Nothing that has the residual's or the MLP's width is forgotten, whatever the architecture."""
+    groups = find_groups(model.module, 16)
+    for width, axis in ((WIDTH, "embed"), (HIDDEN, "mlp")):
+        inner = (".attn.q_bias", ".attn.k_bias", ".attn.v_bias")  # as wide as the residual, but the heads' own
+        expected = {
+            (name, dim)
+            for name, parameter in model.module.named_parameters()
+            for dim, size in enumerate(parameter.shape)
+            if size == width and not name.endswith(inner) and not (name.endswith(".attn.proj.weight") and dim == 1)
+        }
+        pieces = [piece for group in groups if group.axis == axis for piece in group.slices]
+        assert {(piece.parameter, piece.dim) for piece in pieces} == expected
+        for piece in pieces:
+            assert torch.equal(piece.positions, torch.arange(width))
+            assert torch.equal(piece.units, torch.arange(width))
+
+
+def test_attention_couples_nothing_outward(model: LoadedModel) -> None:
+    for group in find_groups(model.module, 16):
+        if group.axis in ("head", "qk", "v"):
+            assert all(piece.parameter.startswith(f"{group.place}.") for piece in group.slices)
+
+
+def test_heads_own_their_rows(uneven: Build) -> None:
+    model = uneven("beit_base_patch16_224")
+    groups = find_groups(model.module, 16)
+    layout = model.info.layouts[0]
+    assert len(layout.buckets) > 1
+    head = groups.find("blocks.0.attn", "head")
+    owned = dict.fromkeys(range(head.units), 0)
+    for piece in head.slices:
+        if piece.parameter.endswith("qkv.weight"):
+            for unit in piece.units.tolist():
+                owned[unit] += 1
+    assert owned == {number: 2 * qk + v for number, (qk, v) in enumerate(layout.heads)}
+    table = [piece for piece in head.slices if piece.parameter.endswith("bias_table")]
+    assert [(piece.dim, piece.units.tolist()) for piece in table] == [(1, [0, 1, 2])]
+
+
+def test_a_single_block_cannot_be_removed(small: Build) -> None:
+    groups = find_groups(small(depth=1).module, 16)
+    with pytest.raises(PlanError, match="no axis 'block' at 'blocks'"):
+        groups.find("blocks", "block")
+
+
+def test_along_keeps_only_these_axes(model: LoadedModel) -> None:
+    groups = find_groups(model.module, 16)
+    assert {group.axis for group in groups.along(("mlp", "qk"))} == {"mlp", "qk"}
+    assert len(list(groups)) == 10
+
+
+def test_reduce_sums_each_units_weights(small: Build) -> None:
+    module = small().module
+    groups: Groups = find_groups(module, 16)
+    asked: list[str] = []
+
+    def count(name: str, weight: torch.Tensor) -> torch.Tensor:
+        asked.append(name)
+        return torch.ones_like(weight)
+
+    scores = groups.reduce(count)
+    assert len(asked) == len(set(asked))
+    assert scores["blocks.0.mlp", "mlp"].tolist() == [24 + 1 + 24] * 48  # row and bias of fc1, column of fc2
+    assert scores["blocks.0.attn", "qk"].tolist() == [2 * 24 + 2] * 24
+    assert scores["blocks.0.attn", "v"].tolist() == [2 * 24 + 1] * 24
+    assert scores["blocks.0.attn", "head"].tolist() == [8 * (2 * 24 + 2) + 8 * (2 * 24 + 1)] * 3
+    block = sum(parameter.numel() for parameter in blocks_of(module)[0].parameters())
+    assert scores["blocks", "block"].tolist() == [block] * 2
+
+
+def test_finding_groups_leaves_the_model_alone(small: Build) -> None:
+    module = small().module.train()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    find_groups(module, 16)
+    assert all(part.training for part in module.modules())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in module.parameters())
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+    assert not any("forward" in vars(part) for part in module.modules())
+
+
+def test_channels_that_no_axis_covers_are_refused(small: Build) -> None:
+    module = small().module
+    block = blocks_of(module)[0]
+    block.mlp = torch.nn.Sequential(torch.nn.Linear(24, 9), torch.nn.Linear(9, 24))
+    with pytest.raises(UnsupportedModel, match="no axis"):
+        find_groups(module, 16)
+
+
+def test_a_model_without_blocks_is_refused() -> None:
+    with pytest.raises(UnsupportedModel, match="no plain list of blocks"):
+        blocks_of(torch.nn.Linear(2, 2))

@@ -1,0 +1,216 @@
+"""Models are built from timm's names, and model folders are read back exactly or refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from toolkit import recipe, records
+from toolkit.errors import RecipeError, RecordError, StorageError, UnknownName, WeightsError
+from toolkit.models import source
+from toolkit.models.source import LoadedModel
+from toolkit.records import ModelInfo, Setting
+
+CLASSES = ("cat", "dog", "emu")
+ARGS: dict[str, Setting] = {"patch_size": 8, "depth": 2, "embed_dim": 24, "num_heads": 3}
+Build = Callable[..., LoadedModel]
+
+
+def settings(
+    args: dict[str, Setting] | None = None, name: str = "vit_tiny_patch16_224", weights: str = "none"
+) -> recipe.Model:
+    return recipe.Model(name=name, weights=weights, image_size=16, args={**ARGS, **(args or {})})
+
+
+@pytest.fixture
+def folder(uneven: Build, tmp_path: Path) -> Path:
+    """A model folder with uneven heads."""
+    model = uneven("beit_base_patch16_224")
+    source.save(model.module, model.info, tmp_path)
+    return tmp_path
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    file = folder / "model.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def test_what_is_built() -> None:
+    model = source.build(settings(), CLASSES, seed=0)
+    assert model.fresh == ()
+    assert not model.module.training
+    assert model.info.args == {**ARGS, "img_size": 16}
+    assert model.info.image_size == 16
+    assert model.info.classes == CLASSES
+    assert (model.info.mean, model.info.std) == ((0.5,) * 3, (0.5,) * 3)
+    assert model.info.interpolation == "bicubic"
+    assert model.info.parameters == sum(parameter.numel() for parameter in model.module.parameters())
+    assert model.module(torch.zeros(2, 3, 16, 16)).shape == (2, 3)
+
+
+def test_the_seed_decides_the_weights_and_disturbs_nobody_elses() -> None:
+    before = torch.random.get_rng_state()
+    one, same, other = (source.build(settings(), CLASSES, seed).module.state_dict() for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["blocks.0.attn.qkv.weight"], other["blocks.0.attn.qkv.weight"])
+
+
+def test_read_back_exactly(folder: Path, uneven: Build) -> None:
+    loaded, model = source.load(folder), uneven("beit_base_patch16_224")
+    saved = records.load(ModelInfo, folder / "model.json")
+    assert loaded.info == saved
+    assert saved == replace(
+        model.info, parameters=saved.parameters, macs=saved.macs, weights_sha256=saved.weights_sha256
+    )
+    assert saved.weights_sha256 == records.sha256(folder / "model.safetensors")
+    mine, theirs = model.module.state_dict(), loaded.module.state_dict()
+    assert list(mine) == list(theirs)
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    images = torch.randn(2, 3, 16, 16)
+    assert torch.equal(model.module(images), loaded.module(images))
+    assert not any(tensor.is_meta for tensor in (*loaded.module.parameters(), *loaded.module.buffers()))
+    assert all(parameter.requires_grad for parameter in loaded.module.parameters())
+    assert sorted(path.name for path in folder.iterdir()) == ["model.json", "model.safetensors"]
+
+
+def test_saving_again_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    loaded = source.load(folder)
+    other = tmp_path / "again"
+    other.mkdir()
+    assert source.save(loaded.module, loaded.info, other) == loaded.info
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_22", "beit_base_patch16_224.nosuch"])
+def test_an_unknown_model_gets_a_suggestion(name: str) -> None:
+    with pytest.raises(UnknownName, match=r"unknown model .*\ndid you mean"):
+        source.build(recipe.Model(name=name, weights="none"), CLASSES, seed=0)
+
+
+def test_other_families_of_timm_are_not_known() -> None:
+    known = source.known_models()
+    assert {"vit_base_patch16_224", "deit_tiny_distilled_patch16_224", "beitv2_base_patch16_224"} <= set(known)
+    assert not any(name.startswith(("swin", "resnet")) for name in known)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [{"nope": 1}, {"num_heads": 5}, {"num_heads": 0}, {"patch_size": 0}, {"depth": "x"}, {"act_layer": "nosuch"}],
+    ids=str,
+)
+def test_arguments_that_timm_refuses(args: dict[str, Setting]) -> None:
+    with pytest.raises(RecipeError, match="timm refuses to build vit_tiny_patch16_224"):
+        source.build(settings(args), CLASSES, seed=0)
+
+
+def test_an_image_smaller_than_a_patch_is_refused() -> None:
+    small = recipe.Model(name="vit_tiny_patch16_224", weights="none", image_size=8)
+    with pytest.raises(RecipeError, match="holds no patch"):
+        source.build(small, CLASSES, seed=0)
+
+
+def hub(classes: int, fault: Exception | None = None) -> Callable[..., torch.nn.Module]:
+    """Stands for `timm.create_model`: the same, but weights from the hub are random, or cannot be had."""
+    real = timm.create_model
+
+    def create(name: str, pretrained: bool = False, **arguments: Any) -> torch.nn.Module:
+        if pretrained and fault is not None:
+            raise fault
+        return real(name, pretrained=False, **arguments)
+
+    return create
+
+
+def test_hub_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timm, "create_model", hub(1000, OSError("no route to host")))
+    with pytest.raises(WeightsError, match=r"no route to host\n.*--weights"):
+        source.build(settings(weights="hub"), CLASSES, seed=0)
+    with pytest.raises(RecipeError, match="nope"):
+        source.build(settings({"nope": 1}, weights="hub"), CLASSES, seed=0)
+
+
+def test_hub_weights_for_other_classes_leave_a_fresh_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timm, "create_model", hub(1000))
+    model = source.build(settings(name="deit_tiny_distilled_patch16_224", weights="hub"), CLASSES, seed=0)
+    assert model.fresh == ("head.weight", "head.bias", "head_dist.weight", "head_dist.bias")
+    thousand = tuple(f"class {number}" for number in range(1000))
+    assert source.build(settings(name="deit_tiny_distilled_patch16_224", weights="hub"), thousand, seed=0).fresh == ()
+
+
+def test_a_truncated_file(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match=r"model\.safetensors is truncated"):
+        source.load(folder)
+
+
+def test_a_swapped_file(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(file).items()}, file)
+    with pytest.raises(WeightsError, match="hash differs"):
+        source.load(folder)
+
+
+@pytest.mark.parametrize("missing", ["model.json", "model.safetensors"])
+def test_a_missing_file(folder: Path, missing: str) -> None:
+    (folder / missing).unlink()
+    with pytest.raises((RecordError, WeightsError), match=rf"{missing} does not exist"):
+        source.load(folder)
+
+
+def with_tensors(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Other tensors whose hash `model.json` confirms."""
+    file = folder / "model.safetensors"
+    save_file(tensors, file)
+    edit(folder, lambda content: content.update(weights_sha256=records.sha256(file)))
+
+
+def test_a_missing_and_a_strange_tensor(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["strange"] = tensors.pop("fc_norm.weight")
+    with_tensors(folder, tensors)
+    with pytest.raises(WeightsError, match=r"fc_norm\.weight, strange"):
+        source.load(folder)
+
+
+def test_a_tensor_of_other_dimensions(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["fc_norm.weight"] = tensors["fc_norm.weight"][None]
+    with_tensors(folder, tensors)
+    with pytest.raises(WeightsError, match=r"fc_norm\.weight has 2 dimensions"):
+        source.load(folder)
+
+
+CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], type[Exception], str]] = {
+    "schema": (lambda content: content.update(schema=99), RecordError, "schema 99"),
+    "unknown field": (lambda content: content.update(colour="red"), RecordError, "colour"),
+    "name": (lambda content: content.update(name="vit_huge"), UnknownName, "unknown model 'vit_huge'"),
+    "layout": (lambda content: content["layouts"][0]["heads"][0].__setitem__(0, 7), WeightsError, "rows"),
+    "layouts": (lambda content: content["layouts"].pop(), WeightsError, "1 layouts"),
+    "blocks": (lambda content: content.update(removed_blocks=[5]), WeightsError, "removes blocks"),
+}
+
+
+@pytest.mark.parametrize(("change", "error", "said"), CHANGES.values(), ids=CHANGES)
+def test_a_description_that_does_not_fit(
+    folder: Path, change: Callable[[dict[str, Any]], object], error: type[Exception], said: str
+) -> None:
+    edit(folder, change)
+    with pytest.raises(error, match=said):
+        source.load(folder)
+
+
+def test_a_disk_that_refuses(uneven: Build, tmp_path: Path) -> None:
+    model = uneven()
+    with pytest.raises(StorageError, match="cannot write"):
+        source.save(model.module, model.info, tmp_path / "missing")

@@ -1,0 +1,277 @@
+"""Random plans on small models: what is cut computes what the big model computes with those units silenced."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from toolkit import recipe, records
+from toolkit.errors import CheckFailed
+from toolkit.export import target
+from toolkit.models import source, surgery
+from toolkit.models.adapt import attentions
+from toolkit.models.count import count
+from toolkit.models.groups import Groups, find_groups
+from toolkit.models.masking import masked
+from toolkit.models.selection import Selection, fewest_units
+from toolkit.models.source import LoadedModel, layouts_of
+from toolkit.models.surgery import remove
+from toolkit.records import Cut, PrunePlan
+
+SIZE = 16
+Build = Callable[..., LoadedModel]
+MODELS = {
+    "vit": ("vit_tiny_patch16_224", {}),
+    "deit-distilled": ("deit_tiny_distilled_patch16_224", {}),
+    "beit": ("beit_base_patch16_224", {"init_values": 0.1}),
+    "beit-abs": ("beitv2_base_patch16_224", {"init_values": 0.1, "use_abs_pos_emb": True, "use_rel_pos_bias": False}),
+}
+SEARCH = settings(
+    max_examples=10,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def dense(request: pytest.FixtureRequest, small: Build) -> LoadedModel:
+    name, more = MODELS[request.param]
+    return small(name, 3, **more)
+
+
+def images(count: int = 4) -> Tensor:
+    return torch.randn(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
+
+
+def logits(module: nn.Module) -> Tensor:
+    with torch.inference_mode():
+        found: Tensor = module(images())
+    return found
+
+
+def close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> bool:
+    return float((found - expected).abs().max()) <= tolerance * max(1.0, float(expected.abs().max()))
+
+
+def random_cuts(groups: Groups, shares: Sequence[float], seed: int) -> tuple[Cut, ...]:
+    """A cut of every group whose share is not 0, at least one unit of each run staying."""
+    draw = random.Random(seed)
+    cuts = []
+    for group, share in zip(groups, shares, strict=False):
+        first, units = 0, list[int]()
+        for size in group.segments:
+            spare = size - fewest_units(group.axis)
+            units += draw.sample(range(first, first + size), min(spare, round(draw.uniform(0, 2 * share) * size)))
+            first += size
+        if units:
+            cuts.append(Cut(group.place, group.axis, tuple(sorted(units))))
+    return tuple(cuts)
+
+
+SHARES = st.lists(st.sampled_from([0.0, 0.2, 0.5, 0.8]), min_size=14, max_size=14)
+SEEDS = st.integers(0, 2**16)
+
+
+def cut(model: LoadedModel, cuts: tuple[Cut, ...]) -> tuple[LoadedModel, surgery.Removal]:
+    removal = remove(model.module, cuts, SIZE)
+    blocks = [block for block in range(3) if block not in model.info.removed_blocks]
+    gone = tuple(blocks[block] for block in removal.removed_blocks)
+    info = replace(
+        model.info,
+        layouts=layouts_of(removal.module),
+        removed_blocks=(*model.info.removed_blocks, *gone),
+    )
+    return LoadedModel(removal.module, info), removal
+
+
+@given(shares=SHARES, seed=SEEDS)
+@SEARCH
+def test_cut_once_and_cut_twice(dense: LoadedModel, shares: list[float], seed: int) -> None:
+    model = dense
+    for step in range(2):
+        groups = find_groups(model.module, SIZE)
+        cuts = random_cuts(groups, shares, seed + step)
+        assume(cuts)
+        before = logits(model.module)
+        slim, removal = cut(model, cuts)
+        assert torch.equal(logits(model.module), before)  # the big model is left as it was
+        assert close(logits(slim.module), logits(masked(model.module, Selection(groups, cuts))))
+        check_origin(model.module, removal)
+        model = slim
+
+
+def check_origin(big: nn.Module, removal: surgery.Removal) -> None:
+    """Every weight of the cut model is the weight of the big one at the units that `origin` names."""
+    embed = list(removal.origin["residual", "embed"][1])
+    for place, attention in attentions(removal.module).items():
+        was, queries = removal.origin[place, "qk"]
+        heads, values = list(removal.origin[place, "head"][1]), list(removal.origin[place, "v"][1])
+        old, block = attentions(big)[was], was.removesuffix(".attn")
+        q, k, v = old.qkv.weight.split([old.layout.qk_width, old.layout.qk_width, old.layout.v_width])
+        rows = torch.cat([q[list(queries)], k[list(queries)], v[values]])
+        assert torch.equal(attention.qkv.weight, rows[:, embed])
+        assert torch.equal(attention.proj.weight, old.proj.weight[embed][:, values])
+        if attention.relative_position_bias_table is not None:
+            assert old.relative_position_bias_table is not None
+            assert torch.equal(attention.relative_position_bias_table, old.relative_position_bias_table[:, heads])
+        mlp = place.replace(".attn", ".mlp")
+        hidden = list(removal.origin[mlp, "mlp"][1])
+        old_fc1 = big.get_parameter(f"{block}.mlp.fc1.weight")
+        assert torch.equal(removal.module.get_parameter(f"{mlp}.fc1.weight"), old_fc1[hidden][:, embed])
+    pixels = big.get_parameter("patch_embed.proj.weight")
+    assert torch.equal(removal.module.get_parameter("patch_embed.proj.weight"), pixels[embed])
+
+
+@given(shares=SHARES, seed=SEEDS)
+@SEARCH
+def test_saved_and_loaded_is_exactly_itself(
+    dense: LoadedModel, tmp_path_factory: pytest.TempPathFactory, shares: list[float], seed: int
+) -> None:
+    cuts = random_cuts(find_groups(dense.module, SIZE), shares, seed)
+    assume(cuts)
+    slim, _ = cut(dense, cuts)
+    folder = tmp_path_factory.mktemp("slim")
+    info = source.save(slim.module, slim.info, folder)
+    loaded = source.load(folder)
+    assert loaded.info == info
+    assert torch.equal(logits(loaded.module), logits(slim.module))
+    assert same_tensors(loaded.module, slim.module)
+
+
+def same_tensors(one: nn.Module, other: nn.Module) -> bool:
+    mine, theirs = one.state_dict(), other.state_dict()
+    return list(mine) == list(theirs) and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+@given(shares=SHARES, seed=SEEDS)
+@settings(SEARCH, max_examples=6)
+def test_a_plan_read_back_gives_the_identical_model(dense: LoadedModel, shares: list[float], seed: int) -> None:
+    cuts = random_cuts(find_groups(dense.module, SIZE), shares, seed)
+    assume(cuts)
+    plan = PrunePlan("0" * 64, "grouped", "random", "global", "ratio=0.5", 0.5, seed, cuts)
+    replayed = records.loads(PrunePlan, records.dumps(plan))
+    assert replayed == plan
+    assert same_tensors(remove(dense.module, replayed.cuts, SIZE).module, remove(dense.module, cuts, SIZE).module)
+
+
+@given(shares=SHARES, seed=SEEDS)
+@settings(SEARCH, max_examples=2)
+def test_onnx_is_torch(
+    dense: LoadedModel, tmp_path_factory: pytest.TempPathFactory, shares: list[float], seed: int
+) -> None:
+    cuts = random_cuts(find_groups(dense.module, SIZE), [max(share, 0.2) for share in shares], seed)
+    slim, _ = cut(dense, cuts)
+    folder = tmp_path_factory.mktemp("onnx")
+    saved = LoadedModel(slim.module, source.save(slim.module, slim.info, folder))
+    artifact = target("onnx").export(saved, recipe.Export(), folder)
+    session = onnxruntime.InferenceSession(folder / artifact.file, providers=["CPUExecutionProvider"])
+    (found,) = session.run(["logits"], {"images": images().numpy()})
+    assert close(torch.from_numpy(np.asarray(found)), logits(slim.module), 1e-4)
+
+
+def test_the_masked_model_against_one_written_out_by_hand(small: Build) -> None:
+    """A plain ViT whose activations, not weights, are gated: an independent meaning of "removed"."""
+    module = small("vit_tiny_patch16_224", 2).module
+    cuts = (
+        Cut("residual", "embed", (0, 7, 20)),
+        Cut("blocks.0.attn", "head", (1,)),
+        Cut("blocks.0.attn", "qk", (0, 1, 17)),
+        Cut("blocks.0.attn", "v", (2, 23)),
+        Cut("blocks.1.attn", "qk", (9,)),
+        Cut("blocks.1.mlp", "mlp", (0, 5, 40)),
+    )
+    expected = gated_vit(module, cuts)
+    assert not close(logits(module), expected, 1e-2)
+    assert close(logits(masked(module, Selection(find_groups(module, SIZE), cuts))), expected)
+    assert close(logits(remove(module, cuts, SIZE).module), expected)
+
+
+def gated_vit(module: nn.Module, cuts: Sequence[Cut]) -> Tensor:
+    """Logits of `images()`; gates are 0 for units that `cuts` names."""
+    weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    gone: dict[tuple[str, str], tuple[int, ...]] = {(item.place, item.axis): item.units for item in cuts}
+
+    def gate(place: str, axis: str, units: int) -> Tensor:
+        keep = torch.ones(units)
+        keep[list(gone.get((place, axis), ()))] = 0.0
+        return keep
+
+    residual = gate("residual", "embed", 24)
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        mean = (x * residual).sum(-1, keepdim=True) / residual.sum()
+        variance = ((x - mean).square() * residual).sum(-1, keepdim=True) / residual.sum()
+        return residual * ((x - mean) / (variance + 1e-6).sqrt() * weights[f"{name}.weight"] + weights[f"{name}.bias"])
+
+    def attend(x: Tensor, place: str) -> Tensor:
+        bias = torch.cat([weights[f"{place}.{part}_bias"] for part in "qkv"])
+        q, k, v = (x @ weights[f"{place}.qkv.weight"].T + bias).chunk(3, dim=-1)
+        q, v = q * gate(place, "qk", 24), v * gate(place, "v", 24)
+        heads = []
+        for head in range(3):
+            at = slice(8 * head, 8 * head + 8)
+            shares = (q[..., at] @ k[..., at].transpose(1, 2) / 8**0.5).softmax(-1)
+            heads.append(shares @ v[..., at] * gate(place, "head", 3)[head])
+        return torch.cat(heads, -1) @ weights[f"{place}.proj.weight"].T + weights[f"{place}.proj.bias"]
+
+    def feed(x: Tensor, place: str) -> Tensor:
+        hidden = F.gelu(x @ weights[f"{place}.fc1.weight"].T + weights[f"{place}.fc1.bias"]) * gate(place, "mlp", 48)
+        return hidden @ weights[f"{place}.fc2.weight"].T + weights[f"{place}.fc2.bias"]
+
+    patches = F.conv2d(images(), weights["patch_embed.proj.weight"], weights["patch_embed.proj.bias"], stride=8)
+    x = torch.cat([weights["cls_token"].expand(4, -1, -1), patches.flatten(2).transpose(1, 2)], 1)
+    x = (x + weights["pos_embed"]) * residual
+    for block in ("blocks.0", "blocks.1"):
+        x = (x + attend(norm(x, f"{block}.norm1"), f"{block}.attn")) * residual
+        x = (x + feed(norm(x, f"{block}.norm2"), f"{block}.mlp")) * residual
+    return norm(x, "norm")[:, 0] @ weights["head.weight"].T + weights["head.bias"]
+
+
+def test_a_removed_block_is_left_out(small: Build) -> None:
+    module = small(depth=3).module
+    slim = remove(module, (Cut("blocks", "block", (1,)),), SIZE)
+    blocks = module.get_submodule("blocks")
+    assert isinstance(blocks, nn.Sequential)
+    del blocks[1]
+    assert slim.removed_blocks == (1,)
+    assert slim.origin["blocks.1.mlp", "mlp"][0] == "blocks.2.mlp"
+    assert torch.equal(logits(slim.module), logits(module))
+
+
+def test_equal_heads_lie_side_by_side_widest_first(small: Build) -> None:
+    slim = remove(small().module, (Cut("blocks.0.attn", "qk", (8, 9)),), SIZE)
+    layout = attentions(slim.module)["blocks.0.attn"].layout
+    assert layout.buckets == ((2, 8, 8), (1, 6, 8))
+    assert slim.origin["blocks.0.attn", "head"] == ("blocks.0.attn", (0, 2, 1))
+
+
+def test_the_mode_of_both_models_is_kept(small: Build) -> None:
+    module = small().module.train()
+    slim = remove(module, (Cut("residual", "embed", (0,)),), SIZE).module
+    assert module.training
+    assert slim.training
+
+
+def test_a_wrong_cut_is_noticed(small: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, cuts = small().module, (Cut("blocks.0.mlp", "mlp", (3,)),)
+    other = Selection(find_groups(module, SIZE), (Cut("blocks.0.mlp", "mlp", (4,)),))
+    monkeypatch.setattr(surgery, "masked", lambda model, _: masked(model, other))
+    with pytest.raises(CheckFailed, match="logits differ"):
+        remove(module, cuts, SIZE)
+
+
+def test_a_wrong_prediction_is_noticed(small: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surgery, "count", lambda *given: replace(count(*given), macs=1))
+    with pytest.raises(CheckFailed, match="predicted"):
+        remove(small().module, (Cut("blocks.0.mlp", "mlp", (3,)),), SIZE)

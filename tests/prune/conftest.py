@@ -1,0 +1,43 @@
+"""Random images with labels for criteria, and a job for methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from toolkit import progress, recipe
+from toolkit.models.source import LoadedModel
+from toolkit.prune.criteria import Batch, Calibration
+from toolkit.prune.methods import Job
+
+
+@pytest.fixture(scope="session")
+def batches() -> list[Batch]:
+    """Five images of 16 pixels in two batches, 3 classes."""
+    generator = torch.Generator().manual_seed(11)
+    images = torch.randn(5, 3, 16, 16, generator=generator)
+    labels = torch.tensor([0, 2, 1, 1, 0])
+    return [(images[:3], labels[:3]), (images[3:], labels[3:])]
+
+
+@pytest.fixture(scope="session")
+def calibration(batches: list[Batch]) -> Calibration:
+    return Calibration(lambda: batches, seed=0)
+
+
+@pytest.fixture(scope="session")
+def job(calibration: Calibration) -> Callable[..., Job]:
+    """`job(ratio=0.5, scope="local")`: what a method gets."""
+
+    def make(**settings: object) -> Job:
+        return Job(recipe.Prune.model_validate(settings), calibration, progress.silent)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def model(uneven: Callable[..., LoadedModel]) -> LoadedModel:
+    """Two blocks with uneven heads."""
+    return uneven()

@@ -1,0 +1,197 @@
+"""Every scope meets its budget and respects its terms; what tells the scopes apart is as documented."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from toolkit import plugins
+from toolkit.errors import BudgetError, CheckFailed, UnknownName
+from toolkit.models.cost import CostModel
+from toolkit.models.groups import Groups, Scores, find_groups
+from toolkit.models.selection import Selection
+from toolkit.models.source import LoadedModel
+from toolkit.prune.allocators import Terms, allocator
+from toolkit.prune.budget import Budget, Quantity
+from toolkit.records import Axis, Cut
+
+SCOPES = plugins.names("toolkit.prune.allocators")
+ALL: tuple[Axis, ...] = ("block", "head", "qk", "v", "mlp", "embed")
+Make = Callable[..., Terms]
+
+
+@pytest.fixture(scope="module")
+def terms(small: Callable[..., LoadedModel]) -> Make:
+    """`terms(axes, round_to)` of a model of 3 blocks, 3 heads of 32 units, 384 MLP units and 96 channels."""
+    module = small(depth=3, embed_dim=96, mlp_ratio=4.0).module
+    groups = find_groups(module, 16)
+    cost = CostModel(module, groups, 16)
+
+    def make(axes: Sequence[Axis] = ("head", "mlp", "embed"), round_to: int = 1) -> Terms:
+        return Terms(groups.along(axes), cost, round_to)
+
+    return make
+
+
+def random_scores(groups: Groups, seed: int = 0) -> Scores:
+    generator = torch.Generator().manual_seed(seed)
+    return {group.key: torch.rand(group.units, generator=generator, dtype=torch.float64) for group in groups}
+
+
+def left(budget: Budget, cuts: tuple[Cut, ...], terms: Terms, everything: Groups) -> float:
+    return budget.left(terms.cost.after_removing(Selection(everything, cuts).removed), terms.cost.dense)
+
+
+def share_of(cuts: tuple[Cut, ...], groups: Groups) -> dict[tuple[str, str], float]:
+    removed = {(cut.place, cut.axis): len(cut.units) for cut in cuts}
+    return {group.key: removed.get(group.key, 0) / group.units for group in groups}
+
+
+def test_the_scopes_there_are() -> None:
+    assert SCOPES == ["global", "isomorphic", "local"]
+    with pytest.raises(UnknownName, match="did you mean global"):
+        allocator("globl")
+
+
+@given(
+    share=st.floats(0.25, 0.95),
+    seed=st.integers(0, 99),
+    axes=st.sampled_from([("mlp", "embed"), ("head", "mlp", "embed"), ("qk", "v", "mlp", "embed"), ALL]),
+)
+@settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("quantity", ["macs", "params"])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_budget_is_met_within_a_percent_from_below(
+    terms: Make, scope: str, quantity: Quantity, share: float, seed: int, axes: tuple[Axis, ...]
+) -> None:
+    given, budget = terms(axes), Budget(quantity, share)
+    cuts = allocator(scope).allocate(random_scores(given.groups, seed), budget, given)
+    assert 0.99 * share <= left(budget, cuts, given, terms(ALL).groups) <= share
+
+
+@pytest.mark.parametrize("round_to", [1, 8])
+@pytest.mark.parametrize("ratio", [0.1, 0.5, 0.75])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_ratio_is_met_up_to_rounding_and_widths_are_round(
+    terms: Make, scope: str, ratio: float, round_to: int
+) -> None:
+    given = terms(("qk", "mlp", "embed"), round_to)
+    cuts = allocator(scope).allocate(random_scores(given.groups), Budget("ratio", ratio), given)
+    removed = sum(len(cut.units) for cut in cuts)
+    pools = {"global": 1, "isomorphic": 3, "local": 3 * 3 + 3 + 1}[scope]
+    asked = ratio * sum(group.units for group in given.groups)
+    assert asked - pools * round_to < removed <= asked
+    for group in given.groups:
+        gone = next((cut.units for cut in cuts if (cut.place, cut.axis) == group.key), ())
+        first = 0
+        for size in group.segments:
+            kept = size - sum(first <= unit < first + size for unit in gone)
+            assert kept > 0
+            assert kept % round_to == 0
+            first += size
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_every_layer_keeps_something_at_the_extreme(terms: Make, scope: str) -> None:
+    given = terms(ALL)
+    cuts = allocator(scope).allocate(random_scores(given.groups), Budget("ratio", 0.99), given)
+    Selection(terms(ALL).groups, cuts)  # refuses a plan that leaves a layer empty
+    assert sum(len(cut.units) for cut in cuts) > 0.8 * sum(group.units for group in given.groups)
+
+
+def leaning(groups: Groups) -> Scores:
+    """Units of deeper blocks matter more, and those of MLPs more than channels, by far."""
+    scores = random_scores(groups)
+    for place, axis in scores:
+        if axis == "mlp":
+            scores[place, axis] += 100.0 * int(place.split(".")[1])
+        scores[place, axis] *= {"mlp": 1000.0}.get(axis, 1.0)
+    return scores
+
+
+def test_local_takes_the_same_share_of_every_layer(terms: Make) -> None:
+    given = terms(("mlp", "embed"))
+    cuts = allocator("local").allocate(leaning(given.groups), Budget("ratio", 0.5), given)
+    assert set(share_of(cuts, given.groups).values()) == {0.5}
+
+
+def test_isomorphic_takes_the_same_share_of_every_kind_and_the_weakest_of_it(terms: Make) -> None:
+    given = terms(("mlp", "embed"))
+    shares = share_of(
+        allocator("isomorphic").allocate(leaning(given.groups), Budget("ratio", 0.5), given), given.groups
+    )
+    assert shares["residual", "embed"] == 0.5
+    mlp = [shares[f"blocks.{block}.mlp", "mlp"] for block in range(3)]
+    assert mlp == [383 / 384, pytest.approx(193 / 384), 0]  # every layer keeps a unit
+    assert sum(mlp) == pytest.approx(1.5)
+
+
+def test_global_weighs_kinds_against_each_other_by_their_mean(terms: Make) -> None:
+    """Scaling all scores of a group changes nothing; a group of even importance loses less than one with many weak."""
+    given = terms(("mlp", "embed"))
+    scores = random_scores(given.groups)
+    scores["residual", "embed"] = torch.ones(96, dtype=torch.float64)
+    scores["blocks.0.mlp", "mlp"] = torch.cat([torch.full((300,), 0.01), torch.full((84,), 5.0)]).double()
+    cuts = allocator("global").allocate(scores, Budget("ratio", 0.4), given)
+    shares = share_of(cuts, given.groups)
+    assert shares["residual", "embed"] == 0
+    assert shares["blocks.0.mlp", "mlp"] == 300 / 384
+    scaled = {key: values * (1 + 7 * number) for number, (key, values) in enumerate(scores.items())}
+    assert allocator("global").allocate(scaled, Budget("ratio", 0.4), given) == cuts
+
+
+def test_isomorphic_and_local_keep_all_kinds_in_step_on_a_macs_budget(terms: Make) -> None:
+    given = terms(("mlp", "embed"))
+    for scope in ("local", "isomorphic"):
+        cuts = allocator(scope).allocate(random_scores(given.groups), Budget("macs", 0.4), given)
+        shares = share_of(cuts, given.groups)
+        mlp = sum(shares[f"blocks.{block}.mlp", "mlp"] for block in range(3)) / 3
+        assert shares["residual", "embed"] == pytest.approx(mlp, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("axes", "round_to", "asked"),
+    [(("head",), 1, 0.1), (("mlp",), 8, 0.05), (("head",), 1, 0.98), (("mlp", "embed"), 64, 0.5)],
+)
+@pytest.mark.parametrize("scope", SCOPES)
+def test_an_unreachable_budget_names_one_that_can_be_met(
+    terms: Make, scope: str, axes: tuple[Axis, ...], round_to: int, asked: float
+) -> None:
+    given = terms(axes, round_to)
+    scores = random_scores(given.groups)
+    with pytest.raises(BudgetError, match="cannot be met: the closest that can is") as caught:
+        allocator(scope).allocate(scores, Budget("macs", asked), given)
+    offered = re.search(r"can is macs=([\d.]+)", caught.value.message)
+    assert offered
+    closest = Budget("macs", float(offered[1]))
+    assert 0 < closest.share < 1
+    cuts = allocator(scope).allocate(scores, closest, given)
+    assert 0.99 * closest.share <= left(closest, cuts, given, terms(ALL).groups) <= closest.share
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_ratio_that_removes_nothing_is_an_error(terms: Make, scope: str) -> None:
+    given = terms(("head",))
+    with pytest.raises(BudgetError, match="removes nothing"):
+        allocator(scope).allocate(random_scores(given.groups), Budget("ratio", 0.05), given)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_nothing_to_spare_is_an_error(terms: Make, scope: str) -> None:
+    given = terms(("embed",), 96)
+    with pytest.raises(BudgetError, match="no layer has units to spare"):
+        allocator(scope).allocate(random_scores(given.groups), Budget("macs", 0.5), given)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_scores_that_are_no_numbers_are_an_error(terms: Make, scope: str) -> None:
+    given = terms(("mlp",))
+    scores = random_scores(given.groups)
+    scores["blocks.1.mlp", "mlp"][5] = float("nan")
+    with pytest.raises(CheckFailed, match="not finite"):
+        allocator(scope).allocate(scores, Budget("macs", 0.8), given)

@@ -1,0 +1,120 @@
+"""The method `grouped`: plans that meet what was asked, at once and in rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from toolkit import plugins
+from toolkit.errors import BudgetError, UnknownName
+from toolkit.models.count import count
+from toolkit.models.source import LoadedModel
+from toolkit.models.surgery import remove
+from toolkit.prune.methods import Job, method
+from toolkit.prune.methods import grouped as grouped_module
+from toolkit.records import Cut
+
+Jobs = Callable[..., Job]
+SCOPES = plugins.names("toolkit.prune.allocators")
+
+
+@pytest.fixture(scope="module")
+def dense(small: Callable[..., LoadedModel]) -> LoadedModel:
+    model = small(depth=3, embed_dim=48, mlp_ratio=4.0)
+    return LoadedModel(model.module, replace(model.info, weights_sha256="ab" * 32))
+
+
+@pytest.mark.parametrize("criterion", plugins.names("toolkit.prune.criteria"))
+@pytest.mark.parametrize("scope", SCOPES)
+def test_one_shot(dense: LoadedModel, job: Jobs, criterion: str, scope: str) -> None:
+    plan = method("grouped").prune(dense, job(criterion=criterion, scope=scope, budget="macs=0.5", round_to=1))
+    slim = remove(dense.module, plan.cuts, 16).module
+    assert plan.met == pytest.approx(count(slim, 16).macs / dense.info.macs)
+    assert 0.495 <= plan.met <= 0.5
+    assert (plan.model_sha256, plan.method, plan.criterion) == ("ab" * 32, "grouped", criterion)
+    assert (plan.scope, plan.budget, plan.seed) == (scope, "macs=0.5", 0)
+    assert {cut.axis for cut in plan.cuts} <= {"head", "mlp", "embed"}
+
+
+@pytest.mark.parametrize("axes", [("mlp", "embed"), ("head", "mlp", "embed"), ("qk", "v", "mlp", "embed")], ids=str)
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("steps", [2, 4])
+def test_rounds_nest_and_meet_the_budget(
+    dense: LoadedModel,
+    job: Jobs,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: int,
+    scope: str,
+    axes: tuple[str, ...],
+) -> None:
+    rounds: list[tuple[Cut, ...]] = []
+
+    def recorded(module: object, cuts: tuple[Cut, ...], size: int) -> object:
+        rounds.append(cuts)
+        return remove(module, cuts, size)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(grouped_module, "remove", recorded)
+    asked = job(criterion="taylor", scope=scope, budget="params=0.4", steps=steps, axes=axes, round_to=1)
+    plan = method("grouped").prune(dense, asked)
+    assert 0.396 <= plan.met <= 0.4
+    rounds.append(plan.cuts)
+    assert len(rounds) == steps
+    for before, after in pairwise(rounds):
+        later = {(cut.place, cut.axis): set(cut.units) for cut in after}
+        for cut in before:
+            assert set(cut.units) <= later[cut.place, cut.axis]
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("ratio", [0.5, 0.75, 0.95])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_ratios(dense: LoadedModel, job: Jobs, scope: str, ratio: float, steps: int) -> None:
+    asked = job(criterion="magnitude-l2", scope=scope, ratio=ratio, steps=steps, axes=("mlp", "embed"), round_to=1)
+    plan = method("grouped").prune(dense, asked)
+    units = 3 * 192 + 48
+    assert ratio - 4 / units <= plan.met <= ratio
+    assert sum(len(cut.units) for cut in plan.cuts) == round(plan.met * units)
+    slim = remove(dense.module, plan.cuts, 16).module
+    assert 0 < count(slim, 16).macs < dense.info.macs * (1 - ratio) * 1.6
+
+
+def test_rounds_score_what_is_left(dense: LoadedModel, job: Jobs) -> None:
+    """Several rounds choose other units than one, and each round is told."""
+    told: list[tuple[int, int]] = []
+    one = method("grouped").prune(dense, job(budget="macs=0.3", round_to=1))
+    asked = replace(
+        job(budget="macs=0.3", round_to=1, steps=3), report=lambda done, total, message="": told.append((done, total))
+    )
+    three = method("grouped").prune(dense, asked)
+    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert one.cuts != three.cuts
+
+
+def test_the_same_job_gives_the_same_plan(dense: LoadedModel, job: Jobs) -> None:
+    first, second = (method("grouped").prune(dense, job(criterion="hessian", round_to=1)) for _ in range(2))
+    assert first == second
+
+
+def test_a_slim_model_is_pruned_further(dense: LoadedModel, job: Jobs) -> None:
+    plan = method("grouped").prune(dense, job(budget="macs=0.6", round_to=1))
+    slim = LoadedModel(remove(dense.module, plan.cuts, 16).module, dense.info)
+    again = method("grouped").prune(slim, job(budget="macs=0.6", round_to=1, axes=("qk", "v", "mlp", "embed")))
+    left = count(remove(slim.module, again.cuts, 16).module, 16).macs
+    assert left / dense.info.macs == pytest.approx(0.36, rel=0.02)
+
+
+def test_unknown_names(dense: LoadedModel, job: Jobs) -> None:
+    with pytest.raises(UnknownName, match="did you mean grouped"):
+        method("groupd")
+    with pytest.raises(UnknownName, match="did you mean hessian"):
+        method("grouped").prune(dense, job(criterion="hesian"))
+    with pytest.raises(UnknownName, match="did you mean isomorphic"):
+        method("grouped").prune(dense, job(scope="isomorfic"))
+
+
+def test_a_budget_that_cannot_be_met(dense: LoadedModel, job: Jobs) -> None:
+    with pytest.raises(BudgetError, match="the closest that can is params="):
+        method("grouped").prune(dense, job(budget="params=0.01", axes=("head",)))

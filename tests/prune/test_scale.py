@@ -1,0 +1,52 @@
+"""Pruning large models stays within the time and memory that a laptop has."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import json, resource, sys, time
+from dataclasses import replace
+from toolkit import progress, recipe
+from toolkit.models import source
+from toolkit.models.surgery import remove
+from toolkit.prune.criteria import Calibration
+from toolkit.prune.methods import Job, method
+
+settings = recipe.Model(name=sys.argv[1], weights="none")
+model = source.build(settings, ("cat", "dog"), seed=0)
+start = time.perf_counter()
+prune = recipe.Prune(criterion="magnitude-l2", budget="macs=0.5")
+plan = method("grouped").prune(model, Job(prune, Calibration(list, 0), progress.silent))
+remove(model.module, plan.cuts, model.info.image_size)
+seconds = time.perf_counter() - start
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+print(json.dumps({"seconds": seconds, "peak_bytes": peak, "met": plan.met}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "seconds", "peak_bytes"),
+    [("vit_base_patch16_224", 20, 3 << 30), ("vit_large_patch16_224", 60, None)],
+)
+def test_half_of_the_macs_by_magnitude(name: str, seconds: float, peak_bytes: int | None) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM, name],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    measured = json.loads(ended.stdout)
+    print(name, measured)
+    assert 0.495 <= measured["met"] <= 0.5
+    assert measured["seconds"] < seconds
+    assert peak_bytes is None or measured["peak_bytes"] < peak_bytes

@@ -1,0 +1,281 @@
+"""The whole chain through the command line, on the smallest model and a few images."""
+
+from __future__ import annotations
+
+import re
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from toolkit import __version__, records
+from toolkit.cli import STAGE_HELP
+from toolkit.recipe import Recipe
+
+Command = Callable[..., Any]
+Snapshot = Callable[..., dict[str, str]]
+RESULTS = (
+    "dense/model.safetensors dense/model.json dense/history.json pruned/plan.json pruned/model.safetensors "
+    "finetuned/model.safetensors finetuned/history.json artifacts/onnx-fp32/model.onnx "
+    "artifacts/onnx-fp32/artifact.json artifacts/onnx-fp32-dense/model.onnx parity/parity.json "
+    "bench/onnxruntime-local/bench.json report.html recipe.yaml flags.yaml environment.json log.jsonl"
+).split()
+
+
+def bench_code(run: Path) -> int:
+    """What the run has to end with: a busy machine makes a measurement INVALID."""
+    report = records.load(records.BenchReport, run / "bench" / "onnxruntime-local" / "bench.json")
+    return 0 if all(found.valid for found in report.measurements) else 3
+
+
+def made(ended: Any) -> list[str]:
+    """The results that a command made."""
+    return re.findall(r"^\w+: making (\S+)", ended.err, re.MULTILINE)
+
+
+def test_every_stage_leaves_its_result(finished: tuple[Path, Any]) -> None:
+    run, ended = finished[0] / "runs" / "default", finished[1]
+    assert [file for file in RESULTS if not (run / file).is_file()] == []
+    assert ended.code == bench_code(run), ended.err
+    assert ended.out == ""
+    assert made(ended) == [
+        "dense", "pruned", "finetuned", "artifacts/onnx-fp32", "artifacts/onnx-fp32-dense", "parity",
+        "bench/onnxruntime-local",
+    ]  # fmt: skip
+    assert not list(run.glob("**/.*.new"))
+    assert "checkpoint.pt" not in {path.name for path in run.rglob("*")}
+
+
+def test_a_run_ends_with_the_table_and_the_path_of_the_page(finished: tuple[Path, Any]) -> None:
+    ended = finished[1]
+    assert "MACs" in ended.err
+    assert "report: runs/default/report.html" in ended.err
+    if ended.code == 3:
+        assert "the measurement is INVALID" in ended.err
+
+
+def test_what_is_up_to_date_is_not_made_again(here: Path, command: Command, snapshot: Snapshot) -> None:
+    before = snapshot(here, "log.jsonl", "environment.json", "report.html")
+    started = time.monotonic()
+    ended = command("run")
+    assert time.monotonic() - started < 20
+    assert made(ended) == []
+    assert ended.err.count("is up to date") == 7
+    assert snapshot(here, "log.jsonl", "environment.json", "report.html") == before
+
+
+@pytest.mark.parametrize(
+    ("words", "results"),
+    [
+        (("parity", "--batch-size", "7"), ["parity"]),
+        (("finetune", "--epochs", "0"), ["finetuned"]),
+        (("export", "--opset", "19"), ["artifacts/onnx-fp32", "artifacts/onnx-fp32-dense"]),
+        (("prune", "--ratio", "0.25"), ["pruned"]),
+        (("prune", "--seed", "1"), ["dense", "pruned"]),
+        (("report", "--set", "bench.samples=31"), ["bench/onnxruntime-local"]),
+        (("train", "--force"), ["dense"]),
+    ],
+)
+def test_only_what_follows_from_a_setting_is_made(
+    here: Path, command: Command, words: tuple[str, ...], results: list[str]
+) -> None:
+    ended = command(*words)
+    assert ended.code in (0, 3), ended.err
+    assert made(ended) == results
+
+
+def test_what_needs_a_result_that_changed_is_made_again(here: Path, command: Command) -> None:
+    command("prune", "--ratio", "0.25")
+    ended = command("parity")
+    assert ended.code == 0, ended.err
+    assert made(ended) == ["finetuned", "artifacts/onnx-fp32", "parity"], "the dense model's file stays"
+
+
+def test_a_stage_with_an_equal_result_stops_the_chain(here: Path, command: Command) -> None:
+    assert made(command("train", "--force")) == ["dense"]
+    assert made(command("parity")) == [], "the same seed gives the same weights"
+
+
+def test_until_stops_there(here: Path, command: Command) -> None:
+    ended = command("run", "--until", "prune", "--run", "runs/short", "--set", "train.epochs=0")
+    assert ended.code == 0, ended.err
+    assert {path.name for path in (here / "runs" / "short").glob("[!.]*") if path.is_dir()} == {"dense", "pruned"}
+
+
+@pytest.mark.parametrize("run", ["runs/default", "runs/new"])
+def test_dry_run_writes_nothing(here: Path, command: Command, snapshot: Snapshot, run: str) -> None:
+    before = snapshot(here)
+    ended = command("run", "--run", run, "--recipe", "toolkit.yaml", "--dry-run", "--seed", "3")
+    assert ended.code == 0
+    assert "train: dense: " in ended.err
+    assert "prune: prune: follows train" in ended.err
+    assert snapshot(here) == before
+
+
+def test_dry_run_says_that_all_is_up_to_date(here: Path, command: Command) -> None:
+    lines = command("run", "--dry-run").err.splitlines()
+    assert [line for line in lines if not line.endswith("up to date")] == ["report: report.html: written every time"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "kind"),
+    [
+        ("train", records.ModelInfo),
+        ("prune", records.PrunePlan),
+        ("finetune", records.ModelInfo),
+        ("parity", records.ParityReport),
+        ("bench", records.BenchReport),
+    ],
+)
+def test_json_is_the_record_and_nothing_else(here: Path, command: Command, stage: str, kind: type) -> None:
+    ended = command(stage, "--json")
+    assert ended.code in (0, 3)
+    assert isinstance(records.loads(kind, ended.out), kind)
+    assert "up to date" in ended.err
+
+
+def test_json_of_stages_with_several_records(here: Path, command: Command) -> None:
+    (artifact,) = yaml.safe_load(command("export", "--json").out)
+    assert artifact["sha256"] == records.sha256(here / "runs/default/artifacts/onnx-fp32/model.onnx")
+    page = yaml.safe_load(command("report", "--json").out)
+    assert page["dense"]["macs"] > page["slim"]["macs"] > 0
+
+
+def test_quiet_says_nothing_even_while_it_works(here: Path, command: Command) -> None:
+    ended = command("prune", "-q", "--force")
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
+
+
+def test_flags_of_earlier_commands_hold_until_taken_back(here: Path, command: Command) -> None:
+    run = here / "runs" / "default"
+    plan = run / "pruned" / "plan.json"
+    command("prune", "--ratio", "0.25")
+    assert yaml.safe_load((run / "flags.yaml").read_text())["flags"] == {"prune.ratio": 0.25}
+    assert "still in force from earlier commands on this run: prune.ratio=0.25" in command("prune").err
+    assert records.load(records.PrunePlan, plan).budget == "ratio=0.25"
+    command("prune", "--budget", "macs=0.7")
+    assert yaml.safe_load((run / "flags.yaml").read_text())["flags"] == {"prune.budget": "macs=0.7"}
+    assert records.load(records.PrunePlan, plan).budget == "macs=0.7"
+
+
+def test_seed_reaches_weights_and_record(here: Path, command: Command) -> None:
+    run = here / "runs" / "default"
+    before = records.load(records.ModelInfo, run / "dense" / "model.json").weights_sha256
+    command("train", "--seed", "5")
+    assert records.load(records.ModelInfo, run / "dense" / "model.json").weights_sha256 != before
+    assert yaml.safe_load((run / "recipe.yaml").read_text())["seed"] == 5
+
+
+def test_parity_that_is_not_shown_ends_with_1_and_the_page_is_written(here: Path, command: Command) -> None:
+    page = here / "runs" / "default" / "report.html"
+    page.unlink()
+    ended = command("run", "--set", "parity.margin=0.001")
+    assert ended.code == 1
+    assert "parity is not shown within 0.10%" in ended.err
+    assert "undecided: too few images" in ended.err
+    assert "0.10" in page.read_text()
+
+
+def test_bench_that_is_invalid_ends_with_3_and_the_page_is_written(
+    here: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = here / "runs" / "default" / "bench" / "onnxruntime-local" / "bench.json"
+    content = yaml.safe_load(file.read_text())
+    content["measurements"][0]["reasons"] = ["the cat walked over the keyboard"]
+    file.write_text(records.json.dumps(content))
+    (here / "runs" / "default" / "report.html").unlink()
+    ended = command("run", "--json")
+    assert ended.code == 3
+    assert "the cat walked over the keyboard" in ended.err
+    assert "the cat walked" in (here / "runs" / "default" / "report.html").read_text()
+    assert yaml.safe_load(ended.out)["title"] == "default", "the record is printed all the same"
+
+
+def test_the_page_leaves_out_measurements_of_models_that_are_gone(here: Path, command: Command) -> None:
+    command("bench", "--runtime", "torch")
+    command("bench", "--runtime", "onnxruntime")
+    assert {row["load"]["runtime"] for row in yaml.safe_load(command("report", "--json").out)["latency"]} == {
+        "torch",
+        "onnxruntime",
+    }
+    command("prune", "--ratio", "0.25")
+    latency = yaml.safe_load(command("report", "--json").out)["latency"]
+    assert {(row["load"]["runtime"], row["subject"]) for row in latency} == {
+        ("onnxruntime", "dense"), ("onnxruntime", "slim"), ("torch", "dense"),
+    }  # fmt: skip
+
+
+def test_an_error_prints_no_record_of_an_earlier_result(here: Path, command: Command) -> None:
+    ended = command("prune", "--json", "--criterion", "taylr")
+    assert (ended.code, ended.out) == (2, "")
+
+
+def test_version(command: Command) -> None:
+    assert command("--version").out == f"toolkit {__version__}\n"
+
+
+def test_doctor_names_what_is_there(command: Command) -> None:
+    ended = command("doctor")
+    assert (ended.code, ended.out) == (0, "")
+    for name in ("processor", "torch", "timm", "onnxruntime", "TensorRT"):
+        assert name in ended.err
+
+
+def test_init_writes_the_defaults_once(tmp_path: Path, command: Command) -> None:
+    file = tmp_path / "toolkit.yaml"
+    assert command("init", file).code == 0
+    assert Recipe.model_validate(yaml.safe_load(file.read_text())) == Recipe()
+    file.write_text("seed: 4\n")
+    ended = command("init", file)
+    assert ended.code == 2
+    assert "--force" in ended.err
+    assert file.read_text() == "seed: 4\n"
+    assert command("init", file, "--force").code == 0
+    assert Recipe.model_validate(yaml.safe_load(file.read_text())) == Recipe()
+
+
+def test_init_into_a_folder_that_is_not_there(tmp_path: Path, command: Command) -> None:
+    ended = command("init", tmp_path / "nowhere" / "toolkit.yaml")
+    assert ended.code == 2
+    assert "No such file or directory" in ended.err
+
+
+HELP = (
+    "import sys, toolkit.cli; sys.argv = ['toolkit', '--help']\ntry: toolkit.cli.main()\nfinally: print(*sys.modules)"
+)
+
+
+def test_help_lists_what_is_built_without_torch_and_at_once() -> None:
+    ran = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=True)
+    text, _, modules = ran.stdout.strip().rpartition("\n")
+    assert {"torch", "timm", "numpy", "scipy"} & set(modules.split()) == set()
+    for name in (*STAGE_HELP, "run", "inspect", "init", "doctor"):
+        assert re.search(rf"^\W*{name}\b", text, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("name", ["", *STAGE_HELP, "run"])
+def test_help_lists_nothing_that_is_not_built(command: Command, name: str) -> None:
+    text = command(*name.split(), "--help").out.lower()
+    for word in ("trt", "rtx", "openvino", "jetson", "ssh", "optin", "gohsp", "p3b", "latency="):
+        assert word not in text
+
+
+def test_help_is_quick() -> None:
+    def seconds() -> float:
+        """Of the processor, which other programs on the machine do not change much."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(
+            [sys.executable, "-c", "from toolkit.cli import main; main()", "--help"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+    assert min(seconds() for _ in range(5)) < 0.5

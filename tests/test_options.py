@@ -1,0 +1,93 @@
+"""Every setting of the recipe is a flag with a help text, and reaches the recipe."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from toolkit import options, resolve
+from toolkit.cli import OWN_FLAGS, STAGE_HELP, app
+from toolkit.recipe import Recipe, Section
+
+SETTINGS = [
+    f"{section}.{name}"
+    for section, field in Recipe.model_fields.items()
+    if isinstance(field.default, Section)
+    for name in type(field.default).model_fields
+    if f"{section}.{name}" not in options.NO_FLAG
+]
+WITHOUT_DEFAULT = {
+    "model.image_size": 64,
+    "data.hold_out": "sketch",
+    "data.workers": 3,
+    "prune.ratio": 0.25,
+    "prune.budget": "params=0.5",
+    "bench.threads": 2,
+    "prune.axes": ("block", "v"),
+    "bench.batch_size": (4, 2),
+}
+
+
+def another_value(name: str) -> Any:
+    """A value that the setting accepts and that is not its default."""
+    if name in WITHOUT_DEFAULT:
+        return WITHOUT_DEFAULT[name]
+    section, _, field = name.partition(".")
+    info = type(Recipe.model_fields[section].default).model_fields[field]
+    value = info.default
+    if get_origin(info.annotation) is Literal:
+        return get_args(info.annotation)[-1]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return f"{value}x"
+    return value + 1 if isinstance(value, int) else value / 2 + 0.01
+
+
+def flag_of(name: str, value: Any) -> list[str]:
+    flag = options.RENAMED.get(name, name.partition(".")[2]).replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    return [f"--{flag}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_flag_reaches_the_recipe(name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    section, _, field = name.partition(".")
+    seen: dict[str, Any] = {}
+    one = typer.Typer()
+    one.command()(options.with_options(seen.update, (section,), {}))
+    value = another_value(name)
+    ended = CliRunner().invoke(one, flag_of(name, value), catch_exceptions=False)
+    assert ended.exit_code == 0, ended.output
+    flags = options.flags_in(seen, (section,))
+    assert list(flags) == [name]
+    recipe = resolve.resolve(None, None, flags).recipe
+    assert getattr(getattr(recipe, section), field) == value
+
+
+def test_flags_that_are_not_given_are_not_there() -> None:
+    seen: dict[str, Any] = {}
+    one = typer.Typer()
+    one.command()(options.with_options(seen.update, ("prune",), {}))
+    CliRunner().invoke(one, [], catch_exceptions=False)
+    assert options.flags_in(seen, ("prune",)) == {}
+    assert {name: seen[name] for name in options.SWITCHES if name in seen} == {
+        "as_json": False, "dry_run": False, "force": False, "verbose": False, "quiet": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("command", [*STAGE_HELP, "run"])
+def test_every_option_has_a_help_text_and_one_name(command: str) -> None:
+    found = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
+    assert found.help
+    assert [option.name for option in found.params if not getattr(option, "help", "")] == []
+    names = [name for option in found.params for name in (*option.opts, *option.secondary_opts)]
+    assert len(names) == len(set(names))
+    own = {options.RENAMED.get(name, name.partition(".")[2]).replace("_", "-")
+           for name in SETTINGS if name.partition(".")[0] in OWN_FLAGS.get(command, (command,))}  # fmt: skip
+    assert {f"--{name}" for name in own} <= set(names)

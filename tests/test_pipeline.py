@@ -1,0 +1,27 @@
+"""The order of the stages, and what one stage's need means for another."""
+
+from __future__ import annotations
+
+import pytest
+
+from toolkit.pipeline import STAGES, needed
+
+
+def test_stages_stand_in_the_order_in_which_they_run() -> None:
+    assert list(STAGES) == ["train", "prune", "finetune", "export", "parity", "bench", "report"]
+    for position, stage in enumerate(STAGES.values()):
+        assert set(stage.needs) <= set(list(STAGES)[:position])
+
+
+@pytest.mark.parametrize(
+    ("names", "all_of_them"),
+    [
+        (["train"], ["train"]),
+        (["finetune"], ["train", "prune", "finetune"]),
+        (["bench"], ["train", "prune", "finetune", "export", "bench"]),
+        (["parity", "train"], ["train", "prune", "finetune", "export", "parity"]),
+        (["report"], list(STAGES)),
+    ],
+)
+def test_what_a_stage_needs_comes_with_it(names: list[str], all_of_them: list[str]) -> None:
+    assert [stage.name for stage in needed(names)] == all_of_them

@@ -1,0 +1,52 @@
+"""The settings themselves: defaults, bounds, and that every one is explained."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from toolkit.recipe import Prune, Recipe, Section
+
+
+def test_every_setting_has_a_help_text() -> None:
+    sections = [field.default for field in Recipe.model_fields.values() if isinstance(field.default, Section)]
+    missing = [
+        f"{type(section).__name__}.{name}"
+        for section in sections
+        for name, field in type(section).model_fields.items()
+        if not field.description
+    ]
+    assert missing == []
+
+
+def test_settings_cannot_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Recipe().seed = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"seed": -1},
+        {"prune": {"ratio": 0.0}},
+        {"prune": {"ratio": 1.0}},
+        {"prune": {"ratio": 0.5, "budget": "macs=0.5"}},
+        {"prune": {"axes": []}},
+        {"data": {"held_out_share": 1.0}},
+        {"bench": {"samples": 1}},
+        {"bench": {"batch_size": [0]}},
+        {"export": {"precision": "fp16"}},
+        {"finetune": {"distill_weight": 1.5}},
+        {"train": {"unknown": 1}},
+    ],
+)
+def test_what_has_no_meaning_is_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Recipe.model_validate(settings)
+
+
+def test_sections_do_not_share_state() -> None:
+    assert Prune(axes=("mlp",)).axes == ("mlp",)
+    assert Recipe().prune.axes == ("head", "mlp", "embed")
+    assert Recipe.model_validate({"model": {"args": {"depth": 2}}}).model.args == {"depth": 2}
+    assert Recipe().model.args == {}

@@ -1,0 +1,25 @@
+"""The file that `toolkit init` writes."""
+
+from __future__ import annotations
+
+import yaml
+
+from toolkit.recipe import Recipe, Section
+from toolkit.template import commented
+
+
+def test_it_reads_back_as_the_defaults() -> None:
+    assert Recipe.model_validate(yaml.safe_load(commented())) == Recipe()
+
+
+def test_every_setting_stands_below_its_help() -> None:
+    lines = commented().splitlines()
+    for name, field in Recipe.model_fields.items():
+        settings = type(field.default).model_fields if isinstance(field.default, Section) else {name: field}
+        for setting in settings:
+            place = next(index for index, line in enumerate(lines) if line.strip().startswith(f"{setting}:"))
+            assert lines[place - 1].strip().startswith("# "), setting
+
+
+def test_no_line_is_long() -> None:
+    assert max(map(len, commented().splitlines())) <= 120
