@@ -105,7 +105,7 @@ class Ended:
 
 @pytest.fixture(scope="session")
 def command() -> Callable[..., Ended]:
-    """`command("prune", "--ratio", "0.5")`: the command line in this process; what is not an error of ours is raised."""
+    """`command("prune", "--ratio", "0.5")`: the command line in this process; other errors than ours are raised."""
     from typer.testing import CliRunner
 
     from toolkit.cli import app
@@ -135,8 +135,6 @@ bench: {seconds: 0.05, samples: 30, batch_size: [1], threads: 1}
 @pytest.fixture(scope="session")
 def working_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a toolkit.yaml of the smallest settings, and the images it names: 3 domains, 3 classes."""
-    from PIL import Image
-
     from toolkit.dg.digits import draw_digits
 
     folder = tmp_path_factory.mktemp("work")
@@ -148,7 +146,7 @@ def working_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             place.mkdir(parents=True)
             images = [image for image in domain.images if image.label == label][:10]
             for number, image in enumerate(images):
-                Image.fromarray(image.source).save(place / f"{number}.png")
+                image.decode().save(place / f"{number}.png")
     return folder
 
 

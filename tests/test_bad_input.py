@@ -20,7 +20,6 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from toolkit import records, runfolder
-from toolkit.recipe import Recipe
 
 Command = Callable[..., Any]
 Snapshot = Callable[..., dict[str, str]]
@@ -83,24 +82,23 @@ def refused(folder: Path, snapshot: Snapshot, *but: str) -> Iterator[None]:
     assert snapshot(folder, *but) == before
 
 
-@pytest.mark.parametrize(("words", "message", "hint"), [*NAMES, *VALUES], ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize("case", [*NAMES, *VALUES], ids=lambda case: " ".join(case[0]))
 @pytest.mark.parametrize("run", ["runs/default", "more/runs/new"])
 def test_bad_setting(
     same_here: Path,
     command: Command,
     snapshot: Snapshot,
     monkeypatch: pytest.MonkeyPatch,
-    words: list[str],
-    message: str,
-    hint: str,
+    case: tuple[list[str], str, str],
     run: str,
 ) -> None:
+    words, message, hint = case
     monkeypatch.chdir(same_here)
     recipe = [] if "--recipe" in words else ["--recipe", "toolkit.yaml"]
     with refused(same_here, snapshot):
         ended = command(*words, *recipe, "--run", run)
     assert (ended.code, ended.out) == (2, ""), ended.err
-    assert f"error: {message}" in ended.err or message in ended.err
+    assert message in ended.err
     assert hint in ended.err
     assert not list(Path("runs").glob("new"))
 
@@ -154,7 +152,7 @@ def add_depth(photos: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message", "hint"),
+    "case",
     [
         (remove_domains, "path/to/photos has one domain, sketch, so none can be held out", "--hold-out none"),
         (remove_class, "domain photo has no images of class1, which ink, sketch has", "every domain needs images"),
@@ -168,11 +166,10 @@ def test_images_that_cannot_be_learned_from(
     here: Path,
     command: Command,
     snapshot: Snapshot,
-    spoil: Callable[[Path], None],
-    message: str,
-    hint: str,
+    case: tuple[Callable[[Path], None], str, str],
     run: str,
 ) -> None:
+    spoil, message, hint = case
     spoil(here / PHOTOS)
     with refused(here, snapshot):
         ended = command("train", "--run", run, "--recipe", "toolkit.yaml")
@@ -196,7 +193,7 @@ def test_one_domain_can_be_learned_from_when_none_is_held_out(here: Path, comman
 
 def plain_weights() -> dict[str, torch.Tensor]:
     """A timm model for these classes, as somebody else has saved it."""
-    args = Recipe.model_validate(yaml.safe_load(Path("toolkit.yaml").read_text())).model.args
+    args: dict[str, Any] = yaml.safe_load(Path("toolkit.yaml").read_text())["model"]["args"]
     model = timm.create_model("deit_tiny_patch16_224", num_classes=3, img_size=32, **args)
     return dict(model.state_dict())
 
@@ -365,7 +362,7 @@ def small_disk(bytes_free: int) -> Iterator[None]:
 LIVING = ("log.jsonl", "environment.json", ".work")
 
 
-@pytest.mark.parametrize(("stage", "bytes_free"), [("train", 9000), ("train", 430_000), 
+@pytest.mark.parametrize(("stage", "bytes_free"), [("train", 9000), ("train", 430_000),
     ("finetune", 9000), ("export", 20_000), ("report", 20_000)])  # fmt: skip
 def test_full_disk(here: Path, command: Command, snapshot: Snapshot, stage: str, bytes_free: int) -> None:
     with refused(here, snapshot, *LIVING), small_disk(bytes_free):

@@ -56,10 +56,8 @@ def test_command(line: str, folder: Path, command: Callable[..., Any], monkeypat
     ended = command(*words)
     if words[0] == "init":
         Path("tiny.yaml").replace("toolkit.yaml")
-    measures = words[0] in ("run", "bench", "report")
-    invalid = measures and ended.code == 3 and "the measurement is INVALID" in ended.err
-    undecided = "--margin" in words or "0.01" in ended.err
-    unproven = ended.code == 1 and "parity is not shown within" in ended.err and undecided
+    invalid = ended.code == 3 and "the measurement is INVALID" in ended.err  # on a machine that does other work
+    unproven = ended.code == 1 and "undecided: too few images to tell" in ended.err  # nine images a domain
     assert ended.code == 0 or invalid or unproven, ended.err
 
 

@@ -21,7 +21,7 @@ def test_every_setting_has_a_help_text() -> None:
 
 def test_settings_cannot_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        Recipe().seed = 3  # type: ignore[misc]
+        Recipe().seed = 3
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +31,12 @@ def content(folder: RunFolder, result: str) -> str:
     return (folder.path / result / "content").read_text()
 
 
+def end_with(error: BaseException, context: AbstractContextManager[Any], work: Callable[[Any], object]) -> None:
+    with context as entered:
+        work(entered)
+        raise error
+
+
 def hidden(folder: RunFolder) -> list[str]:
     return [path.name for path in folder.path.rglob(".*") if path.name not in (".lock", ".work")]
 
@@ -46,9 +55,8 @@ def test_a_result_replaces_the_one_before_and_knows_its_inputs(folder: RunFolder
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_error_leaves_the_previous_result(folder: RunFolder, error: type[BaseException]) -> None:
     write(folder, "dense", "old")
-    with pytest.raises(error), folder.writing("dense", {}) as out:
-        (out / "content").write_text("half")
-        raise error
+    with pytest.raises(error):
+        end_with(error("why"), folder.writing("dense", {}), lambda out: (out / "content").write_text("half"))
     assert content(folder, "dense") == "old"
     assert hidden(folder) == []
 
@@ -169,17 +177,16 @@ def test_bad_input_leaves_no_new_folder(tmp_path: Path) -> None:
 
 
 def test_bad_input_leaves_parents_that_others_use(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError), opened(tmp_path / "runs" / "new"):
-        (tmp_path / "runs" / "other").mkdir()
-        raise RecipeError("bad")
+    other = tmp_path / "runs" / "other"
+    with pytest.raises(RecipeError):
+        end_with(RecipeError("bad"), opened(tmp_path / "runs" / "new"), lambda _: other.mkdir())
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["other"]
 
 
 @pytest.mark.parametrize("error", [StorageError("full"), KeyboardInterrupt()])
 def test_what_can_be_resumed_keeps_the_new_folder(folder: RunFolder, error: BaseException) -> None:
-    with pytest.raises(type(error)), opened(folder.path) as run:
-        run.work("dense", {})
-        raise error
+    with pytest.raises(type(error)):
+        end_with(error, opened(folder.path), lambda run: run.work("dense", {}))
     assert (folder.path / ".work").is_dir()
 
 

@@ -37,7 +37,7 @@ MODELS = {
     "beit-abs": ("beitv2_base_patch16_224", {"init_values": 0.1, "use_abs_pos_emb": True, "use_rel_pos_bias": False}),
 }
 SEARCH = settings(
-    max_examples=10,
+    max_examples=7,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -155,7 +155,7 @@ def same_tensors(one: nn.Module, other: nn.Module) -> bool:
 
 
 @given(shares=SHARES, seed=SEEDS)
-@settings(SEARCH, max_examples=6)
+@settings(SEARCH, max_examples=3)
 def test_a_plan_read_back_gives_the_identical_model(dense: LoadedModel, shares: list[float], seed: int) -> None:
     cuts = random_cuts(find_groups(dense.module, SIZE), shares, seed)
     assume(cuts)

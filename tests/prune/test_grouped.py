@@ -78,7 +78,7 @@ def test_ratios(dense: LoadedModel, job: Jobs, scope: str, ratio: float, steps: 
     assert ratio - 4 / units <= plan.met <= ratio
     assert sum(len(cut.units) for cut in plan.cuts) == round(plan.met * units)
     slim = remove(dense.module, plan.cuts, 16).module
-    assert 0 < count(slim, 16).macs < dense.info.macs * (1 - ratio) * 1.6
+    assert 0 < count(slim, 16).macs < dense.info.macs * (1 - ratio) * 1.7
 
 
 def test_rounds_score_what_is_left(dense: LoadedModel, job: Jobs) -> None:

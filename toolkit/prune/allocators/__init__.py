@@ -12,6 +12,10 @@ from toolkit.prune.budget import Budget
 from toolkit.records import Cut
 
 
+GONE = -1.0
+"""Score of a unit that an earlier round has removed: below every importance, so that it goes again before any other."""
+
+
 @dataclass(frozen=True)
 class Terms:
     """What an allocator has to keep to."""

@@ -14,7 +14,7 @@ from toolkit.models.groups import Groups, Scores, find_groups
 from toolkit.models.selection import Selection
 from toolkit.models.source import LoadedModel
 from toolkit.models.surgery import Removal, remove
-from toolkit.prune.allocators import Terms, allocator
+from toolkit.prune.allocators import GONE, Terms, allocator
 from toolkit.prune.budget import Budget, budget_of
 from toolkit.prune.criteria import criterion
 from toolkit.prune.methods import Job, Method
@@ -58,13 +58,9 @@ def _after(budget: Budget, progress: float) -> Budget:
     return Budget(budget.quantity, budget.share**progress)
 
 
-def _nothing(groups: Groups) -> Scores:
-    return {group.key: torch.zeros(group.units, dtype=torch.float64) for group in groups}
-
-
 def _in_source(scores: Scores, removal: Removal, groups: Groups) -> Scores:
-    """Scores of a cut model's units at their indices in the model before; 0 for what is gone, so that it stays gone."""
-    result = _nothing(groups)
+    """Scores of a cut model's units at their indices in the model before; GONE for what was removed."""
+    result = {group.key: torch.full((group.units,), GONE, dtype=torch.float64) for group in groups}
     for key, values in scores.items():
         place, units = removal.origin[key]
         result[place, key[1]][list(units)] = values
