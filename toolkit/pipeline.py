@@ -68,8 +68,8 @@ def plan(run: Run, names: Sequence[str], force: bool = False) -> list[Step]:
             steps.append(Step(stage.name, unit.result, reason))
             if reason:
                 stale.add(stage.name)
-        if isinstance(stage, Report):
-            steps.append(Step(stage.name, "report.html", "written every time"))
+        if stage.page:
+            steps.append(Step(stage.name, stage.page, "written every time"))
     return steps
 
 
@@ -92,8 +92,7 @@ def execute(
                 run.folder.end_work(unit.result)
                 made.append(unit.result)
                 run.folder.log("made", result=unit.result)
-            if isinstance(stage, Report):
-                stage.write(run)
+            stage.write_page(run)
             for line in stage.told(run):
                 tell(f"{stage.name}: {line}")
             failure = failure or stage.verdict(run)

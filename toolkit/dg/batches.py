@@ -104,7 +104,7 @@ def calibration_batches(parts: Parts, info: ModelInfo, samples: int, batch_size:
         order = _stream(seed, index, 2).permutation(len(images))[:count]
         drawn.append([images[place] for place in order])
     mixed = [image for turn in zip_longest(*drawn) for image in turn if image is not None]
-    return list(_in_order(mixed, info, batch_size, None))
+    return list(_in_order(mixed, info, batch_size, workers=0))  # too few to start processes for
 
 
 @dataclass(frozen=True)

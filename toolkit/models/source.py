@@ -133,13 +133,18 @@ def save(module: nn.Module, info: ModelInfo, folder: Path) -> ModelInfo:
     return info
 
 
+_DAMAGED = "a stage makes its model again with --force"
+
+
 def load(folder: Path) -> LoadedModel:
     """Read a model folder; WeightsError when the tensors are damaged or are not the ones `model.json` describes."""
     info = records.load(ModelInfo, folder / "model.json")
     file = folder / "model.safetensors"
     shapes = _shapes(file)
     if records.sha256(file) != info.weights_sha256:
-        raise WeightsError(f"{file} is not the file that {folder / 'model.json'} describes (its hash differs)")
+        raise WeightsError(
+            f"{file} is not the file that {folder / 'model.json'} describes (its hash differs)", _DAMAGED
+        )
     _check_name(info.name)
     with torch.device("meta"):
         module = _create(info.name, info.args, len(info.classes), from_hub=False)
@@ -195,4 +200,4 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
     except FileNotFoundError:
         raise WeightsError(f"{file} does not exist") from None
     except SafetensorError as error:
-        raise WeightsError(f"{file} is truncated or not a safetensors file: {error}") from error
+        raise WeightsError(f"{file} is truncated or not a safetensors file: {error}", _DAMAGED) from error

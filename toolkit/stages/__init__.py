@@ -77,6 +77,8 @@ class Stage:
 
     name: str
     needs: Sequence[str] = ()
+    page: str = ""
+    """A file that is quick to write, and written every time."""
 
     def check(self, run: Run) -> None:
         """Raise BadInput for settings that cannot be carried out; called before anything is made."""
@@ -84,6 +86,9 @@ class Stage:
     def units(self, run: Run) -> list[Unit]:
         """Its results. Called when the stages before are finished."""
         raise NotImplementedError
+
+    def write_page(self, run: Run) -> None:
+        """Write `page`, if there is one."""
 
     def record(self, run: Run) -> object:
         """What `--json` prints."""

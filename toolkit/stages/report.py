@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit import resolve
@@ -19,17 +18,18 @@ FILE = "report.html"
 class Report(Stage):
     name = "report"
     needs = ("parity", "bench")
+    page = FILE
 
     def units(self, run: Run) -> list[Unit]:
-        return []  # a page is quick to write, and written whenever it is asked for
+        return []
 
     def record(self, run: Run) -> Page:
         return page_of(run)
 
-    def write(self, run: Run) -> Path:
+    def write_page(self, run: Run) -> None:
         from toolkit.report.page import render
 
-        return run.folder.write_text(FILE, render(page_of(run)))
+        run.folder.write_text(FILE, render(page_of(run)))
 
 
 def page_of(run: Run) -> Page:

@@ -11,7 +11,6 @@ from toolkit.models.groups import Groups, Scores
 from toolkit.prune.budget import Budget
 from toolkit.records import Cut
 
-
 GONE = -1.0
 """Score of a unit that an earlier round has removed: below every importance, so that it goes again before any other."""
 
