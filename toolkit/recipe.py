@@ -99,7 +99,7 @@ class Prune(Section):
     """What may be left: macs=0.5 or params=0.5 (shares of the dense model), met within 1 %."""
     scope: str = "isomorphic"
     """Who competes with whom: units of one layer (local), all units (global), all units of one kind (isomorphic)."""
-    axes: tuple[Axis, ...] = ("head", "mlp", "embed")
+    axes: tuple[Axis, ...] = ("head", "mlp")
     """What may be removed: block, head, qk, v, mlp, embed."""
     round_to: Positive = 8
     """Widths left are multiples of this (heads and blocks are counted singly)."""

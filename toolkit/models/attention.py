@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeAlias
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from toolkit.kernels.headwise_attention import headwise_attention
+from toolkit.kernels.headwise_attention import Heads, headwise_attention
 from toolkit.records import HeadLayout
+
+Compute: TypeAlias = Callable[[Tensor, Heads, float, Tensor | None, float], Tensor]
+"""The arithmetic of attention: packed projection, heads, scale, bias and dropout in; packed values out."""
 
 
 class HeadwiseAttention(nn.Module):
@@ -23,6 +30,8 @@ class HeadwiseAttention(nn.Module):
     """
 
     relative_position_index: Tensor | None
+    compute: Compute = staticmethod(headwise_attention)
+    """Changed for a while by `computed_by`."""
 
     def __init__(self, layout: HeadLayout, width: int, scale: float, relative_position_index: Tensor | None) -> None:
         super().__init__()
@@ -53,7 +62,7 @@ class HeadwiseAttention(nn.Module):
             raise NotImplementedError("HeadwiseAttention takes no mask and no shared position bias")
         packed = F.linear(x, self.qkv.weight, self._packed_bias())  # [batch, tokens, Q + Q + V]
         dropout = self.attn_drop.p if self.training else 0.0
-        mixed = headwise_attention(packed, self.layout.heads, self.scale, self._position_bias(), dropout)
+        mixed = self.compute(packed, self.layout.heads, self.scale, self._position_bias(), dropout)
         output: Tensor = self.proj_drop(self.proj(mixed))
         return output
 
@@ -74,3 +83,16 @@ class HeadwiseAttention(nn.Module):
         if self.relative_position_bias_table is None or self.relative_position_index is None:
             return None
         return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+
+
+@contextmanager
+def computed_by(model: nn.Module, compute: Compute) -> Iterator[None]:
+    """Within the block every attention of `model` computes this way: another kernel, or a form that exports well."""
+    layers = [module for module in model.modules() if isinstance(module, HeadwiseAttention)]
+    for layer in layers:
+        layer.compute = compute  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.compute
