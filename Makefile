@@ -19,7 +19,8 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY) ## run the whole chain on built-in images; ends with a table and a report
-	$(BIN)/toolkit run --run runs/demo --force
+	rm -rf runs/demo
+	$(BIN)/toolkit run --recipe toolkit/default.yaml --run runs/demo
 
 test: $(READY) ## run the tests and require their coverage
 	$(BIN)/pytest --cov --cov-report=term

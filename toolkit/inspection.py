@@ -10,14 +10,14 @@ from rich.table import Table
 
 from toolkit import records
 from toolkit.errors import BadInput
-from toolkit.records import Artifact, BlockSummary, HeadLayout, ModelSummary, PrunePlan
+from toolkit.records import Artifact, BlockSummary, HeadLayout, ModelInfo, ModelSummary, PrunePlan
 
 
 def inspect(path: Path, as_json: bool) -> None:
     """Print what `path` holds: tables for people on stderr, or the record on stdout."""
     if (path / "dense" / "model.json").is_file():
         before = _summary(path / "dense")
-        after = next((_summary(path / slim) for slim in ("finetuned", "pruned") if (path / slim).is_dir()), None)
+        after = _slim(path)
         _print([before, after] if after else [before], _model_table(before, after), as_json)
     elif (path / "model.json").is_file():
         summary = _summary(path)
@@ -33,6 +33,18 @@ def inspect(path: Path, as_json: bool) -> None:
             f"{path} is no run, model folder, plan or artifact" if path.exists() else f"{path} does not exist",
             "give a folder with dense/, model.json, plan.json or artifact.json in it, or one of these files",
         )
+
+
+def _slim(run: Path) -> ModelSummary | None:
+    """The fine-tuned model of a run, unless another has been pruned since; then that one."""
+    found = {
+        name: records.load(ModelInfo, run / name / "model.json")
+        for name in ("pruned", "finetuned")
+        if (run / name).is_dir()
+    }
+    if len(found) == 2 and found["finetuned"].made_from == found["pruned"].weights_sha256:
+        return _summary(run / "finetuned")
+    return _summary(run / "pruned") if "pruned" in found else None
 
 
 def _record_in(path: Path, name: str) -> Path | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from toolkit import records, resolve
 from toolkit.errors import BadInput, StorageError, ToolkitError
+from toolkit.records import Environment
 from toolkit.stages import Run, Stage
 from toolkit.stages.bench import Bench
 from toolkit.stages.export import Export
@@ -77,9 +78,12 @@ def execute(
     run: Run, settings: resolve.Resolved, names: Sequence[str], *, force: bool, tell: Tell
 ) -> ToolkitError | None:
     """Bring the stages of these names up to date; `force` makes them again. Returns the first check that failed."""
+    from toolkit.bench.environment import capture
+
     failure: ToolkitError | None = None
+    environment = capture()
     stages = _checked(run, names)
-    with _settings_kept(run, settings) as made:
+    with _settings_kept(run, settings, environment) as made:
         for stage in stages:
             for unit in stage.units(run):
                 reason = _reason(run, unit.result, unit.inputs, forced=force and stage.name in names)
@@ -89,6 +93,7 @@ def execute(
                 tell(f"{stage.name}: making {unit.result} ({reason})")
                 with run.folder.writing(unit.result, unit.inputs) as out:
                     unit.make(out)
+                    records.save(environment, out / "environment.json")
                 run.folder.end_work(unit.result)
                 made.append(unit.result)
                 run.folder.log("made", result=unit.result)
@@ -108,16 +113,16 @@ def _checked(run: Run, names: Sequence[str]) -> list[Stage]:
 
 
 @contextmanager
-def _settings_kept(run: Run, settings: resolve.Resolved) -> Iterator[list[str]]:
+def _settings_kept(run: Run, settings: resolve.Resolved, environment: Environment) -> Iterator[list[str]]:
     """The run folder remembers the settings it is being made with, unless bad input ends the command before a result
     is made. Gives the list in which results that are made are noted."""
-    from toolkit.bench.environment import capture
-
     files = {
         "recipe.yaml": resolve.as_yaml(settings.recipe),
         resolve.FLAGS_FILE: settings.remember(),
-        "environment.json": records.dumps(capture()),
+        "environment.json": records.dumps(environment),
     }
+    if settings.file and settings.file.resolve() == (run.folder.path / "recipe.yaml").resolve():
+        del files["recipe.yaml"]  # it is what was read, and may be somebody's own
     made: list[str] = []
     before = {name: path.read_text() if (path := run.folder.path / name).exists() else None for name in files}
     try:

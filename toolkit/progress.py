@@ -47,11 +47,11 @@ def _bar(title: str) -> Iterator[Progress]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[message]}"),
     )
-    with Bars(*columns, console=Console(stderr=True)) as bars:
+    with Bars(*columns, console=Console(stderr=True), auto_refresh=False) as bars:  # no thread beside a measurement
         task = bars.add_task(title, total=None, message="")
 
         def report(done: int, total: int, message: str = "") -> None:
-            bars.update(task, completed=done, total=total)
+            bars.update(task, completed=done, total=total, refresh=True)
             if message:
                 bars.update(task, message=message)
 

@@ -64,9 +64,10 @@ def resolve(file: Path | None, run: Path | None, flags: Flags) -> Resolved:
     base = _read(file) if file else {}
     folder = run or Path(str(base.get("run") or Recipe().run))
     kept = {name: value for name, value in _flags_of(folder).items() if not _taken_back(name, flags)}
-    if file is None and not STARTS_ANEW.keys() & {*kept, *flags}:
-        base = yaml.safe_load(files("toolkit").joinpath("default.yaml").read_text(encoding="utf-8"))
     merged = {**kept, **flags}
+    example = yaml.safe_load(files("toolkit").joinpath("default.yaml").read_text(encoding="utf-8"))
+    if file is None and all(merged.get(name, own) == own for name, own in _named(example)):
+        base = example
     values = _laid_over(base, merged)
     values["run"] = str(folder)
     return Resolved(_validated(values, file, merged), file, merged, kept)
@@ -88,6 +89,11 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 def as_yaml(recipe: Recipe) -> str:
     """The whole recipe, every setting spelled out."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+def _named(example: Values) -> list[tuple[str, Any]]:
+    """The example's model and data by their dotted names."""
+    return [(name, _place(example, name)[_last(name)]) for name in STARTS_ANEW]
 
 
 def _taken_back(name: str, flags: Flags) -> bool:

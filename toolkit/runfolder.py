@@ -24,6 +24,8 @@ from toolkit.errors import BadInput, RecordError, RunFolderError, StorageError
 from toolkit.records import StageRecord
 
 STAGE_FILE = "stage.json"
+MARKS = (".lock", "recipe.yaml")
+"""A folder that holds something is a run folder if it holds one of these."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Kind = TypeVar("Kind")
@@ -145,6 +147,8 @@ def opened(path: Path) -> Iterator[RunFolder]:
     """
     if path.exists() and not path.is_dir():
         raise RunFolderError(f"{path} is not a folder", "choose another run folder (--run DIR)")
+    if path.exists() and any(path.iterdir()) and not any((path / mark).exists() for mark in MARKS):
+        raise RunFolderError(f"{path} holds other files and is no run folder", "choose another run folder (--run DIR)")
     folder = RunFolder(path)
     for file in [*path.glob(f"[!.]*/{STAGE_FILE}"), *path.glob(f"[!.]*/[!.]*/{STAGE_FILE}")]:
         folder.stage(str(file.parent.relative_to(path)))

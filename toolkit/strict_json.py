@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -44,17 +44,33 @@ def loads(kind: type[Record], text: str, source: str, schema: int) -> Record:
         raise RecordError(f"{source} is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise RecordError(f"{source} is not a {kind.__name__}: it holds no JSON object")
-    found = content.get("schema", schema)
+    found = content.get("schema")
     if found != schema:
         raise RecordError(
             f"{source} has schema {found}; this version of the toolkit reads schema {schema}",
             "make it again with this version, or read it with the version that wrote it",
         )
     try:
-        return _CONVERTER.structure(content, kind)
+        record = _CONVERTER.structure(content, kind)
+        if left_out := sorted(_left_out(content, _CONVERTER.unstructure(record), kind.__name__)):
+            raise TypeError(f"required field missing: {', '.join(left_out)}")
+        return record
     except (ClassValidationError, ValueError, TypeError) as error:
         faults = cattrs.transform_error(error, path=kind.__name__, format_exception=_described)
         raise RecordError(f"{source} is not a {kind.__name__}: {'; '.join(faults)}") from None
+
+
+def _left_out(content: Any, whole: Any, path: str) -> Iterator[str]:
+    """Fields that a default has filled in: we write every field, so a missing one was lost."""
+    if isinstance(whole, dict) and isinstance(content, dict):
+        for name, value in whole.items():
+            if name not in content:
+                yield f"{path}.{name}"
+            else:
+                yield from _left_out(content[name], value, f"{path}.{name}")
+    elif isinstance(whole, list | tuple) and isinstance(content, list):
+        for index, (own, value) in enumerate(zip(content, whole, strict=True)):
+            yield from _left_out(own, value, f"{path}[{index}]")
 
 
 def _on_one_line(text: str) -> str:

@@ -24,6 +24,7 @@ from toolkit.dg.evaluate import accuracy
 from toolkit.dg.objectives import Objective
 from toolkit.dg.select import source_accuracy, training_domain_validation
 from toolkit.dg.trainer import Trainer, best_device, weights
+from toolkit.errors import CheckFailed
 from toolkit.models.source import LoadedModel
 from toolkit.progress import Progress, silent
 from toolkit.recipe import Training
@@ -41,6 +42,13 @@ class TrainingPlan:
     """Written after each evaluation, and read again by a later call. The caller removes it."""
     workers: int | None = None
     """Processes that load images (recipe.Data.workers)."""
+    taught: bool = False
+    """Whether the objective also learns from a teacher; the history says so."""
+
+    @property
+    def name(self) -> str:
+        """What is minimised, in a user's words."""
+        return f"{self.settings.objective} and distillation" if self.taught else self.settings.objective
 
 
 def fit(model: LoadedModel, domains: Domains, plan: TrainingPlan, report: Progress = silent) -> TrainingHistory:
@@ -98,10 +106,10 @@ class _Fit:
             loss, _ = self.plan.objective(module, images)
         evaluation = self._evaluate(0, loss.item())
         self.report(0, 0, _told(evaluation))
-        return TrainingHistory(self.plan.settings.objective, 0, time.monotonic() - started, (evaluation,), 0)
+        return TrainingHistory(self.plan.name, 0, time.monotonic() - started, (evaluation,), 0)
 
     def _beginning(self, identity: str, trainer: Trainer) -> Checkpoint:
-        history = TrainingHistory(self.plan.settings.objective, 0, 0.0, (), 0)
+        history = TrainingHistory(self.plan.name, 0, 0.0, (), 0)
         return Checkpoint(identity, history, weights(self.model.module), {}, trainer.optimizer_state())
 
     def _period(self, trainer: Trainer, state: Checkpoint, end: int) -> Checkpoint:
@@ -112,6 +120,8 @@ class _Fit:
         evaluations = (*history.evaluations, self._evaluate(end, loss))
         selected = training_domain_validation(evaluations).step
         now = weights(self.model.module)
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in now.values()):
+            raise CheckFailed(f"training diverged: at step {end} some weights are not finite", "lower --learning-rate")
         history = replace(
             history,
             steps=end,

@@ -21,6 +21,8 @@ from toolkit.records import HeadLayout
 def canonicalise(model: nn.Module) -> None:
     """Replace every attention of `model` in place; UnsupportedModel if one of them is not known."""
     found = [(name, module) for name, module in model.named_modules() if _is_attention(module)]
+    if getattr(model, "rel_pos_bias", None) is not None:
+        raise UnsupportedModel("its blocks share one table of relative positions, which cannot be cut yet", _KNOWN)
     if not found:
         raise UnsupportedModel(f"{type(model).__name__} has no attention that this toolkit knows", _KNOWN)
     for name, module in found:

@@ -66,6 +66,20 @@ class HeadwiseAttention(nn.Module):
         output: Tensor = self.proj_drop(self.proj(mixed))
         return output
 
+    def misfit(self) -> str:
+        """How the layout and the tensors disagree; empty if they do not."""
+        layout, table = self.layout, self.relative_position_bias_table
+        expected = {
+            "qkv.weight": (self.qkv.weight.shape[0], 2 * layout.qk_width + layout.v_width),
+            "proj.weight": (self.proj.weight.shape[1], layout.v_width),
+            "q_bias": (layout.qk_width if self.q_bias is None else len(self.q_bias), layout.qk_width),
+            "position table": (len(layout.heads) if table is None else table.shape[1], len(layout.heads)),
+        }
+        faults = [
+            f"{name} is for {has}, the layout for {says}" for name, (has, says) in expected.items() if has != says
+        ]
+        return "; ".join(faults)
+
     def extra_repr(self) -> str:
         return ", ".join(f"{count} x (qk {qk}, v {v})" for count, qk, v in self.layout.buckets)
 
@@ -90,7 +104,7 @@ def computed_by(model: nn.Module, compute: Compute) -> Iterator[None]:
     """Within the block every attention of `model` computes this way: another kernel, or a form that exports well."""
     layers = [module for module in model.modules() if isinstance(module, HeadwiseAttention)]
     for layer in layers:
-        layer.compute = compute  # type: ignore[method-assign]
+        layer.compute = compute
     try:
         yield
     finally:

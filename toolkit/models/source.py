@@ -61,7 +61,7 @@ def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> LoadedMo
     if settings.weights == "hub" and timm.models.get_pretrained_cfg_value(settings.name, "num_classes") != len(classes):
         fresh = tuple(name for name, _ in module.named_parameters() if is_classifier(name))
     elif settings.weights not in ("hub", "none"):
-        fresh = fill(module, Path(settings.weights))
+        fresh = fill(module, Path(settings.weights).expanduser())
     canonicalise(module)
     module.eval()
     size = _image_size(module)
@@ -164,16 +164,27 @@ def _cut_like(module: nn.Module, info: ModelInfo, shapes: Mapping[str, tuple[int
     drop_blocks(module, set(info.removed_blocks))
     take_shapes(module, shapes)
     for (place, attention), layout in zip(attentions(module).items(), info.layouts, strict=True):
-        if attention.qkv.out_features != 2 * layout.qk_width + layout.v_width:
-            raise WeightsError(f"{place}.qkv.weight has {attention.qkv.out_features} rows, which is not {layout}")
         attention.layout = layout
+        if fault := attention.misfit():
+            raise WeightsError(f"{place}: {fault}", _DAMAGED)
 
 
 def layouts_of(module: nn.Module) -> tuple[HeadLayout, ...]:
     return tuple(attention.layout for attention in attentions(module).values())
 
 
+FACTORY_ARGUMENTS = frozenset(
+    (
+        *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "scriptable"),
+        *("exportable", "no_jit", "features_only", "num_classes", "in_chans", "device", "dtype"),
+    )
+)
+"""Arguments of timm that are not the architecture's: weights come through `weights`, classes from the data."""
+
+
 def _create(name: str, args: Mapping[str, Setting], classes: int, *, from_hub: bool) -> nn.Module:
+    if refused := sorted(FACTORY_ARGUMENTS & args.keys()):
+        raise RecipeError(f"model.args may not hold {', '.join(refused)}", "see model.weights and model.image_size")
     try:
         arguments: dict[str, Any] = {**args, "num_classes": classes}
         module: nn.Module = timm.create_model(name, pretrained=from_hub, **arguments)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,11 @@ from toolkit.models.masking import masked
 from toolkit.models.modes import evaluating
 from toolkit.models.selection import Selection
 from toolkit.models.shapes import drop_blocks, replace_parameter, sync_sizes
-from toolkit.records import Cut
+from toolkit.records import Cut, ModelInfo
 
 TOLERANCE = 1e-5
-"""Largest difference of a logit between masked and cut model in float32, relative to the largest logit (at least 1)."""
+"""Largest difference between masked and cut model in float32: of a logit relative to the largest logit (at least 1), of
+a feature that the classifier reads relative to the largest feature. (A fresh classifier may hide any fault.)"""
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,19 @@ def remove(module: nn.Module, cuts: Sequence[Cut], image_size: int) -> Removal:
     drop_blocks(slim, selection.removed_blocks)
     sync_sizes(slim)
     _check_counts(module, slim, selection, image_size)
-    _check_logits(module, slim, selection, image_size)
+    _check_outputs(module, slim, selection, image_size)
     return Removal(slim, _origin(groups, selection), selection.removed_blocks)
+
+
+def info_after(info: ModelInfo, removal: Removal) -> ModelInfo:
+    """What `model.json` says of the cut model: blocks are counted in the source architecture, through all cuts."""
+    depth = len(info.removed_blocks) + len(info.layouts)
+    left = [index for index in range(depth) if index not in info.removed_blocks]
+    return replace(
+        info,
+        removed_blocks=tuple(sorted((*info.removed_blocks, *(left[index] for index in removal.removed_blocks)))),
+        made_from=info.weights_sha256,
+    )
 
 
 def _kept_positions(groups: Groups, selection: Selection) -> dict[tuple[str, int], Tensor]:
@@ -81,20 +93,35 @@ def _check_counts(module: nn.Module, slim: nn.Module, selection: Selection, imag
     if (predicted.parameters, predicted.macs) != (counted.parameters, counted.macs):
         raise CheckFailed(f"the cut model costs {counted}, predicted was {predicted}; this is a bug in the surgery")
     for place, attention in attentions(slim).items():
-        rows = 2 * attention.layout.qk_width + attention.layout.v_width
-        if attention.qkv.weight.shape[0] != rows:
-            raise CheckFailed(f"{place} has {attention.qkv.weight.shape[0]} rows, its layout says {rows}")
+        if fault := attention.misfit():
+            raise CheckFailed(f"{place}: {fault}; this is a bug in the surgery")
 
 
-def _check_logits(module: nn.Module, slim: nn.Module, selection: Selection, image_size: int) -> None:
+def _check_outputs(module: nn.Module, slim: nn.Module, selection: Selection, image_size: int) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(1, 3, image_size, image_size, generator=generator)
-    reference = masked(module, selection)
+    reference, kept = masked(module, selection), selection.kept_units(selection.groups.find("residual", "embed"))
     with evaluating(reference), evaluating(slim), torch.inference_mode():
-        expected, found = reference(images), slim(images)
-    difference = float((expected - found).abs().max())
-    if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
-        raise CheckFailed(f"the cut model's logits differ by {difference:.2e} from the masked model's; this is a bug")
+        logits, found_logits = reference(images), slim(images)
+        features, found_features = _features(reference, images)[:, kept], _features(slim, images)
+    scale = float(features.abs().max())
+    if not scale > 0:
+        raise CheckFailed("the model's features are all zero: nothing shows whether the cut is right")
+    for what, expected, found, largest in (
+        ("features", features, found_features, scale),
+        ("logits", logits, found_logits, max(1.0, float(logits.abs().max()))),
+    ):
+        difference = float((expected - found).abs().max())
+        if not difference <= TOLERANCE * largest:
+            raise CheckFailed(
+                f"the cut model's {what} differ by {difference:.2e} from the masked one's; their scale is {largest:.2g}"
+            )
+
+
+def _features(model: nn.Module, images: Tensor) -> Tensor:
+    """[batch, width]: what the classifier reads, by timm's interface."""
+    features: Tensor = model.forward_head(model.forward_features(images), pre_logits=True)  # type: ignore[operator]
+    return features
 
 
 def _origin(groups: Groups, selection: Selection) -> dict[Key, tuple[str, tuple[int, ...]]]:

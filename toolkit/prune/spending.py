@@ -15,8 +15,7 @@ from typing import TypeAlias
 import numpy as np
 
 from toolkit.errors import BudgetError
-from toolkit.models.cost import CostModel
-from toolkit.models.groups import Groups
+from toolkit.prune.allocators import Terms
 from toolkit.prune.budget import TOLERANCE, Budget
 from toolkit.prune.chunks import Chunk, cuts_of
 from toolkit.records import Cut
@@ -36,14 +35,14 @@ class Pool:
 Pools: TypeAlias = Sequence[Pool]
 
 
-def spend(pools: Pools, budget: Budget, groups: Groups, cost: CostModel) -> tuple[Cut, ...]:
+def spend(pools: Pools, budget: Budget, terms: Terms) -> tuple[Cut, ...]:
     """The cuts that meet the budget; BudgetError, with the closest that can be met, if none do."""
     if budget.quantity == "ratio":
         chosen = [chunk for pool in pools for chunk in _share(pool, budget.share)]
-        if not chosen:
+        if not chosen and not terms.partway:
             raise BudgetError(f"{budget} removes nothing: no layer has that many units to spare", _SMALLER_STEPS)
-        return cuts_of(chosen, groups)
-    return cuts_of(_until_met(_at_one_pace(pools), budget, cost), groups)
+        return cuts_of(chosen, terms.groups)
+    return cuts_of(_until_met(_at_one_pace(pools), budget, terms), terms.groups)
 
 
 _SMALLER_STEPS = "ask for more, allow more axes (prune.axes), or round to smaller steps (--round-to)"
@@ -74,8 +73,9 @@ def _at_one_pace(pools: Pools) -> list[Chunk]:
     return [chunk for *_, chunk in sorted(paced, key=lambda entry: entry[:3])]
 
 
-def _until_met(order: Sequence[Chunk], budget: Budget, cost: CostModel) -> list[Chunk]:
+def _until_met(order: Sequence[Chunk], budget: Budget, terms: Terms) -> list[Chunk]:
     """A start of the order that costs just more than the budget, then single chunks that still fit."""
+    cost = terms.cost
     cells = [np.concatenate([cost.cells(chunk.key, unit) for unit in chunk.units]) for chunk in order]
 
     def left(chosen: Sequence[int]) -> float:
@@ -101,7 +101,7 @@ def _until_met(order: Sequence[Chunk], budget: Budget, cost: CostModel) -> list[
         else:
             skipped.add(where)  # later chunks of a segment never go before earlier ones
             below = max(below, share)
-    if not best <= budget.share:
+    if not best <= budget.share and not terms.partway:
         raise _unmet(budget, best, below)
     return [order[index] for index in chosen]
 

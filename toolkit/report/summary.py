@@ -32,7 +32,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Whether the model may ship."""
+    """Whether the exported model answers like the slim one; what pruning cost stands in the table."""
 
     kind: Literal["pass", "fail", "undecided", "not run"]
     text: str

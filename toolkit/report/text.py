@@ -32,7 +32,7 @@ def summary_table(page: Page) -> Table:
 
 def _below(page: Page) -> Text:
     judgement = summary.judgement(page)
-    lines = [f"verdict: {judgement.kind.upper()}. {judgement.text}"]
+    lines = [f"export parity: {judgement.kind.upper()}. {judgement.text}"]
     lines += [f"INVALID measurement: {line}" for line in summary.invalid_measurements(page)]
     measured = dict.fromkeys(summary.set_up(load) for load in page.loads)
     lines += [f"latency: median of a call, {set_up}" for set_up in measured]

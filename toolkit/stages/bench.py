@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from toolkit import records
@@ -27,7 +28,7 @@ class Bench(Stage):
         from toolkit.bench.identity import identify
 
         inputs = {f"subject {name}": identify(folder).sha256 for name, folder in _subjects(run).items()}
-        inputs["bench"] = hash_of(run.recipe.bench)
+        inputs |= {"bench": hash_of(run.recipe.bench), "machine": _machine(run)}
         return [Unit(bench_folder(run), inputs, lambda out: _bench(run, out))]
 
     def record(self, run: Run) -> BenchReport:
@@ -41,9 +42,10 @@ class Bench(Stage):
             dense, slim = found[size, "dense"].latency_ms, found[size, SLIM].latency_ms
             ratio = ratio_of_medians(dense, slim)
             medians = [percentiles(samples, [50])[0] for samples in (dense, slim)]
+            valid = found[size, "dense"].valid and found[size, SLIM].valid
             lines.append(
-                f"batch {size}: dense {medians[0]:.2f} ms, slim {medians[1]:.2f} ms, "
-                f"{ratio.value:.2f} times faster [{ratio.low:.2f}, {ratio.high:.2f}]"
+                f"{'' if valid else 'INVALID: '}batch {size}: dense {medians[0]:.2f} ms, slim {medians[1]:.2f} ms, "
+                f"dense / slim {ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
             )
         return lines
 
@@ -58,6 +60,14 @@ class Bench(Stage):
         return InvalidMeasurement(
             f"the measurement is INVALID: {'; '.join(faults)}", "quiet the machine and run `toolkit bench --force`"
         )
+
+
+def _machine(run: Run) -> str:
+    """Hash of what decides a latency on the device; clocks change from moment to moment and are left out."""
+    from toolkit.bench.devices import device
+
+    found = replace(device(run.recipe.bench.device).environment(), clocks_mhz=())
+    return records.digest(asdict(found))
 
 
 def bench_folder(run: Run) -> str:

@@ -49,7 +49,7 @@ def _finetune(run: Run, inputs: dict[str, str], out: Path) -> None:
         teacher = source.load(run.folder.path / DENSE).module
         objective = Distilled(objective, teacher, settings.distill_weight, settings.distill_temperature)
     checkpoint = run.folder.work(FINETUNED, inputs) / "checkpoint.pt"
-    plan = TrainingPlan(settings, objective, recipe.seed, checkpoint, recipe.data.workers)
+    plan = TrainingPlan(settings, objective, recipe.seed, checkpoint, recipe.data.workers, settings.distill)
     with run.shown("finetune") as report:
         history = fit(slim, run.domains, plan, report)
     records.save(history, out / "history.json")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from toolkit import records
 from toolkit.errors import CheckFailed, ToolkitError
-from toolkit.records import ParityReport
+from toolkit.records import Comparison, DomainParity, ParityReport
 from toolkit.stages import DENSE, FINETUNED, PARITY, Run, Stage, Unit, hash_of
 from toolkit.stages.export import SLIM, artifact_folder
 
@@ -42,7 +42,7 @@ class Parity(Stage):
             return None
         faults = [
             f"{made.candidate} in {domain.domain}: {made.verdict}, {made.difference:+.2%} "
-            f"[{made.low:+.2%}, {made.high:+.2%}]"
+            f"[{made.low:+.2%}, {made.high:+.2%}]{_needed(domain, made, report.margin)}"
             for domain in report.domains
             for made in domain.comparisons
             if made.verdict not in ("pass", None)
@@ -51,6 +51,13 @@ class Parity(Stage):
             f"parity is not shown within {report.margin:.2%}: {'; '.join(faults)}",
             "fail: the exported model answers worse; undecided: too few images to tell, add some or widen --margin",
         )
+
+
+def _needed(domain: DomainParity, comparison: Comparison, margin: float) -> str:
+    from toolkit.bench.parity import images_needed
+
+    needed = images_needed(domain, comparison, margin) if comparison.verdict == "undecided" else None
+    return f" on {len(domain.labels)} images, about {needed} would tell" if needed else ""
 
 
 def _sides(run: Run) -> dict[str, tuple[Path, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from toolkit import records
@@ -28,6 +27,8 @@ class Prune(Stage):
         criterion(settings.criterion)
         allocator(settings.scope)
         budget_of(settings)
+        if run.folder.stage(DENSE) is None:
+            _check_budget(run)
 
     def units(self, run: Run) -> list[Unit]:
         inputs = {
@@ -51,6 +52,19 @@ class Prune(Stage):
         return [f"{plan.budget} asked, {plan.met:.3f} met: {macs}, {parameters}"]
 
 
+def _check_budget(run: Run) -> None:
+    """A budget that this architecture cannot meet is refused before hours go into training it."""
+    from toolkit.models import source
+    from toolkit.progress import silent
+    from toolkit.prune.criteria import Calibration
+    from toolkit.prune.methods import Job, method
+
+    untrained = run.recipe.model.model_copy(update={"weights": "none"})
+    model = source.build(untrained, run.domains.classes, run.recipe.seed)
+    settings = run.recipe.prune.model_copy(update={"criterion": "magnitude-l1", "steps": 1})
+    method(settings.method).prune(model, Job(settings, Calibration(list, run.recipe.seed), silent))
+
+
 def _prune(run: Run, out: Path) -> None:
     from toolkit.dg.batches import Batch, calibration_batches
     from toolkit.models import source, surgery
@@ -68,9 +82,4 @@ def _prune(run: Run, out: Path) -> None:
         plan = method(settings.method).prune(dense, Job(settings, Calibration(load, seed), report))
     removal = surgery.remove(dense.module, plan.cuts, dense.info.image_size)
     records.save(plan, out / "plan.json")
-    info = replace(
-        dense.info,
-        removed_blocks=(*dense.info.removed_blocks, *removal.removed_blocks),
-        made_from=dense.info.weights_sha256,
-    )
-    source.save(removal.module, info, out)
+    source.save(removal.module, surgery.info_after(dense.info, removal), out)

@@ -38,7 +38,9 @@ def page_of(run: Run) -> Page:
     from toolkit.report.page import Page
 
     folder = run.folder
-    artifacts = [folder.read(found, "artifact.json", Artifact) for found in _results(run, "artifacts")]
+    models = {run.weights_of(result) for result in (DENSE, FINETUNED) if folder.stage(result)}
+    written = [folder.read(found, "artifact.json", Artifact) for found in _results(run, "artifacts")]
+    artifacts = [artifact for artifact in written if artifact.model.weights_sha256 in models]
     measured = _current(run, artifacts)
     rows, speedups = _latency(measured)
     return Page(

@@ -30,7 +30,7 @@ class Train(Stage):
             "train": hash_of(recipe.train),
             "seed": str(recipe.seed),
         }
-        weights = Path(recipe.model.weights)
+        weights = Path(recipe.model.weights).expanduser()
         if weights.is_file():
             inputs["weights"] = records.sha256(weights)
         return [Unit(DENSE, inputs, lambda out: _train(run, inputs, out))]

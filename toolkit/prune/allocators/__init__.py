@@ -23,6 +23,9 @@ class Terms:
     """Only these may be cut."""
     cost: CostModel
     round_to: int
+    partway: bool = False
+    """True in all rounds but the last: come as near as chunks allow, without going below, and cut nothing rather than
+    refuse."""
 
 
 class Allocator(Protocol):

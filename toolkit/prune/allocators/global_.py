@@ -22,7 +22,7 @@ class Global:
             chunks += chunks_of(group, own / mean, terms.round_to)
         chunks.sort(key=lambda chunk: chunk.score)
         pool = Pool("all units", chunks, sum(group.units for group in terms.groups))
-        return spend([pool], budget, terms.groups, terms.cost)
+        return spend([pool], budget, terms)
 
 
 PLUGIN: Allocator = Global()

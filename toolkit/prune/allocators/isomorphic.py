@@ -22,7 +22,7 @@ class Isomorphic:
             chunks.setdefault(group.axis, []).extend(chunks_of(group, scores[group.key], terms.round_to))
             units[group.axis] = units.get(group.axis, 0) + group.units
         pools = [Pool(axis, sorted(chunks[axis], key=lambda chunk: chunk.score), units[axis]) for axis in chunks]
-        return spend(pools, budget, terms.groups, terms.cost)
+        return spend(pools, budget, terms)
 
 
 PLUGIN: Allocator = Isomorphic()

@@ -18,7 +18,7 @@ class Local:
             for segment, units in enumerate(group.segments):
                 own = [chunk for chunk in chunks if chunk.segment == segment]
                 pools.append(Pool(f"{group.axis} at {group.place}", own, units))
-        return spend(pools, budget, terms.groups, terms.cost)
+        return spend(pools, budget, terms)
 
 
 PLUGIN: Allocator = Local()

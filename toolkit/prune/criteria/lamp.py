@@ -13,7 +13,8 @@ from toolkit.prune.criteria import Calibration, Criterion
 class Lamp:
     """|w_u|^2 / sum of |w_v|^2 over the units v of the same group that are at least as large.
 
-    The largest unit of every group scores 1, which makes groups comparable when units compete globally.
+    The largest unit of every group scores 1. Where all units compete (scope `global`), groups are then weighed by their
+    means like under any criterion; the paper compares the scores as they are.
     """
 
     def score(self, model: nn.Module, calibration: Calibration, groups: Groups) -> Scores:

@@ -7,6 +7,8 @@ go at once or in several rounds. Each round scores anew what the rounds before h
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from toolkit.models.cost import CostModel
@@ -27,11 +29,13 @@ class Grouped:
         scorer, spender = criterion(settings.criterion), allocator(settings.scope)
         groups = find_groups(model.module, size)
         allowed = groups.along(settings.axes)
-        terms = Terms(allowed, CostModel(model.module, groups, size), settings.round_to)
+        terms = Terms(allowed, CostModel(model.module, groups, size), settings.round_to, partway=True)
         cuts: tuple[Cut, ...] = ()
         for done in range(settings.steps):
             job.report(done, settings.steps)
-            if done == 0:
+            if done + 1 == settings.steps:
+                terms = replace(terms, partway=False)
+            if not cuts:
                 scores = scorer.score(model.module, job.calibration, allowed)
             else:
                 removal = remove(model.module, cuts, size)
