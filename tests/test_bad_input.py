@@ -117,12 +117,11 @@ def test_budget_that_cannot_be_met_says_the_closest_that_can(here: Path, command
     assert records.load(records.PrunePlan, Path("runs/default/pruned/plan.json")).budget == closest
 
 
-def test_what_was_made_before_bad_input_keeps_its_settings(here: Path, command: Command) -> None:
-    """The budget shows to be bad when the dense model is trained; it is not trained again for other settings."""
-    ended = command("prune", "--run", "runs/new", "--seed", "9", "--budget", "macs=0.01", "--recipe", "toolkit.yaml")
-    assert (ended.code, made(ended.err)) == (2, ["dense", "pruned"])
-    ended = command("prune", "--run", "runs/new", "--ratio", "0.3")
-    assert (ended.code, made(ended.err)) == (0, ["pruned"]), ended.err
+def test_a_budget_that_no_training_can_meet_is_refused_before_any(here: Path, command: Command) -> None:
+    ended = command("prune", "--run", "runs/new", "--budget", "macs=0.01", "--recipe", "toolkit.yaml")
+    assert (ended.code, made(ended.err)) == (2, [])
+    assert "the closest that can" in ended.err
+    assert not Path("runs/new").exists()
 
 
 PHOTOS = "path/to/photos"

@@ -47,6 +47,6 @@ def test_what_has_no_meaning_is_refused(settings: dict[str, object]) -> None:
 
 def test_sections_do_not_share_state() -> None:
     assert Prune(axes=("mlp",)).axes == ("mlp",)
-    assert Recipe().prune.axes == ("head", "mlp", "embed")
+    assert Recipe().prune.axes == ("head", "mlp")
     assert Recipe.model_validate({"model": {"args": {"depth": 2}}}).model.args == {"depth": 2}
     assert Recipe().model.args == {}

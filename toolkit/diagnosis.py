@@ -50,7 +50,7 @@ def _runtimes() -> Iterator[Finding]:
     try:
         import onnxruntime
     except ImportError as error:
-        yield Finding("onnxruntime", False, f"pip install vit-toolkit names the build for this machine ({error})")
+        yield Finding("onnxruntime", False, f"pip install onnxruntime-gpu (onnxruntime off Linux x86-64): {error}")
         return
     yield Finding("onnxruntime", True, f"{onnxruntime.__version__}: {', '.join(onnxruntime.get_available_providers())}")
 

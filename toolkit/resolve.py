@@ -27,6 +27,7 @@ Flags: TypeAlias = dict[str, Any]
 """Dotted setting ("prune.ratio") to value."""
 
 DEFAULT_FILE = "toolkit.yaml"
+EXAMPLE_DATA = "digits"
 FLAGS_FILE = "flags.yaml"
 RIVALS = {"prune.ratio": "prune.budget", "prune.budget": "prune.ratio"}
 """Settings that exclude each other: naming one takes the other back."""
@@ -65,9 +66,8 @@ def resolve(file: Path | None, run: Path | None, flags: Flags) -> Resolved:
     folder = run or Path(str(base.get("run") or Recipe().run))
     kept = {name: value for name, value in _flags_of(folder).items() if not _taken_back(name, flags)}
     merged = {**kept, **flags}
-    example = yaml.safe_load(files("toolkit").joinpath("default.yaml").read_text(encoding="utf-8"))
-    if file is None and all(merged.get(name, own) == own for name, own in _named(example)):
-        base = example
+    if file is None and "model.name" not in merged and merged.get("data.path", EXAMPLE_DATA) == EXAMPLE_DATA:
+        base = yaml.safe_load(files("toolkit").joinpath("default.yaml").read_text(encoding="utf-8"))
     values = _laid_over(base, merged)
     values["run"] = str(folder)
     return Resolved(_validated(values, file, merged), file, merged, kept)
@@ -89,11 +89,6 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 def as_yaml(recipe: Recipe) -> str:
     """The whole recipe, every setting spelled out."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
-
-
-def _named(example: Values) -> list[tuple[str, Any]]:
-    """The example's model and data by their dotted names."""
-    return [(name, _place(example, name)[_last(name)]) for name in STARTS_ANEW]
 
 
 def _taken_back(name: str, flags: Flags) -> bool:

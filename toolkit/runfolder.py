@@ -25,7 +25,7 @@ from toolkit.records import StageRecord
 
 STAGE_FILE = "stage.json"
 MARKS = (".lock", "recipe.yaml")
-"""A folder that holds something is a run folder if it holds one of these."""
+"""A folder that holds something is a run folder if it holds a result or one of these."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Kind = TypeVar("Kind")
@@ -147,10 +147,12 @@ def opened(path: Path) -> Iterator[RunFolder]:
     """
     if path.exists() and not path.is_dir():
         raise RunFolderError(f"{path} is not a folder", "choose another run folder (--run DIR)")
-    if path.exists() and any(path.iterdir()) and not any((path / mark).exists() for mark in MARKS):
+    results = [*path.glob(f"[!.]*/{STAGE_FILE}"), *path.glob(f"[!.]*/[!.]*/{STAGE_FILE}")]
+    ours = results or any((path / mark).exists() for mark in MARKS)
+    if path.exists() and any(path.iterdir()) and not ours:
         raise RunFolderError(f"{path} holds other files and is no run folder", "choose another run folder (--run DIR)")
     folder = RunFolder(path)
-    for file in [*path.glob(f"[!.]*/{STAGE_FILE}"), *path.glob(f"[!.]*/[!.]*/{STAGE_FILE}")]:
+    for file in results:
         folder.stage(str(file.parent.relative_to(path)))
     made = [each for each in (path, *path.parents) if not each.exists()]
     with _locked(path):

@@ -44,7 +44,7 @@ def loads(kind: type[Record], text: str, source: str, schema: int) -> Record:
         raise RecordError(f"{source} is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise RecordError(f"{source} is not a {kind.__name__}: it holds no JSON object")
-    found = content.get("schema")
+    found = content.get("schema", schema)
     if found != schema:
         raise RecordError(
             f"{source} has schema {found}; this version of the toolkit reads schema {schema}",

@@ -195,7 +195,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], type[Exception], st
     "schema": (lambda content: content.update(schema=99), RecordError, "schema 99"),
     "unknown field": (lambda content: content.update(colour="red"), RecordError, "colour"),
     "name": (lambda content: content.update(name="vit_huge"), UnknownName, "unknown model 'vit_huge'"),
-    "layout": (lambda content: content["layouts"][0]["heads"][0].__setitem__(0, 7), WeightsError, "rows"),
+    "layout": (lambda content: content["layouts"][0]["heads"][0].__setitem__(0, 7), WeightsError, "qkv.weight"),
     "layouts": (lambda content: content["layouts"].pop(), WeightsError, "1 layouts"),
     "blocks": (lambda content: content.update(removed_blocks=[5]), WeightsError, "removes blocks"),
 }

@@ -267,7 +267,7 @@ def test_a_wrong_cut_is_noticed(small: Build, monkeypatch: pytest.MonkeyPatch) -
     module, cuts = small().module, (Cut("blocks.0.mlp", "mlp", (3,)),)
     other = Selection(find_groups(module, SIZE), (Cut("blocks.0.mlp", "mlp", (4,)),))
     monkeypatch.setattr(surgery, "masked", lambda model, _: masked(model, other))
-    with pytest.raises(CheckFailed, match="logits differ"):
+    with pytest.raises(CheckFailed, match="features differ"):
         remove(module, cuts, SIZE)
 
 

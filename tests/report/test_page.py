@@ -49,7 +49,7 @@ def test_everything_of_a_run_is_on_the_page(page: Page) -> None:
     text = Outline(render(page)).text
     for expected in (
         "1.90\u00d7 faster [1.85, 1.95] at batch 8, 50.0 % of the MACs, sketch accuracy 71.0 % \u2192 70.2 %",
-        "Verdict: pass.",
+        "Export parity: pass.",
         "runs/default \u00b7 deit_tiny_patch16_224",
         "Parameters 5.53 M 2.70 M",
         "onnx-fp32 against slim 100.0 % 0.0 pp",
@@ -78,7 +78,7 @@ def test_a_page_of_almost_nothing_misses_no_stage(bare: Page) -> None:
         assert f"{stage}: not run." in text
     assert text.count("Training: not run.") == 2
     assert "Export: not run." in text
-    assert "Verdict: not run." in text
+    assert "Export parity: not run." in text
 
 
 def test_an_invalid_measurement_is_said_plainly(page: Page) -> None:
@@ -138,7 +138,7 @@ def test_every_domain_has_its_verdict(page: Page, parity: ParityReport) -> None:
     html = render(replace(page, parity=replace(parity, domains=(failed, *parity.domains[1:]), verdict="fail")))
     assert html.count('<b class="tone fail">fail</b>') == 1
     assert html.count('<b class="tone pass">pass</b>') == 2
-    assert "Verdict: fail." in html
+    assert "Export parity: fail." in html
 
 
 def test_a_domain_that_was_not_compared_says_so(page: Page, parity: ParityReport) -> None:

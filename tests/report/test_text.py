@@ -22,7 +22,7 @@ def test_the_table_fits_a_terminal_and_holds_the_result(page: Page) -> None:
     lines = [line.split() for line in text.splitlines()]
     assert ["Latency,", "batch", "8", "60.0", "ms", "31.6", "ms", "-47.3", "%"] in lines
     assert ["Speed-up,", "batch", "8", "1.90x", "[1.85,", "1.95]"] in lines
-    assert "verdict: PASS." in text
+    assert "export parity: PASS." in text
     assert "latency: median of a call, onnxruntime on local, 2 threads" in text
 
 
@@ -52,4 +52,4 @@ def test_an_invalid_measurement_is_said_plainly(page: Page) -> None:
 def test_stages_not_run_are_listed(bare: Page) -> None:
     text = shown(bare)
     assert text.count("not run") >= 7
-    assert "verdict: NOT RUN." in text
+    assert "export parity: NOT RUN." in text
