@@ -146,6 +146,16 @@ def test_another_image_size_resamples_positions(name: str, tmp_path: Path) -> No
     assert torch.equal(larger.get_parameter("head.weight"), trained.get_parameter("head.weight"))
 
 
+def test_a_backbone_without_classifier_keeps_the_fresh_one(tmp_path: Path) -> None:
+    trained, fresh = model(), model(seed=1)
+    backbone = {name: tensor for name, tensor in trained.state_dict().items() if not name.startswith("head.")}
+    save_file(backbone, tmp_path / "backbone.safetensors")
+    before = fresh.get_parameter("head.weight").clone()
+    assert set(fill(fresh, tmp_path / "backbone.safetensors")) == {"head.weight", "head.bias"}
+    assert torch.equal(fresh.get_parameter("head.weight"), before)
+    assert torch.equal(fresh.get_parameter("norm.weight"), trained.get_parameter("norm.weight"))
+
+
 def test_build_takes_a_file(tmp_path: Path) -> None:
     trained = model(classes=1000)
     file = written(trained, tmp_path / "weights.safetensors")

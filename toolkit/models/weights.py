@@ -24,14 +24,16 @@ SHOWN = 8
 def fill(module: nn.Module, file: Path) -> tuple[str, ...]:
     """Load `file` into a timm ViT, DeiT or BEiT, resampling position embeddings to its image size as timm does.
 
-    A classifier for another number of classes is left out: the model keeps its fresh one, and the names of its
-    parameters are returned. Any other difference is a WeightsError that names the tensors.
+    Where the file has a classifier for another number of classes, or none (a backbone), the model keeps its fresh one,
+    and the names of its parameters are returned. Any other difference is a WeightsError that names the tensors.
     """
     state = _fitted(module, read(file), file)
     own = module.state_dict()
-    fresh = [name for name in own if is_classifier(name) and name in state and own[name].shape != state[name].shape]
+    fresh = [
+        name for name in own if is_classifier(name) and (name not in state or own[name].shape != state[name].shape)
+    ]
     for name in fresh:
-        LOG.info("%s is for %d classes, this model has %d: it starts fresh", name, len(state[name]), len(own[name]))
+        LOG.info("%s starts fresh: the file has none for %d classes", name, len(own[name]))
         state[name] = own[name]
     faults = [f"{name} is missing" for name in own if name not in state]
     faults += [f"{name} is not part of the model" for name in state if name not in own]
