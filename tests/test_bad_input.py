@@ -124,6 +124,17 @@ def test_a_budget_that_no_training_can_meet_is_refused_before_any(here: Path, co
     assert not Path("runs/new").exists()
 
 
+def test_what_was_made_before_bad_input_keeps_its_settings(
+    here: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the trained model's scores may show a budget to be bad; it is not trained again for other settings."""
+    monkeypatch.setattr("toolkit.stages.prune._check_budget", lambda run: None)
+    ended = command("prune", "--run", "runs/new", "--seed", "9", "--budget", "macs=0.01", "--recipe", "toolkit.yaml")
+    assert (ended.code, made(ended.err)) == (2, ["dense", "pruned"])
+    ended = command("prune", "--run", "runs/new", "--ratio", "0.3")
+    assert (ended.code, made(ended.err)) == (0, ["pruned"]), ended.err
+
+
 PHOTOS = "path/to/photos"
 
 
