@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from toolkit.models.selection import Selection
 from toolkit.models.source import LoadedModel
 from toolkit.prune.allocators import Terms, allocator
 from toolkit.prune.budget import Budget, Quantity
+from toolkit.prune.spending import check_reachable
 from toolkit.records import Axis, Cut
 
 SCOPES = plugins.names("toolkit.prune.allocators")
@@ -195,3 +197,25 @@ def test_scores_that_are_no_numbers_are_an_error(terms: Make, scope: str) -> Non
     scores["blocks.1.mlp", "mlp"][5] = float("nan")
     with pytest.raises(CheckFailed, match="not finite"):
         allocator(scope).allocate(scores, Budget("macs", 0.8), given)
+
+
+def test_what_is_out_of_reach_is_known_before_any_score(terms: Make) -> None:
+    with pytest.raises(BudgetError, match="the closest that can is macs="):
+        check_reachable(Budget("macs", 0.001), terms())
+    check_reachable(Budget("macs", 0.5), terms())
+    check_reachable(Budget("ratio", 0.99), terms())
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_partway_comes_near_and_never_refuses(scope: str, terms: Make) -> None:
+    """Three heads a layer: a sixth of them is less than one, and no single head meets a budget within 1 %."""
+    strict = terms(("head",))
+    near = replace(strict, partway=True)
+    scores = {group.key: torch.arange(1.0, 1.0 + group.units, dtype=torch.float64) for group in strict.groups}
+    for budget in (Budget("ratio", 0.1), Budget("macs", 0.99)):
+        with pytest.raises(BudgetError):
+            allocator(scope).allocate(scores, budget, strict)
+        cuts = allocator(scope).allocate(scores, budget, near)
+        if cuts:
+            left = strict.cost.after_removing(Selection(strict.groups, cuts).removed)
+            assert left.macs >= budget.share * strict.cost.dense.macs

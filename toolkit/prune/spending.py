@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+import torch
 
 from toolkit.errors import BudgetError
 from toolkit.prune.allocators import Terms
 from toolkit.prune.budget import TOLERANCE, Budget
-from toolkit.prune.chunks import Chunk, cuts_of
+from toolkit.prune.chunks import Chunk, chunks_of, cuts_of
 from toolkit.records import Cut
 
 LOG = logging.getLogger(__name__)
@@ -104,6 +105,21 @@ def _until_met(order: Sequence[Chunk], budget: Budget, terms: Terms) -> list[Chu
     if not best <= budget.share and not terms.partway:
         raise _unmet(budget, best, below)
     return [order[index] for index in chosen]
+
+
+def check_reachable(budget: Budget, terms: Terms) -> None:
+    """BudgetError where not even the removal of all that may go meets the budget, whatever the scores will be."""
+    if budget.quantity == "ratio":
+        return
+    chunks = [
+        chunk
+        for group in terms.groups
+        for chunk in chunks_of(group, torch.zeros(group.units, dtype=torch.float64), terms.round_to)
+    ]
+    cells = [terms.cost.cells(chunk.key, unit) for chunk in chunks for unit in chunk.units]
+    least = budget.left(terms.cost.after(np.concatenate(cells)), terms.cost.dense) if cells else 1.0
+    if least > budget.share:
+        raise _unmet(budget, least, 0.0)
 
 
 def _unmet(budget: Budget, above: float, below: float) -> BudgetError:

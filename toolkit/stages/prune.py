@@ -55,14 +55,18 @@ class Prune(Stage):
 def _check_budget(run: Run) -> None:
     """A budget that this architecture cannot meet is refused before hours go into training it."""
     from toolkit.models import source
-    from toolkit.progress import silent
-    from toolkit.prune.criteria import Calibration
-    from toolkit.prune.methods import Job, method
+    from toolkit.models.cost import CostModel
+    from toolkit.models.groups import find_groups
+    from toolkit.prune.allocators import Terms
+    from toolkit.prune.budget import budget_of
+    from toolkit.prune.spending import check_reachable
 
+    settings = run.recipe.prune
     untrained = run.recipe.model.model_copy(update={"weights": "none"})
     model = source.build(untrained, run.domains.classes, run.recipe.seed)
-    settings = run.recipe.prune.model_copy(update={"criterion": "magnitude-l1", "steps": 1})
-    method(settings.method).prune(model, Job(settings, Calibration(list, run.recipe.seed), silent))
+    groups = find_groups(model.module, model.info.image_size)
+    cost = CostModel(model.module, groups, model.info.image_size)
+    check_reachable(budget_of(settings), Terms(groups.along(settings.axes), cost, settings.round_to))
 
 
 def _prune(run: Run, out: Path) -> None:
