@@ -101,6 +101,16 @@ def test_the_fingerprint_follows_what_is_used(make_folder: MakeFolder) -> None:
     assert read_domains(settings, 0).fingerprint() != first
 
 
+def test_other_pixels_of_the_same_size_are_another_data_set(make_folder: MakeFolder) -> None:
+    root = make_folder({"a": 3, "b": 3})
+    settings = recipe.Data(path=str(root), hold_out="none")
+    first = read_domains(settings, 0).fingerprint()
+    file = next(file for file in sorted(root.rglob("*")) if file.is_file())
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert read_domains(settings, 0).fingerprint() != first
+
+
 def test_a_class_must_survive_what_is_left_out(three_domains: Domains) -> None:
     lost = tuple(f"art/a/{index:02d}.png" for index in range(10))
     with pytest.raises(DataError, match="domain art has no images of a"):

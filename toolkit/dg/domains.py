@@ -67,10 +67,14 @@ class Domains:
         return {domain.name: self._unseen(domain) for domain in self.domains}
 
     def fingerprint(self) -> str:
-        """Hash of everything that decides which images are used and how: names, sizes, labels and split."""
+        """Hash of everything that decides which images are used and how: names, labels, split, and their stamps."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         content = {
             "classes": self.classes,
-            "images": [(image.name, image.label, image.size_bytes) for part in self.domains for image in part.images],
+            "images": [(image.name, image.label, image.stamp) for part in self.domains for image in part.images],
             "split": (self.held_out, self.held_out_share, self.seed),
             "broken": self.broken,
         }

@@ -6,6 +6,7 @@ evaluation. A photograph is its own group; a handwritten digit drawn in four sty
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -33,9 +34,13 @@ class Image:
     source: Path | Pixels = field(repr=False, compare=False)
 
     @property
-    def size_bytes(self) -> int:
-        """Of the file, or of the pixels."""
-        return self.source.stat().st_size if isinstance(self.source, Path) else self.source.nbytes
+    def stamp(self) -> str:
+        """Changes when the picture does: size and time of change of the file (reading all files at every command would
+        take minutes), or a hash of the pixels."""
+        if isinstance(self.source, Path):
+            found = self.source.stat()
+            return f"{found.st_size}, {found.st_mtime_ns}"
+        return hashlib.sha256(self.source.tobytes()).hexdigest()
 
     def decode(self) -> Pillow.Image:
         """The whole picture in RGB. Raises DataError naming a file that is broken or cut short."""
