@@ -34,6 +34,7 @@ check: $(READY) ## style, types, import order, and what a wheel holds
 
 slow: $(READY) ## run the tests that take minutes
 	$(BIN)/pytest -m "slow and not gpu"
+	TOOLKIT_MANY_EXAMPLES=1 $(BIN)/pytest tests/models/test_surgery.py
 
 gpu: $(READY) ## run the tests that need a GPU
 	$(BIN)/pytest -m gpu

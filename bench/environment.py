@@ -9,7 +9,8 @@ from importlib import metadata
 from pathlib import Path
 
 import toolkit
-from toolkit.bench.telemetry import PROC, SYS, usable_cores
+from toolkit import cores
+from toolkit.bench.telemetry import PROC, SYS
 from toolkit.records import Environment
 
 LIBRARIES = (
@@ -37,7 +38,7 @@ def capture(proc: Path = PROC, sys: Path = SYS) -> Environment:
         python=platform.python_version(),
         platform=platform.platform(),
         processor=_processor(proc),
-        cores=len(usable_cores()),
+        cores=cores.count(),
         memory_bytes=_memory(proc, sys),
         gpu=gpu,
         driver=driver,

@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from toolkit import cores
 from toolkit.records import Telemetry
 
 PROC = Path("/proc")
@@ -64,14 +65,6 @@ def peak_memory_bytes(proc: Path = PROC) -> int | None:
     return None
 
 
-def usable_cores() -> frozenset[int]:
-    """Numbers of the cores this process may run on."""
-    try:
-        return frozenset(os.sched_getaffinity(0))
-    except AttributeError:  # Linux only
-        return frozenset(range(os.cpu_count() or 1))
-
-
 def _share_of_others(before: Reading, after: Reading) -> float | None:
     """Time used by other processes (or taken by the hypervisor) over all time there was."""
     if before.busy_s is None or before.total_s is None or after.busy_s is None or after.total_s is None:
@@ -85,7 +78,7 @@ def _share_of_others(before: Reading, after: Reading) -> float | None:
 
 def _processor_time(proc: Path) -> tuple[float | None, float | None]:
     """(busy, total) seconds of the usable cores from /proc/stat (proc_stat(5))."""
-    wanted = {f"cpu{core}" for core in usable_cores()}
+    wanted = {f"cpu{core}" for core in cores.usable()}
     busy = total = 0
     for line in _text(proc / "stat").splitlines():
         name, *fields = line.split()

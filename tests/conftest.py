@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -101,6 +102,11 @@ class Ended:
     code: int
     out: str
     err: str
+
+    @property
+    def made(self) -> list[str]:
+        """The results that were made, in order."""
+        return re.findall(r"^\w+: making (\S+)", self.err, re.MULTILINE)
 
 
 @pytest.fixture(scope="session")

@@ -49,17 +49,12 @@ def bench_code(run: Path) -> int:
     return 0 if all(found.valid for found in report.measurements) else 3
 
 
-def made(ended: Any) -> list[str]:
-    """The results that a command made."""
-    return re.findall(r"^\w+: making (\S+)", ended.err, re.MULTILINE)
-
-
 def test_every_stage_leaves_its_result(finished: tuple[Path, Any]) -> None:
     run, ended = finished[0] / "runs" / "default", finished[1]
     assert [file for file in RESULTS if not (run / file).is_file()] == []
     assert ended.code == bench_code(run), ended.err
     assert ended.out == ""
-    assert made(ended) == [
+    assert ended.made == [
         "dense", "pruned", "finetuned", "artifacts/onnx-fp32", "artifacts/onnx-fp32-dense", "parity",
         "bench/onnxruntime-local",
     ]  # fmt: skip
@@ -80,7 +75,7 @@ def test_what_is_up_to_date_is_not_made_again(here: Path, command: Command, snap
     started = time.monotonic()
     ended = command("run")
     assert time.monotonic() - started < 20
-    assert made(ended) == []
+    assert ended.made == []
     assert ended.err.count("is up to date") == 7
     assert snapshot(here, "log.jsonl", "environment.json", "report.html") == before
 
@@ -101,19 +96,19 @@ def test_only_what_follows_from_a_setting_is_made(
 ) -> None:
     ended = command(*words)
     assert ended.code in (0, 3), ended.err
-    assert made(ended) == results
+    assert ended.made == results
 
 
 def test_what_needs_a_result_that_changed_is_made_again(here: Path, command: Command) -> None:
     command("prune", "--ratio", "0.25")
     ended = command("parity")
     assert ended.code == 0, ended.err
-    assert made(ended) == ["finetuned", "artifacts/onnx-fp32", "parity"], "the dense model's file stays"
+    assert ended.made == ["finetuned", "artifacts/onnx-fp32", "parity"], "the dense model's file stays"
 
 
 def test_a_stage_with_an_equal_result_stops_the_chain(here: Path, command: Command) -> None:
-    assert made(command("train", "--force")) == ["dense"]
-    assert made(command("parity")) == [], "the same seed gives the same weights"
+    assert command("train", "--force").made == ["dense"]
+    assert command("parity").made == [], "the same seed gives the same weights"
 
 
 def test_until_stops_there(here: Path, command: Command) -> None:

@@ -32,7 +32,7 @@ def test_settings_cannot_change() -> None:
         {"prune": {"ratio": 1.0}},
         {"prune": {"ratio": 0.5, "budget": "macs=0.5"}},
         {"prune": {"axes": []}},
-        {"data": {"held_out_share": 1.0}},
+        {"data": {"validation_share": 1.0}},
         {"bench": {"samples": 1}},
         {"bench": {"batch_size": [0]}},
         {"export": {"precision": "fp16"}},
@@ -43,6 +43,12 @@ def test_settings_cannot_change() -> None:
 def test_what_has_no_meaning_is_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Recipe.model_validate(settings)
+
+
+@pytest.mark.parametrize("sizes", [[1, 8], "1,8", "1, 8", ["1", "8"]])
+def test_a_list_may_be_written_with_commas(sizes: object) -> None:
+    assert Recipe.model_validate({"bench": {"batch_size": sizes}}).bench.batch_size == (1, 8)
+    assert Recipe.model_validate({"bench": {"batch_size": 8}, "prune": {"axes": "mlp"}}).bench.batch_size == (8,)
 
 
 def test_sections_do_not_share_state() -> None:

@@ -117,7 +117,13 @@ def test_bad_input_in_between_does_not_lose_the_checkpoint(
 
 @pytest.mark.parametrize(
     "words",
-    [("prune", "--ratio", "0.25"), ("export", "--opset", "19"), ("parity", "--batch-size", "5")],
+    [
+        ("prune", "--ratio", "0.25"),
+        ("finetune", "--distill-weight", "0.25"),
+        ("export", "--opset", "19"),
+        ("parity", "--batch-size", "5"),
+        ("bench", "--samples", "31"),
+    ],
     ids=lambda words: words[0],
 )
 def test_a_kill_in_a_stage_leaves_the_previous_result(
@@ -128,6 +134,7 @@ def test_a_kill_in_a_stage_leaves_the_previous_result(
     killed(KILLED_WHEN_MADE, *words)
     assert snapshot(run, *LIVING) == before
     ended = command(*words)
-    assert ended.code == 0, ended.err
+    invalid = words[0] == "bench" and ended.code == 3  # on a machine that does other work
+    assert ended.code == 0 or invalid, ended.err
     assert ": making " in ended.err
     assert not list(run.glob("**/.*.new"))

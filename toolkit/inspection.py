@@ -10,13 +10,14 @@ from rich.table import Table
 
 from toolkit import records
 from toolkit.errors import BadInput
-from toolkit.records import Artifact, BlockSummary, HeadLayout, ModelInfo, ModelSummary, PrunePlan
+from toolkit.records import DENSE, Artifact, BlockSummary, HeadLayout, ModelInfo, ModelSummary, PrunePlan
+from toolkit.stages import FINETUNED, PRUNED
 
 
 def inspect(path: Path, as_json: bool) -> None:
     """Print what `path` holds: tables for people on stderr, or the record on stdout."""
-    if (path / "dense" / "model.json").is_file():
-        before = _summary(path / "dense")
+    if (path / DENSE / "model.json").is_file():
+        before = _summary(path / DENSE)
         after = _slim(path)
         _print([before, after] if after else [before], _model_table(before, after), as_json)
     elif (path / "model.json").is_file():
@@ -39,12 +40,12 @@ def _slim(run: Path) -> ModelSummary | None:
     """The fine-tuned model of a run, unless another has been pruned since; then that one."""
     found = {
         name: records.load(ModelInfo, run / name / "model.json")
-        for name in ("pruned", "finetuned")
+        for name in (PRUNED, FINETUNED)
         if (run / name).is_dir()
     }
-    if len(found) == 2 and found["finetuned"].made_from == found["pruned"].weights_sha256:
-        return _summary(run / "finetuned")
-    return _summary(run / "pruned") if "pruned" in found else None
+    if len(found) == 2 and found[FINETUNED].made_from == found[PRUNED].weights_sha256:
+        return _summary(run / FINETUNED)
+    return _summary(run / PRUNED) if PRUNED in found else None
 
 
 def _record_in(path: Path, name: str) -> Path | None:

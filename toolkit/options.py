@@ -82,11 +82,8 @@ def with_options(
 
 def flags_in(values: Mapping[str, Any], sections: Sequence[str]) -> Flags:
     """The settings that were named on the command line, by their dotted names."""
-    given = {
-        name: values[_parameter(name)] for name, _ in _fields(sections) if values.get(_parameter(name)) is not None
-    }
-    listed = {name for name, field in _fields(sections) if _is_list(field)}
-    return {name: value.split(",") if name in listed else value for name, value in given.items()}
+    named = {name: values.get(_parameter(name)) for name, _ in _fields(sections)}
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def _fields(sections: Sequence[str]) -> list[tuple[str, FieldInfo]]:
@@ -128,7 +125,3 @@ def _plain_type(field: FieldInfo) -> type[bool | float | str]:
         found = get_args(found)[0]
     kinds: dict[object, type[bool | float | str]] = {int: int, float: float, bool: bool}
     return kinds.get(found, str)
-
-
-def _is_list(field: FieldInfo) -> bool:
-    return get_origin(field.annotation) is tuple

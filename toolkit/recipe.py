@@ -9,10 +9,19 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from toolkit.records import Axis, Setting
 
+
+def _listed(value: object) -> object:
+    """ "1,8" and 8 stand for lists, on a command line and in a file."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",")]
+    return [value] if isinstance(value, int) else value
+
+
+Listed = BeforeValidator(_listed)
 Share = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 
@@ -39,7 +48,7 @@ class Data(Section):
     """A folder DOMAIN/CLASS/image, a folder CLASS/image (then --hold-out none), or "digits", the built-in images."""
     hold_out: str | None = None
     """The domain that is never trained on, to see how the model does there; "none" trains on all."""
-    held_out_share: Share = 0.2
+    validation_share: Share = 0.2
     """Share of each domain's images kept from training, for selection and for the accuracies reported."""
     skip_broken: bool = False
     """Leave out images that cannot be decoded, and count them, instead of stopping."""
@@ -79,7 +88,7 @@ class Training(Section):
     grayscale: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Probability that an image loses its colours."""
     evaluations: Positive = 5
-    """How often the held-out images are looked at; the best state is kept."""
+    """How often the validation images are looked at; the best state is kept."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Number format of the forward and backward pass."""
 
@@ -94,12 +103,12 @@ class Prune(Section):
     criterion: str = "taylor"
     """How the importance of a unit is scored."""
     ratio: Share | None = None
-    """Share of units to remove along every axis."""
+    """Share of units to remove along every axis; what goes with a removed head or block does not count."""
     budget: str | None = None
     """What may be left: macs=0.5 or params=0.5 (shares of the dense model), met within 1 %."""
     scope: str = "isomorphic"
     """Who competes with whom: units of one layer (local), all units (global), all units of one kind (isomorphic)."""
-    axes: tuple[Axis, ...] = ("head", "mlp")
+    axes: Annotated[tuple[Axis, ...], Listed] = ("head", "mlp")
     """What may be removed: block, head, qk, v, mlp, embed."""
     round_to: Positive = 8
     """Widths left are multiples of this (heads and blocks are counted singly)."""
@@ -129,7 +138,7 @@ class Finetune(Training):
 
 
 class Export(Section):
-    targets: tuple[str, ...] = ("onnx",)
+    targets: Annotated[tuple[str, ...], Listed] = ("onnx",)
     """File formats to write."""
     precision: Literal["fp32"] = "fp32"
     """Number format of weights and activations."""
@@ -149,7 +158,7 @@ class Bench(Section):
     """Where to measure."""
     runtime: str = "onnxruntime"
     """What runs the model: onnxruntime (exported files) or torch (model folders)."""
-    batch_size: tuple[Positive, ...] = (1, 8)
+    batch_size: Annotated[tuple[Positive, ...], Listed] = (1, 8)
     """Images a call; several sizes are measured one after the other."""
     seconds: Annotated[float, Field(gt=0)] = 10.0
     """Measure at least this long for each batch size, all models together ..."""

@@ -26,6 +26,11 @@ Axis: TypeAlias = Literal["block", "head", "qk", "v", "mlp", "embed"]
 """What can be cut: a whole block, a whole head, a query/key unit or value unit of a head, a hidden unit of an MLP, a
 residual channel."""
 
+DENSE = "dense"
+"""The model before pruning, wherever subjects are compared."""
+SLIM = "slim"
+"""The model after pruning and fine-tuning."""
+
 Setting: TypeAlias = int | float | bool | str | None
 """A value in a timm model's arguments."""
 
@@ -196,7 +201,7 @@ class DomainParity:
 
     domain: str
     held_out: bool
-    """True for the domain that was never trained on; else these are the held-out images of a source domain."""
+    """True for the domain that was never trained on; else these are the validation images of a source domain."""
     labels: tuple[int, ...]
     predictions: dict[str, tuple[int, ...]]
     accuracy: dict[str, float]
@@ -209,7 +214,7 @@ class ParityReport:
 
     margin: float
     sides: dict[str, str]
-    """Name of a side ("dense", "slim", "onnx-fp32") and the sha256 of the file that produced its predictions."""
+    """Name of a side (DENSE, SLIM, "onnx-fp32") and the sha256 of the file that produced its predictions."""
     domains: tuple[DomainParity, ...]
     verdict: Verdict
     """The worst of the domains' verdicts."""
@@ -251,7 +256,7 @@ class Measurement:
     """Every latency sample of one artifact under one load."""
 
     subject: str
-    """What is measured, in a user's words: dense, slim."""
+    """What is measured: DENSE or SLIM."""
     artifact_sha256: str
     runtime: str
     device: str
@@ -293,7 +298,7 @@ class Evaluation:
     train_loss: float
     """Mean over the steps since the evaluation before."""
     accuracy: dict[str, float]
-    """Domain to accuracy on its held-out images; source domains only."""
+    """Domain to accuracy on its validation images; source domains only."""
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import IO
 
 import toolkit
-from toolkit import records
+from toolkit import cores, records
 from toolkit.bench import environment
 from toolkit.bench.devices import Device
 from toolkit.bench.messages import BenchRequest, Failure, read_progress
-from toolkit.bench.telemetry import usable_cores
 from toolkit.errors import DeviceUnreachable, InvalidMeasurement
 from toolkit.progress import Progress, silent
 from toolkit.records import BenchReport, Environment
@@ -38,7 +37,7 @@ class Local:
             name: replace(subject, folder=str(Path(subject.folder).resolve()))
             for name, subject in request.subjects.items()
         }
-        threads = request.threads or len(usable_cores())
+        threads = request.threads or cores.count()
         request = replace(request, subjects=subjects, threads=threads)
         with tempfile.TemporaryFile("w+", encoding="utf-8") as answers:
             code, noise = _run(records.dumps(request), answers, threads, report)

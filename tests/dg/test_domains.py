@@ -92,7 +92,7 @@ def test_the_fingerprint_follows_what_is_used(make_folder: MakeFolder) -> None:
     others = [
         read_domains(settings, 1),
         read_domains(settings.model_copy(update={"hold_out": "photo"}), 0),
-        read_domains(settings.model_copy(update={"held_out_share": 0.5}), 0),
+        read_domains(settings.model_copy(update={"validation_share": 0.5}), 0),
         read_domains(settings, 0).without(("art/a/00.png",)),
     ]
     assert len({first, *(domains.fingerprint() for domains in others)}) == 5

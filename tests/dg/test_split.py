@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolkit.dg.image import Image
-from toolkit.dg.split import held_out_groups
+from toolkit.dg.split import validation_groups
 
 
 def images_of(groups: list[tuple[str, int]]) -> list[Image]:
@@ -21,7 +21,7 @@ GROUPS = st.lists(st.tuples(st.text("abcdef/", min_size=1, max_size=5), st.integ
 
 @given(GROUPS, st.floats(0.01, 0.99), st.integers(0, 5))
 def test_each_class_keeps_its_share_and_never_gives_all(groups: list[tuple[str, int]], share: float, seed: int) -> None:
-    held = held_out_groups(images_of(groups), share, seed)
+    held = validation_groups(images_of(groups), share, seed)
     for label in {label for _, label in groups}:
         of_class = {group for group, other in groups if other == label}
         expected = min(max(1, round(share * len(of_class))), len(of_class) - 1)
@@ -30,17 +30,17 @@ def test_each_class_keeps_its_share_and_never_gives_all(groups: list[tuple[str, 
 
 @given(GROUPS, st.text("xyz", min_size=1, max_size=3))
 def test_a_new_image_of_another_class_changes_nothing(groups: list[tuple[str, int]], name: str) -> None:
-    before = held_out_groups(images_of(groups), 0.2, 0)
-    after = held_out_groups(images_of([*groups, (name, 7)]), 0.2, 0)
+    before = validation_groups(images_of(groups), 0.2, 0)
+    after = validation_groups(images_of([*groups, (name, 7)]), 0.2, 0)
     assert after - {name} == before
 
 
 def test_the_rank_is_the_hash_of_seed_and_group() -> None:
     groups = [f"photo/cat/{index}.jpg" for index in range(10)]
     by_hash = sorted(groups, key=lambda group: hashlib.sha256(f"4\0{group}".encode()).hexdigest())
-    assert held_out_groups(images_of([(group, 0) for group in groups]), 0.3, 4) == set(by_hash[:3])
+    assert validation_groups(images_of([(group, 0) for group in groups]), 0.3, 4) == set(by_hash[:3])
 
 
 def test_another_seed_is_another_split() -> None:
     images = images_of([(f"{index}", 0) for index in range(50)])
-    assert held_out_groups(images, 0.2, 0) != held_out_groups(images, 0.2, 1)
+    assert validation_groups(images, 0.2, 0) != validation_groups(images, 0.2, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -36,8 +37,10 @@ MODELS = {
     "beit": ("beit_base_patch16_224", {"init_values": 0.1}),
     "beit-abs": ("beitv2_base_patch16_224", {"init_values": 0.1, "use_abs_pos_emb": True, "use_rel_pos_bias": False}),
 }
+MANY = bool(os.environ.get("TOOLKIT_MANY_EXAMPLES"))
+"""`make slow` tries ten times as many plans."""
 SEARCH = settings(
-    max_examples=7,
+    max_examples=70 if MANY else 7,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -155,18 +158,23 @@ def same_tensors(one: nn.Module, other: nn.Module) -> bool:
 
 
 @given(shares=SHARES, seed=SEEDS)
-@settings(SEARCH, max_examples=3)
-def test_a_plan_read_back_gives_the_identical_model(dense: LoadedModel, shares: list[float], seed: int) -> None:
+@settings(SEARCH, max_examples=30 if MANY else 3)
+def test_a_plan_and_a_model_read_back_give_the_identical_slim_model(
+    dense: LoadedModel, tmp_path_factory: pytest.TempPathFactory, shares: list[float], seed: int
+) -> None:
     cuts = random_cuts(find_groups(dense.module, SIZE), shares, seed)
     assume(cuts)
     plan = PrunePlan("0" * 64, "grouped", "random", "global", "ratio=0.5", 0.5, seed, cuts)
     replayed = records.loads(PrunePlan, records.dumps(plan))
     assert replayed == plan
-    assert same_tensors(remove(dense.module, replayed.cuts, SIZE).module, remove(dense.module, cuts, SIZE).module)
+    folder = tmp_path_factory.mktemp("dense")
+    source.save(dense.module, dense.info, folder)
+    again = source.load(folder).module
+    assert same_tensors(remove(again, replayed.cuts, SIZE).module, remove(dense.module, cuts, SIZE).module)
 
 
 @given(shares=SHARES, seed=SEEDS)
-@settings(SEARCH, max_examples=2)
+@settings(SEARCH, max_examples=20 if MANY else 2)
 def test_onnx_is_torch(
     dense: LoadedModel, tmp_path_factory: pytest.TempPathFactory, shares: list[float], seed: int
 ) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from toolkit import recipe
 from toolkit.errors import WeightsError
 from toolkit.models import source
+from toolkit.models.adapt import canonicalise
 from toolkit.models.weights import fill, read
 
 NAMES = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224")
@@ -39,6 +40,15 @@ def test_safetensors(name: str, tmp_path: Path) -> None:
     trained, fresh = model(name), model(name, seed=1)
     assert fill(fresh, written(trained, tmp_path / "weights.safetensors")) == ()
     assert all(torch.equal(tensor, fresh.state_dict()[key]) for key, tensor in trained.state_dict().items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_file_of_a_dense_model_of_ours(name: str, tmp_path: Path) -> None:
+    trained, fresh = model(name), model(name, seed=1)
+    expected = {key: tensor.clone() for key, tensor in trained.state_dict().items()}
+    canonicalise(trained)
+    assert fill(fresh, written(trained, tmp_path / "model.safetensors")) == ()
+    assert all(torch.equal(tensor, fresh.state_dict()[key]) for key, tensor in expected.items())
 
 
 @pytest.mark.parametrize("key", [None, "model", "state_dict"])

@@ -19,7 +19,7 @@ from toolkit.models.selection import Selection
 from toolkit.models.source import LoadedModel
 from toolkit.prune.allocators import Terms, allocator
 from toolkit.prune.budget import Budget, Quantity
-from toolkit.prune.spending import check_reachable
+from toolkit.prune.spending import check_reachable, ratio_of
 from toolkit.records import Axis, Cut
 
 SCOPES = plugins.names("toolkit.prune.allocators")
@@ -98,12 +98,28 @@ def test_a_ratio_is_met_up_to_rounding_and_widths_are_round(
             first += size
 
 
+@pytest.mark.parametrize("ratio", [0.34, 0.5])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_what_goes_with_a_head_is_not_counted_again(terms: Make, scope: str, ratio: float) -> None:
+    """Of the heads that stay, queries and values lose the share too; the mean width says whether they do."""
+    given = terms(("head", "qk", "v"))
+    scores = random_scores(given.groups)
+    cuts = allocator(scope).allocate(scores, Budget("ratio", ratio), given)
+    kept = Selection(terms(ALL).groups, cuts)
+    heads = sum(len(kept.layout(f"blocks.{block}.attn").heads) for block in range(3))
+    widths = [width for block in range(3) for head in kept.layout(f"blocks.{block}.attn").heads for width in head]
+    assert ratio - 0.03 < ratio_of(cuts, given.groups) <= ratio
+    if scope != "global":  # there a head competes with single units
+        assert heads == (5 if (scope, ratio) == ("isomorphic", 0.5) else 6)
+        assert 32 * (1 - ratio) <= sum(widths) / len(widths) < 32 * (1 - ratio) + 1
+
+
 @pytest.mark.parametrize("scope", SCOPES)
 def test_every_layer_keeps_something_at_the_extreme(terms: Make, scope: str) -> None:
     given = terms(ALL)
     cuts = allocator(scope).allocate(random_scores(given.groups), Budget("ratio", 0.99), given)
     Selection(terms(ALL).groups, cuts)  # refuses a plan that leaves a layer empty
-    assert sum(len(cut.units) for cut in cuts) > 0.8 * sum(group.units for group in given.groups)
+    assert ratio_of(cuts, given.groups) > 0.9
 
 
 def leaning(groups: Groups) -> Scores:

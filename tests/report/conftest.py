@@ -21,7 +21,7 @@ from toolkit.records import (
     TrainingHistory,
     Verdict,
 )
-from toolkit.report.page import LatencyRow, Load, Page, SpeedUp
+from toolkit.report.contents import LatencyRow, Load, Page, SpeedUp
 
 DENSE_LAYOUT = HeadLayout(((64, 64),) * 3)
 SLIM_LAYOUT = HeadLayout(((64, 64), (32, 48)))

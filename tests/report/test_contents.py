@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from toolkit.errors import CheckFailed, InvalidMeasurement
-from toolkit.report.page import LatencyRow, Load, Page
+from toolkit.report.contents import LatencyRow, Load, Page
 
 
 def test_a_latency_without_a_sample_is_refused() -> None:

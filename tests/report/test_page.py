@@ -8,7 +8,8 @@ from itertools import pairwise
 import pytest
 
 from toolkit.records import ParityReport
-from toolkit.report.page import Page, render
+from toolkit.report.contents import Page
+from toolkit.report.page import render
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 

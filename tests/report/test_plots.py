@@ -10,7 +10,7 @@ import pytest
 
 from toolkit.records import ModelSummary, ParityReport
 from toolkit.report import plots
-from toolkit.report.page import Page
+from toolkit.report.contents import Page
 
 
 def ids(drawing: str, pattern: str) -> list[str]:

@@ -6,7 +6,7 @@ import pytest
 
 from toolkit.records import ParityReport, Verdict
 from toolkit.report import summary
-from toolkit.report.page import Page
+from toolkit.report.contents import Page
 
 
 def plain(text: str) -> str:

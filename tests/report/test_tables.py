@@ -6,7 +6,7 @@ import pytest
 
 from toolkit.records import Artifact, HeadLayout, PrunePlan, TrainingHistory
 from toolkit.report import tables
-from toolkit.report.page import Page
+from toolkit.report.contents import Page
 
 
 def plain(text: str) -> str:
@@ -71,9 +71,9 @@ def test_training_shows_the_state_that_was_kept(page: Page) -> None:
         "Time": "1 h 2 min",
         "State kept": "step 100",
         "Training loss before it": "0.400",
-        "Accuracy, held-out images": "92.5 %, mean of the 2 source domains",
+        "Accuracy, validation images": "92.5 %, mean of the 2 source domains",
     }
-    assert plain(dense.facts["Accuracy, held-out images"]).startswith("95.5 %")
+    assert plain(dense.facts["Accuracy, validation images"]).startswith("95.5 %")
 
 
 def test_training_that_took_no_step_or_was_not_run_says_so(page: Page) -> None:
@@ -85,7 +85,7 @@ def test_training_that_took_no_step_or_was_not_run_says_so(page: Page) -> None:
     unknown = replace(page, training=TrainingHistory("erm", 10, 1.0, (), 10))
     facts = tables.trainings(unknown)[0].facts
     assert facts
-    assert facts["Accuracy, held-out images"] == "not run"
+    assert facts["Accuracy, validation images"] == "not run"
 
 
 def test_environment_says_what_is_not_known(page: Page) -> None:

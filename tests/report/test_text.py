@@ -6,7 +6,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from toolkit.records import ParityReport
-from toolkit.report.page import Page
+from toolkit.report.contents import Page
 from toolkit.report.text import summary_table
 
 

@@ -7,7 +7,6 @@ one process that loads images or with eight.
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from toolkit import cores
 from toolkit.dg.image import Image
 from toolkit.dg.transforms import Transform, evaluation_transform, training_transform
 from toolkit.errors import DataError
@@ -167,8 +167,7 @@ def _processes(images: Iterable[Image], workers: int | None) -> int:
         return workers
     if not any(isinstance(image.source, Path) for image in images):
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(0, cores - 1)
+    return cores.count() - 1
 
 
 def _stream(seed: int, *path: int) -> np.random.Generator:

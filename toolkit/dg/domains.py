@@ -1,7 +1,7 @@
 """A data set of domains: what is trained on, what is selected on, and what accuracies are reported for.
 
-The protocol is DomainBed's (Gulrajani and Lopez-Paz, 2021): one domain is never trained on; of each other domain a
-share is held out, and on these shares alone the state of training is selected.
+The protocol is DomainBed's (Gulrajani and Lopez-Paz, 2021): one domain is held out and never trained on;
+of each other domain a share is kept for validation, and on these shares alone the state of training is selected.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from toolkit import recipe
 from toolkit.dg.digits import draw_digits
 from toolkit.dg.folders import list_folder
 from toolkit.dg.image import Domain, Image
-from toolkit.dg.split import held_out_groups
+from toolkit.dg.split import validation_groups
 from toolkit.errors import DataError, UnknownName
 
 DIGITS = "digits"
@@ -33,7 +33,7 @@ class Domains:
     """Sorted by name."""
     held_out: str | None
     """The domain that is never trained on; None: all are."""
-    held_out_share: float
+    validation_share: float
     seed: int
     broken: tuple[str, ...] = ()
     """Names of the images that were left out because they cannot be decoded."""
@@ -45,7 +45,7 @@ class Domains:
         for name, images in self.evaluation_images().items():
             if not images:
                 raise DataError(
-                    f"domain {name} has no image that is not trained on: with one image a class none can be held out",
+                    f"domain {name} has no image that is not trained on: one image a class leaves none for validation",
                     "add images to it, or hold this domain out",
                 )
 
@@ -59,7 +59,7 @@ class Domains:
         return dict(self._training_parts)
 
     def selection_images(self) -> dict[str, tuple[Image, ...]]:
-        """The held-out part of each source domain, the only images that a state may be selected on."""
+        """The validation part of each source domain, the only images that a state may be selected on."""
         return {domain.name: self._unseen(domain) for domain in self.sources}
 
     def evaluation_images(self) -> dict[str, tuple[Image, ...]]:
@@ -75,7 +75,7 @@ class Domains:
         content = {
             "classes": self.classes,
             "images": [(image.name, image.label, image.stamp) for part in self.domains for image in part.images],
-            "split": (self.held_out, self.held_out_share, self.seed),
+            "split": (self.held_out, self.validation_share, self.seed),
             "broken": self.broken,
         }
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -95,7 +95,7 @@ class Domains:
     def _training_parts(self) -> dict[str, tuple[Image, ...]]:
         parts = {}
         for domain in self.sources:
-            held = held_out_groups(domain.images, self.held_out_share, self.seed)
+            held = validation_groups(domain.images, self.validation_share, self.seed)
             parts[domain.name] = tuple(image for image in domain.images if image.group not in held)
         return parts
 
@@ -121,7 +121,7 @@ def read_domains(settings: recipe.Data, seed: int) -> Domains:
         classes=classes,
         domains=domains,
         held_out=_domain_to_hold_out(settings, names),
-        held_out_share=settings.held_out_share,
+        validation_share=settings.validation_share,
         seed=seed,
     )
 

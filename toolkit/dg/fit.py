@@ -1,6 +1,6 @@
 """The one training loop.
 
-Training is cut into periods of equal length. After each, the held-out images of the source domains are evaluated, the
+Training is cut into periods of equal length. After each, the validation images of the source domains are evaluated, the
 best state is kept, and a checkpoint is written. What happens in a period follows from the state at its beginning, the
 seed and the step, so a training that was killed goes on from its checkpoint and ends with the same numbers.
 """
@@ -166,4 +166,4 @@ class _Fit:
 
 def _told(evaluation: Evaluation) -> str:
     each = ", ".join(f"{domain} {share:.1%}" for domain, share in evaluation.accuracy.items())
-    return f"loss {evaluation.train_loss:.3f}, held-out accuracy {source_accuracy(evaluation):.1%} ({each})"
+    return f"loss {evaluation.train_loss:.3f}, validation accuracy {source_accuracy(evaluation):.1%} ({each})"

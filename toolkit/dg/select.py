@@ -12,7 +12,7 @@ from toolkit.records import Evaluation
 
 
 def source_accuracy(evaluation: Evaluation) -> float:
-    """Mean over the source domains of the accuracy on their held-out images, 0 to 1; every domain counts the same."""
+    """Mean over the source domains of the accuracy on their validation images, 0 to 1; every domain counts the same."""
     return fmean(evaluation.accuracy.values())
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from toolkit.dg.image import Image
 
 
-def held_out_groups(images: Sequence[Image], share: float, seed: int) -> frozenset[str]:
+def validation_groups(images: Sequence[Image], share: float, seed: int) -> frozenset[str]:
     """Groups of one domain's images that are kept from training.
 
     In each class these are the `share` of its groups with the lowest sha256(seed, group): at least one, and never all.

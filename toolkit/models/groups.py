@@ -29,6 +29,9 @@ from toolkit.records import Axis
 Key = tuple[str, Axis]
 """Place and axis: the name of a group."""
 
+Unit = tuple[Key, int]
+"""One unit of a group."""
+
 Scores = dict[Key, Tensor]
 """Importance of every unit of every group, [units] float64; higher is more important."""
 
@@ -61,6 +64,12 @@ class Group:
     def units(self) -> int:
         return sum(self.segments)
 
+    def members(self, segment: int | None = None) -> frozenset[Unit]:
+        """All units, or those of one segment."""
+        first = sum(self.segments[:segment]) if segment is not None else 0
+        count = self.units if segment is None else self.segments[segment]
+        return frozenset((self.key, unit) for unit in range(first, first + count))
+
 
 class Groups:
     """All groups of one model, by place and axis."""
@@ -83,6 +92,19 @@ class Groups:
         if (place, axis) not in self.by_key:
             raise PlanError(f"there is no axis {axis!r} at {place!r} in this model")
         return self.by_key[place, axis]
+
+    def units(self) -> frozenset[Unit]:
+        """Every unit of every group."""
+        return frozenset(unit for group in self for unit in group.members())
+
+    def inside(self, unit: Unit) -> Iterator[Unit]:
+        """The units that go with this one: the query, key and value units of a head, everything in a block."""
+        (place, axis), index = unit
+        for group in self if axis in ("block", "head") else ():
+            if axis == "block" and group.place.startswith(f"blocks.{index}."):
+                yield from group.members()
+            elif axis == "head" and group.place == place and group.axis in ("qk", "v"):
+                yield from group.members(index)
 
     def reduce(self, importance: Callable[[str, Tensor], Tensor]) -> Scores:
         """Sum an element-wise importance over each unit's coupled weights.

@@ -27,7 +27,7 @@ def fill(module: nn.Module, file: Path) -> tuple[str, ...]:
     Where the file has a classifier for another number of classes, or none (a backbone), the model keeps its fresh one,
     and the names of its parameters are returned. Any other difference is a WeightsError that names the tensors.
     """
-    state = _fitted(module, read(file), file)
+    state = _fitted(module, _packed(read(file)), file)
     own = module.state_dict()
     fresh = [
         name for name in own if is_classifier(name) and (name not in state or own[name].shape != state[name].shape)
@@ -76,6 +76,16 @@ def read(file: Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{file} holds no state_dict of tensors", "save model.state_dict()")
     return dict(state)
+
+
+def _packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Dense models that this toolkit has saved keep three biases where timm's ViT packs them into one."""
+    packed = dict(state)
+    for place in [name.removesuffix("k_bias") for name in state if name.endswith(".k_bias")]:
+        names = [f"{place}{part}_bias" for part in "qkv"]
+        if all(name in packed for name in names):
+            packed[f"{place}qkv.bias"] = torch.cat([packed.pop(name) for name in names])
+    return packed
 
 
 def _fitted(module: nn.Module, state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:

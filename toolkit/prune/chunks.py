@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import CheckFailed
-from toolkit.models.groups import Group, Groups, Key
+from toolkit.models.groups import Group, Groups, Key, Unit
 from toolkit.models.selection import fewest_units
 from toolkit.records import Cut
 
-WHOLE = ("head", "block")
-"""Axes whose units are removed one at a time, whatever widths are rounded to."""
+WHOLE = ("block", "head")
+"""Axes whose units are removed one at a time, whatever widths are rounded to; the coarser first."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,10 @@ class Chunk:
     units: tuple[int, ...]
     score: float
     """Mean importance of the units."""
+
+    @property
+    def members(self) -> frozenset[Unit]:
+        return frozenset((self.key, unit) for unit in self.units)
 
 
 def chunks_of(group: Group, scores: Tensor, round_to: int) -> list[Chunk]:

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 
 from toolkit.errors import BudgetError
+from toolkit.models.groups import Groups, Unit
 from toolkit.prune.allocators import Terms
 from toolkit.prune.budget import TOLERANCE, Budget
-from toolkit.prune.chunks import Chunk, chunks_of, cuts_of
+from toolkit.prune.chunks import WHOLE, Chunk, chunks_of, cuts_of
 from toolkit.records import Cut
 
 LOG = logging.getLogger(__name__)
@@ -26,11 +27,11 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Pool:
-    """Chunks that compete with each other, least important first, and the number of units they were taken from."""
+    """Chunks that compete with each other, least important first, and the units they were taken from."""
 
     name: str
     chunks: Sequence[Chunk]
-    units: int
+    units: frozenset[Unit]
 
 
 Pools: TypeAlias = Sequence[Pool]
@@ -39,7 +40,7 @@ Pools: TypeAlias = Sequence[Pool]
 def spend(pools: Pools, budget: Budget, terms: Terms) -> tuple[Cut, ...]:
     """The cuts that meet the budget; BudgetError, with the closest that can be met, if none do."""
     if budget.quantity == "ratio":
-        chosen = [chunk for pool in pools for chunk in _share(pool, budget.share)]
+        chosen = _share(pools, budget.share, terms.groups)
         if not chosen and not terms.partway:
             raise BudgetError(f"{budget} removes nothing: no layer has that many units to spare", _SMALLER_STEPS)
         return cuts_of(chosen, terms.groups)
@@ -49,18 +50,42 @@ def spend(pools: Pools, budget: Budget, terms: Terms) -> tuple[Cut, ...]:
 _SMALLER_STEPS = "ask for more, allow more axes (prune.axes), or round to smaller steps (--round-to)"
 
 
-def _share(pool: Pool, share: float) -> list[Chunk]:
-    """As many of the pool's first chunks as fit into the share of its units."""
-    room, chosen = int(share * pool.units + 1e-9), []
-    for chunk in pool.chunks:
-        if len(chunk.units) > room:
-            break
-        chosen.append(chunk)
-        room -= len(chunk.units)
-    if room and len(chosen) == len(pool.chunks):
-        removed = sum(len(chunk.units) for chunk in chosen)
-        LOG.warning("%s: %d of %d units removed, all but what every layer keeps", pool.name, removed, pool.units)
+def ratio_of(cuts: Sequence[Cut], groups: Groups) -> float:
+    """Share of units that are cut. Those that go with a removed head or block do not count, neither here nor there."""
+    cut = {((piece.place, piece.axis), unit) for piece in cuts for unit in piece.units}
+    implied = {other for unit in cut for other in groups.inside(unit)}
+    return len(cut - implied) / len(groups.units() - implied)
+
+
+def _share(pools: Pools, share: float, groups: Groups) -> list[Chunk]:
+    """Of every pool as many first chunks as fit into the share of its units, counted as in `ratio_of`."""
+    chosen: list[Chunk] = []
+    implied: set[Unit] = set()
+    for pool in sorted(pools, key=_coarsest):
+        living, cut = set(pool.units - implied), set[Unit]()
+        for chunk in pool.chunks:
+            units = chunk.members - implied
+            within = {other for unit in units for other in groups.inside(unit)}
+            after = len(cut) + len(units) - len(within & cut)
+            if after > share * (len(living) - len(within & living)) + 1e-9:
+                break
+            if units:
+                chosen.append(chunk)
+            cut |= units
+            cut -= within
+            living -= within
+            implied |= within
+        else:
+            if len(cut) < int(share * len(living) + 1e-9):
+                LOG.warning(
+                    "%s: %d of %d units removed, all but what every layer keeps", pool.name, len(cut), len(living)
+                )
     return chosen
+
+
+def _coarsest(pool: Pool) -> int:
+    """Blocks go before heads, heads before what is inside them."""
+    return min((WHOLE.index(key[1]) if key[1] in WHOLE else len(WHOLE) for key, _ in pool.units), default=0)
 
 
 def _at_one_pace(pools: Pools) -> list[Chunk]:
@@ -70,7 +95,7 @@ def _at_one_pace(pools: Pools) -> list[Chunk]:
         removed = 0
         for position, chunk in enumerate(pool.chunks):
             removed += len(chunk.units)
-            paced.append((removed / pool.units, number, position, chunk))
+            paced.append((removed / len(pool.units), number, position, chunk))
     return [chunk for *_, chunk in sorted(paced, key=lambda entry: entry[:3])]
 
 

@@ -10,11 +10,6 @@ from dataclasses import dataclass, field
 from toolkit.errors import CheckFailed, InvalidMeasurement
 from toolkit.records import Artifact, Environment, ModelSummary, ParityReport, PrunePlan, TrainingHistory
 
-DENSE = "dense"
-"""Subject and side of the model before pruning."""
-SLIM = "slim"
-"""Subject and side of the model after pruning and fine-tuning."""
-
 
 @dataclass(frozen=True, order=True)
 class Load:

@@ -8,9 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from toolkit.report import numbers, plots, summary, tables
-from toolkit.report.contents import LatencyRow, Load, Page, SpeedUp
-
-__all__ = ["LatencyRow", "Load", "Page", "SpeedUp", "render"]
+from toolkit.report.contents import Page
 
 
 def render(page: Page) -> str:

@@ -10,9 +10,9 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 
-from toolkit.records import BlockSummary, DomainParity, ModelSummary, ParityReport
+from toolkit.records import DENSE, SLIM, BlockSummary, DomainParity, ModelSummary, ParityReport
 from toolkit.report import numbers, summary, svg
-from toolkit.report.contents import DENSE, SLIM, LatencyRow
+from toolkit.report.contents import LatencyRow
 
 WIDTH_INCHES = 9.5
 LONGEST_NAME = 24

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from toolkit.records import Comparison, DomainParity
+from toolkit.records import DENSE, SLIM, Comparison, DomainParity
 from toolkit.report import numbers
-from toolkit.report.contents import DENSE, SLIM, Load, Page, SpeedUp
+from toolkit.report.contents import Load, Page, SpeedUp
 
 NOT_RUN = "not run"
 

@@ -166,9 +166,9 @@ def _training_facts(history: TrainingHistory) -> dict[str, str]:
     }
     kept = next((one for one in history.evaluations if one.step == history.selected_step), None)
     if kept is None:
-        return facts | {"Accuracy, held-out images": NOT_RUN}
+        return facts | {"Accuracy, validation images": NOT_RUN}
     facts["Training loss before it"] = numbers.significant(kept.train_loss)
     if kept.accuracy:
         mean = sum(kept.accuracy.values()) / len(kept.accuracy)
-        facts["Accuracy, held-out images"] = f"{numbers.share(mean)}, mean of the {len(kept.accuracy)} source domains"
+        facts["Accuracy, validation images"] = f"{numbers.share(mean)}, mean of the {len(kept.accuracy)} source domains"
     return facts

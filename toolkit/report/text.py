@@ -6,6 +6,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from toolkit.records import DENSE, SLIM
 from toolkit.report import summary
 from toolkit.report.contents import Page
 
@@ -14,7 +15,7 @@ _PLAIN = str.maketrans({"\u2212": "-", "\u00d7": "x", "\u2192": "->", "\u00a0": 
 
 def summary_table(page: Page) -> Table:
     """Before and after, the headline above and the verdict below. Names are shown literally, never as markup."""
-    headings = ("dense", "slim", "change", "95 % interval")
+    headings = (DENSE, SLIM, "change", "95 % interval")
     table = Table(
         title=_plain(summary.headline(page)), caption=_below(page), caption_justify="left", box=box.SIMPLE_HEAD
     )

@@ -19,13 +19,16 @@ from pydantic import BaseModel
 from toolkit import progress, records
 from toolkit.errors import ToolkitError
 from toolkit.recipe import Recipe
+from toolkit.records import DENSE, SLIM
 from toolkit.runfolder import RunFolder
 
 if TYPE_CHECKING:
     from toolkit.dg.domains import Domains
 
-DENSE, PRUNED, FINETUNED, PARITY = "dense", "pruned", "finetuned", "parity"
-"""Results of the stages, as folders of the run."""
+PRUNED, FINETUNED, PARITY = "pruned", "finetuned", "parity"
+"""Results of the stages, as folders of the run; the dense model's is named as the model."""
+MODELS = {DENSE: DENSE, SLIM: FINETUNED}
+"""The models that are exported, measured and compared, and the results that hold them."""
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from toolkit import records
 from toolkit.errors import InvalidMeasurement, RecipeError, ToolkitError
-from toolkit.records import BenchReport
-from toolkit.stages import DENSE, FINETUNED, Run, Stage, Unit, hash_of
-from toolkit.stages.export import SLIM, artifact_folder
+from toolkit.records import DENSE, SLIM, BenchReport
+from toolkit.stages import MODELS, Run, Stage, Unit, hash_of
+from toolkit.stages.export import artifact_folder
 
 
 class Bench(Stage):
@@ -39,10 +39,10 @@ class Bench(Stage):
 
         lines, found = [], {(each.batch_size, each.subject): each for each in self.record(run).measurements}
         for size in sorted({size for size, _ in found}):
-            dense, slim = found[size, "dense"].latency_ms, found[size, SLIM].latency_ms
+            dense, slim = found[size, DENSE].latency_ms, found[size, SLIM].latency_ms
             ratio = ratio_of_medians(dense, slim)
             medians = [percentiles(samples, [50])[0] for samples in (dense, slim)]
-            valid = found[size, "dense"].valid and found[size, SLIM].valid
+            valid = found[size, DENSE].valid and found[size, SLIM].valid
             lines.append(
                 f"{'' if valid else 'INVALID: '}batch {size}: dense {medians[0]:.2f} ms, slim {medians[1]:.2f} ms, "
                 f"dense / slim {ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
@@ -80,10 +80,10 @@ def _subjects(run: Run) -> dict[str, Path]:
 
     chosen = run.recipe.bench.runtime
     if chosen == "torch":
-        return {"dense": run.folder.path / DENSE, SLIM: run.folder.path / FINETUNED}
+        return {subject: run.folder.path / result for subject, result in MODELS.items()}
     for name in run.recipe.export.targets:
         if target(name).runtime == chosen:
-            return {subject: run.folder.path / artifact_folder(run, name, subject) for subject in ("dense", SLIM)}
+            return {subject: run.folder.path / artifact_folder(run, name, subject) for subject in MODELS}
     raise RecipeError(
         f"nothing is exported that {chosen} can run", f"export.targets is {list(run.recipe.export.targets)}"
     )

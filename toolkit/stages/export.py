@@ -5,12 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from toolkit.records import Artifact
-from toolkit.stages import DENSE, FINETUNED, Run, Stage, Unit, hash_of
-
-SLIM = "slim"
-SUBJECTS = {SLIM: FINETUNED, "dense": DENSE}
-"""What is exported, and the result that holds its model."""
+from toolkit.records import SLIM, Artifact
+from toolkit.stages import MODELS, Run, Stage, Unit, hash_of
 
 
 class Export(Stage):
@@ -27,7 +23,7 @@ class Export(Stage):
         options = hash_of(run.recipe.export.model_copy(update={"targets": ()}))
         units = []
         for name in run.recipe.export.targets:
-            for subject, result in SUBJECTS.items():
+            for subject, result in MODELS.items():
                 inputs = {"model": run.weights_of(result), "export": options}
                 units.append(Unit(artifact_folder(run, name, subject), inputs, partial(_export, run, name, result)))
         return units

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from toolkit import records
-from toolkit.records import ModelInfo
-from toolkit.stages import DENSE, FINETUNED, PRUNED, Run, Stage, Unit, hash_of
+from toolkit.records import DENSE, ModelInfo
+from toolkit.stages import FINETUNED, PRUNED, Run, Stage, Unit, hash_of
 from toolkit.stages.train import check_training, describe
 
 

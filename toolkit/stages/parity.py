@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from toolkit import records
+from toolkit import cores, records
 from toolkit.errors import CheckFailed, ToolkitError
-from toolkit.records import Comparison, DomainParity, ParityReport
-from toolkit.stages import DENSE, FINETUNED, PARITY, Run, Stage, Unit, hash_of
-from toolkit.stages.export import SLIM, artifact_folder
+from toolkit.records import DENSE, SLIM, Comparison, DomainParity, ParityReport
+from toolkit.stages import MODELS, PARITY, Run, Stage, Unit, hash_of
+from toolkit.stages.export import artifact_folder
 
 
 class Parity(Stage):
@@ -30,7 +30,7 @@ class Parity(Stage):
         for domain in self.record(run).domains:
             accuracies = ", ".join(f"{side} {accuracy:.1%}" for side, accuracy in domain.accuracy.items())
             verdicts = {made.verdict for made in domain.comparisons if made.verdict}
-            note = " (held-out domain)" if domain.held_out else ""
+            note = " (never trained on)" if domain.held_out else ""
             lines.append(
                 f"{domain.domain}{note}, {len(domain.labels)} images: {accuracies}: {', '.join(sorted(verdicts))}"
             )
@@ -64,7 +64,7 @@ def _sides(run: Run) -> dict[str, tuple[Path, str]]:
     """Every side's folder and runtime."""
     from toolkit.export import target
 
-    sides = {"dense": (run.folder.path / DENSE, "torch"), SLIM: (run.folder.path / FINETUNED, "torch")}
+    sides = {subject: (run.folder.path / result, "torch") for subject, result in MODELS.items()}
     for name in run.recipe.export.targets:
         folder = artifact_folder(run, name, SLIM)
         sides[Path(folder).name] = (run.folder.path / folder, target(name).runtime)
@@ -75,7 +75,6 @@ def _compare(run: Run, out: Path) -> None:
     from toolkit.bench.identity import identify
     from toolkit.bench.parity import Answers, Pair, compare, predict
     from toolkit.bench.runtimes import runtime
-    from toolkit.bench.telemetry import usable_cores
     from toolkit.dg.batches import evaluation_batches
 
     sides, parts = _sides(run), run.domains.evaluation_images()
@@ -84,7 +83,7 @@ def _compare(run: Run, out: Path) -> None:
     with run.shown("parity") as report:
         for done, (side, (folder, name)) in enumerate(sides.items()):
             info = identify(folder).model
-            with runtime(name).open(folder, len(usable_cores())) as session:
+            with runtime(name).open(folder, cores.count()) as session:
                 for index, (domain, images) in enumerate(parts.items()):
                     report(done * len(parts) + index, len(sides) * len(parts))
                     batches = evaluation_batches(images, info, run.recipe.parity.batch_size, run.recipe.data.workers)
@@ -93,7 +92,7 @@ def _compare(run: Run, out: Path) -> None:
     made = compare(
         domains={domain: Answers(labels[domain], predictions[domain]) for domain in parts},
         sides={side: identify(folder).sha256 for side, (folder, _) in sides.items()},
-        pairs=[Pair("dense", SLIM, judged=False)] + [Pair(SLIM, side, judged=True) for side in list(sides)[2:]],
+        pairs=[Pair(DENSE, SLIM, judged=False)] + [Pair(SLIM, side, judged=True) for side in list(sides)[2:]],
         margin=run.recipe.parity.margin,
         held_out=run.domains.held_out,
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from toolkit import records
-from toolkit.records import ModelInfo, PrunePlan
-from toolkit.stages import DENSE, PRUNED, Run, Stage, Unit, hash_of
+from toolkit.records import DENSE, ModelInfo, PrunePlan
+from toolkit.stages import PRUNED, Run, Stage, Unit, hash_of
 
 CALIBRATION_BATCH = 32
 """Images decoded together for a criterion; no score depends on it."""

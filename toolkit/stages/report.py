@@ -5,12 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from toolkit import resolve
-from toolkit.records import Artifact, BenchReport, Measurement, ModelSummary, ParityReport, PrunePlan, TrainingHistory
-from toolkit.stages import DENSE, FINETUNED, PARITY, PRUNED, Run, Stage, Unit
-from toolkit.stages.export import SLIM
+from toolkit.records import (
+    DENSE,
+    SLIM,
+    Artifact,
+    BenchReport,
+    Measurement,
+    ModelSummary,
+    ParityReport,
+    PrunePlan,
+    TrainingHistory,
+)
+from toolkit.stages import FINETUNED, MODELS, PARITY, PRUNED, Run, Stage, Unit
 
 if TYPE_CHECKING:
-    from toolkit.report.page import LatencyRow, Page, SpeedUp
+    from toolkit.report.contents import LatencyRow, Page, SpeedUp
 
 FILE = "report.html"
 
@@ -35,10 +44,10 @@ class Report(Stage):
 def page_of(run: Run) -> Page:
     """Everything that is in the run folder; what has not run is left out, and the page says so."""
     from toolkit.bench.environment import capture
-    from toolkit.report.page import Page
+    from toolkit.report.contents import Page
 
     folder = run.folder
-    models = {run.weights_of(result) for result in (DENSE, FINETUNED) if folder.stage(result)}
+    models = {run.weights_of(result) for result in MODELS.values() if folder.stage(result)}
     written = [folder.read(found, "artifact.json", Artifact) for found in _results(run, "artifacts")]
     artifacts = [artifact for artifact in written if artifact.model.weights_sha256 in models]
     measured = _current(run, artifacts)
@@ -58,7 +67,7 @@ def page_of(run: Run) -> Page:
         speedups=tuple(speedups),
         file_bytes={
             subject: (folder.path / result / "model.safetensors").stat().st_size
-            for subject, result in (("dense", DENSE), (SLIM, FINETUNED))
+            for subject, result in MODELS.items()
             if folder.stage(result)
         },
     )
@@ -72,7 +81,7 @@ def _results(run: Run, parent: str) -> list[str]:
 def _current(run: Run, artifacts: list[Artifact]) -> list[Measurement]:
     """Measurements of what the run holds now; those of another runtime or device may be of a model that is gone."""
     there = {artifact.sha256 for artifact in artifacts}
-    there |= {run.weights_of(result) for result in (DENSE, FINETUNED) if run.folder.stage(result)}
+    there |= {run.weights_of(result) for result in MODELS.values() if run.folder.stage(result)}
     reports = [run.folder.read(found, "bench.json", BenchReport) for found in _results(run, "bench")]
     return [each for report in reports for each in report.measurements if each.artifact_sha256 in there]
 
@@ -87,7 +96,7 @@ def _summary(run: Run, result: str) -> ModelSummary:
 
 def _latency(measurements: list[Measurement]) -> tuple[list[LatencyRow], list[SpeedUp]]:
     from toolkit.bench.statistics import percentiles, ratio_of_medians
-    from toolkit.report.page import LatencyRow, Load, SpeedUp
+    from toolkit.report.contents import LatencyRow, Load, SpeedUp
 
     rows: dict[tuple[Load, str], LatencyRow] = {}
     for found in measurements:
@@ -99,7 +108,7 @@ def _latency(measurements: list[Measurement]) -> tuple[list[LatencyRow], list[Sp
         )
     speedups = []
     for load in dict.fromkeys(load for load, _ in rows):
-        if (load, "dense") in rows and (load, SLIM) in rows:
-            ratio = ratio_of_medians(rows[load, "dense"].samples_ms, rows[load, SLIM].samples_ms)
+        if (load, DENSE) in rows and (load, SLIM) in rows:
+            ratio = ratio_of_medians(rows[load, DENSE].samples_ms, rows[load, SLIM].samples_ms)
             speedups.append(SpeedUp(load, ratio.value, ratio.low, ratio.high))
     return list(rows.values()), speedups

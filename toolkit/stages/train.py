@@ -7,8 +7,8 @@ from pathlib import Path
 from toolkit import records
 from toolkit.errors import ToolkitError, UnknownName, WeightsError
 from toolkit.recipe import Training
-from toolkit.records import ModelInfo, TrainingHistory
-from toolkit.stages import DENSE, Run, Stage, Unit, hash_of
+from toolkit.records import DENSE, ModelInfo, TrainingHistory
+from toolkit.stages import Run, Stage, Unit, hash_of
 
 
 class Train(Stage):
@@ -83,4 +83,4 @@ def describe(run: Run, result: str) -> str:
     if kept is None:
         raise ToolkitError(f"{result}/history.json has no evaluation at its selected step {history.selected_step}")
     accuracies = ", ".join(f"{domain} {accuracy:.1%}" for domain, accuracy in kept.accuracy.items())
-    return f"step {history.selected_step} of {history.steps} kept; held-out images of the source domains: {accuracies}"
+    return f"step {history.selected_step} of {history.steps} kept; on the validation images: {accuracies}"

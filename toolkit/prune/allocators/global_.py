@@ -21,7 +21,7 @@ class Global:
             mean = own[own > GONE].mean().nan_to_num(1.0).clamp_min(1e-300)  # no unit may be left: its block is gone
             chunks += chunks_of(group, own / mean, terms.round_to)
         chunks.sort(key=lambda chunk: chunk.score)
-        pool = Pool("all units", chunks, sum(group.units for group in terms.groups))
+        pool = Pool("all units", chunks, terms.groups.units())
         return spend([pool], budget, terms)
 
 

@@ -17,11 +17,12 @@ from toolkit.records import Axis, Cut
 class Isomorphic:
     def allocate(self, scores: Scores, budget: Budget, terms: Terms) -> tuple[Cut, ...]:
         chunks: dict[Axis, list[Chunk]] = {}
-        units: dict[Axis, int] = {}
         for group in terms.groups:
             chunks.setdefault(group.axis, []).extend(chunks_of(group, scores[group.key], terms.round_to))
-            units[group.axis] = units.get(group.axis, 0) + group.units
-        pools = [Pool(axis, sorted(chunks[axis], key=lambda chunk: chunk.score), units[axis]) for axis in chunks]
+        pools = [
+            Pool(axis, sorted(found, key=lambda chunk: chunk.score), terms.groups.along([axis]).units())
+            for axis, found in chunks.items()
+        ]
         return spend(pools, budget, terms)
 
 

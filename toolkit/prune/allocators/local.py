@@ -15,9 +15,9 @@ class Local:
         pools = []
         for group in terms.groups:
             chunks = chunks_of(group, scores[group.key], terms.round_to)
-            for segment, units in enumerate(group.segments):
+            for segment in range(len(group.segments)):
                 own = [chunk for chunk in chunks if chunk.segment == segment]
-                pools.append(Pool(f"{group.axis} at {group.place}", own, units))
+                pools.append(Pool(f"{group.axis} at {group.place}", own, group.members(segment)))
         return spend(pools, budget, terms)
 
 

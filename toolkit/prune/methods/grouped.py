@@ -20,6 +20,7 @@ from toolkit.prune.allocators import GONE, Terms, allocator
 from toolkit.prune.budget import Budget, budget_of
 from toolkit.prune.criteria import criterion
 from toolkit.prune.methods import Job, Method
+from toolkit.prune.spending import ratio_of
 from toolkit.records import Cut, PrunePlan
 
 
@@ -73,7 +74,7 @@ def _in_source(scores: Scores, removal: Removal, groups: Groups) -> Scores:
 
 def _met(budget: Budget, cuts: tuple[Cut, ...], terms: Terms, groups: Groups) -> float:
     if budget.quantity == "ratio":
-        return sum(len(cut.units) for cut in cuts) / sum(group.units for group in terms.groups)
+        return ratio_of(cuts, terms.groups)
     return budget.left(terms.cost.after_removing(Selection(groups, cuts).removed), terms.cost.dense)
 
 

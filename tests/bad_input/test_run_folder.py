@@ -1,0 +1,146 @@
+"""Run folders that another version, another command or a person has touched, and disks that are full."""
+
+from __future__ import annotations
+
+import errno
+import json
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolkit import records, runfolder
+
+Command = Callable[..., Any]
+Refused = Callable[..., AbstractContextManager[None]]
+
+
+@pytest.mark.parametrize(
+    ("file", "spoil"),
+    [
+        ("dense/stage.json", lambda text: text.replace('"schema": 1', '"schema": 99')),
+        ("bench/onnxruntime-local/stage.json", lambda text: text.replace('"seconds"', '"secs"')),
+        ("dense/stage.json", lambda text: text[:40]),
+        ("dense/stage.json", None),
+    ],
+    ids=["other schema", "other field", "truncated", "another tool's"],
+)
+def test_run_folder_of_another_version(
+    here: Path, command: Command, refused: Refused, file: str, spoil: Callable[[str], str] | None
+) -> None:
+    path = here / "runs/default" / file
+    if spoil is None:
+        path.unlink()
+    else:
+        assert spoil(path.read_text()) != path.read_text()
+        path.write_text(spoil(path.read_text()))
+    with refused(here, ".work"):
+        ended = command("run", "--seed", "4")
+    assert ended.code == 2
+    assert f"runs/default/{Path(file).parent} was written by another version of the toolkit, or not by it" in ended.err
+    assert "--run DIR" in ended.err
+
+
+def test_run_folder_that_is_a_file(here: Path, command: Command, refused: Refused) -> None:
+    with refused(here):
+        ended = command("train", "--run", "toolkit.yaml", "--recipe", "toolkit.yaml")
+    assert ended.code == 2
+    assert "toolkit.yaml is not a folder" in ended.err
+
+
+def test_flags_of_the_run_that_are_damaged(here: Path, command: Command, refused: Refused) -> None:
+    (here / "runs/default/flags.yaml").write_text("flags: [")
+    with refused(here):
+        ended = command("prune")
+    assert ended.code == 2
+    assert "flags.yaml is not YAML" in ended.err
+
+
+def test_two_commands_in_one_run_folder(here: Path, command: Command, refused: Refused) -> None:
+    with runfolder.opened(Path("runs/default")), refused(here):
+        ended = command("prune", "--force")
+    assert ended.code == 2
+    assert "another toolkit command is working in runs/default" in ended.err
+    assert "wait" in ended.err
+
+
+def test_a_record_that_is_changed_by_hand_is_named(here: Path, command: Command) -> None:
+    file = here / "runs/default/pruned/plan.json"
+    content = json.loads(file.read_text())
+    del content["criterion"]
+    file.write_text(json.dumps(content))
+    ended = command("inspect", "runs/default/pruned/plan.json")
+    assert ended.code == 2
+    assert "plan.json" in ended.err
+    assert "criterion" in ended.err
+
+
+@contextmanager
+def small_disk(bytes_free: int) -> Iterator[None]:
+    """No file may grow beyond this, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+LIVING = ("log.jsonl", "environment.json", ".work")
+
+
+@pytest.mark.parametrize(("stage", "bytes_free"), [("train", 9000), ("train", 430_000),
+    ("finetune", 9000), ("export", 20_000), ("report", 20_000)])  # fmt: skip
+def test_full_disk(here: Path, command: Command, refused: Refused, stage: str, bytes_free: int) -> None:
+    with refused(here, *LIVING), small_disk(bytes_free):
+        ended = command(stage, "--force")
+    assert ended.code == 2, ended.err
+    assert "make room" in ended.err
+    again = command(stage)
+    assert again.code in (0, 3), again.err
+    assert again.made == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "file"), [("prune", "plan.json"), ("parity", "parity.json"), ("bench", "bench.json")]
+)
+def test_full_disk_at_a_record(
+    here: Path, command: Command, refused: Refused, monkeypatch: pytest.MonkeyPatch, stage: str, file: str
+) -> None:
+    save = records.save
+
+    def refuse(record: object, path: Path) -> None:
+        if path.name == file:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(record, path)
+
+    monkeypatch.setattr(records, "save", refuse)
+    with refused(here, *LIVING):
+        ended = command(stage, "--force")
+    assert ended.code == 2
+    assert "the disk is full: runs/default" in ended.err
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    assert command(stage).code in (0, 3)
+
+
+def test_disk_that_fills_up_in_a_new_run_keeps_the_checkpoint(
+    here: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from toolkit.models import source
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "save", refuse)
+        ended = command("train", "--run", "runs/new", "--recipe", "toolkit.yaml")
+    assert ended.code == 2
+    assert "the rest resumes" in ended.err
+    ended = command("train", "--run", "runs/new")
+    assert ended.code == 0
+    assert "step " in ended.err
+    assert "train: 3/" not in ended.err, "no step is trained again"

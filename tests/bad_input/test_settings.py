@@ -1,0 +1,141 @@
+"""Settings that cannot be carried out, on the command line and in a recipe."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolkit import records
+
+Command = Callable[..., Any]
+Refused = Callable[..., AbstractContextManager[None]]
+
+NAMES = [
+    (["train", "--model", "deit_tiny_patch16_22"], "unknown model 'deit_tiny_patch16_22'", "deit_tiny_patch16_224"),
+    (["prune", "--method", "groupd"], "unknown method 'groupd'", "did you mean grouped?"),
+    (["prune", "--criterion", "hesian"], "unknown criterion 'hesian'", "did you mean hessian?"),
+    (["prune", "--scope", "globl"], "unknown scope 'globl'", "did you mean global"),
+    (["train", "--objective", "emr"], "unknown objective 'emr'", "did you mean erm?"),
+    (["finetune", "--optimizer", "adamv"], "unknown optimizer 'adamv'", "did you mean adam"),
+    (["finetune", "--schedule", "cosin"], "unknown schedule 'cosin'", "did you mean cosine?"),
+    (["train", "--hold-out", "sketsh"], "unknown domain 'sketsh'", "did you mean sketch?"),
+    (["run", "--until", "prun"], "unknown stage 'prun'", "did you mean prune"),
+    (["bench", "--runtime", "onnxruntim"], "unknown runtime 'onnxruntim'", "did you mean onnxruntime?"),
+    (["bench", "--device", "lokal"], "unknown device 'lokal'", "did you mean local?"),
+    (["export", "--set", "export.targets=[onxx]"], "unknown target 'onxx'", "did you mean onnx?"),
+    (["prune", "--set", "prune.ratoi=0.5"], "unknown setting 'prune.ratoi'", "did you mean ratio"),
+    (["prune", "--set", "prun.ratio=0.5"], "unknown setting 'prun'", "did you mean prune"),
+]
+VALUES = [
+    (["prune", "--ratio", "0"], "prune.ratio = 0.0: it should be greater than 0", ""),
+    (["prune", "--ratio", "1"], "prune.ratio = 1.0: it should be less than 1", ""),
+    (["prune", "--ratio", "-0.1"], "prune.ratio = -0.1: it should be greater than 0", ""),
+    (["prune", "--ratio", "0.5", "--budget", "macs=0.5"], "ratio and budget exclude each other", ""),
+    (
+        ["prune", "--budget", "macs=1.5"],
+        "prune.budget 'macs=1.5' needs a share between 0 and 1",
+        "for example macs=0.5",
+    ),
+    (["prune", "--budget", "mac=0.5"], "unknown budget 'mac'", "did you mean macs?"),
+    (["prune", "--budget", "latency=0.5"], "unknown budget 'latency'", ""),
+    (["prune", "--axes", "head,tail"], "prune.axes.1 = 'tail'", ""),
+    (["prune", "--set", "prune.axes=[]"], "axes is empty", ""),
+    (["prune", "--set", "prune.ratio"], "is not section.setting=value", "for example"),
+    (["prune", "--set", "prune.ratio=["], "the value is not YAML", ""),
+    (["prune", "--set", "seed.x=1"], "on the command line: seed = {'x': 1}: it should be a valid integer", ""),
+    (["prune", "--set", "run=elsewhere"], "the run folder is not a --set", "--run DIR"),
+    (["train", "--recipe", "nowhere.yaml"], "recipe nowhere.yaml does not exist", "`toolkit init` writes one"),
+    (["train", "--recipe", "path"], "path cannot be read", ""),
+    (["train", "--weights", "nowhere.safetensors"], "weights file nowhere.safetensors does not exist", "give a file"),
+    (["train", "--data", "nowhere"], "nowhere is not there", "name a folder of images"),
+    (["bench", "--batch-size", "0"], "bench.batch_size.0 = '0'", ""),
+]
+
+
+@pytest.fixture(scope="module")
+def same_here(finished: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One copy of the finished run for all commands that must not change it."""
+    folder = tmp_path_factory.mktemp("bad") / "work"
+    shutil.copytree(finished[0], folder)
+    return folder
+
+
+@pytest.mark.parametrize("case", [*NAMES, *VALUES], ids=lambda case: " ".join(case[0]))
+@pytest.mark.parametrize("run", ["runs/default", "more/runs/new"])
+def test_bad_setting(
+    same_here: Path,
+    command: Command,
+    refused: Refused,
+    monkeypatch: pytest.MonkeyPatch,
+    case: tuple[list[str], str, str],
+    run: str,
+) -> None:
+    words, message, hint = case
+    monkeypatch.chdir(same_here)
+    recipe = [] if "--recipe" in words else ["--recipe", "toolkit.yaml"]
+    with refused(same_here):
+        ended = command(*words, *recipe, "--run", run)
+    assert (ended.code, ended.out) == (2, ""), ended.err
+    assert message in ended.err
+    assert hint in ended.err
+    assert not list(Path("runs").glob("new"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        (
+            "prune:\n  ratio: 0.5\n  critrion: taylor\n",
+            "bad.yaml, line 3: unknown setting 'prune.critrion'",
+            "criterion",
+        ),
+        ("seed: 1\nprun: {}\n", "bad.yaml, line 2: unknown setting 'prun'", "did you mean prune"),
+        ("train:\n  epochs: many\n", "bad.yaml, line 2: train.epochs = 'many': it should be a valid integer", ""),
+        ("prune:\n  axes:\n  - head\n  - tail\n", "bad.yaml, line 2: prune.axes.1 = 'tail'", ""),
+        ("prune: {ratio: 0.5, budget: macs=0.5}\n", "bad.yaml, line 1: prune = ", ""),
+        ("train: 5\n", "bad.yaml, line 1: train = 5", ""),
+        ("prune: [1\n", "bad.yaml is not YAML", ""),
+        ("- 1\n", "bad.yaml must hold sections of settings", ""),
+    ],
+)
+def test_bad_recipe(here: Path, command: Command, refused: Refused, text: str, message: str, hint: str) -> None:
+    (here / "bad.yaml").write_text(text)
+    with refused(here):
+        ended = command("run", "--recipe", "bad.yaml")
+    assert ended.code == 2
+    assert message in ended.err
+    assert hint in ended.err
+
+
+def test_budget_that_cannot_be_met_says_the_closest_that_can(here: Path, command: Command, refused: Refused) -> None:
+    with refused(here):
+        ended = command("prune", "--budget", "macs=0.01")
+    assert ended.code == 2
+    (closest,) = re.findall(r"macs=0.01 cannot be met: the closest that can is (macs=\S+)", ended.err)
+    assert "--round-to" in ended.err
+    assert command("prune", "--budget", closest).code == 0
+    assert records.load(records.PrunePlan, Path("runs/default/pruned/plan.json")).budget == closest
+
+
+def test_a_budget_that_no_training_can_meet_is_refused_before_any(here: Path, command: Command) -> None:
+    ended = command("prune", "--run", "runs/new", "--budget", "macs=0.01", "--recipe", "toolkit.yaml")
+    assert (ended.code, ended.made) == (2, [])
+    assert "the closest that can" in ended.err
+    assert not Path("runs/new").exists()
+
+
+def test_what_was_made_before_bad_input_keeps_its_settings(
+    here: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the trained model's scores may show a budget to be bad; it is not trained again for other settings."""
+    monkeypatch.setattr("toolkit.stages.prune._check_budget", lambda run: None)
+    ended = command("prune", "--run", "runs/new", "--seed", "9", "--budget", "macs=0.01", "--recipe", "toolkit.yaml")
+    assert (ended.code, ended.made) == (2, ["dense", "pruned"])
+    ended = command("prune", "--run", "runs/new", "--ratio", "0.3")
+    assert (ended.code, ended.made) == (0, ["pruned"]), ended.err

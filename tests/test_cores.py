@@ -1,0 +1,44 @@
+"""The cores a process may use, from small trees that look like Linux's own files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from toolkit import cores
+
+EIGHT = frozenset(range(8))
+
+
+def test_this_machine_is_counted() -> None:
+    assert 1 <= cores.count() <= len(cores.usable()) <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(
+    ("files", "counted"),
+    [
+        ({}, 8),
+        ({"cpu.max": "max 100000"}, 8),
+        ({"cpu.max": "200000 100000"}, 2),
+        ({"cpu.max": "250000 100000"}, 2),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "6400000 100000"}, 8),
+        ({"pod/job/cpu.max": "max 100000", "pod/cpu.max": "300000 100000"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+    ],
+)
+def test_a_containers_quota_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], counted: int
+) -> None:
+    monkeypatch.setattr(cores, "usable", lambda: EIGHT)
+    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
+    (proc / "self").mkdir(parents=True)
+    (proc / "self/cgroup").write_text("0::/pod/job\n")
+    for name, text in files.items():
+        file = groups / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{text}\n")
+    assert cores.count(proc, groups) == counted
