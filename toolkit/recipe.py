@@ -90,7 +90,7 @@ class Training(Section):
     evaluations: Positive = 5
     """How often the validation images are looked at; the best state is kept."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Number format of the forward and backward pass."""
+    """Number format of the forward and backward pass; bf16 is fast where the hardware has it, and slow elsewhere."""
 
 
 class Train(Training):
