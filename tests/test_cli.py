@@ -55,7 +55,7 @@ def test_every_stage_leaves_its_result(finished: tuple[Path, Any]) -> None:
     assert ended.code == bench_code(run), ended.err
     assert ended.out == ""
     assert ended.made == [
-        "dense", "pruned", "finetuned", "artifacts/onnx-fp32", "artifacts/onnx-fp32-dense", "parity",
+        "dense", "pruned", "finetuned", "artifacts/onnx-fp32-dense", "artifacts/onnx-fp32", "parity",
         "bench/onnxruntime-local",
     ]  # fmt: skip
     assert not list(run.glob("**/.*.new"))
