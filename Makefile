@@ -32,7 +32,7 @@ check: $(READY) ## style, types, import order, and what a wheel holds
 	$(BIN)/lint-imports
 	$(BIN)/pytest tests/test_layout.py
 
-slow: $(READY) ## run the tests that take minutes
+slow: $(READY) ## run the tests that take minutes, and random plans in numbers
 	$(BIN)/pytest -m "slow and not gpu"
 	TOOLKIT_MANY_EXAMPLES=1 $(BIN)/pytest tests/models/test_surgery.py
 

@@ -16,7 +16,7 @@ from typing import TextIO
 
 import numpy as np
 
-from toolkit import cores, records
+from toolkit import limits, records
 from toolkit.bench import environment, telemetry
 from toolkit.bench.identity import Identity, identify
 from toolkit.bench.measure import Load, Samples, interleaved, opened
@@ -64,7 +64,7 @@ def measured(request: BenchRequest, report: Progress = silent) -> BenchReport:
     """Open every subject, then measure all of them together at one batch size after the other."""
     load_average = telemetry.load_average()
     _refuse_empty(request)
-    threads = request.threads or cores.count()
+    threads = request.threads or limits.cores()
     bench = Bench(request, threads, environment.capture(), load_average)
     measurements: list[Measurement] = []
     with ExitStack() as stack:

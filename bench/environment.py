@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
 
 import toolkit
-from toolkit import cores
-from toolkit.bench.telemetry import PROC, SYS
+from toolkit import limits
+from toolkit.limits import PROC, SYS, text_of
 from toolkit.records import Environment
 
 LIBRARIES = (
@@ -38,12 +37,12 @@ def capture(proc: Path = PROC, sys: Path = SYS) -> Environment:
         python=platform.python_version(),
         platform=platform.platform(),
         processor=_processor(proc),
-        cores=cores.count(),
-        memory_bytes=_memory(proc, sys),
+        cores=limits.cores(proc, sys),
+        memory_bytes=limits.memory_bytes(proc, sys),
         gpu=gpu,
         driver=driver,
         libraries=_versions(),
-        power_mode=_text(sys / "devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
+        power_mode=text_of(sys / "devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
         clocks_mhz=_clocks(proc, sys),
     )
 
@@ -63,22 +62,7 @@ def _clocks(proc: Path, sys: Path) -> tuple[float, ...]:
     if found:
         return tuple(float(value) for value in found)
     files = sorted(sys.glob("devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"))
-    return tuple(int(text) / 1000 for text in map(_text, files) if text)
-
-
-def _memory(proc: Path, sys: Path) -> int:
-    """Bytes this process may use: the machine's, or fewer where its control group sets a limit; 0: not known."""
-    limits = []
-    if hasattr(os, "sysconf"):  # not on Windows
-        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    group = _text(proc / "self/cgroup").partition("::")[2].partition("\n")[0].strip("/")
-    candidates = (
-        sys / "fs/cgroup" / group / "memory.max",
-        sys / "fs/cgroup/memory.max",
-        sys / "fs/cgroup/memory/memory.limit_in_bytes",  # control groups of version 1
-    )
-    limits += [int(text) for text in map(_text, candidates) if text.isdigit()]
-    return min(limits, default=0)
+    return tuple(int(text) / 1000 for text in map(text_of, files) if text)
 
 
 def _gpu() -> tuple[str | None, str | None]:
@@ -106,12 +90,5 @@ def _versions() -> dict[str, str]:
 
 def _fields(file: Path, key: str) -> list[str]:
     """Values of the lines `key : value`."""
-    pairs = (line.partition(":") for line in _text(file).splitlines())
+    pairs = (line.partition(":") for line in text_of(file).splitlines())
     return [value.strip() for name, _, value in pairs if name.strip() == key]
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""

@@ -9,11 +9,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolkit import cores
+from toolkit import limits
+from toolkit.limits import PROC, SYS, text_of
 from toolkit.records import Telemetry
-
-PROC = Path("/proc")
-SYS = Path("/sys")
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def peak_memory_bytes(proc: Path = PROC) -> int | None:
 
     Not from `getrusage`: its value survives `exec`, so a child of a large process would report its parent's.
     """
-    for line in _text(proc / "self/status").splitlines():
+    for line in text_of(proc / "self/status").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return None
@@ -78,9 +76,9 @@ def _share_of_others(before: Reading, after: Reading) -> float | None:
 
 def _processor_time(proc: Path) -> tuple[float | None, float | None]:
     """(busy, total) seconds of the usable cores from /proc/stat (proc_stat(5))."""
-    wanted = {f"cpu{core}" for core in cores.usable()}
+    wanted = {f"cpu{core}" for core in limits.usable_cores()}
     busy = total = 0
-    for line in _text(proc / "stat").splitlines():
+    for line in text_of(proc / "stat").splitlines():
         name, *fields = line.split()
         if name in wanted:
             ticks = [int(field) for field in fields[:8]]  # guest time, which follows, is part of user time
@@ -95,18 +93,10 @@ def _processor_time(proc: Path) -> tuple[float | None, float | None]:
 
 def _throttle_events(sys: Path) -> int | None:
     files = sorted(sys.glob("devices/system/cpu/cpu[0-9]*/thermal_throttle/core_throttle_count"))
-    counts = [text for text in map(_text, files) if text]
+    counts = [text for text in map(text_of, files) if text]
     return sum(int(text) for text in counts) if counts else None
 
 
 def _temperatures(sys: Path) -> tuple[float, ...]:
-    texts = [_text(file) for file in sorted(sys.glob("class/thermal/thermal_zone*/temp"))]
+    texts = [text_of(file) for file in sorted(sys.glob("class/thermal/thermal_zone*/temp"))]
     return tuple(int(text) / 1000 for text in texts if text)
-
-
-def _text(file: Path) -> str:
-    """A file's text, or nothing: what a machine does not tell is not an error."""
-    try:
-        return file.read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""

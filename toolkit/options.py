@@ -17,7 +17,7 @@ from toolkit.resolve import Flags
 RENAMED = {"model.name": "model", "data.path": "data"}
 """Settings whose own name would say too little on a command line."""
 NO_FLAG = ("model.args", "export.targets")
-"""Settings that no single flag can hold; they are set in a recipe, by --set, or by flags of their own."""
+"""Settings without a flag of this kind: they are set in a recipe, by --set, or by flags of their own."""
 
 Run = Annotated[
     Path | None,

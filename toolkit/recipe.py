@@ -18,7 +18,7 @@ def _listed(value: object) -> object:
     """ "1,8" and 8 stand for lists, on a command line and in a file."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(",")]
-    return [value] if isinstance(value, int) else value
+    return [value] if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 Listed = BeforeValidator(_listed)
@@ -49,7 +49,7 @@ class Data(Section):
     hold_out: str | None = None
     """The domain that is never trained on, to see how the model does there; "none" trains on all."""
     validation_share: Share = 0.2
-    """Share of each domain's images kept from training, for selection and for the accuracies reported."""
+    """Share of each source domain's images kept from training, for selection and for the accuracies reported."""
     skip_broken: bool = False
     """Leave out images that cannot be decoded, and count them, instead of stopping."""
     workers: Annotated[int, Field(ge=0)] | None = None
@@ -103,7 +103,7 @@ class Prune(Section):
     criterion: str = "taylor"
     """How the importance of a unit is scored."""
     ratio: Share | None = None
-    """Share of units to remove along every axis; what goes with a removed head or block does not count."""
+    """Share of units to remove, along each axis unless the scope is global; those inside removed heads do not count."""
     budget: str | None = None
     """What may be left: macs=0.5 or params=0.5 (shares of the dense model), met within 1 %."""
     scope: str = "isomorphic"
@@ -165,7 +165,7 @@ class Bench(Section):
     samples: Annotated[int, Field(ge=2)] = 30
     """... and at least this many calls of each model."""
     threads: Positive | None = None
-    """Threads the runtime may use; all cores by default."""
+    """Threads the runtime may use; by default one for each core there is to use."""
 
 
 class Recipe(Section):

@@ -136,7 +136,8 @@ class PrunePlan:
     budget: str
     """As asked: "ratio=0.5", "macs=0.5", "params=0.3"."""
     met: float
-    """The same quantity after the cut: share of units removed, or share of MACs or parameters left."""
+    """The same quantity after the cut: share of MACs or parameters left, or of units removed (those inside removed
+    heads and blocks apart)."""
     seed: int
     cuts: tuple[Cut, ...]
     schema: int = SCHEMA
@@ -230,6 +231,7 @@ class Environment:
     platform: str
     processor: str
     cores: int
+    """Those that the work could use."""
     memory_bytes: int
     gpu: str | None
     driver: str | None

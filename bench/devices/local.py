@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 import toolkit
-from toolkit import cores, records
+from toolkit import limits, records
 from toolkit.bench import environment
 from toolkit.bench.devices import Device
 from toolkit.bench.messages import BenchRequest, Failure, read_progress
@@ -37,7 +37,7 @@ class Local:
             name: replace(subject, folder=str(Path(subject.folder).resolve()))
             for name, subject in request.subjects.items()
         }
-        threads = request.threads or cores.count()
+        threads = request.threads or limits.cores()
         request = replace(request, subjects=subjects, threads=threads)
         with tempfile.TemporaryFile("w+", encoding="utf-8") as answers:
             code, noise = _run(records.dumps(request), answers, threads, report)

@@ -10,13 +10,13 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def refused(snapshot: Callable[..., dict[str, str]]) -> Callable[..., AbstractContextManager[None]]:
-    """`with refused(folder, ".work"):` nothing in the folder changes, but for the parts named."""
+def unchanged(snapshot: Callable[..., dict[str, str]]) -> Callable[..., AbstractContextManager[None]]:
+    """`with unchanged(folder, ".work"):` nothing in the folder changes, but for the parts named."""
 
     @contextmanager
-    def unchanged(folder: Path, *but: str) -> Iterator[None]:
+    def watched(folder: Path, *but: str) -> Iterator[None]:
         before = snapshot(folder, *but)
         yield
         assert snapshot(folder, *but) == before
 
-    return unchanged
+    return watched

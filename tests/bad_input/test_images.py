@@ -13,7 +13,7 @@ import pytest
 from toolkit import records
 
 Command = Callable[..., Any]
-Refused = Callable[..., AbstractContextManager[None]]
+Unchanged = Callable[..., AbstractContextManager[None]]
 
 PHOTOS = "path/to/photos"
 
@@ -55,13 +55,13 @@ def add_depth(photos: Path) -> None:
 def test_images_that_cannot_be_learned_from(
     here: Path,
     command: Command,
-    refused: Refused,
+    unchanged: Unchanged,
     case: tuple[Callable[[Path], None], str, str],
     run: str,
 ) -> None:
     spoil, message, hint = case
     spoil(here / PHOTOS)
-    with refused(here):
+    with unchanged(here):
         ended = command("train", "--run", run, "--recipe", "toolkit.yaml")
     assert ended.code == 2
     assert f"error: {message}" in ended.err

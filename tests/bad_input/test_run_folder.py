@@ -15,7 +15,7 @@ import pytest
 from toolkit import records, runfolder
 
 Command = Callable[..., Any]
-Refused = Callable[..., AbstractContextManager[None]]
+Unchanged = Callable[..., AbstractContextManager[None]]
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ Refused = Callable[..., AbstractContextManager[None]]
     ids=["other schema", "other field", "truncated", "another tool's"],
 )
 def test_run_folder_of_another_version(
-    here: Path, command: Command, refused: Refused, file: str, spoil: Callable[[str], str] | None
+    here: Path, command: Command, unchanged: Unchanged, file: str, spoil: Callable[[str], str] | None
 ) -> None:
     path = here / "runs/default" / file
     if spoil is None:
@@ -37,30 +37,40 @@ def test_run_folder_of_another_version(
     else:
         assert spoil(path.read_text()) != path.read_text()
         path.write_text(spoil(path.read_text()))
-    with refused(here, ".work"):
+    with unchanged(here, ".work"):
         ended = command("run", "--seed", "4")
     assert ended.code == 2
     assert f"runs/default/{Path(file).parent} was written by another version of the toolkit, or not by it" in ended.err
     assert "--run DIR" in ended.err
 
 
-def test_run_folder_that_is_a_file(here: Path, command: Command, refused: Refused) -> None:
-    with refused(here):
+def test_run_folder_that_is_a_file(here: Path, command: Command, unchanged: Unchanged) -> None:
+    with unchanged(here):
         ended = command("train", "--run", "toolkit.yaml", "--recipe", "toolkit.yaml")
     assert ended.code == 2
     assert "toolkit.yaml is not a folder" in ended.err
 
 
-def test_flags_of_the_run_that_are_damaged(here: Path, command: Command, refused: Refused) -> None:
+def test_flags_of_the_run_that_are_damaged(here: Path, command: Command, unchanged: Unchanged) -> None:
     (here / "runs/default/flags.yaml").write_text("flags: [")
-    with refused(here):
+    with unchanged(here):
         ended = command("prune")
     assert ended.code == 2
     assert "flags.yaml is not YAML" in ended.err
 
 
-def test_two_commands_in_one_run_folder(here: Path, command: Command, refused: Refused) -> None:
-    with runfolder.opened(Path("runs/default")), refused(here):
+@pytest.mark.parametrize("text", ["[1", "[1]", '{"a": "b"}'])
+def test_notes_on_images_that_are_damaged_are_made_again(here: Path, command: Command, text: str) -> None:
+    (notes,) = Path("runs/default/.work").glob("images-*.json")
+    notes.write_text(text)
+    ended = command("prune")
+    assert (ended.code, ended.made) == (0, []), ended.err
+    assert "checking images" in ended.err
+    assert notes.read_text() == "[]"
+
+
+def test_two_commands_in_one_run_folder(here: Path, command: Command, unchanged: Unchanged) -> None:
+    with runfolder.opened(Path("runs/default")), unchanged(here):
         ended = command("prune", "--force")
     assert ended.code == 2
     assert "another toolkit command is working in runs/default" in ended.err
@@ -94,8 +104,8 @@ LIVING = ("log.jsonl", "environment.json", ".work")
 
 @pytest.mark.parametrize(("stage", "bytes_free"), [("train", 9000), ("train", 430_000),
     ("finetune", 9000), ("export", 20_000), ("report", 20_000)])  # fmt: skip
-def test_full_disk(here: Path, command: Command, refused: Refused, stage: str, bytes_free: int) -> None:
-    with refused(here, *LIVING), small_disk(bytes_free):
+def test_full_disk(here: Path, command: Command, unchanged: Unchanged, stage: str, bytes_free: int) -> None:
+    with unchanged(here, *LIVING), small_disk(bytes_free):
         ended = command(stage, "--force")
     assert ended.code == 2, ended.err
     assert "make room" in ended.err
@@ -108,7 +118,7 @@ def test_full_disk(here: Path, command: Command, refused: Refused, stage: str, b
     ("stage", "file"), [("prune", "plan.json"), ("parity", "parity.json"), ("bench", "bench.json")]
 )
 def test_full_disk_at_a_record(
-    here: Path, command: Command, refused: Refused, monkeypatch: pytest.MonkeyPatch, stage: str, file: str
+    here: Path, command: Command, unchanged: Unchanged, monkeypatch: pytest.MonkeyPatch, stage: str, file: str
 ) -> None:
     save = records.save
 
@@ -118,7 +128,7 @@ def test_full_disk_at_a_record(
         save(record, path)
 
     monkeypatch.setattr(records, "save", refuse)
-    with refused(here, *LIVING):
+    with unchanged(here, *LIVING):
         ended = command(stage, "--force")
     assert ended.code == 2
     assert "the disk is full: runs/default" in ended.err

@@ -14,7 +14,7 @@ import pytest
 from toolkit import records
 
 Command = Callable[..., Any]
-Refused = Callable[..., AbstractContextManager[None]]
+Unchanged = Callable[..., AbstractContextManager[None]]
 
 NAMES = [
     (["train", "--model", "deit_tiny_patch16_22"], "unknown model 'deit_tiny_patch16_22'", "deit_tiny_patch16_224"),
@@ -71,7 +71,7 @@ def same_here(finished: tuple[Path, Any], tmp_path_factory: pytest.TempPathFacto
 def test_bad_setting(
     same_here: Path,
     command: Command,
-    refused: Refused,
+    unchanged: Unchanged,
     monkeypatch: pytest.MonkeyPatch,
     case: tuple[list[str], str, str],
     run: str,
@@ -79,7 +79,7 @@ def test_bad_setting(
     words, message, hint = case
     monkeypatch.chdir(same_here)
     recipe = [] if "--recipe" in words else ["--recipe", "toolkit.yaml"]
-    with refused(same_here):
+    with unchanged(same_here):
         ended = command(*words, *recipe, "--run", run)
     assert (ended.code, ended.out) == (2, ""), ended.err
     assert message in ended.err
@@ -104,17 +104,19 @@ def test_bad_setting(
         ("- 1\n", "bad.yaml must hold sections of settings", ""),
     ],
 )
-def test_bad_recipe(here: Path, command: Command, refused: Refused, text: str, message: str, hint: str) -> None:
+def test_bad_recipe(here: Path, command: Command, unchanged: Unchanged, text: str, message: str, hint: str) -> None:
     (here / "bad.yaml").write_text(text)
-    with refused(here):
+    with unchanged(here):
         ended = command("run", "--recipe", "bad.yaml")
     assert ended.code == 2
     assert message in ended.err
     assert hint in ended.err
 
 
-def test_budget_that_cannot_be_met_says_the_closest_that_can(here: Path, command: Command, refused: Refused) -> None:
-    with refused(here):
+def test_budget_that_cannot_be_met_says_the_closest_that_can(
+    here: Path, command: Command, unchanged: Unchanged
+) -> None:
+    with unchanged(here):
         ended = command("prune", "--budget", "macs=0.01")
     assert ended.code == 2
     (closest,) = re.findall(r"macs=0.01 cannot be met: the closest that can is (macs=\S+)", ended.err)
@@ -128,6 +130,8 @@ def test_a_budget_that_no_training_can_meet_is_refused_before_any(here: Path, co
     assert (ended.code, ended.made) == (2, [])
     assert "the closest that can" in ended.err
     assert not Path("runs/new").exists()
+    ended = command("prune", "--image-size", "48", "--budget", "macs=0.01")
+    assert (ended.code, ended.made) == (2, []), "nor a new one in place of another model's"
 
 
 def test_what_was_made_before_bad_input_keeps_its_settings(

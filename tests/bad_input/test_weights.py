@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 Command = Callable[..., Any]
-Refused = Callable[..., AbstractContextManager[None]]
+Unchanged = Callable[..., AbstractContextManager[None]]
 
 
 def plain_weights() -> dict[str, torch.Tensor]:
@@ -25,13 +25,13 @@ def plain_weights() -> dict[str, torch.Tensor]:
     return dict(model.state_dict())
 
 
-def test_weights_that_do_not_fit_are_named(here: Path, command: Command, refused: Refused) -> None:
+def test_weights_that_do_not_fit_are_named(here: Path, command: Command, unchanged: Unchanged) -> None:
     tensors = plain_weights()
     tensors["cls_token"] = torch.zeros(1, 1, 7)
     del tensors["norm.weight"]
     tensors["surplus"] = torch.zeros(2)
     save_file(tensors, here / "bad.safetensors")
-    with refused(here):
+    with unchanged(here):
         ended = command("train", "--weights", "bad.safetensors")
     assert ended.code == 2
     for part in (
@@ -52,14 +52,14 @@ class Payload:
 
 @pytest.mark.parametrize("how", ["torch.save", "pickle"])
 def test_weights_that_would_need_unpickling_are_not_executed(
-    here: Path, command: Command, refused: Refused, how: str
+    here: Path, command: Command, unchanged: Unchanged, how: str
 ) -> None:
     file = here / "bad.pth"
     if how == "pickle":
         file.write_bytes(pickle.dumps(Payload()))
     else:
         torch.save({"model": Payload()}, file)
-    with refused(here):
+    with unchanged(here):
         ended = command("train", "--weights", "bad.pth")
     assert ended.code == 2
     assert "bad.pth cannot be read as plain tensors" in ended.err
@@ -67,19 +67,19 @@ def test_weights_that_would_need_unpickling_are_not_executed(
     assert not (here / "executed").exists()
 
 
-def test_weights_file_that_is_truncated(here: Path, command: Command, refused: Refused) -> None:
+def test_weights_file_that_is_truncated(here: Path, command: Command, unchanged: Unchanged) -> None:
     whole = (here / "runs/default/dense/model.safetensors").read_bytes()
     (here / "bad.safetensors").write_bytes(whole[: len(whole) // 2])
-    with refused(here):
+    with unchanged(here):
         ended = command("train", "--weights", "bad.safetensors")
     assert ended.code == 2
     assert "bad.safetensors is truncated or not a safetensors file" in ended.err
 
 
-def test_model_of_the_run_that_is_truncated(here: Path, command: Command, refused: Refused) -> None:
+def test_model_of_the_run_that_is_truncated(here: Path, command: Command, unchanged: Unchanged) -> None:
     file = here / "runs/default/dense/model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    with refused(here):
+    with unchanged(here):
         ended = command("prune", "--force")
     assert ended.code == 2
     assert "dense/model.safetensors is truncated" in ended.err
@@ -88,11 +88,11 @@ def test_model_of_the_run_that_is_truncated(here: Path, command: Command, refuse
     assert command("prune", "--force").code == 0
 
 
-def test_no_epochs_and_a_head_for_other_classes(here: Path, command: Command, refused: Refused) -> None:
+def test_no_epochs_and_a_head_for_other_classes(here: Path, command: Command, unchanged: Unchanged) -> None:
     tensors = plain_weights()
     tensors |= {"head.weight": torch.zeros(5, 64), "head.bias": torch.zeros(5)}
     save_file(tensors, here / "five.safetensors")
-    with refused(here):
+    with unchanged(here):
         ended = command("train", "--weights", "five.safetensors", "--epochs", "0")
     assert ended.code == 2
     assert "not trained for these 3 classes: head.weight, head.bias would be random" in ended.err
@@ -106,3 +106,13 @@ def test_no_epochs_takes_a_trained_model_as_it_is(here: Path, command: Command) 
     after = load_file(here / "runs/default/dense/model.safetensors")
     assert all(torch.equal(after[name], value) for name, value in tensors.items() if name in after)
     assert torch.equal(after["head.weight"], tensors["head.weight"])
+
+
+def test_weights_that_are_gone_leave_what_was_made_from_them(here: Path, command: Command) -> None:
+    save_file(plain_weights(), here / "mine.safetensors")
+    assert command("train", "--weights", "mine.safetensors", "--epochs", "0").code == 0
+    (here / "mine.safetensors").unlink()
+    assert command("prune").made == ["pruned"]
+    ended = command("prune", "--weights", "other.safetensors")
+    assert ended.code == 2
+    assert "weights file other.safetensors does not exist" in ended.err

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from toolkit import cores
+from toolkit import limits
 from toolkit.bench import telemetry
 from toolkit.bench.telemetry import Reading, between
 
@@ -52,7 +52,7 @@ def test_a_machine_that_tells_nothing_is_no_error(tmp_path: Path) -> None:
 
 
 def test_linux_files_are_read_by_their_manual(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cores, "usable", lambda: frozenset({0, 2}))
+    monkeypatch.setattr(limits, "usable_cores", lambda: frozenset({0, 2}))
     ticks = os.sysconf("SC_CLK_TCK")
     rows = ["cpu  9 9 9 9 9 9 9 9 0 0"]
     #        user nice system idle iowait irq softirq steal guest guest_nice

@@ -9,8 +9,10 @@ import torch
 
 from toolkit.errors import PlanError, UnsupportedModel
 from toolkit.models.groups import Groups, find_groups
+from toolkit.models.selection import Selection
 from toolkit.models.shapes import blocks_of
 from toolkit.models.source import LoadedModel
+from toolkit.records import Cut
 
 Build = Callable[..., LoadedModel]
 NAMES = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "deit3_small_patch16_224", "beit_base_patch16_224")
@@ -76,8 +78,8 @@ def test_heads_own_their_rows(uneven: Build) -> None:
 
 def test_a_single_block_cannot_be_removed(small: Build) -> None:
     groups = find_groups(small(depth=1).module, 16)
-    with pytest.raises(PlanError, match="no axis 'block' at 'blocks'"):
-        groups.find("blocks", "block")
+    with pytest.raises(PlanError, match="0 units would stay along block at 'blocks'; at least 1 must"):
+        Selection(groups, (Cut("blocks", "block", (0,)),))
 
 
 def test_along_keeps_only_these_axes(model: LoadedModel) -> None:

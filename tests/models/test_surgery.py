@@ -37,10 +37,10 @@ MODELS = {
     "beit": ("beit_base_patch16_224", {"init_values": 0.1}),
     "beit-abs": ("beitv2_base_patch16_224", {"init_values": 0.1, "use_abs_pos_emb": True, "use_rel_pos_bias": False}),
 }
-MANY = bool(os.environ.get("TOOLKIT_MANY_EXAMPLES"))
+TIMES = 10 if os.environ.get("TOOLKIT_MANY_EXAMPLES") else 1
 """`make slow` tries ten times as many plans."""
 SEARCH = settings(
-    max_examples=70 if MANY else 7,
+    max_examples=7 * TIMES,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -158,7 +158,7 @@ def same_tensors(one: nn.Module, other: nn.Module) -> bool:
 
 
 @given(shares=SHARES, seed=SEEDS)
-@settings(SEARCH, max_examples=30 if MANY else 3)
+@settings(SEARCH, max_examples=3 * TIMES)
 def test_a_plan_and_a_model_read_back_give_the_identical_slim_model(
     dense: LoadedModel, tmp_path_factory: pytest.TempPathFactory, shares: list[float], seed: int
 ) -> None:
@@ -174,7 +174,7 @@ def test_a_plan_and_a_model_read_back_give_the_identical_slim_model(
 
 
 @given(shares=SHARES, seed=SEEDS)
-@settings(SEARCH, max_examples=20 if MANY else 2)
+@settings(SEARCH, max_examples=2 * TIMES)
 def test_onnx_is_torch(
     dense: LoadedModel, tmp_path_factory: pytest.TempPathFactory, shares: list[float], seed: int
 ) -> None:

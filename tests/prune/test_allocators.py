@@ -98,6 +98,18 @@ def test_a_ratio_is_met_up_to_rounding_and_widths_are_round(
             first += size
 
 
+def test_the_share_of_a_plan_written_out(terms: Make) -> None:
+    """One head and 32 queries with it, two more queries, one MLP unit; then one block of 3 heads and 384 MLP units."""
+    attention = (
+        Cut("blocks.0.attn", "head", (1,)),
+        Cut("blocks.0.attn", "qk", (0, 1, 32)),
+        Cut("blocks.1.mlp", "mlp", (5,)),
+    )
+    assert ratio_of(attention, terms(("head", "qk", "mlp")).groups) == (1 + 2 + 1) / (9 + 3 * 96 + 3 * 384 - 32)
+    block = Cut("blocks", "block", (2,)), Cut("blocks.2.mlp", "mlp", (0,)), Cut("blocks.0.mlp", "mlp", (0,))
+    assert ratio_of(block, terms(("block", "head", "mlp")).groups) == (1 + 1) / (3 + 9 + 3 * 384 - 3 - 384)
+
+
 @pytest.mark.parametrize("ratio", [0.34, 0.5])
 @pytest.mark.parametrize("scope", SCOPES)
 def test_what_goes_with_a_head_is_not_counted_again(terms: Make, scope: str, ratio: float) -> None:
@@ -108,7 +120,10 @@ def test_what_goes_with_a_head_is_not_counted_again(terms: Make, scope: str, rat
     kept = Selection(terms(ALL).groups, cuts)
     heads = sum(len(kept.layout(f"blocks.{block}.attn").heads) for block in range(3))
     widths = [width for block in range(3) for head in kept.layout(f"blocks.{block}.attn").heads for width in head]
-    assert ratio - 0.03 < ratio_of(cuts, given.groups) <= ratio
+    living = 9 + 2 * 32 * heads
+    gone = 9 - heads + 2 * 32 * heads - sum(widths)
+    assert ratio_of(cuts, given.groups) == gone / living
+    assert ratio - 0.03 < gone / living <= ratio
     if scope != "global":  # there a head competes with single units
         assert heads == (5 if (scope, ratio) == ("isomorphic", 0.5) else 6)
         assert 32 * (1 - ratio) <= sum(widths) / len(widths) < 32 * (1 - ratio) + 1

@@ -7,15 +7,17 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from torch import nn
 
 from toolkit import plugins
 from toolkit.errors import BudgetError, UnknownName
 from toolkit.models.count import count
+from toolkit.models.groups import Groups, Unit, find_groups
 from toolkit.models.source import LoadedModel
-from toolkit.models.surgery import remove
+from toolkit.models.surgery import Removal, remove
 from toolkit.prune.methods import Job, method
 from toolkit.prune.methods import grouped as grouped_module
-from toolkit.records import Cut
+from toolkit.records import Axis, Cut
 
 Jobs = Callable[..., Job]
 SCOPES = plugins.names("toolkit.prune.allocators")
@@ -66,6 +68,46 @@ def test_rounds_nest_and_meet_the_budget(
         later = {(cut.place, cut.axis): set(cut.units) for cut in after}
         for cut in before:
             assert set(cut.units) <= later[cut.place, cut.axis]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [(3, ("head", "qk", "v", "mlp"), 0.5), (3, ("block", "head", "mlp"), 0.5), (2, ("block", "mlp"), 0.75)],
+    ids=str,
+)
+@pytest.mark.parametrize("scope", SCOPES)
+def test_what_a_round_has_removed_stays_removed(
+    small: Callable[..., LoadedModel],
+    job: Jobs,
+    monkeypatch: pytest.MonkeyPatch,
+    scope: str,
+    case: tuple[int, tuple[Axis, ...], float],
+) -> None:
+    """Heads and blocks with what is in them, down to a single block."""
+    depth, axes, ratio = case
+    model, rounds = small(depth=depth, embed_dim=48, mlp_ratio=4.0), list[tuple[Cut, ...]]()
+    groups = find_groups(model.module, 16).along(axes)
+
+    def recorded(module: nn.Module, cuts: tuple[Cut, ...], size: int) -> Removal:
+        rounds.append(cuts)
+        return remove(module, cuts, size)
+
+    monkeypatch.setattr(grouped_module, "remove", recorded)
+    asked = job(criterion="magnitude-l2", scope=scope, ratio=ratio, steps=4, axes=axes, round_to=1)
+    plan = method("grouped").prune(model, asked)
+    gone = [
+        {other for cut in cuts for unit in cut.units for other in with_inside(groups, cut, unit)}
+        for cuts in (*rounds, plan.cuts)
+    ]
+    assert len(gone) >= 2
+    for before, after in pairwise(gone):
+        assert before <= after
+    assert ratio - 0.1 < plan.met <= ratio
+
+
+def with_inside(groups: Groups, cut: Cut, unit: int) -> set[Unit]:
+    one: Unit = ((cut.place, cut.axis), unit)
+    return {one, *groups.inside(one)}
 
 
 @pytest.mark.parametrize("steps", [1, 3])

@@ -45,7 +45,7 @@ def test_head_shapes_run_by_run() -> None:
     [
         ("macs=0.5", 0.498, "50.0 % of the MACs left (macs=0.5)", "49.8 % of the MACs left"),
         ("params=0.3", 0.301, "30.0 % of the parameters left (params=0.3)", "30.1 % of the parameters left"),
-        ("ratio=0.75", 0.7, "75.0 % of the units of each axis removed (ratio=0.75)", "70.0 % of the units removed"),
+        ("ratio=0.75", 0.7, "75.0 % of the units removed (ratio=0.75)", "70.0 % of the units removed"),
         ("latency=0.5", 0.52, "latency=0.5", "52.0 %"),
         ("by hand", 0.52, "by hand", "52.0 %"),
     ],

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from toolkit import cores
+from toolkit import limits
 from toolkit.dg.image import Image
 from toolkit.dg.transforms import Transform, evaluation_transform, training_transform
 from toolkit.errors import DataError
@@ -167,7 +167,7 @@ def _processes(images: Iterable[Image], workers: int | None) -> int:
         return workers
     if not any(isinstance(image.source, Path) for image in images):
         return 0
-    return cores.count() - 1
+    return limits.cores() - 1
 
 
 def _stream(seed: int, *path: int) -> np.random.Generator:

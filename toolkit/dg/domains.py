@@ -95,8 +95,8 @@ class Domains:
     def _training_parts(self) -> dict[str, tuple[Image, ...]]:
         parts = {}
         for domain in self.sources:
-            held = validation_groups(domain.images, self.validation_share, self.seed)
-            parts[domain.name] = tuple(image for image in domain.images if image.group not in held)
+            kept = validation_groups(domain.images, self.validation_share, self.seed)
+            parts[domain.name] = tuple(image for image in domain.images if image.group not in kept)
         return parts
 
     @cached_property

@@ -21,11 +21,11 @@ def validation_groups(images: Sequence[Image], share: float, seed: int) -> froze
     by_label: dict[int, set[str]] = {}
     for image in images:
         by_label.setdefault(image.label, set()).add(image.group)
-    held: set[str] = set()
+    kept: set[str] = set()
     for groups in by_label.values():
         count = min(max(1, round(share * len(groups))), len(groups) - 1)
-        held.update(sorted(groups, key=lambda group: _rank(seed, group))[:count])
-    return frozenset(held)
+        kept.update(sorted(groups, key=lambda group: _rank(seed, group))[:count])
+    return frozenset(kept)
 
 
 def _rank(seed: int, group: str) -> bytes:

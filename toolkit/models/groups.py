@@ -93,15 +93,15 @@ class Groups:
             raise PlanError(f"there is no axis {axis!r} at {place!r} in this model")
         return self.by_key[place, axis]
 
-    def units(self) -> frozenset[Unit]:
+    def members(self) -> frozenset[Unit]:
         """Every unit of every group."""
         return frozenset(unit for group in self for unit in group.members())
 
     def inside(self, unit: Unit) -> Iterator[Unit]:
-        """The units that go with this one: the query, key and value units of a head, everything in a block."""
+        """Those of these units that go with this one: a head's queries, keys and values, everything in a block."""
         (place, axis), index = unit
         for group in self if axis in ("block", "head") else ():
-            if axis == "block" and group.place.startswith(f"blocks.{index}."):
+            if axis == "block" and in_block(group.place, index):
                 yield from group.members()
             elif axis == "head" and group.place == place and group.axis in ("qk", "v"):
                 yield from group.members(index)
@@ -131,9 +131,12 @@ def find_groups(model: nn.Module, image_size: int) -> Groups:
     _check_cuttable(model, found)
     for place, attention in attentions(model).items():
         found += attention_groups(place, attention)
-    if len(blocks_of(model)) > 1:
-        found.append(_block_group(model))
-    return Groups(model, found)
+    return Groups(model, [*found, _block_group(model)])
+
+
+def in_block(name: str, index: int) -> bool:
+    """Whether the module or parameter of this name is part of the block."""
+    return name.startswith(f"blocks.{index}.")
 
 
 def _check_cuttable(model: nn.Module, coupled: Sequence[Group]) -> None:

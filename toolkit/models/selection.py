@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import PlanError
-from toolkit.models.groups import Group, Groups, Key
+from toolkit.models.groups import Group, Groups, Key, in_block
 from toolkit.records import Axis, Cut, HeadLayout
 
 
@@ -42,7 +42,7 @@ class Selection:
 
     def in_removed_block(self, name: str) -> bool:
         """Whether the module or parameter of this name goes with a removed block."""
-        return any(name.startswith(f"blocks.{index}.") for index in self.removed_blocks)
+        return any(in_block(name, index) for index in self.removed_blocks)
 
     def layout(self, place: str) -> HeadLayout:
         """Heads of the attention at `place` after the cut, in their new order."""

@@ -44,9 +44,11 @@ def fill(module: nn.Module, file: Path) -> tuple[str, ...]:
     ]
     if faults:
         more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        ours = (file.parent / "model.json").is_file()
         raise WeightsError(
             f"{file} does not fit {type(module).__name__}: {'; '.join(faults[:SHOWN])}{more}",
-            "check model.name, model.args and model.image_size",
+            "check model.name, model.args and model.image_size"
+            + (f"; a model that was cut cannot be trained anew: see `toolkit inspect {file.parent}`" if ours else ""),
         )
     module.load_state_dict(state, strict=True)
     return tuple(fresh)

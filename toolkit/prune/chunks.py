@@ -12,10 +12,15 @@ from torch import Tensor
 from toolkit.errors import CheckFailed
 from toolkit.models.groups import Group, Groups, Key, Unit
 from toolkit.models.selection import fewest_units
-from toolkit.records import Cut
+from toolkit.records import Axis, Cut
 
 WHOLE = ("block", "head")
 """Axes whose units are removed one at a time, whatever widths are rounded to; the coarser first."""
+
+
+def coarseness(axis: Axis) -> int:
+    """Low for what takes other units along: blocks, then heads, then all that takes none."""
+    return WHOLE.index(axis) if axis in WHOLE else len(WHOLE)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from toolkit.errors import BudgetError
 from toolkit.models.groups import Groups, Unit
 from toolkit.prune.allocators import Terms
 from toolkit.prune.budget import TOLERANCE, Budget
-from toolkit.prune.chunks import WHOLE, Chunk, chunks_of, cuts_of
+from toolkit.prune.chunks import Chunk, chunks_of, coarseness, cuts_of
 from toolkit.records import Cut
 
 LOG = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Pool:
 
     name: str
     chunks: Sequence[Chunk]
-    units: frozenset[Unit]
+    members: frozenset[Unit]
 
 
 Pools: TypeAlias = Sequence[Pool]
@@ -43,8 +43,10 @@ def spend(pools: Pools, budget: Budget, terms: Terms) -> tuple[Cut, ...]:
         chosen = _share(pools, budget.share, terms.groups)
         if not chosen and not terms.partway:
             raise BudgetError(f"{budget} removes nothing: no layer has that many units to spare", _SMALLER_STEPS)
-        return cuts_of(chosen, terms.groups)
-    return cuts_of(_until_met(_at_one_pace(pools), budget, terms), terms.groups)
+    else:
+        chosen = _until_met(_at_one_pace(pools), budget, terms)
+    implied = _implied(chosen, terms.groups)
+    return cuts_of([chunk for chunk in chosen if not chunk.members <= implied], terms.groups)
 
 
 _SMALLER_STEPS = "ask for more, allow more axes (prune.axes), or round to smaller steps (--round-to)"
@@ -54,48 +56,57 @@ def ratio_of(cuts: Sequence[Cut], groups: Groups) -> float:
     """Share of units that are cut. Those that go with a removed head or block do not count, neither here nor there."""
     cut = {((piece.place, piece.axis), unit) for piece in cuts for unit in piece.units}
     implied = {other for unit in cut for other in groups.inside(unit)}
-    return len(cut - implied) / len(groups.units() - implied)
+    return len(cut - implied) / len(groups.members() - implied)
 
 
 def _share(pools: Pools, share: float, groups: Groups) -> list[Chunk]:
-    """Of every pool as many first chunks as fit into the share of its units, counted as in `ratio_of`."""
+    """Of every pool the longest start that holds no more than the share of its units, counted as in `ratio_of`."""
     chosen: list[Chunk] = []
-    implied: set[Unit] = set()
-    for pool in sorted(pools, key=_coarsest):
-        living, cut = set(pool.units - implied), set[Unit]()
-        for chunk in pool.chunks:
-            units = chunk.members - implied
-            within = {other for unit in units for other in groups.inside(unit)}
-            after = len(cut) + len(units) - len(within & cut)
-            if after > share * (len(living) - len(within & living)) + 1e-9:
-                break
-            if units:
-                chosen.append(chunk)
-            cut |= units
-            cut -= within
-            living -= within
-            implied |= within
-        else:
-            if len(cut) < int(share * len(living) + 1e-9):
-                LOG.warning(
-                    "%s: %d of %d units removed, all but what every layer keeps", pool.name, len(cut), len(living)
-                )
+    implied = set[Unit]()
+    for pool in sorted(pools, key=lambda pool: min(coarseness(key[1]) for key, _ in pool.members)):
+        start = _longest_start(pool, share, groups, implied)
+        implied |= _implied(start, groups)
+        chosen += start
     return chosen
 
 
-def _coarsest(pool: Pool) -> int:
-    """Blocks go before heads, heads before what is inside them."""
-    return min((WHOLE.index(key[1]) if key[1] in WHOLE else len(WHOLE) for key, _ in pool.units), default=0)
+def _longest_start(pool: Pool, share: float, groups: Groups, implied: set[Unit]) -> list[Chunk]:
+    """A head takes units along, cut or not, so that a longer start may hold the share where a shorter one does not."""
+    living, cut = set(pool.members - implied), set[Unit]()
+    order: list[Chunk] = []
+    fitting = 0
+    for chunk in pool.chunks:
+        units = chunk.members & living
+        if not units:
+            continue
+        within = {other for unit in units for other in groups.inside(unit)}
+        cut |= units
+        cut -= within
+        living -= within
+        order.append(chunk)
+        if len(cut) <= share * len(living) + 1e-9:
+            fitting = len(order)
+    if fitting == len(order) and len(cut) < int(share * len(living) + 1e-9):
+        LOG.warning("%s: %d of %d units removed, all but what every layer keeps", pool.name, len(cut), len(living))
+    return order[:fitting]
+
+
+def _implied(chunks: Sequence[Chunk], groups: Groups) -> set[Unit]:
+    """The units that go with the heads and blocks among these chunks."""
+    return {other for chunk in chunks for unit in chunk.members for other in groups.inside(unit)}
 
 
 def _at_one_pace(pools: Pools) -> list[Chunk]:
-    """One order of removal, in which every pool has lost about the same share of its units at any time."""
+    """One order of removal, in which every pool has lost about the same share of its units at any time.
+
+    Units of removed heads count here like all others: the budget counts weights, and each once.
+    """
     paced: list[tuple[float, int, int, Chunk]] = []
     for number, pool in enumerate(pools):
         removed = 0
         for position, chunk in enumerate(pool.chunks):
             removed += len(chunk.units)
-            paced.append((removed / len(pool.units), number, position, chunk))
+            paced.append((removed / len(pool.members), number, position, chunk))
     return [chunk for *_, chunk in sorted(paced, key=lambda entry: entry[:3])]
 
 

@@ -142,7 +142,7 @@ def _asked(budget: str) -> str:
     except ValueError:
         return budget
     texts = {
-        "ratio": "of the units of each axis removed",
+        "ratio": "of the units removed",
         "macs": "of the MACs left",
         "params": "of the parameters left",
     }

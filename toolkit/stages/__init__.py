@@ -60,9 +60,9 @@ class Run:
 
         listed = read_domains(self.recipe.data, self.recipe.seed)
         name = f".work/images-{listed.fingerprint()[:16]}.json"
-        cache = self.folder.path / name
-        if cache.is_file():
-            return without_broken(listed, tuple(json.loads(cache.read_text())), self.recipe.data.skip_broken)
+        broken = _names_in(self.folder.path / name)
+        if broken is not None:
+            return without_broken(listed, broken, self.recipe.data.skip_broken)
         with self.shown("checking images") as report:
             broken = find_broken(listed, report)
         found = without_broken(listed, broken, self.recipe.data.skip_broken)
@@ -104,6 +104,16 @@ class Stage:
     def verdict(self, run: Run) -> ToolkitError | None:
         """A check that the result does not pass; later stages still run, the command ends with its exit code."""
         return None
+
+
+def _names_in(file: Path) -> tuple[str, ...] | None:
+    """A list of names in a JSON file, or None where there is no such file or list."""
+    try:
+        names = json.loads(file.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    whole = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return tuple(names) if whole else None
 
 
 def hash_of(settings: BaseModel) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from toolkit import cores, records
+from toolkit import limits, records
 from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.records import DENSE, SLIM, Comparison, DomainParity, ParityReport
 from toolkit.stages import MODELS, PARITY, Run, Stage, Unit, hash_of
@@ -83,7 +83,7 @@ def _compare(run: Run, out: Path) -> None:
     with run.shown("parity") as report:
         for done, (side, (folder, name)) in enumerate(sides.items()):
             info = identify(folder).model
-            with runtime(name).open(folder, cores.count()) as session:
+            with runtime(name).open(folder, limits.cores()) as session:
                 for index, (domain, images) in enumerate(parts.items()):
                     report(done * len(parts) + index, len(sides) * len(parts))
                     batches = evaluation_batches(images, info, run.recipe.parity.batch_size, run.recipe.data.workers)
@@ -92,7 +92,8 @@ def _compare(run: Run, out: Path) -> None:
     made = compare(
         domains={domain: Answers(labels[domain], predictions[domain]) for domain in parts},
         sides={side: identify(folder).sha256 for side, (folder, _) in sides.items()},
-        pairs=[Pair(DENSE, SLIM, judged=False)] + [Pair(SLIM, side, judged=True) for side in list(sides)[2:]],
+        pairs=[Pair(DENSE, SLIM, judged=False)]
+        + [Pair(SLIM, side, judged=True) for side in sides if side not in MODELS],
         margin=run.recipe.parity.margin,
         held_out=run.domains.held_out,
     )

@@ -27,7 +27,8 @@ class Prune(Stage):
         criterion(settings.criterion)
         allocator(settings.scope)
         budget_of(settings)
-        if run.folder.stage(DENSE) is None:
+        dense = run.folder.stage(DENSE)
+        if dense is None or dense.inputs.get("model") != hash_of(run.recipe.model):
             _check_budget(run)
 
     def units(self, run: Run) -> list[Unit]:

@@ -30,9 +30,11 @@ class Train(Stage):
             "train": hash_of(recipe.train),
             "seed": str(recipe.seed),
         }
-        weights = Path(recipe.model.weights).expanduser()
+        weights, made = Path(recipe.model.weights).expanduser(), run.folder.stage(DENSE)
         if weights.is_file():
             inputs["weights"] = records.sha256(weights)
+        elif made and "weights" in made.inputs:  # what was made from them stays good when they are gone
+            inputs["weights"] = made.inputs["weights"]
         return [Unit(DENSE, inputs, lambda out: _train(run, inputs, out))]
 
     def record(self, run: Run) -> ModelInfo:

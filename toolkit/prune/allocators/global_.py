@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+
 from toolkit.models.groups import Scores
 from toolkit.prune.allocators import GONE, Allocator, Terms
 from toolkit.prune.budget import Budget
-from toolkit.prune.chunks import chunks_of
+from toolkit.prune.chunks import chunks_of, coarseness
 from toolkit.prune.spending import Pool, spend
 from toolkit.records import Cut
 
@@ -18,10 +20,11 @@ class Global:
         chunks = []
         for group in terms.groups:
             own = scores[group.key]
-            mean = own[own > GONE].mean().nan_to_num(1.0).clamp_min(1e-300)  # no unit may be left: its block is gone
-            chunks += chunks_of(group, own / mean, terms.round_to)
-        chunks.sort(key=lambda chunk: chunk.score)
-        pool = Pool("all units", chunks, terms.groups.units())
+            living = own != GONE
+            mean = own[living].mean().nan_to_num(1.0).clamp_min(1e-300)  # no unit may be left: its block is gone
+            chunks += chunks_of(group, torch.where(living, own / mean, GONE), terms.round_to)
+        chunks.sort(key=lambda chunk: (chunk.score, coarseness(chunk.key[1])))
+        pool = Pool("all units", chunks, terms.groups.members())
         return spend([pool], budget, terms)
 
 

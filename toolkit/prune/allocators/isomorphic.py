@@ -20,7 +20,7 @@ class Isomorphic:
         for group in terms.groups:
             chunks.setdefault(group.axis, []).extend(chunks_of(group, scores[group.key], terms.round_to))
         pools = [
-            Pool(axis, sorted(found, key=lambda chunk: chunk.score), terms.groups.along([axis]).units())
+            Pool(axis, sorted(found, key=lambda chunk: chunk.score), terms.groups.along([axis]).members())
             for axis, found in chunks.items()
         ]
         return spend(pools, budget, terms)

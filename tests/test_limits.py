@@ -1,4 +1,4 @@
-"""The cores a process may use, from small trees that look like Linux's own files."""
+"""What a process may use, from small trees that look like Linux's own files."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from toolkit import cores
+from toolkit import limits
 
 EIGHT = frozenset(range(8))
 
 
 def test_this_machine_is_counted() -> None:
-    assert 1 <= cores.count() <= len(cores.usable()) <= (os.cpu_count() or 1)
+    assert 1 <= limits.cores() <= len(limits.usable_cores()) <= (os.cpu_count() or 1)
 
 
 @pytest.mark.parametrize(
@@ -33,12 +33,12 @@ def test_this_machine_is_counted() -> None:
 def test_a_containers_quota_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], counted: int
 ) -> None:
-    monkeypatch.setattr(cores, "usable", lambda: EIGHT)
-    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
+    monkeypatch.setattr(limits, "usable_cores", lambda: EIGHT)
+    proc, sys = tmp_path / "proc", tmp_path / "sys"
     (proc / "self").mkdir(parents=True)
     (proc / "self/cgroup").write_text("0::/pod/job\n")
     for name, text in files.items():
-        file = groups / name
+        file = sys / "fs/cgroup" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"{text}\n")
-    assert cores.count(proc, groups) == counted
+    assert limits.cores(proc, sys) == counted
