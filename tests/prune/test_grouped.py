@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from torch import nn
@@ -72,19 +73,28 @@ def test_rounds_nest_and_meet_the_budget(
 
 @pytest.mark.parametrize(
     "case",
-    [(3, ("head", "qk", "v", "mlp"), 0.5), (3, ("block", "head", "mlp"), 0.5), (2, ("block", "mlp"), 0.75)],
+    [
+        (3, ("head", "qk", "v", "mlp"), {"ratio": 0.5}),
+        (3, ("block", "head", "mlp"), {"ratio": 0.5}),
+        (2, ("block", "mlp"), {"ratio": 0.75}),
+        (3, ("head", "qk", "v", "mlp"), {"budget": "macs=0.5"}),
+        (3, ("block", "head", "mlp"), {"budget": "macs=0.45"}),
+        (3, ("block", "mlp"), {"budget": "params=0.5"}),
+    ],
     ids=str,
 )
+@pytest.mark.parametrize("steps", [4, 8])
 @pytest.mark.parametrize("scope", SCOPES)
 def test_what_a_round_has_removed_stays_removed(
     small: Callable[..., LoadedModel],
     job: Jobs,
     monkeypatch: pytest.MonkeyPatch,
     scope: str,
-    case: tuple[int, tuple[Axis, ...], float],
+    steps: int,
+    case: tuple[int, tuple[Axis, ...], dict[str, Any]],
 ) -> None:
     """Heads and blocks with what is in them, down to a single block."""
-    depth, axes, ratio = case
+    depth, axes, asked = case
     model, rounds = small(depth=depth, embed_dim=48, mlp_ratio=4.0), list[tuple[Cut, ...]]()
     groups = find_groups(model.module, 16).along(axes)
 
@@ -93,8 +103,9 @@ def test_what_a_round_has_removed_stays_removed(
         return remove(module, cuts, size)
 
     monkeypatch.setattr(grouped_module, "remove", recorded)
-    asked = job(criterion="magnitude-l2", scope=scope, ratio=ratio, steps=4, axes=axes, round_to=1)
-    plan = method("grouped").prune(model, asked)
+    plan = method("grouped").prune(
+        model, job(criterion="magnitude-l2", scope=scope, steps=steps, axes=axes, round_to=1, **asked)
+    )
     gone = [
         {other for cut in cuts for unit in cut.units for other in with_inside(groups, cut, unit)}
         for cuts in (*rounds, plan.cuts)
@@ -102,7 +113,8 @@ def test_what_a_round_has_removed_stays_removed(
     assert len(gone) >= 2
     for before, after in pairwise(gone):
         assert before <= after
-    assert ratio - 0.1 < plan.met <= ratio
+    share = float(plan.budget.partition("=")[2])
+    assert share - (0.1 if "ratio" in asked else 0.01 * share) <= plan.met <= share
 
 
 def with_inside(groups: Groups, cut: Cut, unit: int) -> set[Unit]:

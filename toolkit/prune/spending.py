@@ -17,7 +17,7 @@ import torch
 
 from toolkit.errors import BudgetError
 from toolkit.models.groups import Groups, Unit
-from toolkit.prune.allocators import Terms
+from toolkit.prune.allocators import GONE, Terms
 from toolkit.prune.budget import TOLERANCE, Budget
 from toolkit.prune.chunks import Chunk, chunks_of, coarseness, cuts_of
 from toolkit.records import Cut
@@ -84,7 +84,7 @@ def _longest_start(pool: Pool, share: float, groups: Groups, implied: set[Unit])
         cut -= within
         living -= within
         order.append(chunk)
-        if len(cut) <= share * len(living) + 1e-9:
+        if chunk.score == GONE or len(cut) <= share * len(living) + 1e-9:
             fitting = len(order)
     if fitting == len(order) and len(cut) < int(share * len(living) + 1e-9):
         LOG.warning("%s: %d of %d units removed, all but what every layer keeps", pool.name, len(cut), len(living))
@@ -99,15 +99,17 @@ def _implied(chunks: Sequence[Chunk], groups: Groups) -> set[Unit]:
 def _at_one_pace(pools: Pools) -> list[Chunk]:
     """One order of removal, in which every pool has lost about the same share of its units at any time.
 
-    Units of removed heads count here like all others: the budget counts weights, and each once.
+    What earlier rounds have removed goes first, whole heads and blocks before what is in them. Units of removed heads
+    count here like all others: the budget counts weights, and each once.
     """
-    paced: list[tuple[float, int, int, Chunk]] = []
+    paced: list[tuple[float, int, int, int, Chunk]] = []
     for number, pool in enumerate(pools):
         removed = 0
         for position, chunk in enumerate(pool.chunks):
             removed += len(chunk.units)
-            paced.append((removed / len(pool.members), number, position, chunk))
-    return [chunk for *_, chunk in sorted(paced, key=lambda entry: entry[:3])]
+            pace = (0.0, coarseness(chunk.key[1])) if chunk.score == GONE else (removed / len(pool.members), 0)
+            paced.append((*pace, number, position, chunk))
+    return [chunk for *_, chunk in sorted(paced, key=lambda entry: entry[:4])]
 
 
 def _until_met(order: Sequence[Chunk], budget: Budget, terms: Terms) -> list[Chunk]:
@@ -119,7 +121,8 @@ def _until_met(order: Sequence[Chunk], budget: Budget, terms: Terms) -> list[Chu
         removed = np.concatenate([cells[index] for index in chosen]) if chosen else np.zeros(0, dtype=np.int64)
         return budget.left(cost.after(removed), cost.dense)
 
-    low, high = 0, len(order)  # the budget is not met with the first `low` chunks removed
+    # The budget is not met with the first `low` chunks removed; those that are gone stay so in any case.
+    low, high = sum(chunk.score == GONE for chunk in order), len(order)
     while low < high:
         middle = (low + high + 1) // 2
         if left(range(middle)) > budget.share:

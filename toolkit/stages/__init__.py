@@ -110,7 +110,7 @@ def _names_in(file: Path) -> tuple[str, ...] | None:
     """A list of names in a JSON file, or None where there is no such file or list."""
     try:
         names = json.loads(file.read_text())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     whole = isinstance(names, list) and all(isinstance(name, str) for name in names)
     return tuple(names) if whole else None
