@@ -33,9 +33,8 @@ class Train(Stage):
         weights, made = Path(recipe.model.weights).expanduser(), run.folder.stage(DENSE)
         if weights.is_file():
             inputs["weights"] = records.sha256(weights)
-        elif (
-            made and made.inputs.get("model") == inputs["model"] and "weights" in made.inputs
-        ):  # what was made from them stays good when they are gone
+        elif made and made.inputs.get("model") == inputs["model"] and "weights" in made.inputs:
+            # What was made from a file stays good when the file is gone.
             inputs["weights"] = made.inputs["weights"]
         return [Unit(DENSE, inputs, lambda out: _train(run, inputs, out))]
 
