@@ -20,7 +20,7 @@ from onnx import ModelProto, ValueInfoProto
 from torch import Tensor, nn
 
 import toolkit
-from toolkit import recipe, records
+from toolkit import hashing, recipe, records
 from toolkit.errors import BadInput, CheckFailed, StorageError, UnsupportedModel
 from toolkit.export import Target
 from toolkit.export.rewrite import flat_tokens
@@ -58,7 +58,7 @@ class Onnx:
         _write(proto, file)
         artifact = Artifact(
             file=FILE,
-            sha256=records.sha256(file),
+            sha256=hashing.sha256(file),
             target="onnx",
             precision=options.precision,
             inputs=tuple(_spec(value) for value in proto.graph.input),

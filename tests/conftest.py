@@ -179,12 +179,12 @@ def here(finished: tuple[Path, Ended], tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.fixture(scope="session")
 def snapshot() -> Callable[..., dict[str, str]]:
     """`snapshot(folder, "log.jsonl")`: hash of every file below it; the parts named are left out."""
-    from toolkit import records
+    from toolkit import hashing
 
     def listed(folder: Path, *but: str) -> dict[str, str]:
         found = {path.relative_to(folder): path for path in folder.rglob("*")}
         return {
-            str(name): records.sha256(path) if path.is_file() else "folder"
+            str(name): hashing.sha256(path) if path.is_file() else "folder"
             for name, path in found.items()
             if not any(name.match(part) or any(up.match(part) for up in name.parents) for part in but)
         }

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from toolkit import __version__, records
+from toolkit import __version__, hashing, records
 from toolkit.cli import STAGE_HELP
 from toolkit.recipe import Recipe
 
@@ -151,7 +151,7 @@ def test_json_is_the_record_and_nothing_else(here: Path, command: Command, stage
 
 def test_json_of_stages_with_several_records(here: Path, command: Command) -> None:
     (artifact,) = yaml.safe_load(command("export", "--json").out)
-    assert artifact["sha256"] == records.sha256(here / "runs/default/artifacts/onnx-fp32/model.onnx")
+    assert artifact["sha256"] == hashing.sha256(here / "runs/default/artifacts/onnx-fp32/model.onnx")
     page = yaml.safe_load(command("report", "--json").out)
     assert page["dense"]["macs"] > page["slim"]["macs"] > 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import fields, is_dataclass, replace
@@ -210,9 +209,3 @@ def test_a_measurement_is_valid_without_reasons() -> None:
     )
     assert content.valid
     assert not replace(content, reasons=("the machine was busy",)).valid
-
-
-def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
-    content = bytes(range(256)) * 5000  # more than one chunk
-    (tmp_path / "file").write_bytes(content)
-    assert records.sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()

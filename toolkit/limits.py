@@ -30,20 +30,20 @@ def cores(proc: Path = PROC, sys: Path = SYS) -> int:
 
 def memory_bytes(proc: Path = PROC, sys: Path = SYS) -> int:
     """Bytes of memory: the machine's, or fewer where there is a limit; 0: not known."""
-    limits = []
+    sizes = []
     if hasattr(os, "sysconf"):  # not on Windows
-        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     files = [group / "memory.max" for group in _groups(proc, sys)]
     files.append(sys / "fs/cgroup/memory/memory.limit_in_bytes")
-    limits += [int(text) for text in map(text_of, files) if text.isdigit()]
-    return min(limits, default=0)
+    sizes += [int(text) for text in map(text_of, files) if text.isdigit()]
+    return min(sizes, default=0)
 
 
 def _quotas(proc: Path, sys: Path) -> Iterator[float]:
     """Cores' worth of processor time."""
-    first = sys / "fs/cgroup/cpu"
+    version_1 = sys / "fs/cgroup/cpu"
     pairs = [text_of(group / "cpu.max").split() for group in _groups(proc, sys)]
-    pairs.append([text_of(first / "cpu.cfs_quota_us"), text_of(first / "cpu.cfs_period_us")])
+    pairs.append([text_of(version_1 / "cpu.cfs_quota_us"), text_of(version_1 / "cpu.cfs_period_us")])
     for pair in pairs:
         if len(pair) == 2 and all(text.isdigit() and int(text) for text in pair):  # "max" and -1 are no quota
             yield int(pair[0]) / int(pair[1])

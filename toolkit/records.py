@@ -9,8 +9,6 @@ unknown field, a missing one or a wrong type is a `RecordError` that names the f
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -356,17 +354,3 @@ def load(kind: type[Record], path: Path) -> Record:
 def loads(kind: type[Record], text: str, source: str = "record") -> Record:
     """Read a record from a string; `source` names it in errors."""
     return strict_json.loads(kind, text, source, SCHEMA)
-
-
-def sha256(path: Path) -> str:
-    """Hash of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def digest(content: object) -> str:
-    """Hash of plain values (a dict of settings, ...), the same for equal content."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -19,7 +19,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TypeVar
 
-from toolkit import __version__, records
+from toolkit import __version__, hashing, records
 from toolkit.errors import BadInput, RecordError, RunFolderError, StorageError
 from toolkit.records import StageRecord
 
@@ -99,7 +99,7 @@ class RunFolder:
 
     def work(self, name: str, inputs: Mapping[str, str]) -> Path:
         """A folder for the unfinished work on these very inputs, kept until `end_work`."""
-        folder = self.path / ".work" / f"{name}-{records.digest(dict(inputs))[:16]}"
+        folder = self.path / ".work" / f"{name}-{hashing.digest(dict(inputs))[:16]}"
         with full_disk_reported(self.path):
             folder.mkdir(parents=True, exist_ok=True)
         return folder

@@ -8,7 +8,7 @@ from types import TracebackType
 import numpy as np
 import onnxruntime
 
-from toolkit import records
+from toolkit import hashing, records
 from toolkit.bench.runtimes import Runtime, Session
 from toolkit.errors import BadInput, WeightsError
 from toolkit.records import Artifact
@@ -54,7 +54,7 @@ class OnnxRuntime:
         file = folder / artifact.file
         if not file.is_file():
             raise WeightsError(f"{file} does not exist, although artifact.json names it", "export the model again")
-        if records.sha256(file) != artifact.sha256:
+        if hashing.sha256(file) != artifact.sha256:
             raise WeightsError(
                 f"{file} is not the file that artifact.json describes (its hash differs)", "export the model again"
             )

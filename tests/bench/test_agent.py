@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from toolkit import records
+from toolkit import hashing, records
 from toolkit.bench.agent import _check_answer, measured
 from toolkit.bench.messages import BenchRequest, Failure, Subject
 from toolkit.errors import BadInput, CheckFailed
@@ -79,7 +79,7 @@ def test_a_measurement_says_everything(folders: Path) -> None:
     for found in report.measurements:
         assert len(found.latency_ms) >= 10
         assert len(found.warmup_ms) >= 5
-        assert found.artifact_sha256 == records.sha256(folders / f"{found.subject}-onnx" / "model.onnx")
+        assert found.artifact_sha256 == hashing.sha256(folders / f"{found.subject}-onnx" / "model.onnx")
         assert (found.runtime, found.device, found.scenario, found.threads) == ("onnxruntime", "local", "latency", 1)
         assert found.load_ms > 0
         assert found.environment.cores >= 1
@@ -109,7 +109,7 @@ def test_models_and_artifacts_are_measured_side_by_side(folders: Path) -> None:
     eager, exported = measured(both).measurements
     assert (eager.runtime, exported.runtime) == ("torch", "onnxruntime")
     assert eager.threads == exported.threads >= 1
-    assert eager.artifact_sha256 == records.sha256(folders / "slim" / "model.safetensors")
+    assert eager.artifact_sha256 == hashing.sha256(folders / "slim" / "model.safetensors")
 
 
 def test_a_failure_is_one_record_and_an_exit_code(folders: Path, tmp_path: Path) -> None:

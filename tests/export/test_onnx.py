@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 import torch
 
-from toolkit import plugins, recipe, records
+from toolkit import hashing, plugins, recipe, records
 from toolkit.errors import BadInput, CheckFailed, UnknownName
 from toolkit.export import target
 from toolkit.export.onnx import _compared
@@ -90,7 +90,7 @@ def test_the_folder_holds_one_file_and_its_record(exported: tuple[LoadedModel, A
     model, artifact, folder = exported
     assert sorted(path.name for path in folder.iterdir()) == ["artifact.json", "model.onnx"]
     assert records.load(Artifact, folder / "artifact.json") == artifact
-    assert artifact.sha256 == records.sha256(folder / "model.onnx")
+    assert artifact.sha256 == hashing.sha256(folder / "model.onnx")
     assert artifact.model == model.info
     assert artifact.inputs[0].shape == ("batch", 3, 32, 32)
     assert artifact.outputs[0].shape == ("batch", 5)

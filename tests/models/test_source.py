@@ -13,7 +13,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from toolkit import recipe, records
+from toolkit import hashing, recipe, records
 from toolkit.errors import RecipeError, RecordError, StorageError, UnknownName, WeightsError
 from toolkit.models import source
 from toolkit.models.source import LoadedModel
@@ -73,7 +73,7 @@ def test_read_back_exactly(folder: Path, uneven: Build) -> None:
     assert saved == replace(
         model.info, parameters=saved.parameters, macs=saved.macs, weights_sha256=saved.weights_sha256
     )
-    assert saved.weights_sha256 == records.sha256(folder / "model.safetensors")
+    assert saved.weights_sha256 == hashing.sha256(folder / "model.safetensors")
     mine, theirs = model.module.state_dict(), loaded.module.state_dict()
     assert list(mine) == list(theirs)
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
@@ -172,7 +172,7 @@ def with_tensors(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Other tensors whose hash `model.json` confirms."""
     file = folder / "model.safetensors"
     save_file(tensors, file)
-    edit(folder, lambda content: content.update(weights_sha256=records.sha256(file)))
+    edit(folder, lambda content: content.update(weights_sha256=hashing.sha256(file)))
 
 
 def test_a_missing_and_a_strange_tensor(folder: Path) -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from toolkit.errors import CheckFailed
-from toolkit.models.groups import Group, Groups
-from toolkit.prune.chunks import Chunk, chunks_of, cuts_of
+from toolkit.models.groups import Group, Groups, Key
+from toolkit.prune.chunks import chunks_of, cuts_of
 from toolkit.records import Axis, Cut
 
 
@@ -45,14 +45,23 @@ def test_heads_and_blocks_go_singly(axis: Axis) -> None:
     assert [chunk.units for chunk in chunks] == [(1,), (2,)]
 
 
+def test_what_is_gone_is_in_no_chunk() -> None:
+    """Of 13 units in two segments 4 and then all of the second have gone; what is left of the first is cut on."""
+    some = group("qk", 8, 5)
+    gone = {(some.key, unit) for unit in (0, 1, 4, 5, *range(8, 13))}
+    scores = torch.tensor([torch.nan if (some.key, unit) in gone else float(unit) for unit in range(13)])
+    assert [(chunk.segment, chunk.units) for chunk in chunks_of(some, scores, 2, gone)] == [(0, (2, 3))]
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_scores_that_are_no_numbers(value: float) -> None:
     with pytest.raises(CheckFailed, match="mlp at 'somewhere' are not finite"):
         chunks_of(group("mlp", 3), torch.tensor([1.0, value, 2.0]), 1)
 
 
-def test_cuts_gather_the_chunks_of_a_place() -> None:
+def test_cuts_gather_the_units_of_a_place() -> None:
     groups = Groups(torch.nn.Identity(), [group("qk", 4), group("mlp", 4)])
-    qk, mlp = ("somewhere", "qk"), ("somewhere", "mlp")
-    chunks = [Chunk(mlp, 0, (3,), 0.0), Chunk(qk, 0, (2,), 0.0), Chunk(mlp, 0, (0,), 0.0)]  # type: ignore[arg-type]
-    assert cuts_of(chunks, groups) == (Cut("somewhere", "qk", (2,)), Cut("somewhere", "mlp", (0, 3)))
+    qk: Key = ("somewhere", "qk")
+    mlp: Key = ("somewhere", "mlp")
+    cuts = cuts_of([(mlp, 3), (qk, 2), (mlp, 0)], groups)
+    assert cuts == (Cut("somewhere", "qk", (2,)), Cut("somewhere", "mlp", (0, 3)))

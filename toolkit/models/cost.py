@@ -6,7 +6,7 @@ cost tokens^2 for every query row and every value row. Surgery compares this pre
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import nn
 
 from toolkit.models.adapt import attentions
 from toolkit.models.count import trace
-from toolkit.models.groups import Group, Groups, Key
+from toolkit.models.groups import Group, Groups, Key, Unit
 
 Positions = npt.NDArray[np.int64]
 
@@ -47,9 +47,9 @@ class CostModel:
         self._products = _product_cells(model, first, starts, image_size)
         self.dense = self.after(np.zeros(0, dtype=np.int64))
 
-    def cells(self, key: Key, unit: int) -> Positions:
-        """The cells that go with one unit."""
-        return self._cells[key][unit]
+    def cells(self, units: Iterable[Unit]) -> Positions:
+        """The cells that go with these units."""
+        return np.concatenate([np.zeros(0, dtype=np.int64), *(self._cells[key][unit] for key, unit in units)])
 
     def after(self, removed: Positions) -> Cost:
         """Cost without these cells (repetitions do not matter)."""
@@ -63,8 +63,9 @@ class CostModel:
 
     def after_removing(self, removed: Mapping[Key, torch.Tensor]) -> Cost:
         """Cost without the marked units; `removed` has a [units] bool mask for each group."""
-        cells = [self._cells[key][unit] for key, mask in removed.items() for unit in mask.nonzero().flatten().tolist()]
-        return self.after(np.concatenate(cells) if cells else np.zeros(0, dtype=np.int64))
+        return self.after(
+            self.cells((key, unit) for key, mask in removed.items() for unit in mask.nonzero().flatten().tolist())
+        )
 
 
 def _cells_by_unit(group: Group, first: Mapping[str, int], starts: Positions) -> list[Positions]:

@@ -21,7 +21,7 @@ from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from toolkit import recipe, records
+from toolkit import hashing, recipe, records
 from toolkit.errors import RecipeError, StorageError, UnknownName, UnsupportedModel, WeightsError
 from toolkit.models.adapt import attentions, canonicalise
 from toolkit.models.count import count
@@ -127,7 +127,7 @@ def save(module: nn.Module, info: ModelInfo, folder: Path) -> ModelInfo:
         layouts=layouts_of(module),
         parameters=costs.parameters,
         macs=costs.macs,
-        weights_sha256=records.sha256(file),
+        weights_sha256=hashing.sha256(file),
     )
     records.save(info, folder / "model.json")
     return info
@@ -141,7 +141,7 @@ def load(folder: Path) -> LoadedModel:
     info = records.load(ModelInfo, folder / "model.json")
     file = folder / "model.safetensors"
     shapes = _shapes(file)
-    if records.sha256(file) != info.weights_sha256:
+    if hashing.sha256(file) != info.weights_sha256:
         raise WeightsError(
             f"{file} is not the file that {folder / 'model.json'} describes (its hash differs)", _DAMAGED
         )

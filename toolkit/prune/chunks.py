@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
 import torch
@@ -38,16 +38,19 @@ class Chunk:
         return frozenset((self.key, unit) for unit in self.units)
 
 
-def chunks_of(group: Group, scores: Tensor, round_to: int) -> list[Chunk]:
-    """All chunks of a group. What is left of a segment is a multiple of `round_to` and never nothing.
+def chunks_of(group: Group, scores: Tensor, round_to: int, gone: Set[Unit] = frozenset()) -> list[Chunk]:
+    """All chunks of what is not yet gone of a group. What is left of a segment is a multiple of `round_to` and never
+    nothing.
 
     A segment that is not wider than `round_to` has no chunk; one of odd width is first brought to a multiple.
     """
-    if not bool(torch.isfinite(scores).all()):
+    living = torch.tensor([(group.key, unit) not in gone for unit in range(group.units)], dtype=torch.bool)
+    if not bool(torch.isfinite(scores[living]).all()):
         raise CheckFailed(f"the criterion's scores for {group.axis} at {group.place!r} are not finite")
     step = 1 if group.axis in WHOLE else round_to
     chunks = []
-    for segment, units in enumerate(torch.arange(group.units).split(group.segments)):
+    for segment, span in enumerate(torch.arange(group.units).split(group.segments)):
+        units = span[living[span]]
         ascending = units[torch.argsort(scores[units], stable=True)].tolist()
         start, size = 0, len(units) % step or step
         while start + size <= len(units) - max(step, fewest_units(group.axis)):
@@ -57,11 +60,11 @@ def chunks_of(group: Group, scores: Tensor, round_to: int) -> list[Chunk]:
     return chunks
 
 
-def cuts_of(chunks: Iterable[Chunk], groups: Groups) -> tuple[Cut, ...]:
-    """The chunks as cuts, one for each place and axis, in the model's order."""
+def cuts_of(removed: Iterable[Unit], groups: Groups) -> tuple[Cut, ...]:
+    """These units as cuts, one for each place and axis, in the model's order."""
     units: dict[Key, list[int]] = defaultdict(list)
-    for chunk in chunks:
-        units[chunk.key] += chunk.units
+    for key, unit in removed:
+        units[key].append(unit)
     return tuple(
         Cut(group.place, group.axis, tuple(sorted(units[group.key]))) for group in groups if group.key in units
     )

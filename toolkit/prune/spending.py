@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -17,7 +17,7 @@ import torch
 
 from toolkit.errors import BudgetError
 from toolkit.models.groups import Groups, Unit
-from toolkit.prune.allocators import GONE, Terms
+from toolkit.prune.allocators import Terms
 from toolkit.prune.budget import TOLERANCE, Budget
 from toolkit.prune.chunks import Chunk, chunks_of, coarseness, cuts_of
 from toolkit.records import Cut
@@ -40,89 +40,94 @@ Pools: TypeAlias = Sequence[Pool]
 def spend(pools: Pools, budget: Budget, terms: Terms) -> tuple[Cut, ...]:
     """The cuts that meet the budget; BudgetError, with the closest that can be met, if none do."""
     if budget.quantity == "ratio":
-        chosen = _share(pools, budget.share, terms.groups)
+        chosen = _share(pools, budget.share, terms)
         if not chosen and not terms.partway:
             raise BudgetError(f"{budget} removes nothing: no layer has that many units to spare", _SMALLER_STEPS)
     else:
-        chosen = _until_met(_at_one_pace(pools), budget, terms)
-    implied = _implied(chosen, terms.groups)
-    return cuts_of([chunk for chunk in chosen if not chunk.members <= implied], terms.groups)
+        chosen = _until_met(_at_one_pace(pools, terms.gone), budget, terms)
+    removed = terms.gone.union(*(chunk.members for chunk in chosen))
+    return cuts_of(removed - _inside(removed, terms.groups), terms.groups)
 
 
 _SMALLER_STEPS = "ask for more, allow more axes (prune.axes), or round to smaller steps (--round-to)"
 
 
+def removed_by(cuts: Sequence[Cut], groups: Groups) -> frozenset[Unit]:
+    """The units that are cut, and those that go with the heads and blocks among them."""
+    cut = {((piece.place, piece.axis), unit) for piece in cuts for unit in piece.units}
+    return frozenset(cut | _inside(cut, groups))
+
+
 def ratio_of(cuts: Sequence[Cut], groups: Groups) -> float:
     """Share of units that are cut. Those that go with a removed head or block do not count, neither here nor there."""
-    cut = {((piece.place, piece.axis), unit) for piece in cuts for unit in piece.units}
-    implied = {other for unit in cut for other in groups.inside(unit)}
-    return len(cut - implied) / len(groups.members() - implied)
+    removed = removed_by(cuts, groups)
+    inside = _inside(removed, groups)
+    return len(removed - inside) / len(groups.members() - inside)
 
 
-def _share(pools: Pools, share: float, groups: Groups) -> list[Chunk]:
+def _inside(units: Iterable[Unit], groups: Groups) -> set[Unit]:
+    """The units that go with the heads and blocks among these units."""
+    return {other for unit in units for other in groups.inside(unit)}
+
+
+def _share(pools: Pools, share: float, terms: Terms) -> list[Chunk]:
     """Of every pool the longest start that holds no more than the share of its units, counted as in `ratio_of`."""
     chosen: list[Chunk] = []
-    implied = set[Unit]()
+    inside = _inside(terms.gone, terms.groups)
     for pool in sorted(pools, key=lambda pool: min(coarseness(key[1]) for key, _ in pool.members)):
-        start = _longest_start(pool, share, groups, implied)
-        implied |= _implied(start, groups)
+        start = _longest_start(pool, share, terms, inside)
+        inside |= _inside((unit for chunk in start for unit in chunk.members), terms.groups)
         chosen += start
     return chosen
 
 
-def _longest_start(pool: Pool, share: float, groups: Groups, implied: set[Unit]) -> list[Chunk]:
+def _longest_start(pool: Pool, share: float, terms: Terms, inside: set[Unit]) -> list[Chunk]:
     """A head takes units along, cut or not, so that a longer start may hold the share where a shorter one does not."""
-    living, cut = set(pool.members - implied), set[Unit]()
+    living = set(pool.members - inside)
+    cut = living & terms.gone
     order: list[Chunk] = []
     fitting = 0
     for chunk in pool.chunks:
         units = chunk.members & living
         if not units:
             continue
-        within = {other for unit in units for other in groups.inside(unit)}
+        within = _inside(units, terms.groups)
         cut |= units
         cut -= within
         living -= within
         order.append(chunk)
-        if chunk.score == GONE or len(cut) <= share * len(living) + 1e-9:
+        if len(cut) <= share * len(living) + 1e-9:
             fitting = len(order)
     if fitting == len(order) and len(cut) < int(share * len(living) + 1e-9):
         LOG.warning("%s: %d of %d units removed, all but what every layer keeps", pool.name, len(cut), len(living))
     return order[:fitting]
 
 
-def _implied(chunks: Sequence[Chunk], groups: Groups) -> set[Unit]:
-    """The units that go with the heads and blocks among these chunks."""
-    return {other for chunk in chunks for unit in chunk.members for other in groups.inside(unit)}
-
-
-def _at_one_pace(pools: Pools) -> list[Chunk]:
+def _at_one_pace(pools: Pools, gone: frozenset[Unit]) -> list[Chunk]:
     """One order of removal, in which every pool has lost about the same share of its units at any time.
 
-    What earlier rounds have removed goes first, whole heads and blocks before what is in them. Units of removed heads
-    count here like all others: the budget counts weights, and each once.
+    Units of removed heads count here like all others: the budget counts weights, and each once.
     """
-    paced: list[tuple[float, int, int, int, Chunk]] = []
+    paced: list[tuple[float, int, int, Chunk]] = []
     for number, pool in enumerate(pools):
-        removed = 0
+        removed = len(pool.members & gone)
         for position, chunk in enumerate(pool.chunks):
             removed += len(chunk.units)
-            pace = (0.0, coarseness(chunk.key[1])) if chunk.score == GONE else (removed / len(pool.members), 0)
-            paced.append((*pace, number, position, chunk))
-    return [chunk for *_, chunk in sorted(paced, key=lambda entry: entry[:4])]
+            paced.append((removed / len(pool.members), number, position, chunk))
+    return [chunk for *_, chunk in sorted(paced, key=lambda entry: entry[:3])]
 
 
 def _until_met(order: Sequence[Chunk], budget: Budget, terms: Terms) -> list[Chunk]:
     """A start of the order that costs just more than the budget, then single chunks that still fit."""
     cost = terms.cost
-    cells = [np.concatenate([cost.cells(chunk.key, unit) for unit in chunk.units]) for chunk in order]
+    cells = [cost.cells(chunk.members) for chunk in order]
+    gone = cost.cells(terms.gone)
 
     def left(chosen: Sequence[int]) -> float:
-        removed = np.concatenate([cells[index] for index in chosen]) if chosen else np.zeros(0, dtype=np.int64)
+        removed = np.concatenate([gone, *(cells[index] for index in chosen)])
         return budget.left(cost.after(removed), cost.dense)
 
-    # The budget is not met with the first `low` chunks removed; those that are gone stay so in any case.
-    low, high = sum(chunk.score == GONE for chunk in order), len(order)
+    low, high = 0, len(order)  # the budget is not met with the first `low` chunks removed
     while low < high:
         middle = (low + high + 1) // 2
         if left(range(middle)) > budget.share:
@@ -155,8 +160,8 @@ def check_reachable(budget: Budget, terms: Terms) -> None:
         for group in terms.groups
         for chunk in chunks_of(group, torch.zeros(group.units, dtype=torch.float64), terms.round_to)
     ]
-    cells = [terms.cost.cells(chunk.key, unit) for chunk in chunks for unit in chunk.units]
-    least = budget.left(terms.cost.after(np.concatenate(cells)), terms.cost.dense) if cells else 1.0
+    cells = terms.cost.cells(unit for chunk in chunks for unit in chunk.members)
+    least = budget.left(terms.cost.after(cells), terms.cost.dense)
     if least > budget.share:
         raise _unmet(budget, least, 0.0)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from toolkit import progress, records
+from toolkit import hashing, progress, records
 from toolkit.errors import ToolkitError
 from toolkit.recipe import Recipe
 from toolkit.records import DENSE, SLIM
@@ -118,4 +118,4 @@ def _names_in(file: Path) -> tuple[str, ...] | None:
 
 def hash_of(settings: BaseModel) -> str:
     """Hash of a section of the recipe."""
-    return records.digest(settings.model_dump(mode="json"))
+    return hashing.digest(settings.model_dump(mode="json"))

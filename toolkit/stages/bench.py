@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from toolkit import records
+from toolkit import hashing, records
 from toolkit.errors import InvalidMeasurement, RecipeError, ToolkitError
 from toolkit.records import DENSE, SLIM, BenchReport
 from toolkit.stages import MODELS, Run, Stage, Unit, hash_of
@@ -67,7 +67,7 @@ def _machine(run: Run) -> str:
     from toolkit.bench.devices import device
 
     found = replace(device(run.recipe.bench.device).environment(), clocks_mhz=())
-    return records.digest(asdict(found))
+    return hashing.digest(asdict(found))
 
 
 def bench_folder(run: Run) -> str:

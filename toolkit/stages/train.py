@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from toolkit import records
+from toolkit import hashing, records
 from toolkit.errors import ToolkitError, UnknownName, WeightsError
 from toolkit.recipe import Training
 from toolkit.records import DENSE, ModelInfo, TrainingHistory
@@ -32,7 +32,7 @@ class Train(Stage):
         }
         weights, made = Path(recipe.model.weights).expanduser(), run.folder.stage(DENSE)
         if weights.is_file():
-            inputs["weights"] = records.sha256(weights)
+            inputs["weights"] = hashing.sha256(weights)
         elif made and made.inputs.get("model") == inputs["model"] and "weights" in made.inputs:
             # What was made from a file stays good when the file is gone.
             inputs["weights"] = made.inputs["weights"]

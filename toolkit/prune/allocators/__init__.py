@@ -7,12 +7,9 @@ from typing import Protocol, cast
 
 from toolkit import plugins
 from toolkit.models.cost import CostModel
-from toolkit.models.groups import Groups, Scores
+from toolkit.models.groups import Groups, Scores, Unit
 from toolkit.prune.budget import Budget
 from toolkit.records import Cut
-
-GONE = -1.0
-"""Score of a unit that an earlier round has removed: below every importance, so that it goes again before any other."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +20,8 @@ class Terms:
     """Only these may be cut."""
     cost: CostModel
     round_to: int
+    gone: frozenset[Unit] = frozenset()
+    """What earlier rounds have removed, with all that went along. It stays removed, whatever its scores."""
     partway: bool = False
     """True in all rounds but the last: come as near as chunks allow, without going below, and cut nothing rather than
     refuse."""
@@ -30,7 +29,7 @@ class Terms:
 
 class Allocator(Protocol):
     def allocate(self, scores: Scores, budget: Budget, terms: Terms) -> tuple[Cut, ...]:
-        """Cuts that meet the budget; BudgetError if none do."""
+        """Cuts that meet the budget, those of earlier rounds among them; BudgetError if none do."""
         ...
 
 

@@ -18,7 +18,7 @@ class Isomorphic:
     def allocate(self, scores: Scores, budget: Budget, terms: Terms) -> tuple[Cut, ...]:
         chunks: dict[Axis, list[Chunk]] = {}
         for group in terms.groups:
-            chunks.setdefault(group.axis, []).extend(chunks_of(group, scores[group.key], terms.round_to))
+            chunks.setdefault(group.axis, []).extend(chunks_of(group, scores[group.key], terms.round_to, terms.gone))
         pools = [
             Pool(axis, sorted(found, key=lambda chunk: chunk.score), terms.groups.along([axis]).members())
             for axis, found in chunks.items()

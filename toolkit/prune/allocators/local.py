@@ -14,7 +14,7 @@ class Local:
     def allocate(self, scores: Scores, budget: Budget, terms: Terms) -> tuple[Cut, ...]:
         pools = []
         for group in terms.groups:
-            chunks = chunks_of(group, scores[group.key], terms.round_to)
+            chunks = chunks_of(group, scores[group.key], terms.round_to, terms.gone)
             for segment in range(len(group.segments)):
                 own = [chunk for chunk in chunks if chunk.segment == segment]
                 pools.append(Pool(f"{group.axis} at {group.place}", own, group.members(segment)))

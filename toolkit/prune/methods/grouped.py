@@ -16,11 +16,11 @@ from toolkit.models.groups import Groups, Scores, find_groups
 from toolkit.models.selection import Selection
 from toolkit.models.source import LoadedModel
 from toolkit.models.surgery import Removal, remove
-from toolkit.prune.allocators import GONE, Terms, allocator
+from toolkit.prune.allocators import Terms, allocator
 from toolkit.prune.budget import Budget, budget_of
 from toolkit.prune.criteria import criterion
 from toolkit.prune.methods import Job, Method
-from toolkit.prune.spending import ratio_of
+from toolkit.prune.spending import ratio_of, removed_by
 from toolkit.records import Cut, PrunePlan
 
 
@@ -39,6 +39,7 @@ class Grouped:
             if not cuts:
                 scores = scorer.score(model.module, job.calibration, allowed)
             else:
+                terms = replace(terms, gone=removed_by(cuts, allowed))
                 removal = remove(model.module, cuts, size)
                 left = find_groups(removal.module, size).along(settings.axes)
                 scores = _in_source(scorer.score(removal.module, job.calibration, left), removal, allowed)
@@ -64,8 +65,8 @@ def _after(budget: Budget, progress: float) -> Budget:
 
 
 def _in_source(scores: Scores, removal: Removal, groups: Groups) -> Scores:
-    """Scores of a cut model's units at their indices in the model before; GONE for what was removed."""
-    result = {group.key: torch.full((group.units,), GONE, dtype=torch.float64) for group in groups}
+    """Scores of a cut model's units at their indices in the model before; NaN for what was removed."""
+    result = {group.key: torch.full((group.units,), torch.nan, dtype=torch.float64) for group in groups}
     for key, values in scores.items():
         place, units = removal.origin[key]
         result[place, key[1]][list(units)] = values
