@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,14 @@ def weights() -> str:
 def steps(text: str) -> list[int]:
     """The steps at which training said how it stands."""
     return [int(step) for step in re.findall(r"^train: (\d+)/\d+ loss", text, re.MULTILINE)]
+
+
+@pytest.fixture(autouse=True)
+def _interrupts_arrive() -> Iterator[None]:
+    """Also where the tests run in the background of a shell, which lets its processes ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_killed_training_goes_on_and_ends_with_the_same_weights(here: Path, command: Command) -> None:
