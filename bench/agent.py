@@ -73,6 +73,9 @@ def measured(request: BenchRequest, report: Progress = silent) -> BenchReport:
             for name, subject in request.subjects.items()
         }
         size = _common_size(subjects)
+        for subject in subjects.values():
+            for batch_size in request.batch_sizes:
+                subject.identity.check_batch(batch_size)
         for done, batch_size in enumerate(request.batch_sizes):
             report(done, len(request.batch_sizes), f"batch size {batch_size}")
             measurements += _at(batch_size, size, subjects, bench)
@@ -91,7 +94,7 @@ def _ready(folder: Path, runtime_name: str, threads: int, stack: ExitStack) -> R
 
 def _at(batch_size: int, size: int, subjects: dict[str, Ready], bench: Bench) -> list[Measurement]:
     """Measurements of all subjects at one batch size."""
-    images = np.random.default_rng(0).standard_normal((batch_size, 3, size, size), dtype=np.float32)
+    images = _images((batch_size, 3, size, size), {subject.identity.dtype for subject in subjects.values()})
     for name, subject in subjects.items():
         _check_answer(name, subject.session.run(images), (batch_size, len(subject.identity.model.classes)))
     before = telemetry.read()
@@ -99,6 +102,16 @@ def _at(batch_size: int, size: int, subjects: dict[str, Ready], bench: Bench) ->
     samples = interleaved(sessions, images, Load(bench.request.seconds, bench.request.samples))
     seen = telemetry.between(before, telemetry.read(), bench.load_average)
     return [_measurement(name, subjects[name], samples[name], batch_size, bench, seen) for name in subjects]
+
+
+def _images(shape: tuple[int, ...], dtypes: set[str]) -> np.ndarray:
+    """Random images of the type that all subjects take."""
+    if len(dtypes) > 1:
+        raise BadInput(f"the subjects take images of different types: {', '.join(sorted(dtypes))}", "export both alike")
+    generator = np.random.default_rng(0)
+    if dtypes == {"uint8"}:
+        return generator.integers(0, 256, shape, dtype=np.uint8)
+    return generator.standard_normal(shape, dtype=np.float32)
 
 
 def _measurement(

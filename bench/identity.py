@@ -18,13 +18,35 @@ class Identity:
     """Hash of the file that runs: the artifact's, or the model folder's weights."""
     model: ModelInfo
     """The model inside: its classes, input size and normalisation."""
+    dtype: str = "float32"
+    """Of the images it takes: "float32", normalised, or "uint8", pixels."""
+    batch: int | None = None
+    """Images a call, where the file takes no other number."""
+    most: int | None = None
+    """Most images a call, where an engine has a limit."""
+
+    def check_batch(self, size: int) -> None:
+        """BadInput for a number of images a call that the file does not take."""
+        if self.batch not in (None, size):
+            raise BadInput(f"the file takes {self.batch} images a call, not {size}", f"--batch-size {self.batch}")
+        if self.most is not None and size > self.most:
+            raise BadInput(
+                f"the engine takes up to {self.most} images a call, not {size}", "export it with another --batch-size"
+            )
 
 
 def identify(folder: Path) -> Identity:
     """Read `artifact.json` or `model.json`; BadInput when the folder holds neither."""
     if (folder / "artifact.json").exists():
         artifact = records.load(Artifact, folder / "artifact.json")
-        return Identity(artifact.sha256, artifact.model)
+        batch, most = artifact.inputs[0].shape[0], artifact.options.get("largest_batch")
+        return Identity(
+            artifact.sha256,
+            artifact.model,
+            artifact.inputs[0].dtype,
+            batch if isinstance(batch, int) else None,
+            most if isinstance(most, int) else None,
+        )
     if (folder / "model.json").exists():
         model = records.load(ModelInfo, folder / "model.json")
         return Identity(model.weights_sha256, model)

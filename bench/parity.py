@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from toolkit.bench import statistics
+from toolkit.bench.feed import answers
+from toolkit.bench.identity import Identity
 from toolkit.bench.runtimes import Session
 from toolkit.bench.statistics import Estimate, paired_difference_interval
 from toolkit.errors import CheckFailed
@@ -41,7 +43,9 @@ class Pair:
     slim)."""
 
 
-def predict(session: Session, batches: Iterable[tuple[Any, Any]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def predict(
+    session: Session, batches: Iterable[tuple[Any, Any]], identity: Identity
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(labels, top-1 classes) over batches of (images [batch, 3, S, S], labels [batch]), arrays or CPU tensors.
 
     Raises CheckFailed for logits that are not finite or not one row for each image, and when there are no images.
@@ -49,7 +53,8 @@ def predict(session: Session, batches: Iterable[tuple[Any, Any]]) -> tuple[tuple
     labels: list[int] = []
     predictions: list[int] = []
     for images, truth in batches:
-        logits = session.run(np.ascontiguousarray(np.asarray(images), dtype=np.float32))  # [batch, classes]
+        given = np.ascontiguousarray(np.asarray(images), dtype=np.float32)
+        logits = answers(session, given, identity)  # [batch, classes]
         if logits.ndim != 2 or len(logits) != len(truth):
             raise CheckFailed(f"{len(truth)} images gave logits of shape {logits.shape}")
         if not np.isfinite(logits).all():

@@ -1,19 +1,62 @@
-"""Write a model as a file that a runtime opens. Every file in this folder is one target and nothing else.
+"""Write a model as a file that a runtime opens. Every target is one file in this folder, found by its name.
 
-Importing this package loads no torch: listing the targets must stay fast.
+Importing this package, or what builds engines in it, loads no torch: a device does it too.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from toolkit import plugins
-from toolkit.records import Artifact
+from toolkit.progress import Progress
+from toolkit.records import Fusion, Setting
 
 if TYPE_CHECKING:
     from toolkit import recipe
-    from toolkit.models.source import LoadedModel
+    from toolkit.export.prepare import Prepared
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """What a target can hold."""
+
+    precisions: tuple[str, ...]
+    opsets: tuple[int, int]
+    """Lowest and highest ONNX operator set that it reads."""
+    opset: int
+    """The one it reads best."""
+    attention: tuple[str, ...]
+    """Forms of attention that it runs, the fastest first."""
+    at_load: tuple[str, ...] = ()
+    """Precisions that the runtime chooses when it loads the file; the graph stays float32."""
+    symmetric: bool = False
+    """Wants int8 activations around zero."""
+    all_rows_in_fixed_batches: bool = False
+    """Its compiler fails on attention with fewer queries than keys, unless the batch is free."""
+    head_multiple: int = 1
+    """In fp16 and bf16: what its fused attention wants head widths to be multiples of."""
+    lacking: dict[str, str] = field(default_factory=dict)
+    """Why there is no such precision or form of attention."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a target has put into a folder."""
+
+    file: str
+    also: tuple[str, ...] = ()
+    """Files that belong to it: weights beside a graph, the list of an engine's layers."""
+    built_with: tuple[str, ...] = ()
+    """Packages that took part."""
+    difference: float | None = None
+    """Largest difference of a logit from torch's, where the file could be run."""
+    fusion: tuple[Fusion, ...] = ()
+    """What became of every block's attention."""
+    options: dict[str, Setting] = field(default_factory=dict)
+    """What was chosen that only this target knows."""
+    architecture: str | None = None
 
 
 class Target(Protocol):
@@ -22,10 +65,14 @@ class Target(Protocol):
     runtime: str
     """Name of the runtime that opens what this target writes."""
 
-    def export(self, model: LoadedModel, options: recipe.Export, out: Path) -> Artifact:
-        """Write the file and its `artifact.json` into the folder `out`; the caller's module stays as it is.
+    def abilities(self) -> Abilities:
+        """Raises MissingDependency, with what to install, where the target's own library is not there."""
+        ...
 
-        A target runs what it wrote where it can, and raises CheckFailed when the numbers are not torch's.
+    def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:
+        """Write the file into the folder `out`; run it where this machine can, and compare it with torch.
+
+        Raises CheckFailed when the numbers are not torch's.
         """
         ...
 

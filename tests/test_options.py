@@ -28,6 +28,14 @@ WITHOUT_DEFAULT = {
     "bench.threads": 2,
     "prune.axes": ("block", "v"),
     "bench.batch_size": (4, 2),
+    "bench.runtime": "torch",
+    "export.opset": 18,
+    "export.batch_size": (2, 4, 6),
+    "export.rewrites": ("norms", "class-token"),
+    "export.calibration_domains": ("ink", "photo"),
+    "export.target": "sm_86,sm_89",
+    "export.workspace_mib": 512,
+    "export.timing_cache": "timing.cache",
 }
 
 

@@ -32,6 +32,14 @@ STAGE_HELP = {
     "bench": "Measure dense and slim side by side.",
     "report": "Put everything on one page, report.html.",
 }
+TARGETS = {
+    "onnx": ("onnx", "Write ONNX (the default)."),
+    "trt": ("tensorrt", "Build a TensorRT engine, on the machine whose GPU will run it."),
+    "rtx": ("rtx", "Build a TensorRT for RTX engine, for RTX GPUs, on any machine."),
+    "openvino": ("openvino", "Write OpenVINO's IR, for processors."),
+    "torch": ("torch", "Write a torch.export program."),
+}
+"""Flag of `export` to the target it chooses, and its help."""
 OWN_FLAGS = {
     "train": ("model", "data", "train"),
     "prune": ("model", "data", "prune"),
@@ -76,8 +84,8 @@ def _work(names: list[str], values: dict[str, Any], sections: tuple[str, ...]) -
         flags |= dict(resolve.parse_assignment(text) for text in values["assignments"] or [])
         if values["seed"] is not None:
             flags["seed"] = values["seed"]
-        if values.get("onnx"):
-            flags["export.targets"] = ["onnx"]
+        if chosen := [target for flag, (target, _) in TARGETS.items() if values.get(flag)]:
+            flags["export.targets"] = chosen
         _carry_out(names, resolve.resolve(values["recipe"], values["run"], flags), values)
 
 
@@ -189,9 +197,8 @@ def _add_stage(name: str) -> None:
     sections = OWN_FLAGS.get(name, (name,))
     extra: dict[str, Any] = {}
     if name == "export":
-        extra["onnx"] = Annotated[
-            bool, typer.Option("--onnx", help="Write ONNX (the default).", rich_help_panel="Stage")
-        ]
+        for flag, (_, text) in TARGETS.items():
+            extra[flag] = Annotated[bool, typer.Option(f"--{flag}", help=text, rich_help_panel="Stage")]
 
     def stage(values: dict[str, Any]) -> None:
         _work([name], values, sections)

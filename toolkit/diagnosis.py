@@ -43,7 +43,9 @@ def findings() -> Iterator[Finding]:
         yield Finding(name, version is not None, version or f"pip install {name}")
     yield from _runtimes()
     yield from _gpu(found.gpu)
-    yield _tensorrt()
+    yield _importable("OpenVINO", "openvino", "pip install 'vit-toolkit[openvino]'")
+    yield _importable("TensorRT for RTX", "tensorrt_rtx", "pip install 'vit-toolkit[rtx]'")
+    yield _importable("TensorRT", "tensorrt", "pip install 'vit-toolkit[tensorrt]' on a machine with a GPU")
 
 
 def _runtimes() -> Iterator[Finding]:
@@ -64,8 +66,6 @@ def _gpu(name: str | None) -> Iterator[Finding]:
     )
 
 
-def _tensorrt() -> Finding:
-    found = importlib.util.find_spec("tensorrt") is not None
-    return Finding(
-        "TensorRT", found, "installed" if found else "pip install 'vit-toolkit[tensorrt]' on a machine with a GPU"
-    )
+def _importable(what: str, module: str, install: str) -> Finding:
+    found = importlib.util.find_spec(module) is not None
+    return Finding(what, found, "installed" if found else install)

@@ -10,8 +10,11 @@ from rich.table import Table
 
 from toolkit import records
 from toolkit.errors import BadInput
-from toolkit.records import DENSE, Artifact, BlockSummary, HeadLayout, ModelInfo, ModelSummary, PrunePlan
+from toolkit.records import DENSE, Artifact, BlockSummary, Fusion, HeadLayout, ModelInfo, ModelSummary, PrunePlan
 from toolkit.stages import FINETUNED, PRUNED
+
+EXPORTED = (".onnx", ".engine", ".xml", ".pt2")
+"""Files that have their record beside them."""
 
 
 def inspect(path: Path, as_json: bool) -> None:
@@ -50,7 +53,7 @@ def _slim(run: Path) -> ModelSummary | None:
 
 def _record_in(path: Path, name: str) -> Path | None:
     """The record of this name at `path`: the file itself, one in the folder, or one beside an exported file."""
-    places = (path if path.name == name else path / name, path.parent / name if path.suffix == ".onnx" else path)
+    places = (path if path.name == name else path / name, path.parent / name if path.suffix in EXPORTED else path)
     return next((place for place in places if place.is_file() and place.name == name), None)
 
 
@@ -127,12 +130,25 @@ def _artifact_table(artifact: Artifact) -> Table:
         "parameters": f"{model.parameters:,}",
         "MACs": f"{model.macs:,}",
         "difference from torch": "unknown"
-        if artifact.max_abs_difference is None
+        if artifact.max_abs_difference is None  # not run on this machine
         else f"{artifact.max_abs_difference:.1e}",
+        "options": ", ".join(f"{name} {value}" for name, value in artifact.options.items()),
+        "rewrites": ", ".join(f"{name} x {count}" for name, count in artifact.rewrites.items() if count) or "none",
+        "float32 blocks": ", ".join(map(str, artifact.float32_blocks)) or "none",
+        "made for": artifact.device_architecture or "any machine",
         "built with": ", ".join(f"{name} {version}" for name, version in artifact.built_with.items()),
     }
     for name, value in rows.items():
         table.add_row(name, value)
     for number, layout in enumerate(model.layouts):
-        table.add_row(f"attention {number}", _heads(layout))
+        found = next((each for each in artifact.fusion if each.block == number), None)
+        table.add_row(f"attention {number}", f"{_heads(layout)}{': ' + _fusion(found) if found else ''}")
     return table
+
+
+def _fusion(found: Fusion) -> str:
+    """Whether a block's attention is one kernel; if not, why, and what to try."""
+    if found.status == "fused":
+        return f"fused ({', '.join(found.kernels)})"
+    said = "partly fused" if found.status == "partly" else "not fused"
+    return f"{said}: {found.reason}{f'; try {found.mend}' if found.mend else ''}"

@@ -49,8 +49,8 @@ COMMON: Mapping[str, Any] = {
     "quiet": Quiet,
 }
 """Options of every stage's command."""
-SWITCHES = ("as_json", "dry_run", "force", "verbose", "quiet", "onnx")
-"""Options that are on or off; all others may be unset."""
+SWITCHES = ("as_json", "dry_run", "force", "verbose", "quiet")
+"""Options that are on or off; all others but `extra` ones may be unset."""
 
 
 def with_options(
@@ -71,7 +71,7 @@ def with_options(
             inspect.Parameter(
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=False if name in SWITCHES else None,
+                default=False if name in SWITCHES or get_args(annotation)[0] is bool else None,
                 annotation=annotation,
             )
             for name, annotation in annotations.items()

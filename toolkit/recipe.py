@@ -7,7 +7,7 @@ and lays flags over it.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -22,6 +22,7 @@ def _listed(value: object) -> object:
 
 
 Listed = BeforeValidator(_listed)
+RewriteName = Literal["layer-scale", "norms", "softmax-scale", "key-bias", "value-bias", "pad-heads", "class-token"]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 
@@ -139,11 +140,45 @@ class Finetune(Training):
 
 class Export(Section):
     targets: Annotated[tuple[str, ...], Listed] = ("onnx",)
-    """File formats to write."""
-    precision: Literal["fp32"] = "fp32"
-    """Number format of weights and activations."""
-    opset: Annotated[int, Field(ge=18, le=23)] = 20
-    """ONNX operator set."""
+    """File formats to write: onnx, tensorrt, rtx (TensorRT for RTX), openvino, torch."""
+    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
+    """Number format of weights and activations, written into the graph."""
+    opset: Annotated[int, Field(ge=17, le=23)] | None = None
+    """ONNX operator set; by default the one that the target reads best."""
+    attention: Literal["auto", "decomposed", "standard", "custom"] = "auto"
+    """How attention is written: plain operators, ONNX's Attention (opset 23), or a node toolkit::HeadwiseAttention."""
+    batch_size: Annotated[tuple[Positive, ...], Listed] = (1, 8, 64)
+    """Images a call: one number for a fixed batch, or the least, the usual and the largest."""
+    input: Literal["float32", "uint8"] = "float32"
+    """What the file takes: normalised images, or raw pixels."""
+    rewrites: Annotated[tuple[RewriteName, ...], Listed] = get_args(RewriteName)
+    """Exact rewrites before the export."""
+    calibration_images: Positive = 128
+    """Training images that show which numbers occur, for all precisions but fp32."""
+    calibration_domains: Annotated[tuple[str, ...], Listed] = ()
+    """Domains they come from; by default all source domains."""
+    quantize_attention: bool = False
+    """In int8: attention's two products as well."""
+    verify: bool = False
+    """Open what was written and compare its answers with the model's on a sample of images."""
+    target: str | None = None
+    """GPUs an engine is for: sm_87, or several, as in sm_86,sm_89; by default the one in this machine."""
+    builder_level: Annotated[int, Field(ge=0, le=5)] = 3
+    """How hard an engine's builder searches."""
+    workspace_mib: Positive | None = None
+    """Memory an engine's layers may work in, in MiB; by default all there is."""
+    version_compatible: bool = False
+    """Build an engine that later versions of the library load too."""
+    hardware_compatible: bool = False
+    """Build an engine for all GPUs from Ampere on."""
+    timing_cache: str | None = None
+    """File that remembers what an engine's builder has timed; it is made where it is missing."""
+
+    @model_validator(mode="after")
+    def _batch_sizes_ascend(self) -> Export:
+        if len(self.batch_size) not in (1, 3) or list(self.batch_size) != sorted(self.batch_size):
+            raise ValueError("batch_size needs one number, or three that ascend: the least, the usual, the largest")
+        return self
 
 
 class Parity(Section):
@@ -156,8 +191,8 @@ class Parity(Section):
 class Bench(Section):
     device: str = "local"
     """Where to measure."""
-    runtime: str = "onnxruntime"
-    """What runs the model: onnxruntime (exported files) or torch (model folders)."""
+    runtime: str | None = None
+    """What runs the model: by default the runtime of the first exported file; torch also runs model folders."""
     batch_size: Annotated[tuple[Positive, ...], Listed] = (1, 8)
     """Images a call; several sizes are measured one after the other."""
     seconds: Annotated[float, Field(gt=0)] = 10.0

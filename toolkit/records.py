@@ -150,6 +150,24 @@ class TensorSpec:
     shape: tuple[int | str, ...]
 
 
+FusionStatus: TypeAlias = Literal["fused", "partly", "not"]
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """What became of one block's attention in a file: one kernel for each run of equal heads, or its parts."""
+
+    block: int
+    """Index in the model that was exported."""
+    status: FusionStatus
+    kernels: tuple[str, ...]
+    """Those that compute it or its parts."""
+    reason: str = ""
+    """Why it is not fused, as far as it is known."""
+    mend: str = ""
+    """What to try; empty where this target has no fused attention."""
+
+
 @dataclass(frozen=True)
 class Artifact:
     """One file that can be run, and everything needed to refuse a mismatch before loading it."""
@@ -170,7 +188,15 @@ class Artifact:
     device_architecture: str | None = None
     """What it was compiled for; None: runs anywhere."""
     max_abs_difference: float | None = None
-    """Largest difference of a logit from the torch model, seen when the file was written and run."""
+    """Largest difference of a logit from the torch model, seen when the file was written and run; None: not run."""
+    also: dict[str, str] = field(default_factory=dict)
+    """Files that belong to it, and their sha256: weights beside a graph, the list of an engine's layers."""
+    rewrites: dict[str, int] = field(default_factory=dict)
+    """Exact rewrites made before the export, and at how many places."""
+    float32_blocks: tuple[int, ...] = ()
+    """Blocks that stay float32 in lower precision, because it cost accuracy."""
+    fusion: tuple[Fusion, ...] = ()
+    """What became of every block's attention; empty: not known."""
     schema: int = SCHEMA
 
 

@@ -8,9 +8,9 @@ from types import TracebackType
 import numpy as np
 import onnxruntime
 
-from toolkit import hashing, records
 from toolkit.bench.runtimes import Runtime, Session
-from toolkit.errors import BadInput, WeightsError
+from toolkit.bench.runtimes.files import artifact_in
+from toolkit.errors import BadInput
 from toolkit.records import Artifact
 
 ERRORS_ONLY = 3
@@ -46,19 +46,15 @@ class OnnxRuntime:
 
     def open(self, folder: Path, threads: int) -> Session:
         """Check the file's hash against its record, then load it with `threads` threads inside an operator."""
-        if not (folder / "artifact.json").exists():
-            raise BadInput(f"{folder} holds no artifact.json, so onnxruntime cannot run it", "export the model first")
-        artifact = records.load(Artifact, folder / "artifact.json")
-        if artifact.target != "onnx":
-            raise BadInput(f"{folder} holds a file for {artifact.target}; onnxruntime runs onnx files")
-        file = folder / artifact.file
-        if not file.is_file():
-            raise WeightsError(f"{file} does not exist, although artifact.json names it", "export the model again")
-        if hashing.sha256(file) != artifact.sha256:
-            raise WeightsError(
-                f"{file} is not the file that artifact.json describes (its hash differs)", "export the model again"
+        artifact = artifact_in(folder, "onnxruntime", "onnx")
+        if artifact.precision == "bf16":
+            raise BadInput(
+                f"{folder} is in bf16, for which onnxruntime has no kernels on processors",
+                "export it with --openvino, or as fp32, fp16 or int8",
             )
-        session = onnxruntime.InferenceSession(file, _options(threads), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            folder / artifact.file, _options(threads), providers=["CPUExecutionProvider"]
+        )
         return OnnxRuntimeSession(session, artifact)
 
 

@@ -1,4 +1,4 @@
-"""PyTorch in eager mode on the processor. Opens model folders; what exported files are compared with."""
+"""PyTorch on the processor: model folders in eager mode, which exported files are compared with, and `model.pt2`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from toolkit.bench.runtimes import Runtime, Session
+from toolkit.bench.runtimes.files import artifact_in
 from toolkit.errors import BadInput
 from toolkit.models import source
 
@@ -46,7 +47,10 @@ class Torch:
     """See the module."""
 
     def open(self, folder: Path, threads: int) -> Session:
-        """Load a model folder; its hash is checked while loading."""
+        """Load a model folder, or what `export --torch` writes; hashes are checked while loading."""
+        if (folder / "artifact.json").exists():
+            artifact = artifact_in(folder, "torch", "torch")
+            return TorchSession(torch.export.load(folder / artifact.file).module(), threads)
         if not (folder / "model.json").exists():
             raise BadInput(
                 f"{folder} holds no model.json, so torch cannot run it",

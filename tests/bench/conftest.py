@@ -1,4 +1,4 @@
-"""Small real models: a model folder and the folder of its export, wide (dense) and narrow (slim)."""
+"""Small real models: a model folder and the folders of its exports, wide (dense) and narrow (slim)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from toolkit import recipe
-from toolkit.export import target
+from toolkit.export.artifact import export
 from toolkit.models import source
 from toolkit.models.source import LoadedModel
 
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds dense/, slim/ (models) and dense-onnx/, slim-onnx/ (artifacts): two blocks, 32 pixels, three classes."""
+    """Holds dense/, slim/ (models) and dense-onnx/, slim-onnx/ and so on (artifacts): two blocks, 32 pixels, three
+    classes."""
     root = tmp_path_factory.mktemp("models")
     for name, width in (("dense", 192), ("slim", 32)):
         settings = recipe.Model(
@@ -30,5 +31,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
         (root / name).mkdir()
         saved = LoadedModel(model.module, source.save(model.module, model.info, root / name))
-        target("onnx").export(saved, recipe.Export(), root / f"{name}-onnx")
+        for target in ("onnx", "openvino", "torch"):
+            export(target, saved, recipe.Export(), root / f"{name}-{target}")
     return root

@@ -113,7 +113,7 @@ def test_predictions_of_torch_and_onnxruntime_agree(folders: Path) -> None:
     predictions: dict[str, tuple[int, ...]] = {}
     for name, folder, side in (("torch", "slim", "slim"), ("onnxruntime", "slim-onnx", "onnx-fp32")):
         with runtime(name).open(folders / folder, threads=1) as session:
-            labels, predictions[side] = predict(session, batches)
+            labels, predictions[side] = predict(session, batches, identify(folders / folder))
             images = np.asarray(batches[0][0])
             assert predictions[side][:8] == tuple(session.run(images).argmax(axis=1))
     assert labels == (*range(3), *range(3), 0, 1) * 2 + (0, 1, 2, 0)
@@ -125,10 +125,11 @@ def test_predictions_of_torch_and_onnxruntime_agree(folders: Path) -> None:
 
 def test_predictions_that_say_nothing_are_errors(folders: Path) -> None:
     images = np.zeros((2, 3, 32, 32), dtype=np.float32)
+    identity = identify(folders / "slim")
     with runtime("torch").open(folders / "slim", threads=1) as session:
         with pytest.raises(CheckFailed, match="no images"):
-            predict(session, [])
+            predict(session, [], identity)
         with pytest.raises(CheckFailed, match="3 images gave logits"):
-            predict(session, [(images, (0, 1, 2))])
+            predict(session, [(images, (0, 1, 2))], identity)
         with pytest.raises(CheckFailed, match="not finite"):
-            predict(session, [(images * np.float32("nan"), (0, 1))])
+            predict(session, [(images * np.float32("nan"), (0, 1))], identity)

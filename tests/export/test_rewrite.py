@@ -1,31 +1,162 @@
-"""A rewritten model gives the same numbers, and is itself again afterwards."""
+"""A rewritten model gives the same numbers."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from toolkit.export.rewrite import flat_tokens
+from toolkit.export.attention import FORMS
+from toolkit.export.flat import flatten
+from toolkit.export.rewrite import REWRITES, fold_normalisation, pad_heads, pad_to_multiples, rewrite
+from toolkit.models.adapt import attentions
+from toolkit.models.count import count, trace
 from toolkit.models.source import LoadedModel
+from toolkit.records import HeadLayout
 
-NAMES = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224")
+NAMES = (
+    "vit_tiny_patch16_224",
+    "deit_tiny_distilled_patch16_224",
+    "beit_base_patch16_224",
+    "deit3_small_patch16_224",  # layer scale
+    "vit_base_patch16_siglip_gap_224",  # mean over tokens behind the norm
+)
+Make = Callable[..., LoadedModel]
+
+
+@pytest.fixture(params=["even", "uneven"])
+def make(request: pytest.FixtureRequest, small: Make, uneven: Make) -> Make:
+    return small if request.param == "even" else uneven
+
+
+def images(model: LoadedModel) -> torch.Tensor:
+    size = model.info.image_size
+    return torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(3))
+
+
+def assert_equal(changed: nn.Module, model: LoadedModel, given: torch.Tensor | None = None) -> None:
+    with torch.inference_mode():
+        expected = model.module(images(model))
+        found = changed(images(model) if given is None else given)
+    assert float((found - expected).abs().max()) <= 1e-5 * max(1.0, float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_flat_tokens_change_nothing_but_the_graph(name: str, uneven: Callable[..., LoadedModel]) -> None:
-    model = uneven(name, depth=2)
-    module, size = model.module, model.info.image_size
-    images = torch.randn(3, 3, size, size)
-    seen: list[int] = []
-    hook = module.get_submodule("blocks.1.mlp").register_forward_hook(lambda *call: seen.append(call[2].dim()))
-    with torch.inference_mode():
-        expected = module(images)
-        with flat_tokens(module, size):
-            found = module(images)
-        again = module(images)
-    hook.remove()
-    assert seen == [3, 3, 2, 3]  # before, while the tokens are counted, flat, and again
-    assert torch.equal(again, expected)
-    assert float((found - expected).abs().max()) <= 1e-5 * max(1.0, float(expected.abs().max()))
+@pytest.mark.parametrize("kind", REWRITES)
+def test_each_rewrite_alone_changes_no_logit(name: str, kind: str, make: Make) -> None:
+    model = make(name, depth=2)
+    changed = copy.deepcopy(model.module)
+    places = rewrite(changed, [kind])
+    assert places.keys() == {kind}
+    assert_equal(changed, model)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("only_what_is_read", [False, True])
+def test_all_rewrites_together_change_no_logit(name: str, only_what_is_read: bool, make: Make) -> None:
+    model = make(name, depth=2)
+    changed = copy.deepcopy(model.module)
+    rewrite(changed, REWRITES)
+    flatten(changed, model.info.image_size, FORMS["decomposed"], only_what_is_read=only_what_is_read)
+    assert_equal(changed, model)
+
+
+def test_what_a_rewrite_is_for_is_gone_afterwards(small: Make) -> None:
+    beit = copy.deepcopy(small("beit_base_patch16_224", depth=2).module)
+    assert rewrite(beit, REWRITES) == {
+        "layer-scale": 4,
+        "norms": 5,
+        "softmax-scale": 2,
+        "key-bias": 2,  # BEiT has none; folding the norms makes one
+        "value-bias": 2,
+    }
+    for attention in attentions(beit).values():
+        assert attention.scale == 1.0
+        assert attention.k_bias is None
+        assert attention.v_bias is None
+    norms = [layer for layer in beit.modules() if isinstance(layer, nn.LayerNorm)]
+    assert len(norms) == 5
+    assert all(bool((norm.weight == 1).all()) and not norm.bias.any() for norm in norms)
+    assert all(block.gamma_1 is None and block.gamma_2 is None for block in beit.get_submodule("blocks").children())
+
+
+def test_a_key_bias_that_beit_does_not_have_is_not_dropped(small: Make) -> None:
+    assert rewrite(copy.deepcopy(small("beit_base_patch16_224", depth=2).module), ["key-bias"]) == {"key-bias": 0}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_padded_heads_change_no_logit(name: str, make: Make) -> None:
+    model = make(name, depth=2)
+    changed = copy.deepcopy(model.module)
+    for attention in attentions(changed).values():
+        pad_heads(attention, HeadLayout(tuple((qk + 3, v + 5) for qk, v in attention.layout.heads)))
+        assert not attention.misfit()
+    assert_equal(changed, model)
+
+
+def test_heads_are_padded_to_multiples_where_they_are_none(small: Make, uneven: Make) -> None:
+    even = copy.deepcopy(small(depth=2).module)
+    assert pad_to_multiples(even, 8) == 0
+    odd = copy.deepcopy(uneven(depth=2).module)
+    assert pad_to_multiples(odd, 8) == 2
+    assert all(width % 8 == 0 for layer in attentions(odd).values() for head in layer.layout.heads for width in head)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_input_normalisation_is_folded_into_the_patch_embedding(name: str, make: Make) -> None:
+    model = make(name, depth=2)
+    changed = copy.deepcopy(model.module)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (model.info.mean, model.info.std))
+    fold_normalisation(changed, model.info.mean, model.info.std)
+    assert_equal(changed, model, images(model) * std + mean)
+
+
+@pytest.mark.parametrize(("name", "read"), [("vit_tiny_patch16_224", 1), ("deit_tiny_distilled_patch16_224", 2)])
+def test_the_last_block_costs_what_is_predicted(name: str, read: int, make: Make) -> None:
+    """Queries, output projection and MLP for the tokens that are read; keys and values for all."""
+    model = make(name, depth=2)
+    size, module = model.info.image_size, copy.deepcopy(model.module)
+    tokens = trace(module, size)["blocks.1.attn"].positions
+    block, layout = module.get_submodule("blocks.1"), attentions(module)["blocks.1.attn"].layout
+    width = int(block.get_parameter("norm1.weight").shape[0])
+    hidden = int(block.get_parameter("mlp.fc2.weight").shape[1])
+    each = (layout.qk_width + layout.v_width + 2 * hidden) * width + tokens * (layout.qk_width + layout.v_width)
+    flatten(module, size, FORMS["decomposed"], only_what_is_read=True)
+    assert macs(module, size) == count(model.module, size).macs - (tokens - read) * each
+
+
+def macs(module: nn.Module, size: int) -> int:
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        module(torch.zeros(1, 3, size, size))
+    return counter.get_total_flops() // 2
+
+
+def test_seven_percent_of_a_deit_tiny() -> None:
+    """12 blocks at 224 pixels: the last block keeps its keys, values and one row of everything else."""
+    from toolkit import recipe
+    from toolkit.models import source
+
+    settings = recipe.Model(name="deit_tiny_patch16_224", weights="none")
+    model = source.build(settings, [f"class {index}" for index in range(1000)], seed=0)
+    flatten(model.module, 224, FORMS["decomposed"], only_what_is_read=True)
+    saved = 1 - macs(model.module, 224) / 1_253_683_200
+    assert saved == pytest.approx(0.0696, abs=0.003)
+
+
+def test_where_all_tokens_are_read_the_last_block_stays_whole(small: Make) -> None:
+    module = copy.deepcopy(small("beit_base_patch16_224", depth=2).module)  # the mean over tokens
+    before = type(module.get_submodule("blocks.1"))
+    flatten(module, 16, FORMS["decomposed"], only_what_is_read=True)
+    assert type(module.get_submodule("blocks.1")) is before
+
+
+def test_a_beit_that_reads_its_class_token(small: Make) -> None:
+    model = small("beit_base_patch16_224", depth=2, global_pool="token")
+    changed = copy.deepcopy(model.module)
+    flatten(changed, 16, FORMS["decomposed"], only_what_is_read=True)
+    assert type(changed.get_submodule("blocks.1")).__name__ == "LastBlock"
+    assert_equal(changed, model)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from toolkit import recipe, records
 from toolkit.errors import CheckFailed
-from toolkit.export import target
+from toolkit.export.artifact import export
 from toolkit.models import source, surgery
 from toolkit.models.adapt import attentions
 from toolkit.models.count import count
@@ -182,7 +182,7 @@ def test_onnx_is_torch(
     slim, _ = cut(dense, cuts)
     folder = tmp_path_factory.mktemp("onnx")
     saved = LoadedModel(slim.module, source.save(slim.module, slim.info, folder))
-    artifact = target("onnx").export(saved, recipe.Export(), folder)
+    artifact = export("onnx", saved, recipe.Export(), folder)
     session = onnxruntime.InferenceSession(folder / artifact.file, providers=["CPUExecutionProvider"])
     (found,) = session.run(["logits"], {"images": images().numpy()})
     assert close(torch.from_numpy(np.asarray(found)), logits(slim.module), 1e-4)

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TypeAlias
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from toolkit.kernels.headwise_attention import Heads, headwise_attention
+from toolkit.kernels.headwise_attention import headwise_attention
 from toolkit.records import HeadLayout
-
-Compute: TypeAlias = Callable[[Tensor, Heads, float, Tensor | None, float], Tensor]
-"""The arithmetic of attention: packed projection, heads, scale, bias and dropout in; packed values out."""
 
 
 class HeadwiseAttention(nn.Module):
@@ -30,8 +23,6 @@ class HeadwiseAttention(nn.Module):
     """
 
     relative_position_index: Tensor | None
-    compute: Compute = staticmethod(headwise_attention)
-    """Changed for a while by `computed_by`."""
 
     def __init__(self, layout: HeadLayout, width: int, scale: float, relative_position_index: Tensor | None) -> None:
         super().__init__()
@@ -60,9 +51,9 @@ class HeadwiseAttention(nn.Module):
         """x: [batch, tokens, width] -> the same shape. timm's blocks pass the other arguments; they must stay unset."""
         if attn_mask is not None or is_causal or shared_rel_pos_bias is not None:
             raise NotImplementedError("HeadwiseAttention takes no mask and no shared position bias")
-        packed = F.linear(x, self.qkv.weight, self._packed_bias())  # [batch, tokens, Q + Q + V]
+        packed = F.linear(x, self.qkv.weight, self.packed_bias())  # [batch, tokens, Q + Q + V]
         dropout = self.attn_drop.p if self.training else 0.0
-        mixed = self.compute(packed, self.layout.heads, self.scale, self._position_bias(), dropout)
+        mixed = headwise_attention(packed, self.layout.heads, self.scale, self.position_bias(), dropout)
         output: Tensor = self.proj_drop(self.proj(mixed))
         return output
 
@@ -83,7 +74,7 @@ class HeadwiseAttention(nn.Module):
     def extra_repr(self) -> str:
         return ", ".join(f"{count} x (qk {qk}, v {v})" for count, qk, v in self.layout.buckets)
 
-    def _packed_bias(self) -> Tensor | None:
+    def packed_bias(self) -> Tensor | None:
         """[Q + Q + V], zeros where a projection has no bias."""
         parts = (self.q_bias, self.k_bias, self.v_bias)
         if all(part is None for part in parts):
@@ -92,21 +83,8 @@ class HeadwiseAttention(nn.Module):
         zeros = self.qkv.weight.new_zeros
         return torch.cat([zeros(width) if part is None else part for part, width in zip(parts, widths, strict=True)])
 
-    def _position_bias(self) -> Tensor | None:
+    def position_bias(self) -> Tensor | None:
         """[heads, tokens, tokens] from the table of relative positions (BEiT), or None."""
         if self.relative_position_bias_table is None or self.relative_position_index is None:
             return None
         return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
-
-
-@contextmanager
-def computed_by(model: nn.Module, compute: Compute) -> Iterator[None]:
-    """Within the block every attention of `model` computes this way: another kernel, or a form that exports well."""
-    layers = [module for module in model.modules() if isinstance(module, HeadwiseAttention)]
-    for layer in layers:
-        layer.compute = compute
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.compute

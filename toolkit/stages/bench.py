@@ -21,7 +21,7 @@ class Bench(Stage):
         from toolkit.bench.runtimes import runtime
 
         device(run.recipe.bench.device)
-        runtime(run.recipe.bench.runtime)
+        runtime(_runtime(run))
         _subjects(run)
 
     def units(self, run: Run) -> list[Unit]:
@@ -71,15 +71,22 @@ def _machine(run: Run) -> str:
 
 
 def bench_folder(run: Run) -> str:
-    return f"bench/{run.recipe.bench.runtime}-{run.recipe.bench.device}"
+    return f"bench/{_runtime(run)}-{run.recipe.bench.device}"
+
+
+def _runtime(run: Run) -> str:
+    """The one asked for, or that of the first file that is exported."""
+    from toolkit.export import target
+
+    return run.recipe.bench.runtime or target(run.recipe.export.targets[0]).runtime
 
 
 def _subjects(run: Run) -> dict[str, Path]:
     """The folders that the chosen runtime opens."""
     from toolkit.export import target
 
-    chosen = run.recipe.bench.runtime
-    if chosen == "torch":
+    chosen = _runtime(run)
+    if run.recipe.bench.runtime == "torch":
         return {subject: run.folder.path / result for subject, result in MODELS.items()}
     for name in run.recipe.export.targets:
         if target(name).runtime == chosen:
@@ -95,7 +102,7 @@ def _bench(run: Run, out: Path) -> None:
 
     settings = run.recipe.bench
     request = BenchRequest(
-        subjects={name: Subject(str(folder.resolve()), settings.runtime) for name, folder in _subjects(run).items()},
+        subjects={name: Subject(str(folder.resolve()), _runtime(run)) for name, folder in _subjects(run).items()},
         batch_sizes=settings.batch_size,
         seconds=settings.seconds,
         samples=settings.samples,

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from toolkit.records import SLIM, Artifact
+from toolkit.errors import CheckFailed, DataError
+from toolkit.records import SLIM, Artifact, ModelInfo
 from toolkit.stages import MODELS, Run, Stage, Unit, hash_of
+
+if TYPE_CHECKING:
+    from toolkit.dg.image import Image
+    from toolkit.export.calibrate import Sample
+    from toolkit.progress import Progress
+
+LOOKED_AT = 128
+"""Images of each domain that a number format is judged by, and that `--verify` compares answers on."""
 
 
 class Export(Stage):
@@ -15,16 +26,22 @@ class Export(Stage):
 
     def check(self, run: Run) -> None:
         from toolkit.export import target
+        from toolkit.export.choices import choices
 
         for name in run.recipe.export.targets:
-            target(name)
+            choices(name, target(name).abilities(), run.recipe.export)
+        if run.recipe.export.calibration_domains:
+            _calibration_parts(run)
 
     def units(self, run: Run) -> list[Unit]:
-        options = hash_of(run.recipe.export.model_copy(update={"targets": ()}))
+        settings = run.recipe.export
+        shared = {"export": hash_of(settings.model_copy(update={"targets": ()}))}
+        if settings.precision != "fp32" or settings.verify:
+            shared |= {"data": run.domains.fingerprint(), "parity": hash_of(run.recipe.parity)}
         units = []
-        for name in run.recipe.export.targets:
+        for name in settings.targets:
             for subject, result in MODELS.items():
-                inputs = {"model": run.weights_of(result), "export": options}
+                inputs = {"model": run.weights_of(result), **shared}
                 units.append(Unit(artifact_folder(run, name, subject), inputs, partial(_export, run, name, result)))
         return units
 
@@ -35,11 +52,15 @@ class Export(Stage):
         ]
 
     def told(self, run: Run) -> list[str]:
-        return [
-            f"{run.folder.path / artifact_folder(run, artifact.target, SLIM) / artifact.file}: logits within "
-            f"{artifact.max_abs_difference:.1e} of torch's"
-            for artifact in self.record(run)
-        ]
+        lines = []
+        for artifact in self.record(run):
+            file = run.folder.path / artifact_folder(run, artifact.target, SLIM) / artifact.file
+            if artifact.max_abs_difference is None:
+                lines.append(f"{file}: not run on this machine, so not compared with torch")
+            else:
+                lines.append(f"{file}: logits within {artifact.max_abs_difference:.1e} of torch's")
+            lines += _fusion_lines(artifact)
+        return lines
 
 
 def artifact_folder(run: Run, target: str, subject: str) -> str:
@@ -48,11 +69,100 @@ def artifact_folder(run: Run, target: str, subject: str) -> str:
     return f"artifacts/{target}-{run.recipe.export.precision}{suffix}"
 
 
+def _fusion_lines(artifact: Artifact) -> list[str]:
+    """How many blocks have fused attention; for the others, why not, and what to do about it."""
+    if not artifact.fusion:
+        return []
+    fused = sum(found.status == "fused" for found in artifact.fusion)
+    lines = [f"attention is one kernel in {fused} of {len(artifact.fusion)} blocks"]
+    faults = dict.fromkeys((found.reason, found.mend) for found in artifact.fusion if found.status != "fused")
+    for reason, mend in faults:
+        blocks = [found.block for found in artifact.fusion if (found.reason, found.mend) == (reason, mend)]
+        warned = "warning: " if mend else ""
+        lines.append(f"{warned}not in {', '.join(map(str, blocks))}: {reason}{f'; try {mend}' if mend else ''}")
+    return lines
+
+
 def _export(run: Run, name: str, result: str, out: Path) -> None:
-    from toolkit.export import target
+    from toolkit.export.artifact import export
     from toolkit.models import source
 
+    settings = run.recipe.export
     with run.shown(f"export {name}, {result} model") as report:
         report(0, 1)
-        target(name).export(source.load(run.folder.path / result), run.recipe.export, out)
+        model = source.load(run.folder.path / result)
+        sample = _sample(run, model.info) if settings.precision != "fp32" else None
+        export(name, model, settings, out, sample, report)
+        if settings.verify:
+            _verify(run, name, result, out, report)
         report(1, 1)
+
+
+def _sample(run: Run, info: ModelInfo) -> Sample:
+    """Images of the source domains to choose a number format by."""
+    import numpy as np
+
+    from toolkit.dg.batches import calibration_batches, evaluation_batches
+    from toolkit.export.calibrate import Part, Sample
+
+    settings, parts = run.recipe.export, []
+    drawn = calibration_batches(_calibration_parts(run), info, settings.calibration_images, 32, run.recipe.seed)
+    for domain, images in run.domains.selection_images().items():
+        seen = list(evaluation_batches(_some(images), info, 32, run.recipe.data.workers))
+        parts.append(Part(domain, *(np.concatenate([batch[part] for batch in seen]) for part in range(2))))
+    calibration = np.concatenate([batch.images.numpy() for batch in drawn])
+    return Sample(calibration, tuple(parts), run.recipe.parity.margin)
+
+
+def _calibration_parts(run: Run) -> dict[str, tuple[Image, ...]]:
+    """Training images by domain; DataError for a domain that is not there, or must stay unseen."""
+    parts = run.domains.training_images()
+    asked = run.recipe.export.calibration_domains
+    if run.domains.held_out in asked:
+        raise DataError(
+            f"{run.domains.held_out} is the held-out domain: a file calibrated on it would have seen it",
+            f"calibrate on {', '.join(parts)} (export.calibration_domains)",
+        )
+    if unknown := [name for name in asked if name not in parts]:
+        raise DataError(f"there is no domain {unknown[0]!r} to calibrate on", f"there are {', '.join(parts)}")
+    return {name: images for name, images in parts.items() if not asked or name in asked}
+
+
+def _verify(run: Run, name: str, result: str, out: Path, report: Progress) -> None:
+    """Open what was written, and compare its answers with the model's on some images of every domain."""
+    from toolkit.bench.parity import Answers, Pair, compare
+    from toolkit.export import target
+
+    sides = {result: (run.folder.path / result, "torch"), name: (out, target(name).runtime)}
+    answers = {}
+    for domain, images in run.domains.evaluation_images().items():
+        report(0, 1, f"answers in {domain}")
+        seen = {side: _answers(run, *where, _some(images)) for side, where in sides.items()}
+        answers[domain] = Answers(seen[name][0], {side: predicted for side, (_, predicted) in seen.items()})
+    pairs, margin = [Pair(result, name, judged=True)], run.recipe.parity.margin
+    found = compare(answers, dict.fromkeys(sides, ""), pairs, margin, run.domains.held_out)
+    if found.verdict == "fail":
+        worst = min((made for each in found.domains for made in each.comparisons), key=lambda made: made.difference)
+        raise CheckFailed(
+            f"{name} does not answer as the {result} model: {worst.difference:+.1%} accuracy in the worst domain, "
+            f"the same class for {worst.agreement:.1%} of the images",
+            "another --precision, or a wider parity.margin",
+        )
+
+
+def _answers(run: Run, folder: Path, library: str, images: Sequence[Image]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(labels, top-1 classes) of what is in a folder."""
+    from toolkit import limits
+    from toolkit.bench.identity import identify
+    from toolkit.bench.parity import predict
+    from toolkit.bench.runtimes import runtime
+    from toolkit.dg.batches import evaluation_batches
+
+    identity, size = identify(folder), run.recipe.parity.batch_size
+    with runtime(library).open(folder, limits.cores()) as session:
+        return predict(session, evaluation_batches(images, identity.model, size, run.recipe.data.workers), identity)
+
+
+def _some(images: Sequence[Image]) -> Sequence[Image]:
+    """At most LOOKED_AT of them, spread over all."""
+    return images[:: -(-len(images) // LOOKED_AT)]

@@ -82,12 +82,14 @@ def _compare(run: Run, out: Path) -> None:
     predictions: dict[str, dict[str, tuple[int, ...]]] = {domain: {} for domain in parts}
     with run.shown("parity") as report:
         for done, (side, (folder, name)) in enumerate(sides.items()):
-            info = identify(folder).model
+            identity = identify(folder)
             with runtime(name).open(folder, limits.cores()) as session:
                 for index, (domain, images) in enumerate(parts.items()):
                     report(done * len(parts) + index, len(sides) * len(parts))
-                    batches = evaluation_batches(images, info, run.recipe.parity.batch_size, run.recipe.data.workers)
-                    labels[domain], predictions[domain][side] = predict(session, batches)
+                    batches = evaluation_batches(
+                        images, identity.model, run.recipe.parity.batch_size, run.recipe.data.workers
+                    )
+                    labels[domain], predictions[domain][side] = predict(session, batches, identity)
         report(len(sides) * len(parts), len(sides) * len(parts))
     made = compare(
         domains={domain: Answers(labels[domain], predictions[domain]) for domain in parts},

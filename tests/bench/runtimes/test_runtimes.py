@@ -16,21 +16,24 @@ from toolkit.errors import BadInput, UnknownName, WeightsError
 from toolkit.models import source
 from toolkit.records import Artifact
 
-READS = {"onnxruntime": "slim-onnx", "torch": "slim"}
-"""Which folder of the fixture each runtime opens."""
+READS = {"onnxruntime": ("slim-onnx",), "openvino": ("slim-openvino",), "torch": ("slim", "slim-torch")}
+"""Which folders of the fixture each runtime opens."""
+NEEDS_A_GPU = ("tensorrt",)
+"""Tested as far as a machine without one can: see test_tensorrt.py."""
+CASES = [(name, folder) for name, reads in READS.items() for folder in reads]
 
 
 def test_every_runtime_is_tested_here() -> None:
-    assert plugins.names("toolkit.bench.runtimes") == sorted(READS)
+    assert plugins.names("toolkit.bench.runtimes") == sorted((*READS, *NEEDS_A_GPU))
 
 
-@pytest.mark.parametrize("name", sorted(READS))
+@pytest.mark.parametrize(("name", "reads"), CASES)
 @pytest.mark.parametrize("batch", [1, 3])
-def test_logits_are_those_of_the_model(name: str, batch: int, folders: Path) -> None:
+def test_logits_are_those_of_the_model(name: str, reads: str, batch: int, folders: Path) -> None:
     images = np.random.default_rng(batch).standard_normal((batch, 3, 32, 32), dtype=np.float32)
     with torch.inference_mode():
         expected = source.load(folders / "slim").module(torch.from_numpy(images)).numpy()
-    with runtime(name).open(folders / READS[name], threads=1) as session:
+    with runtime(name).open(folders / reads, threads=1) as session:
         logits = session.run(images)
     assert logits.dtype == np.float32
     assert np.ptp(expected) > 0.01
@@ -39,15 +42,15 @@ def test_logits_are_those_of_the_model(name: str, batch: int, folders: Path) -> 
 
 @pytest.mark.parametrize("name", sorted(READS))
 def test_a_folder_of_the_other_kind_is_refused(name: str, folders: Path) -> None:
-    other = next(folder for runtime_name, folder in READS.items() if runtime_name != name)
+    other = next(reads[0] for runtime_name, reads in READS.items() if runtime_name != name)
     with pytest.raises(BadInput, match=name):
         runtime(name).open(folders / other, threads=1)
 
 
-@pytest.mark.parametrize("name", sorted(READS))
-def test_a_changed_file_is_refused(name: str, folders: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(folders / READS[name], tmp_path / "copy")
-    (file,) = (path for path in folder.iterdir() if path.suffix != ".json")
+@pytest.mark.parametrize(("name", "reads"), CASES)
+def test_a_changed_file_is_refused(name: str, reads: str, folders: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(folders / reads, tmp_path / "copy")
+    file = next(path for path in sorted(folder.iterdir()) if path.suffix != ".json")
     content = bytearray(file.read_bytes())
     content[-5] ^= 1
     file.write_bytes(content)
@@ -55,18 +58,18 @@ def test_a_changed_file_is_refused(name: str, folders: Path, tmp_path: Path) -> 
         runtime(name).open(folder, threads=1)
 
 
-@pytest.mark.parametrize("name", sorted(READS))
-def test_a_missing_file_is_refused(name: str, folders: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(folders / READS[name], tmp_path / "copy")
-    (file,) = (path for path in folder.iterdir() if path.suffix != ".json")
+@pytest.mark.parametrize(("name", "reads"), CASES)
+def test_a_missing_file_is_refused(name: str, reads: str, folders: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(folders / reads, tmp_path / "copy")
+    file = next(path for path in sorted(folder.iterdir()) if path.suffix != ".json")
     file.unlink()
     with pytest.raises(WeightsError, match="does not exist"):
         runtime(name).open(folder, threads=1)
 
 
-@pytest.mark.parametrize("name", sorted(READS))
-def test_a_session_is_closed_after_its_block(name: str, folders: Path) -> None:
-    with runtime(name).open(folders / READS[name], threads=1) as session:
+@pytest.mark.parametrize(("name", "reads"), CASES)
+def test_a_session_is_closed_after_its_block(name: str, reads: str, folders: Path) -> None:
+    with runtime(name).open(folders / reads, threads=1) as session:
         pass
     with pytest.raises(RuntimeError, match="closed"):
         session.run(np.zeros((1, 3, 32, 32), dtype=np.float32))
@@ -78,6 +81,15 @@ def test_onnxruntime_refuses_files_for_another_runtime(folders: Path, tmp_path: 
     records.save(record, folder / "artifact.json")
     with pytest.raises(BadInput, match="tensorrt"):
         runtime("onnxruntime").open(folder, threads=1)
+
+
+def test_onnxruntime_refuses_bf16_which_it_cannot_compute(folders: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(folders / "slim-onnx", tmp_path / "copy")
+    record = replace(records.load(Artifact, folder / "artifact.json"), precision="bf16")
+    records.save(record, folder / "artifact.json")
+    with pytest.raises(BadInput, match="no kernels") as caught:
+        runtime("onnxruntime").open(folder, threads=1)
+    assert "--openvino" in caught.value.hint
 
 
 def test_torch_runs_on_the_threads_asked_for_and_gives_them_back(folders: Path) -> None:

@@ -1,0 +1,25 @@
+"""Images as a file wants them: normalised or as pixels, as many at a time as it takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.bench.identity import Identity
+from toolkit.bench.runtimes import Session
+from toolkit.export.calibrate import to_pixels
+
+
+def answers(session: Session, images: npt.NDArray[Any], identity: Identity) -> npt.NDArray[np.float32]:
+    """Logits [batch, classes] for normalised images [batch, 3, S, S]. A fixed batch is filled up and cut off again."""
+    if identity.dtype == "uint8":
+        images = to_pixels(images, identity.model.mean, identity.model.std)
+    size = identity.batch or len(images)
+    logits = []
+    for start in range(0, len(images), size):
+        some = images[start : start + size]
+        full = np.concatenate([some, *[some[:1]] * (size - len(some))])
+        logits.append(session.run(full)[: len(some)])
+    return np.concatenate(logits)

@@ -1,0 +1,55 @@
+"""OpenVINO on the processor. Opens what `export --openvino` writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import openvino
+
+from toolkit.bench.runtimes import Runtime, Session
+from toolkit.bench.runtimes.files import artifact_in
+
+
+class OpenVinoSession:
+    """A compiled model; see `Session`."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._request: Any | None = compiled.create_infer_request()
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """images: [batch, 3, S, S] -> logits: [batch, classes]."""
+        if self._request is None:
+            raise RuntimeError("the session is closed")
+        # share_inputs: without a copy, as the other runtimes read them
+        logits: np.ndarray = self._request.infer([images], share_inputs=True)[0]
+        return logits.astype(np.float32, copy=True)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._request = None
+
+
+class OpenVino:
+    """See the module."""
+
+    def open(self, folder: Path, threads: int) -> Session:
+        """Check the files' hashes against their record, then compile them for `threads` threads."""
+        artifact = artifact_in(folder, "openvino", "openvino")
+        settings = {
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+            # A processor with bfloat16 would else be given it, whatever the file says.
+            "INFERENCE_PRECISION_HINT": "bf16" if artifact.precision == "bf16" else "f32",
+        }
+        return OpenVinoSession(openvino.Core().compile_model(folder / artifact.file, "CPU", settings))
+
+
+PLUGIN: Runtime = OpenVino()

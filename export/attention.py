@@ -1,0 +1,178 @@
+"""Attention as it is written into a graph: on flat tokens, in a form that the graph's readers know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import accumulate
+from typing import Any, NamedTuple, TypeAlias
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from toolkit.models.attention import HeadwiseAttention
+from toolkit.records import HeadLayout
+
+DOMAIN, NODE = "toolkit", "HeadwiseAttention"
+"""Name of the custom node; see `custom`."""
+
+
+class Layer(NamedTuple):
+    """One attention: the first `rows` of an image's `tokens` ask."""
+
+    layout: HeadLayout
+    scale: float
+    rows: int
+    tokens: int
+    softmax_float32: bool = False
+    """In lower precision: compute the softmax in float32 nevertheless."""
+
+
+Form: TypeAlias = Callable[[Tensor, Tensor | None, Tensor | None, Layer], Tensor]
+"""qkv [batch * tokens, Q + Q + V] and None, or, where not all tokens ask, keys and values [batch * tokens, Q + V] and
+queries [batch * rows, Q]; bias [heads, rows, tokens] or None; the layer -> [batch * rows, V]"""
+
+
+class Run(NamedTuple):
+    """A run of equal heads of a layer."""
+
+    heads: int
+    qk_dim: int
+    v_dim: int
+    scale: float
+    softmax_float32: bool
+
+
+Step: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor | None, Run], Tensor]
+"""q [batch, rows, heads * qk_dim], k [batch, tokens, heads * qk_dim], v [batch, tokens, heads * v_dim], bias [heads,
+rows, tokens] or None, the run -> [batch, rows, heads * v_dim]"""
+
+
+def decomposed(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, run: Run) -> Tensor:
+    """Scaled queries, product, softmax, product: what TensorRT and OpenVINO look for, and every runtime can run.
+
+    Keys are laid out for their product by a single transposition.
+    """
+    queries = q.unflatten(-1, (run.heads, run.qk_dim)).transpose(1, 2)  # [batch, heads, rows, qk_dim]
+    keys = k.unflatten(-1, (run.heads, run.qk_dim)).permute(0, 2, 3, 1)  # [batch, heads, qk_dim, tokens]
+    values = v.unflatten(-1, (run.heads, run.v_dim)).transpose(1, 2)
+    logits = (queries if run.scale == 1.0 else queries * run.scale) @ keys  # [batch, heads, rows, tokens]
+    if bias is not None:
+        logits = logits + bias
+    weights = (logits.float() if run.softmax_float32 else logits).softmax(dim=-1).to(v.dtype)
+    mixed: Tensor = (weights @ values).transpose(1, 2).flatten(2)
+    return mixed
+
+
+def standard(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, run: Run) -> Tensor:
+    """ONNX's own `Attention` (opset 23)."""
+    attributes: dict[str, Any] = {"q_num_heads": run.heads, "kv_num_heads": run.heads, "scale": run.scale}
+    if run.softmax_float32:
+        attributes["softmax_precision"] = onnx.TensorProto.FLOAT
+    mixed: Tensor = torch.onnx.ops.symbolic(
+        "Attention", (q, k, v, bias), attributes, dtype=q.dtype, shape=[*q.shape[:2], v.shape[-1]], version=23
+    )
+    return mixed
+
+
+def by_runs(step: Step, packed: Tensor, queries: Tensor | None, bias: Tensor | None, layer: Layer) -> Tensor:
+    """One step for each run of equal heads; see `Form`."""
+    buckets = layer.layout.buckets
+    qk = [heads * qk_dim for heads, qk_dim, _ in buckets]
+    v = [heads * v_dim for heads, _, v_dim in buckets]
+    images = packed.view(-1, layer.tokens, packed.shape[-1])
+    if queries is None:
+        parts = images.split([*qk, *qk, *v], dim=-1)
+    else:
+        asking = queries.view(-1, layer.rows, queries.shape[-1])
+        parts = (*asking.split(qk, dim=-1), *images.split([*qk, *v], dim=-1))
+    ends = [0, *accumulate(heads for heads, _, _ in buckets)]
+    mixed = [
+        step(
+            parts[index],
+            parts[index + len(buckets)],
+            parts[index + 2 * len(buckets)],
+            None if bias is None else bias[ends[index] : ends[index + 1]],
+            Run(*bucket, layer.scale, layer.softmax_float32),
+        )
+        for index, bucket in enumerate(buckets)
+    ]
+    return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=-1)).view(-1, layer.layout.v_width)
+
+
+def custom(packed: Tensor, queries: Tensor | None, bias: Tensor | None, layer: Layer) -> Tensor:
+    """One node `toolkit::HeadwiseAttention` for the whole layer, whose function body is added to the file afterwards.
+
+    Inputs: packed [batch, tokens, Q + Q + V], or keys and values [batch, tokens, Q + V]; queries [batch, rows, Q] or
+    nothing; bias [heads, rows, tokens] or nothing. Attributes: qk_dims, v_dims (of each head), scale.
+    Output: [batch, rows, V].
+    """
+    qk_dims, v_dims = ([head[part] for head in layer.layout.heads] for part in (0, 1))
+    images = packed.view(-1, layer.tokens, packed.shape[-1])
+    mixed = torch.onnx.ops.symbolic(
+        f"{DOMAIN}::{NODE}",
+        (images, None if queries is None else queries.view(-1, layer.rows, queries.shape[-1]), bias),
+        {"qk_dims": qk_dims, "v_dims": v_dims, "scale": layer.scale},
+        dtype=packed.dtype,
+        shape=[images.shape[0], layer.rows, layer.layout.v_width],
+        version=1,
+    )
+    return mixed.view(-1, layer.layout.v_width)
+
+
+FORMS: Mapping[str, Form] = {
+    "decomposed": partial(by_runs, decomposed),
+    "standard": partial(by_runs, standard),
+    "custom": custom,
+}
+
+
+class FlatAttention(nn.Module):
+    """A `HeadwiseAttention` on tokens that lie one after the other, image after image, without a break.
+
+    Only the first `rows` tokens of an image ask; the others are only asked, and have no output.
+    """
+
+    bias: Tensor | None
+
+    def __init__(self, source: HeadwiseAttention, tokens: int, rows: int, form: Form) -> None:
+        super().__init__()
+        self.layer = Layer(source.layout, source.scale, rows, tokens)
+        self.form = form
+        self.proj = source.proj
+        biases, asking = source.packed_bias(), source.layout.qk_width
+        if rows == tokens:
+            self.qkv = _linear(source.qkv.weight, biases)
+        else:
+            self.q = _linear(source.qkv.weight[:asking], None if biases is None else biases[:asking])
+            self.kv = _linear(source.qkv.weight[asking:], None if biases is None else biases[asking:])
+        bias = source.position_bias()  # [heads, tokens, tokens]
+        self.register_buffer(
+            "bias", None if bias is None else bias[:, :rows].detach().clone(memory_format=torch.contiguous_format)
+        )
+
+    def forward(self, x: Tensor, **unset: object) -> Tensor:
+        """x: [batch * tokens, width] -> [batch * rows, width]. What timm's blocks pass besides says nothing here."""
+        if self.layer.rows == self.layer.tokens:
+            mixed = self.form(self.qkv(x), None, self.bias, self.layer)
+        else:
+            asking = first_rows(x, self.layer.tokens, self.layer.rows)
+            mixed = self.form(self.kv(x), self.q(asking), self.bias, self.layer)
+        output: Tensor = self.proj(mixed)
+        return output
+
+
+def first_rows(x: Tensor, tokens: int, rows: int) -> Tensor:
+    """[batch * tokens, width] -> [batch * rows, width]: the first rows of every image."""
+    return x.view(-1, tokens, x.shape[-1])[:, :rows].reshape(-1, x.shape[-1])
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A linear layer of these weights; a bias of zeros is none."""
+    biased = bias is not None and bool(bias.any())
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=biased, device="meta")
+    layer.weight = nn.Parameter(weight.detach().clone())
+    if bias is not None and biased:
+        layer.bias = nn.Parameter(bias.detach().clone())
+    return layer

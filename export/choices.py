@@ -1,0 +1,61 @@
+"""What an export will be where the recipe leaves it to the target, and what a target cannot hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from toolkit import recipe
+from toolkit.errors import RecipeError
+from toolkit.export import Abilities
+
+ONLY_WHAT_IS_READ = "class-token"
+"""The rewrite that is made with the graph and not before: see `flat`."""
+PAD_HEADS = "pad-heads"
+"""The rewrite that the target decides on."""
+STANDARD_SINCE = 23
+"""Opset with an `Attention`."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    opset: int
+    attention: str
+    precision: str
+    """That of the graph."""
+    symmetric: bool
+    """int8 activations around zero."""
+    head_multiple: int
+    """Head widths are padded to multiples of this."""
+    only_what_is_read: bool
+    """In the last block compute only what the classifier reads."""
+
+
+def choices(name: str, abilities: Abilities, options: recipe.Export) -> Choices:
+    """Settings for the target of this name; RecipeError for what it cannot hold, whatever the model."""
+    if options.precision not in abilities.precisions:
+        raise RecipeError(
+            f"{name} has no {options.precision}: {abilities.lacking.get(options.precision, 'it is not made for it')}",
+            f"it has {', '.join(abilities.precisions)} (--precision)",
+        )
+    opset, attention = options.opset or abilities.opset, str(options.attention)
+    lowest, highest = abilities.opsets
+    if not lowest <= opset <= highest:
+        raise RecipeError(f"{name} reads no opset {opset}", f"it reads {lowest} to {highest} (--opset)")
+    if attention == "auto":
+        products = options.precision == "int8" and options.quantize_attention  # which only plain operators show
+        forms = [form for form in abilities.attention if form != "standard" or opset >= STANDARD_SINCE]
+        attention = "decomposed" if products else forms[0]
+    if attention not in abilities.attention:
+        raise RecipeError(
+            f"{name} does not run {attention} attention: {abilities.lacking.get(attention, 'it does not know it')}",
+            f"it runs {', '.join(abilities.attention)} (--attention)",
+        )
+    if attention == "standard" and opset < STANDARD_SINCE:
+        raise RecipeError(
+            f"opset {opset} has no Attention node", f"--opset {STANDARD_SINCE}, or --attention decomposed"
+        )
+    precision = "fp32" if options.precision in abilities.at_load else options.precision
+    multiple = abilities.head_multiple if precision in ("fp16", "bf16") and PAD_HEADS in options.rewrites else 1
+    whole = abilities.all_rows_in_fixed_batches and len(options.batch_size) == 1
+    only_what_is_read = ONLY_WHAT_IS_READ in options.rewrites and not whole
+    return Choices(opset, attention, precision, abilities.symmetric, multiple, only_what_is_read)

@@ -1,0 +1,110 @@
+"""What became of every block's attention: one kernel, or its parts one by one.
+
+A product, a softmax and a product that are one kernel never write the attention weights to memory, tokens^2 of them for
+each head. Whether a runtime does so depends on the pattern, the number format and the heads' widths, and it does not
+say so when it does not: it has to be looked up in what it made of the graph.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from toolkit.records import Fusion, FusionStatus, HeadLayout
+
+if TYPE_CHECKING:
+    from toolkit.export.tensorrt import EngineLayer
+
+_ATTENTION = re.compile(r"blocks\.(\d+)\.attn/")
+
+
+class Step(NamedTuple):
+    """A kernel that computes attention of some heads of a block, or a part of it."""
+
+    block: int
+    kernel: str
+    fused: bool
+
+
+def report(steps: Iterable[Step], why: Mapping[int, tuple[str, str]]) -> tuple[Fusion, ...]:
+    """One verdict for each block; `why` holds reason and mend for those that are not fused."""
+    by_block: dict[int, list[Step]] = defaultdict(list)
+    for step in steps:
+        by_block[step.block].append(step)
+    found = []
+    for block, own in sorted(by_block.items()):
+        status: FusionStatus = (
+            "fused" if all(step.fused for step in own) else "partly" if any(step.fused for step in own) else "not"
+        )
+        kernels = tuple(dict.fromkeys(step.kernel for step in own))
+        found.append(Fusion(block, status, kernels, *(() if status == "fused" else why.get(block, ("", "")))))
+    return tuple(found)
+
+
+def in_engine(layers: Sequence[EngineLayer], layouts: Sequence[HeadLayout], precision: str) -> tuple[Fusion, ...]:
+    """From the list of layers of a TensorRT engine: fused is a kernel that holds a softmax and both products."""
+    steps = []
+    for layer in layers:
+        softmax = [node for node in layer.nodes if "/Softmax" in node and _ATTENTION.match(node)]
+        if softmax:
+            block = int(_ATTENTION.match(softmax[0])[1])  # type: ignore[index]
+            products = sum("/MatMul" in node for node in layer.nodes)
+            steps.append(Step(block, layer.kernel or layer.name, "mha" in layer.name.lower() or products >= 2))
+    return report(steps, {block: _engines_reason(layout, precision) for block, layout in enumerate(layouts)})
+
+
+def _engines_reason(layout: HeadLayout, precision: str) -> tuple[str, str]:
+    """What TensorRT's documentation asks of a fused attention and this layer lacks."""
+    widths = sorted({width for head in layout.heads for width in head})
+    if precision in ("fp32", "int8"):
+        return f"the products are computed in {'fp32' if precision == 'fp32' else 'the formats of Q/DQ'}", (
+            "--precision fp16 or bf16"
+        )
+    if any(width % 8 for width in widths):
+        return f"head widths {widths} are not all multiples of 8", "prune with --round-to 8"
+    if widths[0] < 16:
+        return f"head widths {widths} are below 16", "prune with --round-to 16"
+    if any(qk != v for qk, v in layout.heads):
+        return "queries and values differ in width", "prune without the axes qk and v"
+    return "the builder chose otherwise", "another --builder-level"
+
+
+def in_onnxruntime(file: Path) -> tuple[Fusion, ...]:
+    """From the graph that onnxruntime makes of a file."""
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+        onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        graph = onnx.load(options.optimized_model_filepath, load_external_data=False).graph
+    steps = [
+        Step(int(found[1]), f"{node.domain}::{node.op_type}".removeprefix("::"), "Attention" in node.op_type)
+        for node in graph.node
+        if (found := _ATTENTION.match(node.name)) and ("Attention" in node.op_type or "MatMul" in node.op_type)
+    ]
+    why = (
+        "plain operators, which onnxruntime's processor kernels run one by one",
+        "--opset 23, which has an Attention",
+    )
+    return report(steps, dict.fromkeys((step.block for step in steps), why))
+
+
+def in_openvino(compiled: Any) -> tuple[Fusion, ...]:
+    """From the model that OpenVINO runs."""
+    steps = []
+    for operation in compiled.get_runtime_model().get_ops():
+        info = operation.get_rt_info()
+        names = info["originalLayersNames"].astype(str) if "originalLayersNames" in info else ""
+        kind = info["layerType"].astype(str) if "layerType" in info else operation.get_type_name()
+        found = _ATTENTION.search(names) or _ATTENTION.search(operation.get_friendly_name())
+        if found and kind in ("Softmax", "ScaledDotProductAttention", "MHA", "Subgraph"):
+            steps.append(Step(int(found[1]), kind, kind != "Softmax"))
+    why = ("OpenVINO does not know this pattern", "--attention decomposed")
+    return report(steps, dict.fromkeys((step.block for step in steps), why))

@@ -1,0 +1,156 @@
+"""What a target is given: the model rewritten, in the wanted form of attention and number format, and its graph."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from onnx import ModelProto
+from torch import Tensor, nn
+
+from toolkit import recipe
+from toolkit.errors import BadInput
+from toolkit.export.attention import FORMS
+from toolkit.export.calibrate import Images, Predict, Sample, to_pixels
+from toolkit.export.choices import ONLY_WHAT_IS_READ, PAD_HEADS, Choices
+from toolkit.export.choose import Choice, choose
+from toolkit.export.custom_node import add_bodies
+from toolkit.export.flat import flatten
+from toolkit.export.precision import DTYPES, kept_by, lower, ranges
+from toolkit.export.quantize import predict_with, quantized
+from toolkit.export.rewrite import fold_normalisation, pad_to_multiples, rewrite
+from toolkit.export.trace import traced
+from toolkit.models.shapes import blocks_of
+from toolkit.models.source import LoadedModel
+from toolkit.progress import Progress
+from toolkit.records import ModelInfo
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model ready to be written."""
+
+    model: LoadedModel
+    """As it was given: what the file is compared with."""
+    module: nn.Module
+    """Rewritten; in fp16 and bf16 also lowered."""
+    proto: ModelProto
+    """The graph, in the precision that it is to have."""
+    rewrites: dict[str, int]
+    """How many places each rewrite has changed."""
+    choice: Choice | None
+    """Which blocks stay float32; None: there was nothing to choose."""
+
+    @property
+    def info(self) -> ModelInfo:
+        return self.model.info
+
+
+def prepare(
+    model: LoadedModel, options: recipe.Export, choices: Choices, sample: Sample | None, report: Progress
+) -> Prepared:
+    """Everything up to the writing. `sample` is needed for all precisions of the graph but fp32."""
+    if not model.info.weights_sha256:
+        raise BadInput("the model has no hash, so its export could not be traced back to it", "save the model first")
+    work = _Work(model.info, options, choices)
+    module, rewrites = work.flat(model.module)
+    if choices.precision == "fp32":
+        return Prepared(model, module, work.graph(module), rewrites, None)
+    if sample is None:
+        raise BadInput(f"{choices.precision} needs images of the source domains to choose by", "see data.path")
+    if choices.precision == "int8":
+        proto, choice = work.quantized(module, sample, report)
+    else:
+        module, choice = work.lowered(module, sample, report)
+        proto = work.graph(module)
+    return Prepared(model, module, proto, rewrites, choice)
+
+
+def random_images(info: ModelInfo, options: recipe.Export, batch: int) -> Images:
+    """[batch, 3, S, S] like those that the file takes: normalised, or pixels."""
+    generator = np.random.default_rng(0)
+    images = generator.standard_normal((batch, 3, info.image_size, info.image_size), dtype=np.float32)
+    return to_pixels(images, info.mean, info.std) if options.input == "uint8" else images
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The steps of one preparation."""
+
+    info: ModelInfo
+    options: recipe.Export
+    choices: Choices
+
+    def flat(self, source: nn.Module) -> tuple[nn.Module, dict[str, int]]:
+        """A rewritten copy for tracing, in float32, and what was rewritten."""
+        module = copy.deepcopy(source).cpu().eval().requires_grad_(False)
+        rewrites = rewrite(module, self.options.rewrites)
+        if self.choices.head_multiple > 1:
+            rewrites[PAD_HEADS] = pad_to_multiples(module, self.choices.head_multiple)
+        if self.options.input == "uint8":
+            fold_normalisation(module, self.info.mean, self.info.std)
+            module.get_submodule("patch_embed.proj").register_forward_pre_hook(_from_pixels)
+        form, less = FORMS[self.choices.attention], self.choices.only_what_is_read
+        if flatten(module, self.info.image_size, form, only_what_is_read=less):
+            rewrites[ONLY_WHAT_IS_READ] = 1
+        return module, rewrites
+
+    def graph(self, module: nn.Module) -> ModelProto:
+        sizes = self.options.batch_size
+        batch = sizes[0] if len(sizes) == 1 else 2  # torch.export takes sizes 0 and 1 for constants
+        example = torch.from_numpy(random_images(self.info, self.options, batch))
+        proto = traced(module, example, self.choices.opset, dynamic_batch=len(sizes) > 1)
+        add_bodies(proto, module)
+        return proto
+
+    def lowered(self, flat: nn.Module, sample: Sample, report: Progress) -> tuple[nn.Module, Choice]:
+        """The module in fp16 or bf16."""
+        dtype = DTYPES[self.choices.precision]
+        kept = kept_by(ranges(flat, self.fed(sample.calibration)), dtype)
+
+        def module(blocks: Collection[int]) -> nn.Module:
+            made = copy.deepcopy(flat)
+            lower(made, dtype, kept.and_blocks(blocks))
+            return made
+
+        def predict(made: nn.Module) -> Predict:
+            def answers(images: Images) -> Images:
+                with torch.inference_mode():
+                    logits: Tensor = made(torch.from_numpy(self.fed(images)))
+                return logits.numpy()
+
+            return answers
+
+        choice = choose(lambda blocks: predict(module(blocks)), predict(flat), len(blocks_of(flat)), sample, report)
+        return module(choice.blocks), choice
+
+    def quantized(self, flat: nn.Module, sample: Sample, report: Progress) -> tuple[ModelProto, Choice]:
+        """The graph in int8."""
+        source, calibration = self.graph(flat), self.fed(sample.calibration)
+
+        def graph(kept: Collection[int]) -> ModelProto:
+            return quantized(
+                source,
+                calibration,
+                symmetric=self.choices.symmetric,
+                products=self.options.quantize_attention,
+                kept=kept,
+            )
+
+        def predict(proto: ModelProto) -> Predict:
+            run = predict_with(proto)
+            return lambda images: run(self.fed(images))
+
+        choice = choose(lambda kept: predict(graph(kept)), predict(source), len(blocks_of(flat)), sample, report)
+        return graph(choice.blocks), choice
+
+    def fed(self, images: Images) -> Images:
+        """Images as the file takes them."""
+        return to_pixels(images, self.info.mean, self.info.std) if self.options.input == "uint8" else images
+
+
+def _from_pixels(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (inputs[0].float() / 255,)

@@ -1,0 +1,90 @@
+"""int8 as QuantizeLinear and DequantizeLinear nodes (Q/DQ), calibrated on images, weights by channel.
+
+onnxruntime's quantizer does the work. Which blocks are quantised is measured: all, unless that loses more than the
+margin; then the most sensitive ones go back to float32, as few as will do.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import ModelProto
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+
+from toolkit.export.calibrate import BATCH, Images, Predict, batches
+from toolkit.export.trace import INPUT, OUTPUT
+
+
+def quantized(
+    proto: ModelProto, calibration: Images, *, symmetric: bool, products: bool, kept: Collection[int]
+) -> ModelProto:
+    """The graph with its linear layers in int8.
+
+    symmetric: activations in int8 around zero, as TensorRT wants them; else uint8, which processors run faster.
+    products: attention's two products as well. kept: blocks that stay float32.
+    """
+    weights = {each.name for each in proto.graph.initializer}
+    skipped = [
+        node.name
+        for node in proto.graph.node
+        if any(node.name.startswith(f"blocks.{block}.") for block in kept)
+        or (node.op_type == "MatMul" and not products and not weights.intersection(node.input))
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        source, written = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        marked = ModelProto()
+        marked.CopyFrom(proto)
+        add_pre_process_metadata(marked)  # shapes are inferred and constants folded, as the quantizer wants it
+        onnx.save(marked, source)
+        quantize_static(
+            source,
+            written,
+            _Reader(calibration, _batch(proto)),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+            per_channel=True,
+            activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=skipped,
+            extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": True, "QuantizeBias": not symmetric},
+        )
+        return onnx.load(written)
+
+
+def predict_with(proto: ModelProto) -> Predict:
+    """The answers of a graph, from onnxruntime on the processor."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    def predict(images: Images) -> Images:
+        logits = [session.run([OUTPUT], {INPUT: each})[0] for each in _filled(images, _batch(proto))]
+        return np.concatenate(logits)[: len(images)]
+
+    return predict
+
+
+def _batch(proto: ModelProto) -> int:
+    """Images a call: the graph's, where it is fixed."""
+    return int(proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value) or BATCH
+
+
+def _filled(images: Images, size: int) -> Iterator[Images]:
+    """Batches of exactly this size; the last one is filled up with its first image."""
+    for batch in batches(images, size):
+        yield np.concatenate([batch, *[batch[:1]] * (size - len(batch))])
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, images: Images, size: int) -> None:
+        self.batches = _filled(images, size)
+
+    def get_next(self) -> dict[str, Images] | None:
+        batch = next(self.batches, None)
+        return None if batch is None else {INPUT: batch}

@@ -1,0 +1,339 @@
+"""TensorRT engines, built by TensorRT or by TensorRT for RTX: one way for both, whatever their version.
+
+`build` is a function of ONNX bytes and options, free of torch, so that a device can do it as well. Number formats are
+those of the graph: networks are strongly typed, as TensorRT 11 wants them. What versions differ in stands in `TABLE`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit import records
+from toolkit.errors import BadInput, CheckFailed, MissingDependency, StorageError
+from toolkit.export import Abilities, Target, Written
+from toolkit.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from toolkit import recipe
+    from toolkit.export.prepare import Prepared
+
+FILE, LAYERS = "model.engine", "layers.json"
+
+PACKAGES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
+"""Target to the module that builds it."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """What a version of a library can do and wants to be asked for."""
+
+    opset: int
+    """Highest ONNX operator set that its parser reads."""
+    attention: bool
+    """Builds ONNX's own `Attention` whatever its widths."""
+    typing_flag: bool
+    """Strong typing must be asked for; later it is the only way."""
+    timing_cache: bool = True
+    """Times kernels while it builds. TensorRT for RTX compiles them where the engine is loaded."""
+    architectures: tuple[str, ...] = ()
+    """GPUs that it builds for without having them; none: only for the GPU in the machine."""
+
+
+TABLE: Mapping[str, Mapping[tuple[int, int], Version]] = {
+    "tensorrt": {
+        (10, 3): Version(opset=20, attention=False, typing_flag=True),
+        (10, 14): Version(opset=23, attention=False, typing_flag=True),
+        (11, 0): Version(opset=23, attention=False, typing_flag=False),
+    },
+    "tensorrt_rtx": {
+        (1, 0): Version(20, False, True, False, ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120")),
+        (1, 7): Version(23, False, True, False, ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120", "sm_121")),
+    },
+}
+"""Package and first version of it that is so."""
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What an engine is built for."""
+
+    batch_sizes: tuple[int, ...]
+    """One, or the least, the usual and the largest."""
+    architectures: tuple[str, ...] = ()
+    """"sm_89", ...; none: the GPU in the machine, or the library's default."""
+    level: int = 3
+    """Builder's optimisation level, 0 to 5."""
+    workspace_bytes: int | None = None
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+
+
+@dataclass(frozen=True)
+class EngineLayer:
+    """One kernel of an engine and the ONNX nodes it computes."""
+
+    name: str
+    kind: str
+    kernel: str
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EngineLayers:
+    """`layers.json`: what an engine is made of, in the order of execution."""
+
+    layers: tuple[EngineLayer, ...]
+    schema: int = records.SCHEMA
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A serialised engine, its layers, and what the builder learned about speeds, to build the next one faster."""
+
+    data: bytes
+    layers: tuple[EngineLayer, ...]
+    timing_cache: bytes
+
+
+@dataclass(frozen=True)
+class Library:
+    """An installed TensorRT, whichever it is."""
+
+    package: str
+    module: Any
+    can: Version
+
+    @property
+    def version(self) -> str:
+        return str(self.module.__version__)
+
+
+def library(target: str) -> Library:
+    """The library that builds for a target; MissingDependency, with what to install, where it is not there."""
+    package = PACKAGES[target]
+    try:
+        module = importlib.import_module(package)
+    except ImportError as error:
+        raise MissingDependency(
+            f"the target {target!r} needs {package}, which cannot be imported: {error}", _HOW[target]
+        ) from error
+    return Library(package, module, version_of(package, str(module.__version__)))
+
+
+_HOW = {
+    "tensorrt": "pip install 'vit-toolkit[tensorrt]' on the machine that will run the engine (it needs its GPU); "
+    "`toolkit export --rtx` builds engines for RTX GPUs on any machine (pip install 'vit-toolkit[rtx]')",
+    "rtx": "pip install 'vit-toolkit[rtx]'",
+}
+
+
+def version_of(package: str, version: str) -> Version:
+    """The row of `TABLE` for a version; BadInput for one older than all rows."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    number = (int(found[1]), int(found[2])) if found else (0, 0)
+    known = [since for since in TABLE[package] if since <= number]
+    if not known:
+        oldest = ".".join(map(str, min(TABLE[package])))
+        raise BadInput(f"{package} {version} is too old", f"install {oldest} or newer")
+    return TABLE[package][max(known)]
+
+
+def build(
+    onnx: bytes, options: EngineOptions, library: Library, timing_cache: bytes = b"", report: Progress = silent
+) -> Engine:
+    """An engine from an ONNX graph with one input [batch, ...].
+
+    Raises CheckFailed with the library's own words where it cannot parse the graph or finds no way to build it.
+    """
+    trt = library.module
+    log = _log(trt)
+    builder = trt.Builder(log)
+    flags = trt.NetworkDefinitionCreationFlag
+    network = builder.create_network(1 << int(flags.STRONGLY_TYPED) if library.can.typing_flag else 0)
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse(onnx):
+        faults = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
+        raise CheckFailed(f"{library.package} {library.version} cannot read the graph: {faults}")
+    config = _config(builder, network, options, library, report)
+    if library.can.timing_cache:
+        config.set_timing_cache(config.create_timing_cache(timing_cache), False)
+    data = builder.build_serialized_network(network, config)
+    if data is None:
+        raise CheckFailed(f"{library.package} {library.version} cannot build the engine: {log.last_error()}")
+    learned = bytes(config.get_timing_cache().serialize()) if library.can.timing_cache else b""
+    return Engine(bytes(data), layers_in(log.lines), learned)
+
+
+def _config(builder: Any, network: Any, options: EngineOptions, library: Library, report: Progress) -> Any:
+    trt = library.module
+    config = builder.create_builder_config()
+    config.builder_optimization_level = options.level
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.progress_monitor = _monitor(trt, report)
+    if options.workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.hardware_compatible:
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    _choose_architectures(config, options.architectures, library)
+    profile = builder.create_optimization_profile()
+    images = network.get_input(0)
+    image = tuple(images.shape)[1:]
+    least, usual, most = (options.batch_sizes * 3)[:3] if len(options.batch_sizes) == 1 else options.batch_sizes
+    profile.set_shape(images.name, (least, *image), (usual, *image), (most, *image))
+    config.add_optimization_profile(profile)
+    return config
+
+
+def _choose_architectures(config: Any, architectures: Sequence[str], library: Library) -> None:
+    if not architectures or not library.can.architectures:
+        return
+    config.num_compute_capabilities = len(architectures)
+    for index, architecture in enumerate(architectures):
+        capability = getattr(library.module.ComputeCapability, architecture.replace("_", "").upper())
+        config.set_compute_capability(capability, index)
+
+
+def _log(trt: Any) -> Any:
+    class Log(trt.ILogger):  # type: ignore[misc]
+        """Keeps what the library says: errors, and the layers of the finished engine."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.lines: list[str] = []
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
+                self.errors.append(message)
+            elif message.startswith(("Layers:", "Engine Layer Information:")):
+                self.lines += message.splitlines()[1:]
+
+        def last_error(self) -> str:
+            return self.errors[-1] if self.errors else "it does not say why"
+
+    return Log()
+
+
+def _monitor(trt: Any, report: Progress) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        """Shows the outermost phase of the build."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.steps: dict[str, int] = {}
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            if parent is None:
+                self.steps[phase] = steps
+                report(0, steps, phase)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            if phase in self.steps:
+                report(min(step + 1, self.steps[phase]), self.steps[phase], phase)
+            return True
+
+        def phase_finish(self, phase: str) -> None:
+            if phase in self.steps:
+                report(self.steps[phase], self.steps[phase], phase)
+
+    return Monitor()
+
+
+_LAYER = re.compile(
+    r"Name: (?P<name>.*?), LayerType: (?P<kind>.*?), .*?TacticName: (?P<kernel>.*?), .*Metadata: (?P<notes>.*)$"
+)
+
+
+def layers_in(lines: Sequence[str]) -> tuple[EngineLayer, ...]:
+    """The layers of an engine, as the builder lists them when it is done."""
+    found = [match for line in lines if (match := _LAYER.match(line))]
+    return tuple(
+        EngineLayer(
+            match["name"], match["kind"], match["kernel"], tuple(re.findall(r"\[ONNX Layer: (.*?)\]", match["notes"]))
+        )
+        for match in found
+    )
+
+
+class TensorRT:
+    """See the module."""
+
+    runtime = "tensorrt"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def abilities(self) -> Abilities:
+        can = library(self.name).can
+        return Abilities(
+            precisions=("fp32", "fp16", "bf16", "int8"),
+            opsets=(17, can.opset),
+            opset=20,
+            attention=("decomposed", "custom", "standard") if can.attention else ("decomposed", "custom"),
+            symmetric=True,
+            head_multiple=8,
+            lacking={"standard": "it builds an Attention only where it has a kernel for exactly these widths"},
+        )
+
+    def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:
+        """Build `model.engine`, and `layers.json` with what it is made of. No machine without its GPU can run it."""
+        from toolkit.export import fusion
+
+        built_by = library(self.name)
+        wanted = engine_options(options, built_by)
+        cache = Path(options.timing_cache) if options.timing_cache else None
+        known = cache.read_bytes() if cache and cache.is_file() else b""
+        engine = build(prepared.proto.SerializeToString(), wanted, built_by, known, report)
+        try:
+            (out / FILE).write_bytes(engine.data)
+            records.save(EngineLayers(engine.layers), out / LAYERS)
+            if cache:
+                cache.write_bytes(engine.timing_cache)
+        except OSError as error:
+            raise StorageError(f"cannot write the engine: {error}", "make room on the disk and try again") from error
+        return Written(
+            FILE,
+            (LAYERS,),
+            ("onnx", "onnxscript", built_by.package),
+            fusion=fusion.in_engine(engine.layers, prepared.info.layouts, options.precision),
+            options={
+                "least_batch": wanted.batch_sizes[0],
+                "usual_batch": wanted.batch_sizes[len(wanted.batch_sizes) // 2],
+                "largest_batch": wanted.batch_sizes[-1],
+                "builder_level": wanted.level,
+                "version_compatible": wanted.version_compatible,
+                "hardware_compatible": wanted.hardware_compatible,
+            },
+            architecture=",".join(wanted.architectures) or options.target,
+        )
+
+
+def engine_options(options: recipe.Export, library: Library) -> EngineOptions:
+    """The recipe's settings for an engine; BadInput for GPUs that this library does not build for."""
+    asked = tuple(options.target.split(",")) if options.target else ()
+    if options.timing_cache and not library.can.timing_cache:
+        raise BadInput(f"{library.package} times nothing while it builds", "leave --timing-cache away")
+    builds_for = library.can.architectures
+    if builds_for and (unknown := [each for each in asked if each not in builds_for]):
+        raise BadInput(
+            f"{library.package} {library.version} does not build for {', '.join(unknown)}",
+            f"it builds for {', '.join(builds_for)}",
+        )
+    return EngineOptions(
+        batch_sizes=options.batch_size,
+        architectures=asked if builds_for else (),
+        level=options.builder_level,
+        workspace_bytes=None if options.workspace_mib is None else options.workspace_mib << 20,
+        version_compatible=options.version_compatible,
+        hardware_compatible=options.hardware_compatible,
+    )
+
+
+PLUGIN: Target = TensorRT("tensorrt")

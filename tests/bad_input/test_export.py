@@ -1,0 +1,102 @@
+"""Exports that cannot be: said before anything is made, with the reason and what to do."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolkit import records
+from toolkit.records import Artifact
+
+Command = Callable[..., Any]
+Unchanged = Callable[..., AbstractContextManager[None]]
+
+CASES = [
+    (["--onnx", "--opset", "16"], 2, "export.opset = 16", ""),
+    (["--onnx", "--opset", "24"], 2, "export.opset = 24", ""),
+    (["--onnx", "--opset", "20", "--attention", "standard"], 2, "opset 20 has no Attention node", "--opset 23"),
+    (["--rtx", "--opset", "23", "--attention", "standard"], 2, "rtx does not run standard attention", "decomposed"),
+    (["--openvino", "--attention", "custom"], 2, "openvino does not run custom attention", "decomposed"),
+    (["--openvino", "--precision", "fp16"], 2, "openvino has no fp16", "it has fp32, bf16, int8"),
+    (["--torch", "--precision", "int8"], 2, "torch has no int8", "it has fp32, fp16, bf16"),
+    (["--onnx", "--precision", "fp8"], 2, "export.precision = 'fp8'", ""),
+    (["--rtx", "--target", "sm_87"], 2, "does not build for sm_87", "sm_89"),
+    (["--onnx", "--batch-size", "8,1,64"], 2, "batch_size needs one number, or three that ascend", ""),
+    (["--onnx", "--rewrites", "norm"], 2, "export.rewrites.0 = 'norm'", ""),
+    (
+        ["--onnx", "--precision", "int8", "--calibration-domains", "sketch"],
+        2,
+        "sketch is the held-out domain: a file calibrated on it would have seen it",
+        "calibrate on ink, photo",
+    ),
+    (
+        ["--onnx", "--precision", "int8", "--calibration-domains", "inc"],
+        2,
+        "there is no domain 'inc' to calibrate on",
+        "there are ink, photo",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join(case[0]))
+def test_what_cannot_be_exported(here: Path, command: Command, unchanged: Unchanged, case: Any) -> None:
+    words, code, message, hint = case
+    with unchanged(here, ".work"):
+        ended = command("export", *words)
+    assert ended.code == code
+    assert message in ended.err
+    assert hint in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_tensorrt_that_is_not_installed(
+    here: Path, command: Command, unchanged: Unchanged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`toolkit export --trt` with nothing else."""
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with unchanged(here):
+        ended = command("export", "--trt")
+    assert ended.code == 5
+    assert "the target 'tensorrt' needs tensorrt, which cannot be imported" in ended.err
+    assert "pip install 'vit-toolkit[tensorrt]'" in ended.err
+    assert "toolkit export --rtx" in ended.err
+
+
+def test_a_batch_that_a_fixed_file_does_not_take(here: Path, command: Command) -> None:
+    assert command("export", "--batch-size", "4").code == 0
+    ended = command("bench", "--batch-size", "8")
+    assert ended.code == 2
+    assert "the file takes 4 images a call, not 8" in ended.err
+    assert "--batch-size 4" in ended.err
+
+
+def test_an_engine_is_refused_where_there_is_no_gpu(here: Path, command: Command) -> None:
+    ended = command("export", "--rtx", "--target", "sm_89")
+    assert ended.code == 0, ended.err
+    assert "not run on this machine" in ended.err
+    ended = command("parity")
+    assert ended.code == 4
+    assert "engines run on a machine with an NVIDIA GPU" in ended.err
+
+
+def test_a_batch_outside_of_an_engines_profile(here: Path, command: Command) -> None:
+    assert command("export", "--rtx", "--batch-size", "1,4,8").code == 0
+    record = records.load(Artifact, here / "runs/default/artifacts/rtx-fp32/artifact.json")
+    assert (record.options["least_batch"], record.options["largest_batch"]) == (1, 8)
+
+
+def test_verify_compares_answers_before_the_result_counts(here: Path, command: Command) -> None:
+    ended = command("export", "--precision", "int8", "--calibration-images", "8", "--verify")
+    assert ended.code == 0, ended.err
+    assert (here / "runs/default/artifacts/onnx-int8/artifact.json").is_file()
+
+
+def test_verify_where_the_file_cannot_be_opened_is_no_pass(here: Path, command: Command) -> None:
+    ended = command("export", "--rtx", "--verify")
+    assert ended.code == 4
+    assert not (here / "runs/default/artifacts/rtx-fp32").exists()

@@ -1,0 +1,71 @@
+"""Engines of another version or for another GPU are refused before they are loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from toolkit import hashing, records
+from toolkit.bench.runtimes import runtime
+from toolkit.bench.runtimes.tensorrt import mismatch
+from toolkit.errors import DeviceUnreachable, WeightsError
+from toolkit.records import Artifact, ModelInfo, Setting, TensorSpec
+
+MODEL = ModelInfo("name", {}, ("a", "b"), 2, (0.5,) * 3, (0.25,) * 3, "bicubic", (), (), 1, 1, "00")
+
+
+def engine(target: str = "tensorrt", architecture: str | None = "sm_87", **options: Setting) -> Artifact:
+    return Artifact(
+        file="model.engine",
+        sha256="00",
+        target=target,
+        precision="fp16",
+        inputs=(TensorSpec("images", "float32", ("batch", 3, 2, 2)),),
+        outputs=(TensorSpec("logits", "float32", ("batch", 2)),),
+        model=MODEL,
+        built_with={"tensorrt": "10.3.0", "tensorrt_rtx": "1.7.1"},
+        options=options,
+        device_architecture=architecture,
+    )
+
+
+@pytest.mark.parametrize(
+    ("artifact", "version", "gpu", "fault"),
+    [
+        (engine(), "10.3.0", "sm_87", ""),
+        (engine(), "11.4.0", "sm_87", "was built by tensorrt 10.3.0, and 11.4.0 is installed"),
+        (engine(version_compatible=True), "11.4.0", "sm_87", ""),
+        (engine(), "10.3.0", "sm_90", "was built for sm_87, and this GPU is sm_90"),
+        (engine(hardware_compatible=True), "10.3.0", "sm_90", ""),
+        (engine("rtx", "sm_86,sm_89"), "1.7.1", "sm_89", ""),
+        (engine("rtx", "sm_86,sm_89"), "1.7.1", "sm_120", "was built for sm_86,sm_89, and this GPU is sm_120"),
+        (engine(architecture=None), "10.3.0", "sm_90", ""),
+    ],
+)
+def test_what_does_not_fit_is_named(artifact: Artifact, version: str, gpu: str, fault: str) -> None:
+    assert mismatch(artifact, version, gpu) == fault
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "model.engine").write_bytes(b"an engine")
+    record = engine("rtx", None)
+    record = Artifact(**{**vars(record), "sha256": hashing.sha256(tmp_path / "model.engine")})
+    records.save(record, tmp_path / "artifact.json")
+    return tmp_path
+
+
+def test_a_changed_engine_is_refused(folder: Path) -> None:
+    (folder / "model.engine").write_bytes(b"another engine")
+    with pytest.raises(WeightsError, match="hash"):
+        runtime("tensorrt").open(folder, 1)
+
+
+def test_without_a_gpu_it_is_said_that_there_is_none(folder: Path) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(DeviceUnreachable, match="CUDA says") as caught:
+        runtime("tensorrt").open(folder, 1)
+    assert caught.value.exit_code == 4

@@ -1,0 +1,72 @@
+"""Every model in every target, precision and kind of batch: written, and right where this machine can tell."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from toolkit import plugins, records
+from toolkit.bench.feed import answers
+from toolkit.bench.identity import identify
+from toolkit.bench.runtimes import runtime
+from toolkit.errors import RecipeError
+from toolkit.export import target
+from toolkit.models.source import LoadedModel
+from toolkit.records import Artifact
+
+MODELS = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+TARGETS = ("onnx", "openvino", "rtx", "torch")
+LACKING = {("openvino", "fp16"): "no fp16", ("torch", "int8"): "no int8"}
+NEEDS_A_GPU = ("rtx",)
+NEEDS_OTHER_KERNELS = (("onnx", "bf16"),)
+"""Written, but not run by the processor's runtime."""
+CLOSE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1, "int8": 0.2}
+"""Largest difference from torch, as a share of the largest logit; int8 on untrained weights."""
+
+
+def test_the_targets_there_are() -> None:
+    assert sorted((*TARGETS, "tensorrt")) == plugins.names("toolkit.export")
+
+
+FILES = [*itertools.product(TARGETS, PRECISIONS, ((1, 4, 8), (4,)))]
+KINDS = [*itertools.product(MODELS, ("even", "uneven"))]
+CASES = [
+    pytest.param((*kind, *file), id=str((*kind, *file)), marks=() if turn % len(KINDS) == place else pytest.mark.slow)
+    for turn, file in enumerate(FILES)
+    for place, kind in enumerate(KINDS)
+]
+"""All of them; of each kind of file, one model is not slow, a different one from file to file."""
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_file(
+    models: Callable[..., LoadedModel],
+    exported: Callable[..., Artifact],
+    tmp_path: Path,
+    case: tuple[str, str, str, str, tuple[int, ...]],
+) -> None:
+    name, heads, kind, precision, batch_size = case
+    model = models(name, heads)
+    if (kind, precision) in LACKING:
+        with pytest.raises(RecipeError, match=LACKING[kind, precision]):
+            exported(model, kind, precision=precision, batch_size=batch_size)
+        return
+    artifact = exported(model, kind, precision=precision, batch_size=batch_size)
+    assert records.load(Artifact, tmp_path / "out" / "artifact.json") == artifact
+    assert (artifact.target, artifact.precision, artifact.model) == (kind, precision, model.info)
+    assert artifact.inputs[0].shape[0] == ("batch" if len(batch_size) > 1 else 4)
+    if kind in NEEDS_A_GPU or (kind, precision) in NEEDS_OTHER_KERNELS:
+        assert artifact.max_abs_difference is None
+        return
+    images = np.random.default_rng(1).standard_normal((5, 3, 16, 16), dtype=np.float32)
+    with torch.inference_mode():
+        expected = model.module(torch.from_numpy(images)).numpy()
+    with runtime(target(kind).runtime).open(tmp_path / "out", threads=1) as session:
+        found = answers(session, images, identify(tmp_path / "out"))
+    assert np.abs(found - expected).max() <= CLOSE[precision] * np.abs(expected).max()

@@ -1,0 +1,110 @@
+"""Lower number formats: what stays float32, and that nothing else does."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto
+from torch import nn
+
+from toolkit.export.attention import FORMS
+from toolkit.export.flat import flatten
+from toolkit.export.precision import Kept, Ranges, kept_by, lower, ranges
+from toolkit.export.rewrite import REWRITES, rewrite
+from toolkit.models.source import LoadedModel
+from toolkit.records import Artifact
+
+IMAGES = np.random.default_rng(0).standard_normal((40, 3, 16, 16), dtype=np.float32)
+
+
+@pytest.fixture
+def flat(models: Callable[..., LoadedModel]) -> nn.Module:
+    module = copy.deepcopy(models(heads="uneven").module).requires_grad_(False)
+    rewrite(module, REWRITES)
+    flatten(module, 16, FORMS["decomposed"], only_what_is_read=True)
+    return module
+
+
+def test_ranges_are_the_largest_values_that_occur(flat: nn.Module) -> None:
+    seen: list[float] = []
+    hook = flat.get_submodule("blocks.0.norm2").register_forward_hook(
+        lambda layer, inputs, output: seen.append(float(inputs[0].abs().max()))
+    )
+    found = ranges(flat, IMAGES)
+    hook.remove()
+    assert found.norms["blocks.0.norm2"] == max(seen)
+    assert found.norms.keys() == {"blocks.0.norm1", "blocks.0.norm2", "blocks.1.norm1", "blocks.1.norm2", "norm"}
+    assert found.logits.keys() == {"blocks.0.attn", "blocks.1.attn"}
+    assert found.logits["blocks.0.attn"] > 0
+    assert "blocks.1.mlp.fc2" in found.linears
+
+
+def test_watching_leaves_no_trace(flat: nn.Module) -> None:
+    with torch.inference_mode():
+        before = flat(torch.from_numpy(IMAGES))
+        ranges(flat, IMAGES)
+        assert torch.equal(flat(torch.from_numpy(IMAGES)), before)
+    assert not any(layer._forward_hooks for name, layer in flat.named_modules() if name.startswith("blocks.0."))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_small_numbers_keep_nothing(dtype: torch.dtype) -> None:
+    found = Ranges({"blocks.0.norm1": 2.0}, {"blocks.0.attn": 4.0}, {"blocks.0.mlp.fc1": 9.0}, {"blocks.0.norm1": 1.0})
+    assert kept_by(found, dtype) == Kept()
+
+
+def test_what_a_format_cannot_hold_is_kept() -> None:
+    typical = {"blocks.0.norm1": 1.0}
+    assert kept_by(Ranges(norms={"blocks.0.norm1": 250.0}, typical=typical), torch.float16) == Kept(
+        residual=True, norms=frozenset({"blocks.0.norm1"})
+    )
+    assert kept_by(Ranges(logits={"blocks.3.attn": 65.0}), torch.float16) == Kept(softmax=frozenset({"blocks.3.attn"}))
+    assert kept_by(Ranges(logits={"blocks.3.attn": 9.0}), torch.bfloat16) == Kept(softmax=frozenset({"blocks.3.attn"}))
+    assert kept_by(Ranges(linears={"blocks.7.mlp.fc1": 4e4}), torch.float16) == Kept(blocks=frozenset({7}))
+    assert kept_by(Ranges(linears={"blocks.7.mlp.fc1": 4e4}), torch.bfloat16) == Kept()
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        Kept(),
+        Kept(residual=True),
+        Kept(norms=frozenset({"blocks.0.norm1", "norm"})),
+        Kept(softmax=frozenset({"blocks.0.attn", "blocks.1.attn"})),
+        Kept(blocks=frozenset({0})),
+        Kept(blocks=frozenset({0, 1}), residual=True),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_whatever_is_kept_the_answers_stay_close(flat: nn.Module, dtype: torch.dtype, kept: Kept) -> None:
+    images = torch.from_numpy(IMAGES)
+    with torch.inference_mode():
+        expected = flat(images)
+        lower(flat, dtype, kept)
+        found = flat(images)
+    assert found.dtype == torch.float32
+    assert float((found - expected).abs().max()) <= (2e-2 if dtype == torch.float16 else 1e-1) * expected.abs().max()
+    types = {name: parameter.dtype for name, parameter in flat.named_parameters()}
+    assert types["blocks.1.mlp.fc1.weight"] == (torch.float32 if 1 in kept.blocks else dtype)
+    assert types["blocks.0.mlp.fc1.weight"] == (torch.float32 if 0 in kept.blocks else dtype)
+    assert types["norm.weight"] == (torch.float32 if "norm" in kept.norms else dtype)
+    assert types["pos_embed"] == (torch.float32 if kept.residual else dtype)
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("fp16", "FLOAT16"), ("bf16", "BFLOAT16")])
+def test_the_graph_holds_the_weights_in_the_format(
+    models: Callable[..., LoadedModel], exported: Callable[..., Artifact], tmp_path: Path, precision: str, kind: str
+) -> None:
+    exported(models(heads="uneven"), precision=precision)
+    graph = onnx.load(tmp_path / "out" / "model.onnx").graph
+    linears = {node.input[1] for node in graph.node if node.op_type == "Gemm"}
+    found = {TensorProto.DataType.Name(each.data_type) for each in graph.initializer if each.name in linears}
+    assert found == {kind}
+    assert graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    assert graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT

@@ -1,0 +1,151 @@
+"""Engines: built for GPUs that are not there, by one path for every version."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from toolkit import records
+from toolkit.errors import BadInput, CheckFailed, MissingDependency, RecipeError
+from toolkit.export.tensorrt import (
+    TABLE,
+    Engine,
+    EngineLayer,
+    EngineLayers,
+    EngineOptions,
+    build,
+    layers_in,
+    library,
+    version_of,
+)
+from toolkit.models.source import LoadedModel
+from toolkit.records import Artifact
+
+Models = Callable[..., LoadedModel]
+Exported = Callable[..., Artifact]
+
+SAID = """\
+Name: __myl_FcAdd_myl0_4, LayerType: runtime_fusion, Inputs: [ { Name: x, Dimensions: [-1,5] }], Constants: [], \
+Outputs: [], TacticName: , StreamId: 0, Metadata: [ONNX Layer: blocks.0.attn.qkv/Gemm]
+Name: _gemm_mha_v2_myl0_5, LayerType: kgen, Inputs: [], Constants: [], Outputs: [], \
+TacticName: _gemm_mha_v2_0x48, StreamId: 0, Metadata: [ONNX Layer: blocks.0.attn/MatMul]\
+[ONNX Layer: blocks.0.attn/Softmax]
+
+"""
+
+
+def test_the_builders_list_of_layers_is_read() -> None:
+    assert layers_in(SAID.splitlines()) == (
+        EngineLayer("__myl_FcAdd_myl0_4", "runtime_fusion", "", ("blocks.0.attn.qkv/Gemm",)),
+        EngineLayer(
+            "_gemm_mha_v2_myl0_5", "kgen", "_gemm_mha_v2_0x48", ("blocks.0.attn/MatMul", "blocks.0.attn/Softmax")
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "row"),
+    [
+        ("tensorrt", "10.3.0", (10, 3)),
+        ("tensorrt", "10.13.3.9", (10, 3)),
+        ("tensorrt", "10.14.1.48", (10, 14)),
+        ("tensorrt", "11.4.0.106", (11, 0)),
+        ("tensorrt_rtx", "1.7.1.116", (1, 7)),
+    ],
+)
+def test_what_a_version_can_do(package: str, version: str, row: tuple[int, int]) -> None:
+    assert version_of(package, version) is TABLE[package][row]
+
+
+def test_a_version_that_is_too_old() -> None:
+    with pytest.raises(BadInput, match=r"tensorrt 8\.6\.1 is too old") as caught:
+        version_of("tensorrt", "8.6.1")
+    assert caught.value.hint == "install 10.3 or newer"
+
+
+def test_without_tensorrt_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(MissingDependency, match="'tensorrt' needs tensorrt") as caught:
+        library("tensorrt")
+    assert caught.value.exit_code == 5
+    assert "vit-toolkit[tensorrt]" in caught.value.hint
+    assert "--rtx" in caught.value.hint
+
+
+def test_building_needs_no_torch() -> None:
+    """A device builds engines too."""
+    code = "import sys; sys.modules['torch'] = None; import toolkit.export.tensorrt, toolkit.export.rtx"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_86", "sm_89", "sm_120"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_engines_for_gpus_that_are_not_there(
+    models: Models, exported: Exported, tmp_path: Path, architecture: str, precision: str
+) -> None:
+    artifact = exported(models(heads="uneven"), "rtx", precision=precision, target=architecture)
+    assert artifact.device_architecture == architecture
+    assert artifact.max_abs_difference is None
+    assert [found.block for found in artifact.fusion] == [0, 1]
+    assert artifact.options["least_batch"] == 1
+    assert artifact.options["largest_batch"] == 64
+    assert artifact.built_with["tensorrt_rtx"]
+    found = records.load(EngineLayers, tmp_path / "out" / "layers.json")
+    assert any("blocks.1.attn" in node for layer in found.layers for node in layer.nodes)
+    assert artifact.also.keys() == {"layers.json"}
+    assert records.load(Artifact, tmp_path / "out" / "artifact.json") == artifact
+
+
+def test_heads_of_64_are_one_kernel_in_half_precision_and_not_in_fp32(models: Models, exported: Exported) -> None:
+    """TensorRT's fused attention, seen in the list of layers; 64 tokens more than fit a trivial kernel."""
+    model = models(embed_dim=192, mlp_ratio=1.0)
+    assert {found.status for found in exported(model, "rtx", precision="fp16", target="sm_89").fusion} == {"fused"}
+    found = exported(model, "rtx", precision="fp32", target="sm_89").fusion
+    assert {each.status for each in found} == {"not"}
+    assert {each.mend for each in found} == {"--precision fp16 or bf16"}
+
+
+def test_narrow_heads_are_padded_to_what_the_fused_kernel_takes(models: Models, exported: Exported) -> None:
+    artifact = exported(models(heads="uneven"), "rtx", precision="fp16", target="sm_89")
+    assert artifact.rewrites["pad-heads"] == 2
+    assert "pad-heads" not in exported(models(heads="uneven"), "rtx", precision="fp32").rewrites
+
+
+def test_a_graph_it_cannot_read_fails_in_its_own_words() -> None:
+    rtx = library("rtx")
+    with pytest.raises(CheckFailed, match=r"tensorrt_rtx .* cannot read the graph"):
+        build(b"no graph", EngineOptions((1,)), rtx)
+
+
+def test_a_gpu_it_does_not_build_for(models: Models, exported: Exported) -> None:
+    with pytest.raises(BadInput, match="does not build for sm_87") as caught:
+        exported(models(), "rtx", target="sm_87")
+    assert "sm_89" in caught.value.hint
+
+
+def test_a_form_of_attention_it_cannot_build(models: Models, exported: Exported) -> None:
+    with pytest.raises(RecipeError, match="rtx does not run standard attention"):
+        exported(models(), "rtx", attention="standard", opset=23)
+
+
+def test_a_timing_cache_where_nothing_is_timed(models: Models, exported: Exported, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="times nothing"):
+        exported(models(), "rtx", timing_cache=str(tmp_path / "timing.cache"))
+
+
+def test_progress_is_shown(models: Models, exported: Exported, tmp_path: Path) -> None:
+    exported(models(), "onnx", opset=20)
+    told: list[tuple[int, int, str]] = []
+    made = build(
+        (tmp_path / "out" / "model.onnx").read_bytes(),
+        EngineOptions((1, 2, 4)),
+        library("rtx"),
+        report=lambda done, total, message="": told.append((done, total, message)),
+    )
+    assert isinstance(made, Engine)
+    assert told
+    assert all(0 <= done <= total and message for done, total, message in told)
