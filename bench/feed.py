@@ -13,13 +13,15 @@ from toolkit.export.calibrate import to_pixels
 
 
 def answers(session: Session, images: npt.NDArray[Any], identity: Identity) -> npt.NDArray[np.float32]:
-    """Logits [batch, classes] for normalised images [batch, 3, S, S]. A fixed batch is filled up and cut off again."""
+    """Logits [batch, classes] for normalised images [batch, 3, S, S]. A batch that is too
+    small for the file is filled up, and its logits cut off again."""
     if identity.dtype == "uint8":
         images = to_pixels(images, identity.model.mean, identity.model.std)
-    size = identity.batch or len(images)
+    size = identity.batch or min(len(images), identity.most or len(images))
     logits = []
     for start in range(0, len(images), size):
         some = images[start : start + size]
-        full = np.concatenate([some, *[some[:1]] * (size - len(some))])
+        missing = (identity.batch or identity.least) - len(some)
+        full = np.concatenate([some, *[some[:1]] * missing])
         logits.append(session.run(full)[: len(some)])
     return np.concatenate(logits)

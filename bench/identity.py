@@ -22,6 +22,8 @@ class Identity:
     """Of the images it takes: "float32", normalised, or "uint8", pixels."""
     batch: int | None = None
     """Images a call, where the file takes no other number."""
+    least: int = 1
+    """Fewest images a call, where an engine wants more than one."""
     most: int | None = None
     """Most images a call, where an engine has a limit."""
 
@@ -29,9 +31,10 @@ class Identity:
         """BadInput for a number of images a call that the file does not take."""
         if self.batch not in (None, size):
             raise BadInput(f"the file takes {self.batch} images a call, not {size}", f"--batch-size {self.batch}")
-        if self.most is not None and size > self.most:
+        if size < self.least or (self.most is not None and size > self.most):
             raise BadInput(
-                f"the engine takes up to {self.most} images a call, not {size}", "export it with another --batch-size"
+                f"the engine takes {self.least} to {self.most} images a call, not {size}",
+                "export it with another --batch-size",
             )
 
 
@@ -39,12 +42,14 @@ def identify(folder: Path) -> Identity:
     """Read `artifact.json` or `model.json`; BadInput when the folder holds neither."""
     if (folder / "artifact.json").exists():
         artifact = records.load(Artifact, folder / "artifact.json")
-        batch, most = artifact.inputs[0].shape[0], artifact.options.get("largest_batch")
+        batch = artifact.inputs[0].shape[0]
+        least, most = (artifact.options.get(name) for name in ("least_batch", "largest_batch"))
         return Identity(
             artifact.sha256,
             artifact.model,
             artifact.inputs[0].dtype,
             batch if isinstance(batch, int) else None,
+            least if isinstance(least, int) else 1,
             most if isinstance(most, int) else None,
         )
     if (folder / "model.json").exists():

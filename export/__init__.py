@@ -33,10 +33,13 @@ class Abilities:
     """Precisions that the runtime chooses when it loads the file; the graph stays float32."""
     symmetric: bool = False
     """Wants int8 activations around zero."""
+    int8_within: str = "fp32"
+    """Precision of what is not quantised in int8."""
     all_rows_in_fixed_batches: bool = False
     """Its compiler fails on attention with fewer queries than keys, unless the batch is free."""
-    head_multiple: int = 1
-    """In fp16 and bf16: what its fused attention wants head widths to be multiples of."""
+    fused_heads: tuple[int, int] | None = None
+    """In fp16 and bf16 its fused attention wants queries and values of one width, a multiple of the first number and at
+    least the second; None: it takes any."""
     lacking: dict[str, str] = field(default_factory=dict)
     """Why there is no such precision or form of attention."""
 
@@ -67,6 +70,10 @@ class Target(Protocol):
 
     def abilities(self) -> Abilities:
         """Raises MissingDependency, with what to install, where the target's own library is not there."""
+        ...
+
+    def check(self, options: recipe.Export) -> None:
+        """Raise BadInput for settings that only this target knows about and cannot carry out."""
         ...
 
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:

@@ -24,8 +24,10 @@ class Choices:
     """That of the graph."""
     symmetric: bool
     """int8 activations around zero."""
-    head_multiple: int
-    """Head widths are padded to multiples of this."""
+    base: str
+    """Precision of what is not quantised."""
+    fused_heads: tuple[int, int] | None
+    """Heads are padded to this: see `Abilities`."""
     only_what_is_read: bool
     """In the last block compute only what the classifier reads."""
 
@@ -55,7 +57,8 @@ def choices(name: str, abilities: Abilities, options: recipe.Export) -> Choices:
             f"opset {opset} has no Attention node", f"--opset {STANDARD_SINCE}, or --attention decomposed"
         )
     precision = "fp32" if options.precision in abilities.at_load else options.precision
-    multiple = abilities.head_multiple if precision in ("fp16", "bf16") and PAD_HEADS in options.rewrites else 1
+    base = abilities.int8_within if precision == "int8" else precision
+    padded = abilities.fused_heads if base in ("fp16", "bf16") and PAD_HEADS in options.rewrites else None
     whole = abilities.all_rows_in_fixed_batches and len(options.batch_size) == 1
     only_what_is_read = ONLY_WHAT_IS_READ in options.rewrites and not whole
-    return Choices(opset, attention, precision, abilities.symmetric, multiple, only_what_is_read)
+    return Choices(opset, attention, precision, abilities.symmetric, base, padded, only_what_is_read)

@@ -32,7 +32,7 @@ def add_bodies(proto: ModelProto, module: nn.Module) -> None:
             continue
         attention = module.get_submodule(node.name.partition("/")[0])
         assert isinstance(attention, FlatAttention)
-        key = (attention.layer, attention.bias is None)
+        key = (attention.layer, attention.bias is None, attention.proj.weight.dtype)
         if key not in bodies:
             bodies[key] = str(len(bodies))
             proto.functions.append(_body(attention, node, bodies[key], proto.opset_import[0].version))

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from toolkit.export.choices import STANDARD_SINCE
 from toolkit.records import Fusion, FusionStatus, HeadLayout
 
 if TYPE_CHECKING:
@@ -30,13 +31,17 @@ class Step(NamedTuple):
     fused: bool
 
 
-def report(steps: Iterable[Step], why: Mapping[int, tuple[str, str]]) -> tuple[Fusion, ...]:
+def report(steps: Iterable[Step], blocks: int, why: Mapping[int, tuple[str, str]]) -> tuple[Fusion, ...]:
     """One verdict for each block; `why` holds reason and mend for those that are not fused."""
     by_block: dict[int, list[Step]] = defaultdict(list)
     for step in steps:
         by_block[step.block].append(step)
     found = []
-    for block, own in sorted(by_block.items()):
+    for block in range(blocks):
+        own = by_block[block]
+        if not own:
+            found.append(Fusion(block, "unknown", (), "no kernel that is listed names its attention"))
+            continue
         status: FusionStatus = (
             "fused" if all(step.fused for step in own) else "partly" if any(step.fused for step in own) else "not"
         )
@@ -54,16 +59,15 @@ def in_engine(layers: Sequence[EngineLayer], layouts: Sequence[HeadLayout], prec
             block = int(_ATTENTION.match(softmax[0])[1])  # type: ignore[index]
             products = sum("/MatMul" in node for node in layer.nodes)
             steps.append(Step(block, layer.kernel or layer.name, "mha" in layer.name.lower() or products >= 2))
-    return report(steps, {block: _engines_reason(layout, precision) for block, layout in enumerate(layouts)})
+    why = {block: _engines_reason(layout, precision) for block, layout in enumerate(layouts)}
+    return report(steps, len(layouts), why)
 
 
 def _engines_reason(layout: HeadLayout, precision: str) -> tuple[str, str]:
     """What TensorRT's documentation asks of a fused attention and this layer lacks."""
     widths = sorted({width for head in layout.heads for width in head})
-    if precision in ("fp32", "int8"):
-        return f"the products are computed in {'fp32' if precision == 'fp32' else 'the formats of Q/DQ'}", (
-            "--precision fp16 or bf16"
-        )
+    if precision == "fp32":
+        return "TensorRT fuses attention in half precision only", "--precision fp16 or bf16"
     if any(width % 8 for width in widths):
         return f"head widths {widths} are not all multiples of 8", "prune with --round-to 8"
     if widths[0] < 16:
@@ -73,7 +77,7 @@ def _engines_reason(layout: HeadLayout, precision: str) -> tuple[str, str]:
     return "the builder chose otherwise", "another --builder-level"
 
 
-def in_onnxruntime(file: Path) -> tuple[Fusion, ...]:
+def in_onnxruntime(file: Path, blocks: int, opset: int) -> tuple[Fusion, ...]:
     """From the graph that onnxruntime makes of a file."""
     import onnx
     import onnxruntime
@@ -89,14 +93,12 @@ def in_onnxruntime(file: Path) -> tuple[Fusion, ...]:
         for node in graph.node
         if (found := _ATTENTION.match(node.name)) and ("Attention" in node.op_type or "MatMul" in node.op_type)
     ]
-    why = (
-        "plain operators, which onnxruntime's processor kernels run one by one",
-        "--opset 23, which has an Attention",
-    )
-    return report(steps, dict.fromkeys((step.block for step in steps), why))
+    mend = "--attention standard" if opset >= STANDARD_SINCE else f"--opset {STANDARD_SINCE}, which has an Attention"
+    why = ("onnxruntime's processor kernels run plain operators one by one", mend)
+    return report(steps, blocks, dict.fromkeys(range(blocks), why))
 
 
-def in_openvino(compiled: Any) -> tuple[Fusion, ...]:
+def in_openvino(compiled: Any, blocks: int) -> tuple[Fusion, ...]:
     """From the model that OpenVINO runs."""
     steps = []
     for operation in compiled.get_runtime_model().get_ops():
@@ -106,5 +108,4 @@ def in_openvino(compiled: Any) -> tuple[Fusion, ...]:
         found = _ATTENTION.search(names) or _ATTENTION.search(operation.get_friendly_name())
         if found and kind in ("Softmax", "ScaledDotProductAttention", "MHA", "Subgraph"):
             steps.append(Step(int(found[1]), kind, kind != "Softmax"))
-    why = ("OpenVINO does not know this pattern", "--attention decomposed")
-    return report(steps, dict.fromkeys((step.block for step in steps), why))
+    return report(steps, blocks, dict.fromkeys(range(blocks), ("OpenVINO does not know this pattern", "")))

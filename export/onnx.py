@@ -39,6 +39,9 @@ class Onnx:
             attention=("standard", "decomposed", "custom"),
         )
 
+    def check(self, options: recipe.Export) -> None:
+        """It has no settings of its own."""
+
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:
         """Write `model.onnx`, and `model.onnx.data` beside it where one file cannot hold the weights."""
         from toolkit.export import check, fusion
@@ -52,7 +55,9 @@ class Onnx:
             return written
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
         found = check.difference(prepared, options, lambda images: session.run(None, {"images": images})[0])
-        return replace(written, difference=found, fusion=fusion.in_onnxruntime(file))
+        return replace(
+            written, difference=found, fusion=fusion.in_onnxruntime(file, len(prepared.layouts), prepared.opset)
+        )
 
 
 def describe(proto: ModelProto, info: ModelInfo) -> None:

@@ -41,6 +41,9 @@ class OpenVino:
             },
         )
 
+    def check(self, options: recipe.Export) -> None:
+        """It has no settings of its own."""
+
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:
         """Write the IR, run it and compare it with torch."""
         from toolkit.export import check, fusion
@@ -55,7 +58,13 @@ class OpenVino:
         hint = "bf16" if options.precision == "bf16" else "f32"
         compiled = core.compile_model(out / FILE, "CPU", {"INFERENCE_PRECISION_HINT": hint})
         found = check.difference(prepared, options, lambda images: compiled([images])[0])
-        return Written(FILE, (WEIGHTS,), ("onnx", "onnxscript", "openvino"), found, fusion.in_openvino(compiled))
+        return Written(
+            FILE,
+            (WEIGHTS,),
+            ("onnx", "onnxscript", "openvino"),
+            found,
+            fusion.in_openvino(compiled, len(prepared.layouts)),
+        )
 
 
 PLUGIN: Target = OpenVino()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from toolkit import recipe
 from toolkit.errors import BadInput
-from toolkit.export.attention import FORMS
+from toolkit.export.attention import FORMS, FlatAttention
 from toolkit.export.calibrate import Images, Predict, Sample, to_pixels
 from toolkit.export.choices import ONLY_WHAT_IS_READ, PAD_HEADS, Choices
 from toolkit.export.choose import Choice, choose
@@ -21,12 +21,12 @@ from toolkit.export.custom_node import add_bodies
 from toolkit.export.flat import flatten
 from toolkit.export.precision import DTYPES, kept_by, lower, ranges
 from toolkit.export.quantize import predict_with, quantized
-from toolkit.export.rewrite import fold_normalisation, pad_to_multiples, rewrite
+from toolkit.export.rewrite import fold_normalisation, pad_for_fusion, rewrite
 from toolkit.export.trace import traced
 from toolkit.models.shapes import blocks_of
 from toolkit.models.source import LoadedModel
 from toolkit.progress import Progress
-from toolkit.records import ModelInfo
+from toolkit.records import HeadLayout, ModelInfo
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,15 @@ class Prepared:
     @property
     def info(self) -> ModelInfo:
         return self.model.info
+
+    @property
+    def opset(self) -> int:
+        return int(next(each.version for each in self.proto.opset_import if not each.domain))
+
+    @property
+    def layouts(self) -> tuple[HeadLayout, ...]:
+        """Heads of every attention as they are written, padded where they are."""
+        return tuple(each.layer.layout for each in self.module.modules() if isinstance(each, FlatAttention))
 
 
 def prepare(
@@ -88,8 +97,8 @@ class _Work:
         """A rewritten copy for tracing, in float32, and what was rewritten."""
         module = copy.deepcopy(source).cpu().eval().requires_grad_(False)
         rewrites = rewrite(module, self.options.rewrites)
-        if self.choices.head_multiple > 1:
-            rewrites[PAD_HEADS] = pad_to_multiples(module, self.choices.head_multiple)
+        if self.choices.fused_heads:
+            rewrites[PAD_HEADS] = pad_for_fusion(module, *self.choices.fused_heads)
         if self.options.input == "uint8":
             fold_normalisation(module, self.info.mean, self.info.std)
             module.get_submodule("patch_embed.proj").register_forward_pre_hook(_from_pixels)
@@ -108,7 +117,7 @@ class _Work:
 
     def lowered(self, flat: nn.Module, sample: Sample, report: Progress) -> tuple[nn.Module, Choice]:
         """The module in fp16 or bf16."""
-        dtype = DTYPES[self.choices.precision]
+        dtype = DTYPES[self.choices.base]
         kept = kept_by(ranges(flat, self.fed(sample.calibration)), dtype)
 
         def module(blocks: Collection[int]) -> nn.Module:
@@ -116,20 +125,14 @@ class _Work:
             lower(made, dtype, kept.and_blocks(blocks))
             return made
 
-        def predict(made: nn.Module) -> Predict:
-            def answers(images: Images) -> Images:
-                with torch.inference_mode():
-                    logits: Tensor = made(torch.from_numpy(self.fed(images)))
-                return logits.numpy()
-
-            return answers
-
-        choice = choose(lambda blocks: predict(module(blocks)), predict(flat), len(blocks_of(flat)), sample, report)
-        return module(choice.blocks), choice
+        count = len(blocks_of(flat))
+        choice = choose(lambda blocks: self.answers(module(blocks)), self.answers(flat), count, sample, report)
+        return module(choice.blocks), replace(choice, blocks=(*choice.blocks, *(kept.blocks - {*choice.blocks})))
 
     def quantized(self, flat: nn.Module, sample: Sample, report: Progress) -> tuple[ModelProto, Choice]:
-        """The graph in int8."""
-        source, calibration = self.graph(flat), self.fed(sample.calibration)
+        """The graph in int8; what is not quantised is in the target's own precision for it."""
+        base = flat if self.choices.base == "fp32" else self.lowered(flat, sample, report)[0]
+        source, calibration = self.graph(base), self.fed(sample.calibration)
 
         def graph(kept: Collection[int]) -> ModelProto:
             return quantized(
@@ -144,8 +147,19 @@ class _Work:
             run = predict_with(proto)
             return lambda images: run(self.fed(images))
 
-        choice = choose(lambda kept: predict(graph(kept)), predict(source), len(blocks_of(flat)), sample, report)
+        count = len(blocks_of(flat))
+        choice = choose(lambda kept: predict(graph(kept)), self.answers(flat), count, sample, report)
         return graph(choice.blocks), choice
+
+    def answers(self, module: nn.Module) -> Predict:
+        """What torch computes."""
+
+        def predict(images: Images) -> Images:
+            with torch.inference_mode():
+                logits: Tensor = module(torch.from_numpy(self.fed(images)))
+            return logits.numpy()
+
+        return predict
 
     def fed(self, images: Images) -> Images:
         """Images as the file takes them."""

@@ -20,6 +20,9 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from toolkit.export.calibrate import BATCH, Images, Predict, batches
 from toolkit.export.trace import INPUT, OUTPUT
 
+QUANTIZED = ["Conv", "Gemm", "MatMul"]
+"""Operators whose inputs are quantised."""
+
 
 def quantized(
     proto: ModelProto, calibration: Images, *, symmetric: bool, products: bool, kept: Collection[int]
@@ -47,12 +50,18 @@ def quantized(
             written,
             _Reader(calibration, _batch(proto)),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+            op_types_to_quantize=QUANTIZED,
             per_channel=True,
             activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=skipped,
-            extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": True, "QuantizeBias": not symmetric},
+            extra_options={
+                "ActivationSymmetric": symmetric,
+                "WeightSymmetric": True,
+                "QuantizeBias": not symmetric,
+                # Rounding the outputs too costs accuracy, and keeps TensorRT from fusing attention behind them.
+                "OpTypesToExcludeOutputQuantization": QUANTIZED,
+            },
         )
         return onnx.load(written)
 

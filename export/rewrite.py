@@ -110,13 +110,13 @@ def fold_normalisation(module: nn.Module, mean: Sequence[float], std: Sequence[f
         embedding.weight.div_(stds)
 
 
-def pad_to_multiples(module: nn.Module, multiple: int) -> int:
-    """Pad the widths of all heads to multiples; returns how many layers that has changed."""
+def pad_for_fusion(module: nn.Module, multiple: int, least: int) -> int:
+    """Give queries and values of every head one width, a multiple and at least `least`; returns how many layers that
+    has changed."""
     changed = 0
     for attention in attentions(module).values():
-        wider = HeadLayout(
-            tuple((-(-qk // multiple) * multiple, -(-v // multiple) * multiple) for qk, v in attention.layout.heads)
-        )
+        widths = [max(least, -(-max(head) // multiple) * multiple) for head in attention.layout.heads]
+        wider = HeadLayout(tuple((width, width) for width in widths))
         if wider != attention.layout:
             pad_heads(attention, wider)
             changed += 1

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit import records
-from toolkit.errors import BadInput, CheckFailed, MissingDependency, StorageError
+from toolkit.errors import BadInput, CheckFailed, DeviceUnreachable, MissingDependency, StorageError
 from toolkit.export import Abilities, Target, Written
 from toolkit.progress import Progress, silent
 
@@ -38,6 +38,8 @@ class Version:
     """Builds ONNX's own `Attention` whatever its widths."""
     typing_flag: bool
     """Strong typing must be asked for; later it is the only way."""
+    ampere_plus: bool = True
+    """Builds engines that run on all GPUs from Ampere on."""
     timing_cache: bool = True
     """Times kernels while it builds. TensorRT for RTX compiles them where the engine is loaded."""
     architectures: tuple[str, ...] = ()
@@ -51,8 +53,8 @@ TABLE: Mapping[str, Mapping[tuple[int, int], Version]] = {
         (11, 0): Version(opset=23, attention=False, typing_flag=False),
     },
     "tensorrt_rtx": {
-        (1, 0): Version(20, False, True, False, ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120")),
-        (1, 7): Version(23, False, True, False, ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120", "sm_121")),
+        (1, 0): Version(20, False, True, False, False, ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120")),
+        (1, 7): Version(23, False, True, False, False, ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120", "sm_121")),
     },
 }
 """Package and first version of it that is so."""
@@ -152,7 +154,13 @@ def build(
     """
     trt = library.module
     log = _log(trt)
-    builder = trt.Builder(log)
+    try:
+        builder = trt.Builder(log)
+    except TypeError as error:  # what its bindings raise where the library cannot start
+        raise DeviceUnreachable(
+            f"{library.package} {library.version} does not start here: {log.last_error()}",
+            "it builds on a machine with an NVIDIA GPU; `toolkit export --rtx` builds engines on any machine",
+        ) from error
     flags = trt.NetworkDefinitionCreationFlag
     network = builder.create_network(1 << int(flags.STRONGLY_TYPED) if library.can.typing_flag else 0)
     parser = trt.OnnxParser(network, log)
@@ -278,9 +286,14 @@ class TensorRT:
             opset=20,
             attention=("decomposed", "custom", "standard") if can.attention else ("decomposed", "custom"),
             symmetric=True,
-            head_multiple=8,
+            int8_within="fp16",
+            fused_heads=(8, 16),  # seen with TensorRT for RTX 1.7: widths 16 to 256, the same for queries and values
             lacking={"standard": "it builds an Attention only where it has a kernel for exactly these widths"},
         )
+
+    def check(self, options: recipe.Export) -> None:
+        """BadInput for what this library does not build."""
+        engine_options(options, library(self.name))
 
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:
         """Build `model.engine`, and `layers.json` with what it is made of. No machine without its GPU can run it."""
@@ -302,7 +315,7 @@ class TensorRT:
             FILE,
             (LAYERS,),
             ("onnx", "onnxscript", built_by.package),
-            fusion=fusion.in_engine(engine.layers, prepared.info.layouts, options.precision),
+            fusion=fusion.in_engine(engine.layers, prepared.layouts, options.precision),
             options={
                 "least_batch": wanted.batch_sizes[0],
                 "usual_batch": wanted.batch_sizes[len(wanted.batch_sizes) // 2],
@@ -320,6 +333,8 @@ def engine_options(options: recipe.Export, library: Library) -> EngineOptions:
     asked = tuple(options.target.split(",")) if options.target else ()
     if options.timing_cache and not library.can.timing_cache:
         raise BadInput(f"{library.package} times nothing while it builds", "leave --timing-cache away")
+    if options.hardware_compatible and not library.can.ampere_plus:
+        raise BadInput(f"{library.package} knows no --hardware-compatible", "name the GPUs: --target sm_86,sm_89")
     builds_for = library.can.architectures
     if builds_for and (unknown := [each for each in asked if each not in builds_for]):
         raise BadInput(

@@ -31,6 +31,9 @@ class TorchExport:
             lacking={"int8": "Q/DQ is written into ONNX graphs only"},
         )
 
+    def check(self, options: recipe.Export) -> None:
+        """It has no settings of its own."""
+
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:
         """Write the program, load it again, and compare it with torch."""
         from toolkit.export import check

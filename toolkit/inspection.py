@@ -134,7 +134,7 @@ def _artifact_table(artifact: Artifact) -> Table:
         else f"{artifact.max_abs_difference:.1e}",
         "options": ", ".join(f"{name} {value}" for name, value in artifact.options.items()),
         "rewrites": ", ".join(f"{name} x {count}" for name, count in artifact.rewrites.items() if count) or "none",
-        "float32 blocks": ", ".join(map(str, artifact.float32_blocks)) or "none",
+        "spared blocks": ", ".join(map(str, artifact.spared_blocks)) or "none",
         "made for": artifact.device_architecture or "any machine",
         "built with": ", ".join(f"{name} {version}" for name, version in artifact.built_with.items()),
     }
@@ -150,5 +150,5 @@ def _fusion(found: Fusion) -> str:
     """Whether a block's attention is one kernel; if not, why, and what to try."""
     if found.status == "fused":
         return f"fused ({', '.join(found.kernels)})"
-    said = "partly fused" if found.status == "partly" else "not fused"
+    said = {"partly": "partly fused", "not": "not fused", "unknown": "fused or not: unknown"}[found.status]
     return f"{said}: {found.reason}{f'; try {found.mend}' if found.mend else ''}"

@@ -150,7 +150,7 @@ class TensorSpec:
     shape: tuple[int | str, ...]
 
 
-FusionStatus: TypeAlias = Literal["fused", "partly", "not"]
+FusionStatus: TypeAlias = Literal["fused", "partly", "not", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -193,8 +193,8 @@ class Artifact:
     """Files that belong to it, and their sha256: weights beside a graph, the list of an engine's layers."""
     rewrites: dict[str, int] = field(default_factory=dict)
     """Exact rewrites made before the export, and at how many places."""
-    float32_blocks: tuple[int, ...] = ()
-    """Blocks that stay float32 in lower precision, because it cost accuracy."""
+    spared_blocks: tuple[int, ...] = ()
+    """Blocks that are not in the lower precision, because it cost accuracy."""
     fusion: tuple[Fusion, ...] = ()
     """What became of every block's attention; empty: not known."""
     schema: int = SCHEMA

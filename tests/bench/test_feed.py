@@ -45,6 +45,13 @@ def test_a_fixed_batch_is_filled_up_and_cut_off(batch: int | None, calls: list[i
     np.testing.assert_array_equal(found, IMAGES.reshape(5, -1)[:, :2])
 
 
+def test_an_engines_limits_are_kept() -> None:
+    session = Echo()
+    found = answers(session, IMAGES, Identity("00", MODEL, least=2, most=4))
+    assert [len(images) for images in session.given] == [4, 2]
+    np.testing.assert_array_equal(found, IMAGES.reshape(5, -1)[:, :2])
+
+
 def test_pixels_for_a_file_that_takes_them() -> None:
     session = Echo()
     answers(session, IMAGES, Identity("00", MODEL, dtype="uint8"))
@@ -57,5 +64,7 @@ def test_a_batch_that_a_file_does_not_take() -> None:
     Identity("00", MODEL, batch=8).check_batch(8)
     with pytest.raises(BadInput, match="takes 8 images a call, not 1"):
         Identity("00", MODEL, batch=8).check_batch(1)
-    with pytest.raises(BadInput, match="up to 64 images a call, not 65"):
+    with pytest.raises(BadInput, match="1 to 64 images a call, not 65"):
         Identity("00", MODEL, most=64).check_batch(65)
+    with pytest.raises(BadInput, match="2 to 64 images a call, not 1"):
+        Identity("00", MODEL, least=2, most=64).check_batch(1)

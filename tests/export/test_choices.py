@@ -15,13 +15,13 @@ ABLE = Abilities(
     opset=18,
     attention=("standard", "decomposed"),
     at_load=("bf16",),
-    head_multiple=8,
+    fused_heads=(8, 16),
     lacking={"int8": "it cannot count", "custom": "it knows no functions"},
 )
 
 
 def test_what_the_recipe_leaves_open_is_the_targets() -> None:
-    assert choices("it", ABLE, recipe.Export()) == Choices(18, "decomposed", "fp32", False, 1, True)
+    assert choices("it", ABLE, recipe.Export()) == Choices(18, "decomposed", "fp32", False, "fp32", None, True)
     assert choices("it", ABLE, recipe.Export(precision="bf16")).precision == "fp32"
 
 

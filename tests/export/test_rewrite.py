@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from toolkit.export.attention import FORMS
 from toolkit.export.flat import flatten
-from toolkit.export.rewrite import REWRITES, fold_normalisation, pad_heads, pad_to_multiples, rewrite
+from toolkit.export.rewrite import REWRITES, fold_normalisation, pad_for_fusion, pad_heads, rewrite
 from toolkit.models.adapt import attentions
 from toolkit.models.count import count, trace
 from toolkit.models.source import LoadedModel
@@ -98,12 +98,14 @@ def test_padded_heads_change_no_logit(name: str, make: Make) -> None:
     assert_equal(changed, model)
 
 
-def test_heads_are_padded_to_multiples_where_they_are_none(small: Make, uneven: Make) -> None:
+def test_heads_are_padded_to_one_width_where_they_have_two_or_an_odd_one(small: Make, uneven: Make) -> None:
     even = copy.deepcopy(small(depth=2).module)
-    assert pad_to_multiples(even, 8) == 0
-    odd = copy.deepcopy(uneven(depth=2).module)
-    assert pad_to_multiples(odd, 8) == 2
-    assert all(width % 8 == 0 for layer in attentions(odd).values() for head in layer.layout.heads for width in head)
+    assert pad_for_fusion(even, 8, 8) == 0
+    model = uneven(depth=2)
+    odd = copy.deepcopy(model.module)
+    assert pad_for_fusion(odd, 8, 16) == 2
+    assert {head for layer in attentions(odd).values() for head in layer.layout.heads} == {(16, 16)}
+    assert_equal(odd, model)
 
 
 @pytest.mark.parametrize("name", NAMES)

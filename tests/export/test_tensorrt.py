@@ -109,9 +109,20 @@ def test_heads_of_64_are_one_kernel_in_half_precision_and_not_in_fp32(models: Mo
     assert {each.mend for each in found} == {"--precision fp16 or bf16"}
 
 
-def test_narrow_heads_are_padded_to_what_the_fused_kernel_takes(models: Models, exported: Exported) -> None:
-    artifact = exported(models(heads="uneven"), "rtx", precision="fp16", target="sm_89")
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_narrow_heads_are_padded_to_what_the_fused_kernel_takes(
+    models: Models, exported: Exported, precision: str
+) -> None:
+    model = models(patch_size=2)  # heads of 8 units, 64 patches
+    artifact = exported(model, "rtx", precision=precision, target="sm_89")
     assert artifact.rewrites["pad-heads"] == 2
+    assert {found.status for found in artifact.fusion} == {"fused"}
+    bare = exported(model, "rtx", precision=precision, target="sm_89", rewrites=("norms",))
+    assert "pad-heads" not in bare.rewrites
+    assert "fused" not in {found.status for found in bare.fusion}
+
+
+def test_nothing_is_padded_where_nothing_can_be_fused(models: Models, exported: Exported) -> None:
     assert "pad-heads" not in exported(models(heads="uneven"), "rtx", precision="fp32").rewrites
 
 
@@ -130,6 +141,11 @@ def test_a_gpu_it_does_not_build_for(models: Models, exported: Exported) -> None
 def test_a_form_of_attention_it_cannot_build(models: Models, exported: Exported) -> None:
     with pytest.raises(RecipeError, match="rtx does not run standard attention"):
         exported(models(), "rtx", attention="standard", opset=23)
+
+
+def test_a_compatibility_it_does_not_have(models: Models, exported: Exported) -> None:
+    with pytest.raises(BadInput, match="knows no --hardware-compatible"):
+        exported(models(), "rtx", hardware_compatible=True)
 
 
 def test_a_timing_cache_where_nothing_is_timed(models: Models, exported: Exported, tmp_path: Path) -> None:

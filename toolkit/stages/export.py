@@ -30,6 +30,7 @@ class Export(Stage):
 
         for name in run.recipe.export.targets:
             choices(name, target(name).abilities(), run.recipe.export)
+            target(name).check(run.recipe.export)
         if run.recipe.export.calibration_domains:
             _calibration_parts(run)
 
