@@ -11,16 +11,14 @@ import pytest
 
 from toolkit import records
 from toolkit.errors import BadInput, CheckFailed, MissingDependency, RecipeError
+from toolkit.export.libraries import TABLE, library, version_of
 from toolkit.export.tensorrt import (
-    TABLE,
     Engine,
     EngineLayer,
     EngineLayers,
     EngineOptions,
     build,
     layers_in,
-    library,
-    version_of,
 )
 from toolkit.models.source import LoadedModel
 from toolkit.records import Artifact

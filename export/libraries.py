@@ -1,0 +1,89 @@
+"""Which TensorRT is installed, and what its version can do: one table instead of questions all over the code."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from toolkit.errors import BadInput, MissingDependency
+
+PACKAGES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
+"""Target to the module that builds it."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """What a version of a library can do and wants to be asked for."""
+
+    opset: int
+    """Highest ONNX operator set that its parser reads."""
+    attention: bool
+    """Builds ONNX's own `Attention` whatever its widths."""
+    typing_flag: bool
+    """Strong typing must be asked for; later it is the only way."""
+    ampere_plus: bool = True
+    """Builds engines that run on all GPUs from Ampere on."""
+    timing_cache: bool = True
+    """Times kernels while it builds. TensorRT for RTX compiles them where the engine is loaded."""
+    architectures: tuple[str, ...] = ()
+    """GPUs that it builds for without having them; none: only for the GPU in the machine."""
+
+
+TABLE: Mapping[str, Mapping[tuple[int, int], Version]] = {
+    "tensorrt": {
+        (10, 3): Version(opset=20, attention=False, typing_flag=True),
+        (10, 14): Version(opset=23, attention=False, typing_flag=True),
+        (11, 0): Version(opset=23, attention=False, typing_flag=False),
+    },
+    "tensorrt_rtx": {
+        (1, 0): Version(20, False, True, False, False, ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120")),
+        (1, 7): Version(23, False, True, False, False, ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120", "sm_121")),
+    },
+}
+"""Package and first version of it that is so."""
+
+
+@dataclass(frozen=True)
+class Library:
+    """An installed TensorRT, whichever it is."""
+
+    package: str
+    module: Any
+    can: Version
+
+    @property
+    def version(self) -> str:
+        return str(self.module.__version__)
+
+
+def library(target: str) -> Library:
+    """The library that builds for a target; MissingDependency, with what to install, where it is not there."""
+    package = PACKAGES[target]
+    try:
+        module = importlib.import_module(package)
+    except ImportError as error:
+        raise MissingDependency(
+            f"the target {target!r} needs {package}, which cannot be imported: {error}", _HOW[target]
+        ) from error
+    return Library(package, module, version_of(package, str(module.__version__)))
+
+
+_HOW = {
+    "tensorrt": "pip install 'vit-toolkit[tensorrt]' on the machine that will run the engine (it needs its GPU); "
+    "`toolkit export --rtx` builds engines for RTX GPUs on any machine (pip install 'vit-toolkit[rtx]')",
+    "rtx": "pip install 'vit-toolkit[rtx]'",
+}
+
+
+def version_of(package: str, version: str) -> Version:
+    """The row of `TABLE` for a version; BadInput for one older than all rows."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    number = (int(found[1]), int(found[2])) if found else (0, 0)
+    known = [since for since in TABLE[package] if since <= number]
+    if not known:
+        oldest = ".".join(map(str, min(TABLE[package])))
+        raise BadInput(f"{package} {version} is too old", f"install {oldest} or newer")
+    return TABLE[package][max(known)]
