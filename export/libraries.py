@@ -11,7 +11,7 @@ from typing import Any
 from toolkit.errors import BadInput, MissingDependency
 
 PACKAGES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
-"""Target to the module that builds it."""
+"""Target to the module that builds and loads its engines."""
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,8 @@ import numpy as np
 from toolkit.bench.runtimes import Runtime, Session
 from toolkit.bench.runtimes.files import artifact_in
 from toolkit.errors import BadInput, CheckFailed, DeviceUnreachable, MissingDependency
+from toolkit.export.libraries import PACKAGES
 from toolkit.records import Artifact
-
-PACKAGES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
-"""Target to the module that loads its engines."""
 
 
 class TensorRtSession:
@@ -36,7 +34,6 @@ class TensorRtSession:
         """images: [batch, 3, S, S] -> logits: [batch, classes], both copied to and from the GPU."""
         if self._context is None:
             raise RuntimeError("the session is closed")
-        check_batch(self._artifact, len(images))
         source, result = self._artifact.inputs[0].name, self._artifact.outputs[0].name
         logits = np.empty((len(images), len(self._artifact.model.classes)), dtype=np.float32)
         self._context.set_input_shape(source, images.shape)
@@ -101,15 +98,6 @@ def mismatch(artifact: Artifact, version: str, architecture: str) -> str:
     if made_for is not None and architecture not in made_for.split(",") and not _runs_anywhere_from_ampere(artifact):
         return f"was built for {made_for}, and this GPU is {architecture}"
     return ""
-
-
-def check_batch(artifact: Artifact, size: int) -> None:
-    """BadInput for a batch that the engine was not built for."""
-    least, most = (artifact.options.get(name) for name in ("least_batch", "largest_batch"))
-    if isinstance(least, int) and isinstance(most, int) and not least <= size <= most:
-        raise BadInput(
-            f"the engine takes {least} to {most} images a call, not {size}", "export it with another --batch-size"
-        )
 
 
 def _runs_anywhere_from_ampere(artifact: Artifact) -> bool:

@@ -54,7 +54,7 @@ class Torch:
         if not (folder / "model.json").exists():
             raise BadInput(
                 f"{folder} holds no model.json, so torch cannot run it",
-                "measure exported files with --runtime onnxruntime",
+                "give a model folder, or what `export --torch` writes",
             )
         return TorchSession(source.load(folder).module.eval(), threads)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from toolkit import records
-from toolkit.records import Artifact
+from toolkit.bench.identity import identify
+from toolkit.errors import BadInput
 
 Command = Callable[..., Any]
 Unchanged = Callable[..., AbstractContextManager[None]]
@@ -86,8 +86,10 @@ def test_an_engine_is_refused_where_there_is_no_gpu(here: Path, command: Command
 
 def test_a_batch_outside_of_an_engines_profile(here: Path, command: Command) -> None:
     assert command("export", "--rtx", "--batch-size", "1,4,8").code == 0
-    record = records.load(Artifact, here / "runs/default/artifacts/rtx-fp32/artifact.json")
-    assert (record.options["least_batch"], record.options["largest_batch"]) == (1, 8)
+    engine = identify(here / "runs/default/artifacts/rtx-fp32")
+    engine.check_batch(8)
+    with pytest.raises(BadInput, match="takes 1 to 8 images a call, not 9"):
+        engine.check_batch(9)
 
 
 def test_verify_compares_answers_before_the_result_counts(here: Path, command: Command) -> None:
