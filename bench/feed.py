@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from toolkit.bench.identity import Identity
 from toolkit.bench.runtimes import Session
-from toolkit.export.calibrate import to_pixels
+from toolkit.pixels import to_pixels
 
 
 def answers(session: Session, images: npt.NDArray[Any], identity: Identity) -> npt.NDArray[np.float32]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from toolkit import plugins
 from toolkit.progress import Progress
-from toolkit.records import Fusion, Setting
+from toolkit.records import Fusion, Lowered, Setting
 
 if TYPE_CHECKING:
     from toolkit import recipe
@@ -57,6 +57,8 @@ class Written:
     """Largest difference of a logit from torch's, where the file could be run."""
     fusion: tuple[Fusion, ...] = ()
     """What became of every block's attention."""
+    lowered: Lowered | None = None
+    """What a precision costs that the runtime chooses when it loads the file."""
     options: dict[str, Setting] = field(default_factory=dict)
     """What was chosen that only this target knows."""
     architecture: str | None = None

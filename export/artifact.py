@@ -49,7 +49,7 @@ def export(
         max_abs_difference=written.difference,
         also={file: hashing.sha256(out / file) for file in written.also},
         rewrites=prepared.rewrites,
-        spared_blocks=tuple(sorted(prepared.choice.blocks)) if prepared.choice else (),
+        lowered=written.lowered or prepared.lowered,
         fusion=written.fusion,
     )
     records.save(artifact, out / "artifact.json")

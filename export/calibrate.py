@@ -50,19 +50,36 @@ class Sample:
             for part in self.parts
         )
 
+    def by_domain(self, shares: Sequence[float]) -> dict[str, float]:
+        """One number for each part, by the name of its domain."""
+        return {part.domain: share for part, share in zip(self.parts, shares, strict=True)}
+
     def passes(self, accuracies: Sequence[float], reference: Sequence[float]) -> bool:
         """Whether no domain loses more than the margin."""
         return all(mine >= theirs - self.margin for mine, theirs in zip(accuracies, reference, strict=True))
-
-
-def to_pixels(images: Images, mean: Sequence[float], std: Sequence[float]) -> Images:
-    """The pixels, 0 to 255, that normalised images were made from."""
-    means, stds = (np.asarray(values, np.float32)[None, :, None, None] for values in (mean, std))
-    pixels: Images = np.clip(np.rint((images * stds + means) * 255), 0, 255).astype(np.uint8)
-    return pixels
 
 
 def batches(images: Images, size: int = BATCH) -> Iterator[Images]:
     """Images in their order, `size` at a time; the last batch may be smaller."""
     for start in range(0, len(images), size):
         yield images[start : start + size]
+
+
+def in_batches(run: Predict, size: int) -> Predict:
+    """The answers of a file that takes exactly `size` images a call."""
+
+    def predict(images: Images) -> Images:
+        return np.concatenate([run(each) for each in filled(images, size)])[: len(images)]
+
+    return predict
+
+
+def filled(images: Images, size: int) -> Iterator[Images]:
+    """Batches of exactly this size; the last one is filled up with its first image."""
+    for batch in batches(images, size):
+        yield np.concatenate([batch, *[batch[:1]] * (size - len(batch))])
+
+
+def shares(accuracies: Sequence[float]) -> str:
+    """For people: "97.1%, 85.0%"."""
+    return ", ".join(f"{share:.1%}" for share in accuracies)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 from onnx import ModelProto, ValueInfoProto
 
 from toolkit import recipe
-from toolkit.errors import CheckFailed
-from toolkit.export.calibrate import Images, Predict, to_pixels
-from toolkit.export.prepare import Prepared
+from toolkit.errors import CheckFailed, UnsupportedModel
+from toolkit.export.calibrate import Images, Predict, in_batches, shares
+from toolkit.export.prepare import Prepared, random_images
 from toolkit.export.trace import INPUT, OUTPUT
-from toolkit.records import ModelInfo, TensorSpec
+from toolkit.pixels import normalised, to_pixels
+from toolkit.records import Lowered, ModelInfo, TensorSpec
 
 TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1, "int8": None}
 """Largest difference from torch's float32 logits, as a share of the largest logit. float32 rounds near 1e-6. What int8
 costs is measured in accuracy, when its blocks are chosen."""
+LARGEST_BYTES = (1 << 31) - (1 << 22)
+"""A protobuf message holds less than 2 GiB; 4 MiB are left for the graph around the weights."""
 CHECKED_BATCHES = (1, 3)
 """Two sizes, neither the traced one: a batch size that was frozen while tracing fails here."""
 
@@ -30,10 +37,13 @@ def specs(info: ModelInfo, options: recipe.Export) -> tuple[TensorSpec, TensorSp
     )
 
 
-def check_graph(proto: ModelProto, info: ModelInfo, options: recipe.Export) -> None:
-    """Valid ONNX with inferable shapes, one input and one output of the shapes we promise."""
+def check_graph(proto: ModelProto, info: ModelInfo, options: recipe.Export, file: Path | None = None) -> None:
+    """Valid ONNX with inferable shapes, one input and one output of the shapes we promise.
+
+    file: where the graph lies, if it is too large to be checked in memory.
+    """
     try:
-        onnx.checker.check_model(proto, full_check=True)  # with strict shape inference
+        onnx.checker.check_model(proto if file is None else file, full_check=True)  # with strict shape inference
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise CheckFailed(f"the exported graph is not valid ONNX: {error}") from error
     found = tuple(_spec(value) for value in (*proto.graph.input, *proto.graph.output))
@@ -48,18 +58,66 @@ def difference(prepared: Prepared, options: recipe.Export, run: Predict) -> floa
     """
     info, largest = prepared.info, 0.0
     sizes = CHECKED_BATCHES if len(options.batch_size) > 1 else options.batch_size
-    generator = np.random.default_rng(0)
     for batch in sizes:
-        images = generator.standard_normal((batch, 3, info.image_size, info.image_size), dtype=np.float32)
-        given: Images = images
-        if options.input == "uint8":
-            given = to_pixels(images, info.mean, info.std)
-            mean, std = (np.asarray(values, np.float32)[None, :, None, None] for values in (info.mean, info.std))
-            images = ((given.astype(np.float32) / 255 - mean) / std).astype(np.float32)
+        given = random_images(info, options, batch)
+        images = normalised(given, info.mean, info.std) if options.input == "uint8" else given
         with torch.inference_mode():
             expected = prepared.model.module(torch.from_numpy(images)).numpy()  # [batch, classes]
         largest = max(largest, compared(expected, run(given), TOLERANCES[options.precision]))
     return largest
+
+
+def costs(prepared: Prepared, options: recipe.Export, run: Predict) -> Lowered:
+    """What the written file costs on the sample; CheckFailed where that is more than the margin in any domain."""
+    sample, info = prepared.sample, prepared.info
+    assert sample is not None
+
+    def expected(images: Images) -> Images:
+        with torch.inference_mode():
+            logits: Images = prepared.model.module(torch.from_numpy(images)).numpy()
+        return logits
+
+    def answered(images: Images) -> Images:
+        return run(to_pixels(images, info.mean, info.std) if options.input == "uint8" else images)
+
+    found = sample.accuracies(in_batches(answered, options.batch_size[0]) if len(options.batch_size) == 1 else answered)
+    reference = sample.accuracies(expected)
+    if not sample.passes(found, reference):
+        raise CheckFailed(
+            f"the accuracy on a sample falls from {shares(reference)} to {shares(found)}", "another --precision"
+        )
+    known = prepared.lowered or Lowered({}, {})
+    return replace(known, accuracy=sample.by_domain(found), reference=sample.by_domain(reference))
+
+
+def difference_in_onnxruntime(model: bytes | Path, prepared: Prepared, options: recipe.Export) -> float | None:
+    """The same for a graph that onnxruntime runs; None in bf16, for which it has no kernels on processors."""
+    if options.precision == "bf16":
+        return None
+    session = onnxruntime.InferenceSession(model, _quiet(), providers=["CPUExecutionProvider"])
+    return difference(prepared, options, lambda images: session.run([OUTPUT], {INPUT: images})[0])
+
+
+def _quiet() -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return options
+
+
+def fits(proto: ModelProto) -> bool:
+    """Whether the graph with its weights can be one file."""
+    return sum(len(each.raw_data) for each in proto.graph.initializer) <= LARGEST_BYTES
+
+
+def serialized(proto: ModelProto) -> bytes:
+    """The graph's bytes; UnsupportedModel where it does not fit the 2 GiB that they may be."""
+    if not fits(proto):
+        raise UnsupportedModel(
+            "the weights are more than the 2 GiB that this target's reader takes",
+            "--precision fp16, or --onnx, which writes weights beside the graph",
+        )
+    data: bytes = proto.SerializeToString()
+    return data
 
 
 def compared(expected: Images, found: Images, tolerance: float | None) -> float:

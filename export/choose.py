@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from toolkit.errors import CheckFailed
-from toolkit.export.calibrate import Predict, Sample, batches
+from toolkit.export.calibrate import Predict, Sample, batches, shares
 from toolkit.progress import Progress
 
 Lowered = Callable[[Collection[int]], Predict]
@@ -45,7 +45,7 @@ def choose(lowered: Lowered, reference: Predict, count: int, sample: Sample, rep
     best = tried(order)
     if not sample.passes(best.accuracies, expected):
         raise CheckFailed(
-            f"even with all blocks in float32 the accuracy falls from {_shares(expected)} to {_shares(best.accuracies)}"
+            f"even with all blocks in float32 the accuracy falls from {shares(expected)} to {shares(best.accuracies)}"
         )
     while low < high:
         middle = (low + high) // 2
@@ -66,7 +66,3 @@ def _by_sensitivity(lowered: Lowered, reference: Predict, count: int, sample: Sa
         others = [other for other in range(count) if other != block]
         moved.append(float(np.square(lowered(others)(images) - expected).mean()))
     return sorted(range(count), key=lambda block: -moved[block])
-
-
-def _shares(accuracies: tuple[float, ...]) -> str:
-    return ", ".join(f"{share:.1%}" for share in accuracies)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
-import onnxruntime
 from onnx import ModelProto
 
 import toolkit
@@ -22,8 +20,6 @@ if TYPE_CHECKING:
     from toolkit.export.prepare import Prepared
 
 FILE, WEIGHTS = "model.onnx", "model.onnx.data"
-LARGEST_BYTES = (1 << 31) - (1 << 22)
-"""A protobuf file holds less than 2 GiB; 4 MiB are left for the graph. Larger weights lie beside it."""
 
 
 class Onnx:
@@ -47,16 +43,15 @@ class Onnx:
         from toolkit.export import check, fusion
 
         describe(prepared.proto, prepared.info)
-        check.check_graph(prepared.proto, prepared.info, options)
         file = out / FILE
         beside = _write(prepared.proto, file)
-        written = Written(FILE, beside, ("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu"))
-        if options.precision == "bf16":  # which onnxruntime has no kernels for on processors
-            return written
-        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-        found = check.difference(prepared, options, lambda images: session.run(None, {"images": images})[0])
-        return replace(
-            written, difference=found, fusion=fusion.in_onnxruntime(file, len(prepared.layouts), prepared.opset)
+        check.check_graph(prepared.proto, prepared.info, options, file)
+        return Written(
+            FILE,
+            beside,
+            ("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu"),
+            check.difference_in_onnxruntime(file, prepared, options),
+            () if options.precision == "bf16" else fusion.in_onnxruntime(file, len(prepared.layouts), prepared.opset),
         )
 
 
@@ -75,8 +70,10 @@ def describe(proto: ModelProto, info: ModelInfo) -> None:
 
 
 def _write(proto: ModelProto, file: Path) -> tuple[str, ...]:
-    """Returns the names of files beside it."""
-    large = sum(len(each.raw_data) for each in proto.graph.initializer) > LARGEST_BYTES
+    """Returns the names of files beside it: weights that one file cannot hold."""
+    from toolkit.export.check import fits
+
+    large = not fits(proto)
     try:
         if large:
             onnx.save(proto, file, save_as_external_data=True, location=WEIGHTS)

@@ -6,17 +6,19 @@ bfloat16 is chosen when the file is loaded, by the runtime, on processors that h
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import openvino
 
-from toolkit.errors import StorageError
+from toolkit.errors import CheckFailed, StorageError
 from toolkit.export import Abilities, Target, Written
 from toolkit.progress import Progress
 
 if TYPE_CHECKING:
     from toolkit import recipe
+    from toolkit.export.calibrate import Images
     from toolkit.export.prepare import Prepared
 
 FILE, WEIGHTS = "model.xml", "model.bin"
@@ -49,22 +51,47 @@ class OpenVino:
         from toolkit.export import check, fusion
 
         check.check_graph(prepared.proto, prepared.info, options)
-        core = openvino.Core()
-        model = core.read_model(io.BytesIO(prepared.proto.SerializeToString()))
+        onnx, core = check.serialized(prepared.proto), openvino.Core()
+        try:
+            model = core.read_model(io.BytesIO(onnx))
+        except RuntimeError as error:
+            raise CheckFailed(f"OpenVINO {openvino.__version__} cannot read the graph: {error}") from error
         try:
             openvino.save_model(model, out / FILE, compress_to_fp16=False)
         except RuntimeError as error:
             raise StorageError(f"cannot write {out / FILE}: {error}", "make room on the disk and try again") from error
-        hint = "bf16" if options.precision == "bf16" else "f32"
-        compiled = core.compile_model(out / FILE, "CPU", {"INFERENCE_PRECISION_HINT": hint})
-        found = check.difference(prepared, options, lambda images: compiled([images])[0])
-        return Written(
-            FILE,
-            (WEIGHTS,),
-            ("onnx", "onnxscript", "openvino"),
-            found,
-            fusion.in_openvino(compiled, len(prepared.layouts)),
+        written = Written(FILE, (WEIGHTS,), ("onnx", "onnxscript", "openvino"))
+        compiled = compile_file(out / FILE, options.precision)
+        if not runs_in(compiled, options.precision):
+            return written
+
+        def run(images: Images) -> Images:
+            logits: Images = compiled([images])[0]
+            return logits
+
+        return replace(
+            written,
+            difference=check.difference(prepared, options, run),
+            lowered=None if options.precision == "fp32" else check.costs(prepared, options, run),
+            fusion=fusion.in_openvino(compiled, len(prepared.layouts)),
         )
+
+
+def compile_file(file: Path, precision: str, **settings: str | int) -> Any:
+    """The model that OpenVINO runs on the processor; CheckFailed in its own words where it cannot.
+
+    A processor with bfloat16 would compute in it, whatever the file says, were it not told otherwise.
+    """
+    hint = "bf16" if precision == "bf16" else "f32"
+    try:
+        return openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": hint, **settings})
+    except RuntimeError as error:
+        raise CheckFailed(f"OpenVINO {openvino.__version__} cannot compile {file}: {error}") from error
+
+
+def runs_in(compiled: Any, precision: str) -> bool:
+    """Whether this processor does as it was told: without bfloat16 it computes in float32, and does not say so."""
+    return precision != "bf16" or bool(compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.bf16)
 
 
 PLUGIN: Target = OpenVino()

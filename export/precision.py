@@ -36,7 +36,7 @@ class Ranges:
     linears: dict[str, float] = field(default_factory=dict)
     """Outputs of linear layers."""
     typical: dict[str, float] = field(default_factory=dict)
-    """Median absolute input of layer norms: of the residual sum."""
+    """Median absolute input of layer norms, of the residual sum; that of the batch where it is smallest."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,8 @@ def _watched(module: nn.Module, found: Ranges) -> Iterator[None]:
     def watch(name: str, layer: nn.Module) -> torch.utils.hooks.RemovableHandle:
         def norm(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             note(found.norms, name, inputs[0])
-            found.typical[name] = float(inputs[0].abs().median())
+            typical = float(inputs[0].abs().median())
+            found.typical[name] = min(found.typical.get(name, typical), typical)
 
         def linear(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             note(found.linears, name, output)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from toolkit import recipe
 from toolkit.errors import BadInput
 from toolkit.export.attention import FORMS, FlatAttention
-from toolkit.export.calibrate import Images, Predict, Sample, to_pixels
+from toolkit.export.calibrate import Images, Predict, Sample
 from toolkit.export.choices import ONLY_WHAT_IS_READ, PAD_HEADS, Choices
-from toolkit.export.choose import Choice, choose
+from toolkit.export.choose import choose
 from toolkit.export.custom_node import add_bodies
 from toolkit.export.flat import flatten
 from toolkit.export.precision import DTYPES, kept_by, lower, ranges
@@ -25,8 +25,9 @@ from toolkit.export.rewrite import fold_normalisation, pad_for_fusion, rewrite
 from toolkit.export.trace import traced
 from toolkit.models.shapes import blocks_of
 from toolkit.models.source import LoadedModel
+from toolkit.pixels import to_pixels
 from toolkit.progress import Progress
-from toolkit.records import HeadLayout, ModelInfo
+from toolkit.records import HeadLayout, Lowered, ModelInfo
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,9 @@ class Prepared:
     """The graph, in the precision that it is to have."""
     rewrites: dict[str, int]
     """How many places each rewrite has changed."""
-    choice: Choice | None
-    """Which blocks stay float32; None: there was nothing to choose."""
+    lowered: Lowered | None
+    """What stays float32; None: there was nothing to choose."""
+    sample: Sample | None
 
     @property
     def info(self) -> ModelInfo:
@@ -67,15 +69,15 @@ def prepare(
     work = _Work(model.info, options, choices)
     module, rewrites = work.flat(model.module)
     if choices.precision == "fp32":
-        return Prepared(model, module, work.graph(module), rewrites, None)
+        return Prepared(model, module, work.graph(module), rewrites, None, sample)
     if sample is None:
         raise BadInput(f"{choices.precision} needs images of the source domains to choose by", "see data.path")
     if choices.precision == "int8":
-        proto, choice = work.quantized(module, sample, report)
+        proto, lowered = work.quantized(module, sample, report)
     else:
-        module, choice = work.lowered(module, sample, report)
+        module, lowered = work.lowered(module, sample, report)
         proto = work.graph(module)
-    return Prepared(model, module, proto, rewrites, choice)
+    return Prepared(model, module, proto, rewrites, lowered, sample)
 
 
 def random_images(info: ModelInfo, options: recipe.Export, batch: int) -> Images:
@@ -115,7 +117,7 @@ class _Work:
         add_bodies(proto, module)
         return proto
 
-    def lowered(self, flat: nn.Module, sample: Sample, report: Progress) -> tuple[nn.Module, Choice]:
+    def lowered(self, flat: nn.Module, sample: Sample, report: Progress) -> tuple[nn.Module, Lowered]:
         """The module in fp16 or bf16."""
         dtype = DTYPES[self.choices.base]
         kept = kept_by(ranges(flat, self.fed(sample.calibration)), dtype)
@@ -127,11 +129,20 @@ class _Work:
 
         count = len(blocks_of(flat))
         choice = choose(lambda blocks: self.answers(module(blocks)), self.answers(flat), count, sample, report)
-        return module(choice.blocks), replace(choice, blocks=(*choice.blocks, *(kept.blocks - {*choice.blocks})))
+        kept = kept.and_blocks(choice.blocks)
+        made = Lowered(
+            accuracy=sample.by_domain(choice.accuracies),
+            reference=sample.by_domain(choice.reference),
+            blocks=tuple(sorted(kept.blocks)),
+            norms=tuple(sorted(kept.norms)),
+            softmax=tuple(sorted(kept.softmax)),
+            residual=kept.residual,
+        )
+        return module(()), made
 
-    def quantized(self, flat: nn.Module, sample: Sample, report: Progress) -> tuple[ModelProto, Choice]:
+    def quantized(self, flat: nn.Module, sample: Sample, report: Progress) -> tuple[ModelProto, Lowered]:
         """The graph in int8; what is not quantised is in the target's own precision for it."""
-        base = flat if self.choices.base == "fp32" else self.lowered(flat, sample, report)[0]
+        base, made = (flat, None) if self.choices.base == "fp32" else self.lowered(flat, sample, report)
         source, calibration = self.graph(base), self.fed(sample.calibration)
 
         def graph(kept: Collection[int]) -> ModelProto:
@@ -149,7 +160,13 @@ class _Work:
 
         count = len(blocks_of(flat))
         choice = choose(lambda kept: predict(graph(kept)), self.answers(flat), count, sample, report)
-        return graph(choice.blocks), choice
+        made = replace(
+            made or Lowered({}, {}),
+            accuracy=sample.by_domain(choice.accuracies),
+            reference=sample.by_domain(choice.reference),
+            unquantised=tuple(sorted(choice.blocks)),
+        )
+        return graph(choice.blocks), made
 
     def answers(self, module: nn.Module) -> Predict:
         """What torch computes."""

@@ -7,17 +7,16 @@ margin; then the most sensitive ones go back to float32, as few as will do.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnxruntime
 from onnx import ModelProto
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
-from toolkit.export.calibrate import BATCH, Images, Predict, batches
+from toolkit.export.calibrate import BATCH, Images, Predict, filled, in_batches
 from toolkit.export.trace import INPUT, OUTPUT
 
 QUANTIZED = ["Conv", "Gemm", "MatMul"]
@@ -72,11 +71,7 @@ def predict_with(proto: ModelProto) -> Predict:
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
-    def predict(images: Images) -> Images:
-        logits = [session.run([OUTPUT], {INPUT: each})[0] for each in _filled(images, _batch(proto))]
-        return np.concatenate(logits)[: len(images)]
-
-    return predict
+    return in_batches(lambda images: session.run([OUTPUT], {INPUT: images})[0], _batch(proto))
 
 
 def _batch(proto: ModelProto) -> int:
@@ -84,15 +79,9 @@ def _batch(proto: ModelProto) -> int:
     return int(proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value) or BATCH
 
 
-def _filled(images: Images, size: int) -> Iterator[Images]:
-    """Batches of exactly this size; the last one is filled up with its first image."""
-    for batch in batches(images, size):
-        yield np.concatenate([batch, *[batch[:1]] * (size - len(batch))])
-
-
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, images: Images, size: int) -> None:
-        self.batches = _filled(images, size)
+        self.batches = filled(images, size)
 
     def get_next(self) -> dict[str, Images] | None:
         batch = next(self.batches, None)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit import records
+from toolkit import gpu, records
 from toolkit.errors import BadInput, CheckFailed, DeviceUnreachable, StorageError
 from toolkit.export import Abilities, Target, Written
 from toolkit.export.libraries import Library, library
@@ -32,7 +32,7 @@ class EngineOptions:
     batch_sizes: tuple[int, ...]
     """One, or the least, the usual and the largest."""
     architectures: tuple[str, ...] = ()
-    """"sm_89", ...; none: the GPU in the machine, or the library's default."""
+    """"sm_89", ...; none: the library's default."""
     level: int = 3
     """Builder's optimisation level, 0 to 5."""
     workspace_bytes: int | None = None
@@ -90,8 +90,11 @@ def build(
         faults = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
         raise CheckFailed(f"{library.package} {library.version} cannot read the graph: {faults}")
     config = _config(builder, network, options, library, report)
-    if library.can.timing_cache:
-        config.set_timing_cache(config.create_timing_cache(timing_cache), False)
+    if library.can.timing_cache and not config.set_timing_cache(config.create_timing_cache(timing_cache), False):
+        raise BadInput(
+            f"{library.package} {library.version} refuses the timing cache: another version or GPU has made it",
+            "give each its own --timing-cache",
+        )
     data = builder.build_serialized_network(network, config)
     if data is None:
         raise CheckFailed(f"{library.package} {library.version} cannot build the engine: {log.last_error()}")
@@ -219,13 +222,15 @@ class TensorRT:
 
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:
         """Build `model.engine`, and `layers.json` with what it is made of. No machine without its GPU can run it."""
-        from toolkit.export import fusion
+        from toolkit.export import check, fusion
 
         built_by = library(self.name)
         wanted = engine_options(options, built_by)
+        onnx = check.serialized(prepared.proto)
+        check.check_graph(prepared.proto, prepared.info, options)
+        difference = check.difference_in_onnxruntime(onnx, prepared, options)
         cache = Path(options.timing_cache) if options.timing_cache else None
-        known = cache.read_bytes() if cache and cache.is_file() else b""
-        engine = build(prepared.proto.SerializeToString(), wanted, built_by, known, report)
+        engine = build(onnx, wanted, built_by, _learned(cache), report)
         try:
             (out / FILE).write_bytes(engine.data)
             records.save(EngineLayers(engine.layers), out / LAYERS)
@@ -245,9 +250,20 @@ class TensorRT:
                 "builder_level": wanted.level,
                 "version_compatible": wanted.version_compatible,
                 "hardware_compatible": wanted.hardware_compatible,
+                "graph_difference": difference,
             },
-            architecture=",".join(wanted.architectures) or options.target,
+            architecture=",".join(wanted.architectures) or None,
         )
+
+
+def _learned(cache: Path | None) -> bytes:
+    """What builders before have timed."""
+    try:
+        return cache.read_bytes() if cache else b""
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise BadInput(f"cannot read the timing cache {cache}: {error}", "give a file with --timing-cache") from error
 
 
 def engine_options(options: recipe.Export, library: Library) -> EngineOptions:
@@ -257,20 +273,28 @@ def engine_options(options: recipe.Export, library: Library) -> EngineOptions:
         raise BadInput(f"{library.package} times nothing while it builds", "leave --timing-cache away")
     if options.hardware_compatible and not library.can.ampere_plus:
         raise BadInput(f"{library.package} knows no --hardware-compatible", "name the GPUs: --target sm_86,sm_89")
-    builds_for = library.can.architectures
-    if builds_for and (unknown := [each for each in asked if each not in builds_for]):
-        raise BadInput(
-            f"{library.package} {library.version} does not build for {', '.join(unknown)}",
-            f"it builds for {', '.join(builds_for)}",
-        )
     return EngineOptions(
         batch_sizes=options.batch_size,
-        architectures=asked if builds_for else (),
+        architectures=_architectures(asked, library),
         level=options.builder_level,
         workspace_bytes=None if options.workspace_mib is None else options.workspace_mib << 20,
         version_compatible=options.version_compatible,
         hardware_compatible=options.hardware_compatible,
     )
+
+
+def _architectures(asked: tuple[str, ...], library: Library) -> tuple[str, ...]:
+    """What the engine will be for: what is asked for, or the GPU in the machine, where nothing else can be built for.
+
+    None: what the library builds for by default.
+    """
+    builds_for = library.can.architectures or (gpu.architecture(),)
+    if unknown := [each for each in asked if each not in builds_for]:
+        raise BadInput(
+            f"{library.package} {library.version} does not build for {', '.join(unknown)} here",
+            f"it builds for {', '.join(builds_for)}",
+        )
+    return asked or (() if library.can.architectures else builds_for)
 
 
 PLUGIN: Target = TensorRT("tensorrt")

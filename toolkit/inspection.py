@@ -10,7 +10,17 @@ from rich.table import Table
 
 from toolkit import records
 from toolkit.errors import BadInput
-from toolkit.records import DENSE, Artifact, BlockSummary, Fusion, HeadLayout, ModelInfo, ModelSummary, PrunePlan
+from toolkit.records import (
+    DENSE,
+    Artifact,
+    BlockSummary,
+    Fusion,
+    HeadLayout,
+    Lowered,
+    ModelInfo,
+    ModelSummary,
+    PrunePlan,
+)
 from toolkit.stages import FINETUNED, PRUNED
 
 EXPORTED = (".onnx", ".engine", ".xml", ".pt2")
@@ -134,7 +144,7 @@ def _artifact_table(artifact: Artifact) -> Table:
         else f"{artifact.max_abs_difference:.1e}",
         "options": ", ".join(f"{name} {value}" for name, value in artifact.options.items()),
         "rewrites": ", ".join(f"{name} x {count}" for name, count in artifact.rewrites.items() if count) or "none",
-        "spared blocks": ", ".join(map(str, artifact.spared_blocks)) or "none",
+        **_lowered(artifact.lowered),
         "made for": artifact.device_architecture or "any machine",
         "built with": ", ".join(f"{name} {version}" for name, version in artifact.built_with.items()),
     }
@@ -144,6 +154,22 @@ def _artifact_table(artifact: Artifact) -> Table:
         found = next((each for each in artifact.fusion if each.block == number), None)
         table.add_row(f"attention {number}", f"{_heads(layout)}{': ' + _fusion(found) if found else ''}")
     return table
+
+
+def _lowered(made: Lowered | None) -> dict[str, str]:
+    """What a lower precision leaves in float32, and what it costs."""
+    if made is None:
+        return {}
+    kept = {
+        "not in int8: blocks": made.unquantised,
+        "float32: blocks": made.blocks,
+        "norms": made.norms,
+        "softmax of": made.softmax,
+        "the residual sum": ("",) if made.residual else (),
+    }
+    said = [f"{what} {', '.join(map(str, where))}".strip() for what, where in kept.items() if where]
+    costs = (f"{name} {made.reference[name]:.1%} -> {share:.1%}" for name, share in made.accuracy.items())
+    return {"kept": "; ".join(said) or "nothing", "accuracy on a sample": ", ".join(costs)}
 
 
 def _fusion(found: Fusion) -> str:

@@ -169,6 +169,26 @@ class Fusion:
 
 
 @dataclass(frozen=True)
+class Lowered:
+    """What stays float32 in a lower precision, and what the lower one costs in accuracy."""
+
+    accuracy: dict[str, float]
+    """Source domain to the share of its sample that is answered right."""
+    reference: dict[str, float]
+    """The same before."""
+    unquantised: tuple[int, ...] = ()
+    """Blocks that are not in int8."""
+    blocks: tuple[int, ...] = ()
+    """Blocks that are float32 altogether."""
+    norms: tuple[str, ...] = ()
+    """Layer norms that are float32 in blocks that are not."""
+    softmax: tuple[str, ...] = ()
+    """Attentions whose softmax is."""
+    residual: bool = False
+    """Whether the residual sum is."""
+
+
+@dataclass(frozen=True)
 class Artifact:
     """One file that can be run, and everything needed to refuse a mismatch before loading it."""
 
@@ -193,8 +213,8 @@ class Artifact:
     """Files that belong to it, and their sha256: weights beside a graph, the list of an engine's layers."""
     rewrites: dict[str, int] = field(default_factory=dict)
     """Exact rewrites made before the export, and at how many places."""
-    spared_blocks: tuple[int, ...] = ()
-    """Blocks that are not in the lower precision, because it cost accuracy."""
+    lowered: Lowered | None = None
+    """What stays float32 in a lower precision, and what that one costs; None: it is float32."""
     fusion: tuple[Fusion, ...] = ()
     """What became of every block's attention; empty: not known."""
     schema: int = SCHEMA

@@ -7,10 +7,11 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import openvino
 
 from toolkit.bench.runtimes import Runtime, Session
 from toolkit.bench.runtimes.files import artifact_in
+from toolkit.errors import BadInput
+from toolkit.export.openvino import compile_file, runs_in
 
 
 class OpenVinoSession:
@@ -42,14 +43,18 @@ class OpenVino:
     def open(self, folder: Path, threads: int) -> Session:
         """Check the files' hashes against their record, then compile them for `threads` threads."""
         artifact = artifact_in(folder, "openvino", "openvino")
-        settings = {
+        settings: dict[str, str | int] = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
-            # A processor with bfloat16 would else be given it, whatever the file says.
-            "INFERENCE_PRECISION_HINT": "bf16" if artifact.precision == "bf16" else "f32",
         }
-        return OpenVinoSession(openvino.Core().compile_model(folder / artifact.file, "CPU", settings))
+        compiled = compile_file(folder / artifact.file, artifact.precision, **settings)
+        if not runs_in(compiled, artifact.precision):
+            raise BadInput(
+                f"{folder} is in bf16, which this processor does not have: OpenVINO would compute in float32",
+                "run it on a processor with AVX512-bf16 or AMX, or export it as fp32 or int8",
+            )
+        return OpenVinoSession(compiled)
 
 
 PLUGIN: Runtime = OpenVino()

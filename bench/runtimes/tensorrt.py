@@ -6,28 +6,33 @@ loading it would fail with less to go by, or crash.
 
 from __future__ import annotations
 
-import importlib
+import re
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from toolkit import gpu
 from toolkit.bench.runtimes import Runtime, Session
 from toolkit.bench.runtimes.files import artifact_in
-from toolkit.errors import BadInput, CheckFailed, DeviceUnreachable, MissingDependency
-from toolkit.export.libraries import PACKAGES
+from toolkit.errors import BadInput, CheckFailed
+from toolkit.export.libraries import PACKAGES, library
+from toolkit.gpu import called
 from toolkit.records import Artifact
+
+AMPERE = "sm_80"
+"""Oldest GPUs that hardware-compatible engines run on."""
 
 
 class TensorRtSession:
     """An engine and its buffers on the GPU; see `Session`."""
 
-    def __init__(self, engine: Any, artifact: Artifact, cuda: Any) -> None:
-        self._engine, self._cuda = engine, cuda
+    def __init__(self, engine: Any, artifact: Artifact) -> None:
+        self._engine, self._cuda = engine, gpu.runtime()
         self._context: Any | None = engine.create_execution_context()
         self._artifact = artifact
-        self._stream = _called(cuda.cudaStreamCreate())
+        self._stream = called(self._cuda.cudaStreamCreate())
         self._buffers: dict[str, tuple[int, int]] = {}  # name: address, bytes
 
     def run(self, images: np.ndarray) -> np.ndarray:
@@ -42,11 +47,11 @@ class TensorRtSession:
         kinds = self._cuda.cudaMemcpyKind
         to_gpu = (self._buffers[source][0], images.ctypes.data, images.nbytes, kinds.cudaMemcpyHostToDevice)
         back = (logits.ctypes.data, self._buffers[result][0], logits.nbytes, kinds.cudaMemcpyDeviceToHost)
-        _called(self._cuda.cudaMemcpyAsync(*to_gpu, self._stream))
+        called(self._cuda.cudaMemcpyAsync(*to_gpu, self._stream))
         if not self._context.execute_async_v3(int(self._stream)):
             raise CheckFailed("the engine could not be run")
-        _called(self._cuda.cudaMemcpyAsync(*back, self._stream))
-        _called(self._cuda.cudaStreamSynchronize(self._stream))
+        called(self._cuda.cudaMemcpyAsync(*back, self._stream))
+        called(self._cuda.cudaStreamSynchronize(self._stream))
         return logits
 
     def __enter__(self) -> Session:
@@ -57,17 +62,17 @@ class TensorRtSession:
     ) -> None:
         self._context = None
         for address, _ in self._buffers.values():
-            _called(self._cuda.cudaFree(address))
+            called(self._cuda.cudaFree(address))
         self._buffers.clear()
-        _called(self._cuda.cudaStreamDestroy(self._stream))
+        called(self._cuda.cudaStreamDestroy(self._stream))
 
     def _buffer(self, name: str, size: int) -> int:
         """Address of memory on the GPU of at least this size."""
         address, has = self._buffers.get(name, (0, 0))
         if has < size:
             if address:
-                _called(self._cuda.cudaFree(address))
-            self._buffers[name] = int(_called(self._cuda.cudaMalloc(size))), size
+                called(self._cuda.cudaFree(address))
+            self._buffers[name] = int(called(self._cuda.cudaMalloc(size))), size
         return self._buffers[name][0]
 
 
@@ -77,58 +82,38 @@ class TensorRt:
     def open(self, folder: Path, threads: int) -> Session:
         """Check hashes, version and GPU against the record, then load the engine. `threads` says nothing to a GPU."""
         artifact = artifact_in(folder, "tensorrt", *PACKAGES)
-        package = PACKAGES[artifact.target]
-        trt, cuda = _imported(package), _imported("cuda.bindings.runtime")
-        if fault := mismatch(artifact, str(trt.__version__), _architecture(cuda)):
+        built_by = library(artifact.target)
+        if fault := mismatch(artifact, built_by.version, gpu.architecture()):
             raise BadInput(f"{folder / artifact.file} {fault}", "export it again on, or for, this machine (--force)")
-        engine = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(
-            (folder / artifact.file).read_bytes()
-        )
+        trt = built_by.module
+        loader = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+        if artifact.options.get("version_compatible"):
+            loader.engine_host_code_allowed = True  # it brings its own runtime
+        engine = loader.deserialize_cuda_engine((folder / artifact.file).read_bytes())
         if engine is None:
-            raise BadInput(f"{package} {trt.__version__} cannot load {folder / artifact.file}", "export it again here")
-        return TensorRtSession(engine, artifact, cuda)
+            raise BadInput(
+                f"{built_by.package} {built_by.version} cannot load {folder / artifact.file}", "export it again here"
+            )
+        return TensorRtSession(engine, artifact)
 
 
 def mismatch(artifact: Artifact, version: str, architecture: str) -> str:
     """Why an engine cannot run with this version of its library on this GPU ("sm_89"); empty if it can."""
-    built_by = artifact.built_with.get(PACKAGES[artifact.target], "an unknown version")
-    if built_by != version and not artifact.options.get("version_compatible"):
-        return f"was built by {PACKAGES[artifact.target]} {built_by}, and {version} is installed"
+    package = PACKAGES[artifact.target]
+    built_by = artifact.built_with.get(package, "an unknown version")
+    later_too = artifact.options.get("version_compatible") and _numbers(built_by) <= _numbers(version)
+    if built_by != version and not later_too:
+        return f"was built by {package} {built_by}, and {version} is installed"
     made_for = artifact.device_architecture
-    if made_for is not None and architecture not in made_for.split(",") and not _runs_anywhere_from_ampere(artifact):
+    newer_too = artifact.options.get("hardware_compatible") and _numbers(architecture) >= _numbers(AMPERE)
+    if made_for is not None and architecture not in made_for.split(",") and not newer_too:
         return f"was built for {made_for}, and this GPU is {architecture}"
     return ""
 
 
-def _runs_anywhere_from_ampere(artifact: Artifact) -> bool:
-    return bool(artifact.options.get("hardware_compatible"))
-
-
-def _architecture(cuda: Any) -> str:
-    """ "sm_89" of the first GPU; DeviceUnreachable where there is none."""
-    kinds = cuda.cudaDeviceAttr
-    parts = (kinds.cudaDevAttrComputeCapabilityMajor, kinds.cudaDevAttrComputeCapabilityMinor)
-    return "sm_" + "".join(str(_called(cuda.cudaDeviceGetAttribute(part, 0))) for part in parts)
-
-
-def _called(answer: tuple[Any, ...]) -> Any:
-    """The value of a call to CUDA; DeviceUnreachable with its own words where it failed."""
-    status, *values = answer
-    if int(status):
-        raise DeviceUnreachable(
-            f"CUDA says {status.name}", "engines run on a machine with an NVIDIA GPU and its driver"
-        )
-    return values[0] if values else None
-
-
-def _imported(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = "cuda-bindings" if module.startswith("cuda") else module.replace("_", "-")
-        raise MissingDependency(
-            f"engines need {module}, which cannot be imported: {error}", f"pip install {package}"
-        ) from error
+def _numbers(text: str) -> tuple[int, ...]:
+    """ "10.3.0" -> (10, 3, 0), "sm_120" -> (120,)"""
+    return tuple(int(number) for number in re.findall(r"\d+", text))
 
 
 PLUGIN: Runtime = TensorRt()

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from toolkit.errors import CheckFailed
-from toolkit.export.calibrate import Images, Part, Predict, Sample, to_pixels
+from toolkit.export.calibrate import Images, Part, Predict, Sample
 from toolkit.export.choose import choose
+from toolkit.pixels import to_pixels
 from toolkit.progress import silent
 
 LABELS = np.arange(100) % 2

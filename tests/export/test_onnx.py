@@ -15,8 +15,7 @@ import torch
 
 from toolkit import hashing, recipe, records
 from toolkit.errors import BadInput, CheckFailed, UnknownName
-from toolkit.export import onnx as onnx_target
-from toolkit.export import target
+from toolkit.export import check, target
 from toolkit.export.artifact import export
 from toolkit.export.check import compared
 from toolkit.models.source import LoadedModel
@@ -105,7 +104,7 @@ def test_exporting_again_writes_the_same_bytes(models: Models, exported: Exporte
 def test_weights_too_large_for_one_file_lie_beside_it(
     models: Models, exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_target, "LARGEST_BYTES", 1000)
+    monkeypatch.setattr(check, "LARGEST_BYTES", 1000)
     artifact = exported(models())
     assert artifact.also == {"model.onnx.data": hashing.sha256(tmp_path / "out" / "model.onnx.data")}
     assert artifact.max_abs_difference is not None

@@ -1,0 +1,36 @@
+"""The NVIDIA GPU of this machine, through CUDA's own runtime; free of torch."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from toolkit.errors import DeviceUnreachable, MissingDependency
+
+
+def runtime() -> Any:
+    """CUDA's runtime as a module; MissingDependency where it is not installed."""
+    try:
+        return importlib.import_module("cuda.bindings.runtime")
+    except ImportError as error:
+        raise MissingDependency(
+            f"engines need cuda-bindings, which cannot be imported: {error}", "pip install cuda-bindings"
+        ) from error
+
+
+def called(answer: tuple[Any, ...]) -> Any:
+    """The value of a call to CUDA's runtime; DeviceUnreachable with its own words where it failed."""
+    status, *values = answer
+    if int(status):
+        raise DeviceUnreachable(
+            f"CUDA says {status.name}", "engines run on a machine with an NVIDIA GPU and its driver"
+        )
+    return values[0] if values else None
+
+
+def architecture() -> str:
+    """ "sm_89" of the first GPU; DeviceUnreachable where there is none."""
+    cuda = runtime()
+    kinds = cuda.cudaDeviceAttr
+    parts = (kinds.cudaDevAttrComputeCapabilityMajor, kinds.cudaDevAttrComputeCapabilityMinor)
+    return "sm_" + "".join(str(called(cuda.cudaDeviceGetAttribute(part, 0))) for part in parts)
