@@ -78,6 +78,10 @@ class Target(Protocol):
         """Raise BadInput for settings that only this target knows about and cannot carry out."""
         ...
 
+    def depends_on(self) -> dict[str, str]:
+        """What decides what is written besides model and options: libraries and hardware that it only works with."""
+        ...
+
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:
         """Write the file into the folder `out`; run it where this machine can, and compare it with torch.
 

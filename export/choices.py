@@ -43,10 +43,15 @@ def choices(name: str, abilities: Abilities, options: recipe.Export) -> Choices:
     lowest, highest = abilities.opsets
     if not lowest <= opset <= highest:
         raise RecipeError(f"{name} reads no opset {opset}", f"it reads {lowest} to {highest} (--opset)")
+    products = options.precision == "int8" and options.quantize_attention  # which only plain operators show
     if attention == "auto":
-        products = options.precision == "int8" and options.quantize_attention  # which only plain operators show
         forms = [form for form in abilities.attention if form != "standard" or opset >= STANDARD_SINCE]
         attention = "decomposed" if products else forms[0]
+    elif products and attention != "decomposed":
+        raise RecipeError(
+            f"--quantize-attention needs the two products, which {attention} attention hides in one node",
+            "--attention decomposed",
+        )
     if attention not in abilities.attention:
         raise RecipeError(
             f"{name} does not run {attention} attention: {abilities.lacking.get(attention, 'it does not know it')}",

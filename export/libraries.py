@@ -14,6 +14,10 @@ PACKAGES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 """Target to the module that builds and loads its engines."""
 
 
+AMPERE = "sm_80"
+"""Oldest GPUs that an engine runs on which is for more than one kind."""
+
+
 @dataclass(frozen=True)
 class Version:
     """What a version of a library can do and wants to be asked for."""

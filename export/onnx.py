@@ -38,6 +38,10 @@ class Onnx:
     def check(self, options: recipe.Export) -> None:
         """It has no settings of its own."""
 
+    def depends_on(self) -> dict[str, str]:
+        """Nothing: other versions read it too."""
+        return {}
+
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:
         """Write `model.onnx`, and `model.onnx.data` beside it where one file cannot hold the weights."""
         from toolkit.export import check, fusion

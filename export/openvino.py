@@ -46,6 +46,10 @@ class OpenVino:
     def check(self, options: recipe.Export) -> None:
         """It has no settings of its own."""
 
+    def depends_on(self) -> dict[str, str]:
+        """Nothing: other versions read it too."""
+        return {}
+
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:
         """Write the IR, run it and compare it with torch."""
         from toolkit.export import check, fusion

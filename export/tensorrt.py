@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit import gpu, records
 from toolkit.errors import BadInput, CheckFailed, DeviceUnreachable, StorageError
 from toolkit.export import Abilities, Target, Written
-from toolkit.export.libraries import Library, library
+from toolkit.export.libraries import AMPERE, Library, library
 from toolkit.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class EngineOptions:
     batch_sizes: tuple[int, ...]
     """One, or the least, the usual and the largest."""
     architectures: tuple[str, ...] = ()
-    """"sm_89", ...; none: the library's default."""
+    """"sm_89", ...; none: all from Ampere on, where the library does not build for the GPU in the machine alone."""
     level: int = 3
     """Builder's optimisation level, 0 to 5."""
     workspace_bytes: int | None = None
@@ -220,6 +220,12 @@ class TensorRT:
         """BadInput for what this library does not build."""
         engine_options(options, library(self.name))
 
+    def depends_on(self) -> dict[str, str]:
+        """The library's version, and the GPU where it builds for no other."""
+        found = library(self.name)
+        own = {} if found.can.architectures else {"gpu": gpu.architecture()}
+        return {found.package: found.version, **own}
+
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:
         """Build `model.engine`, and `layers.json` with what it is made of. No machine without its GPU can run it."""
         from toolkit.export import check, fusion
@@ -249,10 +255,10 @@ class TensorRT:
                 "largest_batch": wanted.batch_sizes[-1],
                 "builder_level": wanted.level,
                 "version_compatible": wanted.version_compatible,
-                "hardware_compatible": wanted.hardware_compatible,
+                "hardware_compatible": wanted.hardware_compatible or not wanted.architectures,
                 "graph_difference": difference,
             },
-            architecture=",".join(wanted.architectures) or None,
+            architecture=",".join(wanted.architectures) or AMPERE,
         )
 
 
@@ -286,7 +292,7 @@ def engine_options(options: recipe.Export, library: Library) -> EngineOptions:
 def _architectures(asked: tuple[str, ...], library: Library) -> tuple[str, ...]:
     """What the engine will be for: what is asked for, or the GPU in the machine, where nothing else can be built for.
 
-    None: what the library builds for by default.
+    None: all GPUs from Ampere on, which TensorRT for RTX builds for by default.
     """
     builds_for = library.can.architectures or (gpu.architecture(),)
     if unknown := [each for each in asked if each not in builds_for]:

@@ -34,6 +34,10 @@ class TorchExport:
     def check(self, options: recipe.Export) -> None:
         """It has no settings of its own."""
 
+    def depends_on(self) -> dict[str, str]:
+        """Nothing: other versions read it too."""
+        return {}
+
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:
         """Write the program, load it again, and compare it with torch."""
         from toolkit.export import check

@@ -34,3 +34,11 @@ def architecture() -> str:
     kinds = cuda.cudaDeviceAttr
     parts = (kinds.cudaDevAttrComputeCapabilityMajor, kinds.cudaDevAttrComputeCapabilityMinor)
     return "sm_" + "".join(str(called(cuda.cudaDeviceGetAttribute(part, 0))) for part in parts)
+
+
+def present() -> str:
+    """The same, or "none" where there is none that could be used."""
+    try:
+        return architecture()
+    except (DeviceUnreachable, MissingDependency):
+        return "none"

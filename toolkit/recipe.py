@@ -161,8 +161,9 @@ class Export(Section):
     """In int8: attention's two products as well."""
     verify: bool = False
     """Open what was written and compare its answers with the model's on a sample of images."""
-    target: str | None = None
-    """GPUs an engine is for: sm_87, or several, as in sm_86,sm_89; by default the one in this machine."""
+    target: Annotated[str, Field(pattern=r"^sm_\d+(,sm_\d+)*$")] | None = None
+    """GPUs an engine is for: sm_87, or several, as in sm_86,sm_89. By default the one in this machine; TensorRT for RTX
+    builds for all from Ampere on."""
     builder_level: Annotated[int, Field(ge=0, le=5)] = 3
     """How hard an engine's builder searches."""
     workspace_mib: Positive | None = None

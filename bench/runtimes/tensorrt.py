@@ -17,12 +17,9 @@ from toolkit import gpu
 from toolkit.bench.runtimes import Runtime, Session
 from toolkit.bench.runtimes.files import artifact_in
 from toolkit.errors import BadInput, CheckFailed
-from toolkit.export.libraries import PACKAGES, library
+from toolkit.export.libraries import AMPERE, PACKAGES, library
 from toolkit.gpu import called
 from toolkit.records import Artifact
-
-AMPERE = "sm_80"
-"""Oldest GPUs that hardware-compatible engines run on."""
 
 
 class TensorRtSession:

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from toolkit import records
 from toolkit.bench.identity import identify
 from toolkit.errors import BadInput
+from toolkit.records import ParityReport
 
 Command = Callable[..., Any]
 Unchanged = Callable[..., AbstractContextManager[None]]
@@ -25,7 +27,14 @@ CASES = [
     (["--openvino", "--precision", "fp16"], 2, "openvino has no fp16", "it has fp32, bf16, int8"),
     (["--torch", "--precision", "int8"], 2, "torch has no int8", "it has fp32, fp16, bf16"),
     (["--onnx", "--precision", "fp8"], 2, "export.precision = 'fp8'", ""),
-    (["--rtx", "--target", "sm_87"], 2, "does not build for sm_87", "sm_89"),
+    (["--rtx", "--target", "sm_87"], 2, "does not build for sm_87 here", "sm_89"),
+    (["--rtx", "--target", "orin"], 2, "export.target = 'orin'", ""),
+    (
+        ["--onnx", "--precision", "int8", "--quantize-attention", "--attention", "standard"],
+        2,
+        "--quantize-attention needs the two products, which standard attention hides in one node",
+        "--attention decomposed",
+    ),
     (["--onnx", "--batch-size", "8,1,64"], 2, "batch_size needs one number, or three that ascend", ""),
     (["--onnx", "--rewrites", "norm"], 2, "export.rewrites.0 = 'norm'", ""),
     (
@@ -81,7 +90,18 @@ def test_an_engine_is_refused_where_there_is_no_gpu(here: Path, command: Command
     assert "not run on this machine" in ended.err
     ended = command("parity")
     assert ended.code == 4
-    assert "engines run on a machine with an NVIDIA GPU" in ended.err
+    assert "no exported file runs here: rtx-fp32: CUDA says" in ended.err
+    assert "run `toolkit parity` on a machine that runs it" in ended.err
+
+
+def test_a_file_that_does_not_run_here_leaves_the_others_their_verdict(here: Path, command: Command) -> None:
+    ended = command("parity", "--set", "export.targets=onnx,rtx")
+    assert ended.code == 4
+    assert "rtx-fp32: not compared: CUDA says" in ended.err
+    report = records.load(ParityReport, here / "runs/default/parity/parity.json")
+    assert report.unopened.keys() == {"rtx-fp32"}
+    assert report.verdict == "undecided"
+    assert all(made.candidate != "rtx-fp32" for domain in report.domains for made in domain.comparisons)
 
 
 def test_a_batch_outside_of_an_engines_profile(here: Path, command: Command) -> None:

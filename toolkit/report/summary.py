@@ -55,6 +55,9 @@ def judgement(page: Page) -> Judgement:
         "fail": f"In at least one domain the exported model loses more than {margin} of accuracy against slim.",
         "undecided": f"Too few images to tell whether the exported model loses less than {margin} in every domain.",
     }
+    if page.parity.verdict == "undecided" and page.parity.unopened:
+        names = ", ".join(map(numbers.printable, page.parity.unopened))
+        text["undecided"] = f"Not every exported file could be run here: nothing is known about {names}."
     return Judgement(page.parity.verdict, text[page.parity.verdict])
 
 
@@ -205,3 +208,5 @@ def _agreements(page: Page) -> Iterator[Row]:
             yield Row("accuracy", name, "", NOT_RUN)
         else:
             yield Row("accuracy", name, "", numbers.share(found[0]), note=f"same top-1 class, {found[1]} images")
+    for side, why in page.parity.unopened.items() if page.parity else ():
+        yield Row("accuracy", f"Agreement, {numbers.printable(side)} with slim", "", NOT_RUN, note=why)

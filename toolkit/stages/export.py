@@ -35,6 +35,8 @@ class Export(Stage):
             _calibration_parts(run)
 
     def units(self, run: Run) -> list[Unit]:
+        from toolkit.export import target
+
         settings = run.recipe.export
         shared = {"export": hash_of(settings.model_copy(update={"targets": ()}))}
         if settings.precision != "fp32" or settings.verify:
@@ -42,7 +44,7 @@ class Export(Stage):
         units = []
         for name in settings.targets:
             for subject, result in MODELS.items():
-                inputs = {"model": run.weights_of(result), **shared}
+                inputs = {"model": run.weights_of(result), **target(name).depends_on(), **shared}
                 units.append(Unit(artifact_folder(run, name, subject), inputs, partial(_export, run, name, result)))
         return units
 
@@ -56,11 +58,7 @@ class Export(Stage):
         lines = []
         for artifact in self.record(run):
             file = run.folder.path / artifact_folder(run, artifact.target, SLIM) / artifact.file
-            if artifact.max_abs_difference is None:
-                lines.append(f"{file}: not run on this machine, so not compared with torch")
-            else:
-                lines.append(f"{file}: logits within {artifact.max_abs_difference:.1e} of torch's")
-            lines += _fusion_lines(artifact)
+            lines += [f"{file}: {_compared(artifact)}", *_fusion_lines(artifact)]
         return lines
 
 
@@ -68,6 +66,15 @@ def artifact_folder(run: Run, target: str, subject: str) -> str:
     """artifacts/onnx-fp32 is what ships; artifacts/onnx-fp32-dense is what it is compared with."""
     suffix = "" if subject == SLIM else f"-{subject}"
     return f"artifacts/{target}-{run.recipe.export.precision}{suffix}"
+
+
+def _compared(artifact: Artifact) -> str:
+    """How near the file's answers are to torch's, as far as it is known."""
+    if artifact.max_abs_difference is not None:
+        return f"logits within {artifact.max_abs_difference:.1e} of torch's"
+    graph = artifact.options.get("graph_difference")
+    known = "not compared with torch" if graph is None else f"its graph's logits are within {graph:.1e} of torch's"
+    return f"not run on this machine; {known}"
 
 
 def _fusion_lines(artifact: Artifact) -> list[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from toolkit import limits, records
-from toolkit.errors import CheckFailed, ToolkitError
+from toolkit import gpu, limits, records
+from toolkit.errors import CheckFailed, DeviceUnreachable, MissingDependency, ToolkitError
 from toolkit.records import DENSE, SLIM, Comparison, DomainParity, ParityReport
 from toolkit.stages import MODELS, PARITY, Run, Stage, Unit, hash_of
 from toolkit.stages.export import artifact_folder
@@ -20,6 +21,8 @@ class Parity(Stage):
 
         inputs = {f"side {name}": identify(folder).sha256 for name, (folder, _) in _sides(run).items()}
         inputs |= {"data": run.domains.fingerprint(), "parity": hash_of(run.recipe.parity)}
+        if any(runtime == "tensorrt" for _, runtime in _sides(run).values()):
+            inputs["gpu"] = gpu.present()  # with it, engines can be compared that could not be before
         return [Unit(PARITY, inputs, lambda out: _compare(run, out))]
 
     def record(self, run: Run) -> ParityReport:
@@ -34,12 +37,17 @@ class Parity(Stage):
             lines.append(
                 f"{domain.domain}{note}, {len(domain.labels)} images: {accuracies}: {', '.join(sorted(verdicts))}"
             )
-        return lines
+        return lines + [f"{side}: not compared: {why}" for side, why in self.record(run).unopened.items()]
 
     def verdict(self, run: Run) -> ToolkitError | None:
         report = self.record(run)
         if report.verdict == "pass":
             return None
+        if report.verdict == "undecided" and report.unopened:
+            return DeviceUnreachable(
+                f"not compared, as it does not run here: {'; '.join(map(': '.join, report.unopened.items()))}",
+                "run `toolkit parity` on a machine that runs it; the other results stand",
+            )
         faults = [
             f"{made.candidate} in {domain.domain}: {made.verdict}, {made.difference:+.2%} "
             f"[{made.low:+.2%}, {made.high:+.2%}]{_needed(domain, made, report.margin)}"
@@ -73,17 +81,23 @@ def _sides(run: Run) -> dict[str, tuple[Path, str]]:
 
 def _compare(run: Run, out: Path) -> None:
     from toolkit.bench.identity import identify
-    from toolkit.bench.parity import Answers, Pair, compare, predict
+    from toolkit.bench.parity import Answers, Pair, compare, predict, worst
     from toolkit.bench.runtimes import runtime
     from toolkit.dg.batches import evaluation_batches
 
     sides, parts = _sides(run), run.domains.evaluation_images()
     labels: dict[str, tuple[int, ...]] = {}
     predictions: dict[str, dict[str, tuple[int, ...]]] = {domain: {} for domain in parts}
+    unopened: dict[str, str] = {}
     with run.shown("parity") as report:
         for done, (side, (folder, name)) in enumerate(sides.items()):
             identity = identify(folder)
-            with runtime(name).open(folder, limits.cores()) as session:
+            try:
+                opened = runtime(name).open(folder, limits.cores())
+            except (DeviceUnreachable, MissingDependency) as error:
+                unopened[side] = error.message
+                continue
+            with opened as session:
                 for index, (domain, images) in enumerate(parts.items()):
                     report(done * len(parts) + index, len(sides) * len(parts))
                     batches = evaluation_batches(
@@ -91,12 +105,20 @@ def _compare(run: Run, out: Path) -> None:
                     )
                     labels[domain], predictions[domain][side] = predict(session, batches, identity)
         report(len(sides) * len(parts), len(sides) * len(parts))
+    compared = [side for side in sides if side not in unopened]
+    if unopened and all(side in MODELS for side in compared):
+        raise DeviceUnreachable(
+            f"no exported file runs here: {'; '.join(map(': '.join, unopened.items()))}",
+            "run `toolkit parity` on a machine that runs it",
+        )
     made = compare(
         domains={domain: Answers(labels[domain], predictions[domain]) for domain in parts},
-        sides={side: identify(folder).sha256 for side, (folder, _) in sides.items()},
+        sides={side: identify(sides[side][0]).sha256 for side in compared},
         pairs=[Pair(DENSE, SLIM, judged=False)]
-        + [Pair(SLIM, side, judged=True) for side in sides if side not in MODELS],
+        + [Pair(SLIM, side, judged=True) for side in compared if side not in MODELS],
         margin=run.recipe.parity.margin,
         held_out=run.domains.held_out,
     )
+    if unopened:
+        made = replace(made, unopened=unopened, verdict=worst([made.verdict, "undecided"]))
     records.save(made, out / "parity.json")

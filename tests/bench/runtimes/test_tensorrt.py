@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from toolkit import hashing, records
 from toolkit.bench.runtimes import runtime
 from toolkit.bench.runtimes.tensorrt import mismatch
-from toolkit.errors import DeviceUnreachable, WeightsError
+from toolkit.errors import BadInput, DeviceUnreachable, WeightsError
 from toolkit.records import Artifact, ModelInfo, Setting, TensorSpec
 
 MODEL = ModelInfo("name", {}, ("a", "b"), 2, (0.5,) * 3, (0.25,) * 3, "bicubic", (), (), 1, 1, "00")
@@ -36,8 +38,10 @@ def engine(target: str = "tensorrt", architecture: str | None = "sm_87", **optio
         (engine(), "10.3.0", "sm_87", ""),
         (engine(), "11.4.0", "sm_87", "was built by tensorrt 10.3.0, and 11.4.0 is installed"),
         (engine(version_compatible=True), "11.4.0", "sm_87", ""),
+        (engine(version_compatible=True), "10.2.0", "sm_87", "was built by tensorrt 10.3.0, and 10.2.0 is installed"),
         (engine(), "10.3.0", "sm_90", "was built for sm_87, and this GPU is sm_90"),
-        (engine(hardware_compatible=True), "10.3.0", "sm_90", ""),
+        (engine(hardware_compatible=True), "10.3.0", "sm_120", ""),
+        (engine(hardware_compatible=True), "10.3.0", "sm_75", "was built for sm_87, and this GPU is sm_75"),
         (engine("rtx", "sm_86,sm_89"), "1.7.1", "sm_89", ""),
         (engine("rtx", "sm_86,sm_89"), "1.7.1", "sm_120", "was built for sm_86,sm_89, and this GPU is sm_120"),
         (engine(architecture=None), "10.3.0", "sm_90", ""),
@@ -50,10 +54,29 @@ def test_what_does_not_fit_is_named(artifact: Artifact, version: str, gpu: str, 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "model.engine").write_bytes(b"an engine")
-    record = engine("rtx", None)
+    record = engine("rtx", "sm_80", hardware_compatible=True)
     record = Artifact(**{**vars(record), "sha256": hashing.sha256(tmp_path / "model.engine")})
     records.save(record, tmp_path / "artifact.json")
     return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("version", "gpu", "message"),
+    [
+        ("1.8.0", "sm_89", "was built by tensorrt_rtx 1.7.1, and 1.8.0 is installed"),
+        ("1.7.1", "sm_75", "was built for sm_80, and this GPU is sm_75"),
+    ],
+)
+def test_an_engine_that_does_not_fit_is_refused_before_it_is_loaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, version: str, gpu: str, message: str
+) -> None:
+    """The library and the GPU are only asked what they are: this file would not load."""
+    installed = SimpleNamespace(__version__=version)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", installed)
+    monkeypatch.setattr("toolkit.gpu.architecture", lambda: gpu)
+    with pytest.raises(BadInput, match=message) as caught:
+        runtime("tensorrt").open(folder, 1)
+    assert "export it again" in caught.value.hint
 
 
 def test_a_changed_engine_is_refused(folder: Path) -> None:
