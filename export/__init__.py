@@ -35,6 +35,8 @@ class Abilities:
     """Wants int8 activations around zero."""
     int8_within: str = "fp32"
     """Precision of what is not quantised in int8."""
+    any_image_size: bool = False
+    """Runs files whose images' height and width are free."""
     all_rows_in_fixed_batches: bool = False
     """Its compiler fails on attention with fewer queries than keys, unless the batch is free."""
     fused_heads: tuple[int, int] | None = None

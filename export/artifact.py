@@ -11,6 +11,7 @@ from toolkit.export import check, target
 from toolkit.export.calibrate import Sample
 from toolkit.export.choices import choices
 from toolkit.export.prepare import prepare
+from toolkit.models.resize import check_size, resized
 from toolkit.models.source import LoadedModel
 from toolkit.progress import Progress, silent
 from toolkit.records import Artifact
@@ -31,6 +32,7 @@ def export(
     """
     chosen = target(name)
     made = choices(name, chosen.abilities(), options)
+    model = as_exported(model, options)
     out.mkdir(parents=True, exist_ok=True)
     prepared = prepare(model, options, made, sample, report)
     written = chosen.write(prepared, options, out, report)
@@ -54,6 +56,16 @@ def export(
     )
     records.save(artifact, out / "artifact.json")
     return artifact
+
+
+def as_exported(model: LoadedModel, options: recipe.Export) -> LoadedModel:
+    """The model for the images that the file will take: of one size, or usually of one.
+
+    Raises RecipeError for a size that patches do not fill.
+    """
+    for size in options.image_size:
+        check_size(model.module, size)
+    return resized(model, options.image_size[len(options.image_size) // 2]) if options.image_size else model
 
 
 def _versions(*packages: str) -> dict[str, str]:

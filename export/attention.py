@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple, TypeAlias
@@ -18,13 +19,26 @@ DOMAIN, NODE = "toolkit", "HeadwiseAttention"
 """Name of the custom node; see `custom`."""
 
 
+@dataclass(eq=False)
+class Batch:
+    """What passes through: flat tokens do not say where one image ends."""
+
+    images: int = -1
+    """How many there are, where images may have any number of tokens; -1: it follows from the number of tokens."""
+
+    def by_image(self, x: Tensor, tokens: int) -> Tensor:
+        """[batch * tokens, width] -> [batch, tokens, width]"""
+        return x.view(self.images, tokens, x.shape[-1])
+
+
 class Layer(NamedTuple):
-    """One attention: the first `rows` of an image's `tokens` ask."""
+    """One attention: the first `rows` of an image's `tokens` ask; -1: as many as there are."""
 
     layout: HeadLayout
     scale: float
     rows: int
     tokens: int
+    batch: Batch
     softmax_float32: bool = False
     """In lower precision: compute the softmax in float32 nevertheless."""
 
@@ -81,11 +95,11 @@ def by_runs(step: Step, packed: Tensor, queries: Tensor | None, bias: Tensor | N
     buckets = layer.layout.buckets
     qk = [heads * qk_dim for heads, qk_dim, _ in buckets]
     v = [heads * v_dim for heads, _, v_dim in buckets]
-    images = packed.view(-1, layer.tokens, packed.shape[-1])
+    images = layer.batch.by_image(packed, layer.tokens)
     if queries is None:
         parts = images.split([*qk, *qk, *v], dim=-1)
     else:
-        asking = queries.view(-1, layer.rows, queries.shape[-1])
+        asking = layer.batch.by_image(queries, layer.rows)
         parts = (*asking.split(qk, dim=-1), *images.split([*qk, *v], dim=-1))
     ends = [0, *accumulate(heads for heads, _, _ in buckets)]
     mixed = [
@@ -109,10 +123,10 @@ def custom(packed: Tensor, queries: Tensor | None, bias: Tensor | None, layer: L
     Output: [batch, rows, V].
     """
     qk_dims, v_dims = ([head[part] for head in layer.layout.heads] for part in (0, 1))
-    images = packed.view(-1, layer.tokens, packed.shape[-1])
+    images = layer.batch.by_image(packed, layer.tokens)
     mixed = torch.onnx.ops.symbolic(
         f"{DOMAIN}::{NODE}",
-        (images, None if queries is None else queries.view(-1, layer.rows, queries.shape[-1]), bias),
+        (images, None if queries is None else layer.batch.by_image(queries, layer.rows), bias),
         {"qk_dims": qk_dims, "v_dims": v_dims, "scale": layer.scale},
         dtype=packed.dtype,
         shape=[images.shape[0], layer.rows, layer.layout.v_width],
@@ -136,9 +150,9 @@ class FlatAttention(nn.Module):
 
     bias: Tensor | None
 
-    def __init__(self, source: HeadwiseAttention, tokens: int, rows: int, form: Form) -> None:
+    def __init__(self, source: HeadwiseAttention, tokens: int, rows: int, batch: Batch, form: Form) -> None:
         super().__init__()
-        self.layer = Layer(source.layout, source.scale, rows, tokens)
+        self.layer = Layer(source.layout, source.scale, rows, tokens, batch)
         self.form = form
         self.proj = source.proj
         biases, asking = source.packed_bias(), source.layout.qk_width
@@ -157,15 +171,15 @@ class FlatAttention(nn.Module):
         if self.layer.rows == self.layer.tokens:
             mixed = self.form(self.qkv(x), None, self.bias, self.layer)
         else:
-            asking = first_rows(x, self.layer.tokens, self.layer.rows)
+            asking = first_rows(x, self.layer.tokens, self.layer.rows, self.layer.batch)
             mixed = self.form(self.kv(x), self.q(asking), self.bias, self.layer)
         output: Tensor = self.proj(mixed)
         return output
 
 
-def first_rows(x: Tensor, tokens: int, rows: int) -> Tensor:
+def first_rows(x: Tensor, tokens: int, rows: int, batch: Batch) -> Tensor:
     """[batch * tokens, width] -> [batch * rows, width]: the first rows of every image."""
-    return x.view(-1, tokens, x.shape[-1])[:, :rows].reshape(-1, x.shape[-1])
+    return batch.by_image(x, tokens)[:, :rows].reshape(-1, x.shape[-1])
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

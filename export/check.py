@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from toolkit.errors import CheckFailed, UnsupportedModel
 from toolkit.export.calibrate import Images, Predict, in_batches, shares
 from toolkit.export.prepare import Prepared, random_images
 from toolkit.export.trace import INPUT, OUTPUT
+from toolkit.models.resize import resized
 from toolkit.pixels import normalised, to_pixels
 from toolkit.records import Lowered, ModelInfo, TensorSpec
 
@@ -30,9 +32,10 @@ CHECKED_BATCHES = (1, 3)
 
 def specs(info: ModelInfo, options: recipe.Export) -> tuple[TensorSpec, TensorSpec]:
     """What goes into every file and what comes out."""
-    batch = "batch" if len(options.batch_size) > 1 else options.batch_size[0]
+    batch = options.fixed_batch or "batch"
+    sides = ("height", "width") if options.any_image_size else (info.image_size, info.image_size)
     return (
-        TensorSpec(INPUT, options.input, (batch, 3, info.image_size, info.image_size)),
+        TensorSpec(INPUT, options.input, (batch, 3, *sides)),
         TensorSpec(OUTPUT, "float32", (batch, len(info.classes))),
     )
 
@@ -52,17 +55,19 @@ def check_graph(proto: ModelProto, info: ModelInfo, options: recipe.Export, file
 
 
 def difference(prepared: Prepared, options: recipe.Export, run: Predict) -> float:
-    """Largest difference of a logit between torch and the written file, over random images of each batch size.
+    """Largest difference of a logit between torch and the written file, over random images of several sizes.
 
     Raises CheckFailed above the precision's tolerance, and for a model whose logits cannot be compared.
     """
-    info, largest = prepared.info, 0.0
-    sizes = CHECKED_BATCHES if len(options.batch_size) > 1 else options.batch_size
-    for batch in sizes:
+    largest = 0.0
+    batches = (options.fixed_batch,) if options.fixed_batch else CHECKED_BATCHES
+    models = [resized(prepared.model, size) for size in options.image_size] or [prepared.model]
+    for batch, model in itertools.product(batches, models):
+        info = model.info
         given = random_images(info, options, batch)
         images = normalised(given, info.mean, info.std) if options.input == "uint8" else given
         with torch.inference_mode():
-            expected = prepared.model.module(torch.from_numpy(images)).numpy()  # [batch, classes]
+            expected = model.module(torch.from_numpy(images)).numpy()  # [batch, classes]
         largest = max(largest, compared(expected, run(given), TOLERANCES[options.precision]))
     return largest
 
@@ -80,7 +85,7 @@ def costs(prepared: Prepared, options: recipe.Export, run: Predict) -> Lowered:
     def answered(images: Images) -> Images:
         return run(to_pixels(images, info.mean, info.std) if options.input == "uint8" else images)
 
-    found = sample.accuracies(in_batches(answered, options.batch_size[0]) if len(options.batch_size) == 1 else answered)
+    found = sample.accuracies(in_batches(answered, options.fixed_batch) if options.fixed_batch else answered)
     reference = sample.accuracies(expected)
     if not sample.passes(found, reference):
         raise CheckFailed(

@@ -61,9 +61,21 @@ def choices(name: str, abilities: Abilities, options: recipe.Export) -> Choices:
         raise RecipeError(
             f"opset {opset} has no Attention node", f"--opset {STANDARD_SINCE}, or --attention decomposed"
         )
+    if options.any_image_size:
+        _check_any_size(name, abilities, attention)
     precision = "fp32" if options.precision in abilities.at_load else options.precision
     base = abilities.int8_within if precision == "int8" else precision
     padded = abilities.fused_heads if base in ("fp16", "bf16") and PAD_HEADS in options.rewrites else None
     whole = abilities.all_rows_in_fixed_batches and len(options.batch_size) == 1
     only_what_is_read = ONLY_WHAT_IS_READ in options.rewrites and not whole
     return Choices(opset, attention, precision, abilities.symmetric, base, padded, only_what_is_read)
+
+
+def _check_any_size(name: str, abilities: Abilities, attention: str) -> None:
+    if not abilities.any_image_size:
+        raise RecipeError(f"{name} takes images of one size only", "--image-size with one number, or --onnx")
+    if attention == "custom":
+        raise RecipeError(
+            "a custom node's function is for one number of tokens, and so for images of one size",
+            "--attention standard, or --image-size with one number",
+        )

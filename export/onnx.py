@@ -33,6 +33,7 @@ class Onnx:
             opsets=(17, 23),
             opset=23,
             attention=("standard", "decomposed", "custom"),
+            any_image_size=True,
         )
 
     def check(self, options: recipe.Export) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from toolkit.export.precision import DTYPES, kept_by, lower, ranges
 from toolkit.export.quantize import predict_with, quantized
 from toolkit.export.rewrite import fold_normalisation, pad_for_fusion, rewrite
 from toolkit.export.trace import traced
+from toolkit.models.resize import patch_size, take_any_size
 from toolkit.models.shapes import blocks_of
 from toolkit.models.source import LoadedModel
 from toolkit.pixels import to_pixels
@@ -38,13 +40,17 @@ class Prepared:
     """As it was given: what the file is compared with."""
     module: nn.Module
     """Rewritten; in fp16 and bf16 also lowered."""
-    proto: ModelProto
-    """The graph, in the precision that it is to have."""
+    make_graph: Callable[[], ModelProto]
     rewrites: dict[str, int]
     """How many places each rewrite has changed."""
     lowered: Lowered | None
     """What stays float32; None: there was nothing to choose."""
     sample: Sample | None
+
+    @cached_property
+    def proto(self) -> ModelProto:
+        """The graph, in the precision that it is to have."""
+        return self.make_graph()
 
     @property
     def info(self) -> ModelInfo:
@@ -69,15 +75,14 @@ def prepare(
     work = _Work(model.info, options, choices)
     module, rewrites = work.flat(model.module)
     if choices.precision == "fp32":
-        return Prepared(model, module, work.graph(module), rewrites, None, sample)
+        return Prepared(model, module, partial(work.graph, module), rewrites, None, sample)
     if sample is None:
         raise BadInput(f"{choices.precision} needs images of the source domains to choose by", "see data.path")
     if choices.precision == "int8":
         proto, lowered = work.quantized(module, sample, report)
-    else:
-        module, lowered = work.lowered(module, sample, report)
-        proto = work.graph(module)
-    return Prepared(model, module, proto, rewrites, lowered, sample)
+        return Prepared(model, module, lambda: proto, rewrites, lowered, sample)
+    module, lowered = work.lowered(module, sample, report)
+    return Prepared(model, module, partial(work.graph, module), rewrites, lowered, sample)
 
 
 def random_images(info: ModelInfo, options: recipe.Export, batch: int) -> Images:
@@ -104,16 +109,23 @@ class _Work:
         if self.options.input == "uint8":
             fold_normalisation(module, self.info.mean, self.info.std)
             module.get_submodule("patch_embed.proj").register_forward_pre_hook(_from_pixels)
+        if self.options.any_image_size:
+            take_any_size(module)
+        size = None if self.options.any_image_size else self.info.image_size
         form, less = FORMS[self.choices.attention], self.choices.only_what_is_read
-        if flatten(module, self.info.image_size, form, only_what_is_read=less):
+        if flatten(module, size, form, only_what_is_read=less):
             rewrites[ONLY_WHAT_IS_READ] = 1
         return module, rewrites
 
     def graph(self, module: nn.Module) -> ModelProto:
-        sizes = self.options.batch_size
-        batch = sizes[0] if len(sizes) == 1 else 2  # torch.export takes sizes 0 and 1 for constants
+        batch = self.options.fixed_batch or 2  # torch.export takes sizes 0 and 1 for constants
         example = torch.from_numpy(random_images(self.info, self.options, batch))
-        proto = traced(module, example, self.choices.opset, dynamic_batch=len(sizes) > 1)
+        free = {} if self.options.fixed_batch else {0: torch.export.Dim("batch")}
+        if self.options.any_image_size:
+            patch, least, most = patch_size(module), min(self.options.image_size), max(self.options.image_size)
+            for place, name in ((2, "rows"), (3, "columns")):
+                free[place] = patch * torch.export.Dim(name, min=least // patch, max=most // patch)
+        proto = traced(module, example, self.choices.opset, free)
         add_bodies(proto, module)
         return proto
 

@@ -1,20 +1,36 @@
-"""PyTorch's own export (`torch.export`): `model.pt2`, for PyTorch without this toolkit."""
+"""PyTorch's own export (`torch.export`): a program for PyTorch without this toolkit, and compiled code where it can be.
+
+Compiled (AOTInductor), `model.pt2` is machine code for this kind of processor, and `program.pt2` beside it is what it
+was made of, which `torch.export.load` opens anywhere. Without a C++ compiler `model.pt2` is the program itself.
+"""
 
 from __future__ import annotations
 
+import io
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from toolkit import hashing
+from toolkit.errors import CheckFailed, StorageError
 from toolkit.export import Abilities, Target, Written
+from toolkit.limits import PROC, text_of
 from toolkit.progress import Progress
 
 if TYPE_CHECKING:
     from toolkit import recipe
+    from toolkit.export.calibrate import Images
     from toolkit.export.prepare import Prepared
 
-FILE = "model.pt2"
+FILE, PROGRAM = "model.pt2", "program.pt2"
+COPIES = 6
+"""Of the weights, as objects, as a library and in the package, that compiling writes at most."""
 
 
 class TorchExport:
@@ -32,27 +48,81 @@ class TorchExport:
         )
 
     def check(self, options: recipe.Export) -> None:
-        """It has no settings of its own."""
+        """It has no settings that it could not carry out."""
 
     def depends_on(self) -> dict[str, str]:
-        """Nothing: other versions read it too."""
-        return {}
+        """The processor that code is compiled for, and whether there is a compiler."""
+        return {"compiler": compiler() or "none", "processor": processor()}
 
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:
-        """Write the program, load it again, and compare it with torch."""
+        """Write the program, compile it, load what is to run again, and compare it with torch."""
         from toolkit.export import check
         from toolkit.export.prepare import random_images
 
-        fixed = len(options.batch_size) == 1
-        batch = options.batch_size[0] if fixed else 2
-        example = torch.from_numpy(random_images(prepared.info, options, batch))
-        shapes = None if fixed else ({0: torch.export.Dim("batch")},)
+        example = torch.from_numpy(random_images(prepared.info, options, options.fixed_batch or 2))
+        shapes = None if options.fixed_batch else ({0: torch.export.Dim("batch")},)
         program = torch.export.export(prepared.module, (example,), dynamic_shapes=shapes)
-        torch.export.save(program, out / FILE)
-        loaded = torch.export.load(out / FILE).module()
-        with torch.inference_mode():
-            found = check.difference(prepared, options, lambda images: loaded(torch.from_numpy(images)).numpy())
-        return Written(FILE, difference=found)
+        compiled = options.compile and compiler() is not None
+        _write(program, out / (PROGRAM if compiled else FILE))
+        if compiled:
+            report(0, 1, "compiling")
+            _compile(program, out / FILE)
+        run = load(out / FILE, compiled=compiled)
+
+        def answers(images: Images) -> Images:
+            with torch.inference_mode():
+                logits: Images = run(torch.from_numpy(images)).numpy()
+            return logits
+
+        return Written(
+            FILE,
+            (PROGRAM,) if compiled else (),
+            difference=check.difference(prepared, options, answers),
+            options={"compiled": compiled},
+            architecture=processor() if compiled else None,
+        )
+
+
+def load(file: Path, *, compiled: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What `write` has written, ready to be called with images [batch, 3, S, S]."""
+    if compiled:
+        run: Callable[[torch.Tensor], torch.Tensor] = torch._inductor.aoti_load_package(str(file))
+    else:
+        run = torch.export.load(file).module()
+    return run
+
+
+def compiler() -> str | None:
+    """Path of the C++ compiler that PyTorch would call."""
+    return shutil.which(os.environ.get("CXX", "g++"))
+
+
+def processor() -> str:
+    """Kind of this machine's processor: its family and a hash of all the instructions that compiled code may use."""
+    lines = (line.partition(":") for line in text_of(PROC / "cpuinfo").splitlines())
+    flags = next((value for name, _, value in lines if name.strip() in ("flags", "Features")), "")
+    return f"{platform.machine()}-{hashing.digest(sorted(flags.split()))[:8]}"
+
+
+def _write(program: torch.export.ExportedProgram, file: Path) -> None:
+    buffer = io.BytesIO()  # on a full disk PyTorch's own writer aborts the process
+    torch.export.save(program, buffer)
+    try:
+        file.write_bytes(buffer.getbuffer())
+    except OSError as error:
+        raise StorageError(f"cannot write {file}: {error}", "make room on the disk and try again") from error
+
+
+def _compile(program: torch.export.ExportedProgram, file: Path) -> None:
+    weights = sum(value.nbytes for value in program.state_dict.values())
+    for folder in (file.parent, Path(tempfile.gettempdir())):
+        if shutil.disk_usage(folder).free < COPIES * weights:  # as above
+            raise StorageError(f"{folder} has no room to compile {weights / 1e6:.0f} MB of weights", "make room on it")
+    settings = {"cpp.dynamic_threads": True}  # else as many threads as there are here, whatever is asked for later
+    try:
+        torch._inductor.aoti_compile_and_package(program, package_path=str(file), inductor_configs=settings)
+    except torch._inductor.exc.InductorError as error:
+        raise CheckFailed(f"PyTorch cannot compile this model: {error}", "--set export.compile=false") from error
 
 
 PLUGIN: Target = TorchExport()

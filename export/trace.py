@@ -14,17 +14,21 @@ from torch import nn
 from toolkit.errors import UnsupportedModel
 
 INPUT, OUTPUT = "images", "logits"
+DIMENSIONS = ("batch", "channels", "height", "width")
+"""Names of those of the input that are free."""
 LOWEST_TRACED = 18
 """torch writes no older opset; for those the graph is converted."""
 
 
-def traced(module: nn.Module, example: torch.Tensor, opset: int, *, dynamic_batch: bool) -> ModelProto:
-    """The graph of `module` for images like `example` [batch, 3, S, S]; without `dynamic_batch` for its batch alone.
+def traced(module: nn.Module, example: torch.Tensor, opset: int, free: dict[int, torch.export.Dim]) -> ModelProto:
+    """The graph of `module` for images like `example` [batch, 3, height, width], of which some dimensions are free.
 
     Raises UnsupportedModel where torch's exporter gives up.
     """
-    batch = {0: torch.export.Dim("batch")} if dynamic_batch else None
-    return program(module, (example,), opset, ([INPUT], [OUTPUT]), (batch,))
+    proto = program(module, (example,), opset, ([INPUT], [OUTPUT]), (free or None,))
+    for place in free:
+        proto.graph.input[0].type.tensor_type.shape.dim[place].dim_param = DIMENSIONS[place]
+    return proto
 
 
 def program(

@@ -149,6 +149,9 @@ class Export(Section):
     """How attention is written: plain operators, ONNX's Attention (opset 23), or a node toolkit::HeadwiseAttention."""
     batch_size: Annotated[tuple[Positive, ...], Listed] = (1, 8, 64)
     """Images a call: one number for a fixed batch, or the least, the usual and the largest."""
+    image_size: Annotated[tuple[Positive, ...], Listed] = ()
+    """Side of the images in pixels; by default the model's. Or the least, the usual and the largest, for any height and
+    width between them that patches fill."""
     input: Literal["float32", "uint8"] = "float32"
     """What the file takes: normalised images, or raw pixels."""
     rewrites: Annotated[tuple[RewriteName, ...], Listed] = get_args(RewriteName)
@@ -172,14 +175,27 @@ class Export(Section):
     """Build an engine that later versions of the library load too."""
     hardware_compatible: bool = False
     """Build an engine for all GPUs from Ampere on."""
+    compile: bool = True
+    """What `torch` writes is compiled for this processor, where there is a C++ compiler."""
     timing_cache: str | None = None
     """File that remembers what an engine's builder has timed; it is made where it is missing."""
 
     @model_validator(mode="after")
-    def _batch_sizes_ascend(self) -> Export:
-        if len(self.batch_size) not in (1, 3) or list(self.batch_size) != sorted(self.batch_size):
-            raise ValueError("batch_size needs one number, or three that ascend: the least, the usual, the largest")
+    def _sizes_ascend(self) -> Export:
+        for name, sizes in (("batch_size", self.batch_size), ("image_size", self.image_size or (1,))):
+            if len(sizes) not in (1, 3) or list(sizes) != sorted(sizes):
+                raise ValueError(f"{name} needs one number, or three that ascend: the least, the usual, the largest")
         return self
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """Images a call, where the file takes no other number."""
+        return self.batch_size[0] if len(self.batch_size) == 1 else None
+
+    @property
+    def any_image_size(self) -> bool:
+        """Whether height and width are free."""
+        return len(self.image_size) > 1
 
 
 class Parity(Section):

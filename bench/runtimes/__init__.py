@@ -18,11 +18,17 @@ class Session(Protocol):
         """images: [batch, 3, S, S] float32, normalised -> logits: [batch, classes] float32."""
         ...
 
-    def __enter__(self) -> Session: ...
+    def close(self) -> None:
+        """Free it; it can be run no more."""
+        ...
+
+    def __enter__(self) -> Session:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        self.close()
 
 
 class Runtime(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import onnxruntime
@@ -17,7 +16,7 @@ ERRORS_ONLY = 3
 """Log level: the GPU build warns about every machine that has no GPU."""
 
 
-class OnnxRuntimeSession:
+class OnnxRuntimeSession(Session):
     """One `InferenceSession`; see `Session`."""
 
     def __init__(self, session: onnxruntime.InferenceSession, artifact: Artifact) -> None:
@@ -32,12 +31,7 @@ class OnnxRuntimeSession:
         (logits,) = self._session.run([self._output], {self._input: images})
         return np.asarray(logits)
 
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self._session = None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from toolkit.errors import BadInput
 from toolkit.export.openvino import compile_file, runs_in
 
 
-class OpenVinoSession:
+class OpenVinoSession(Session):
     """A compiled model; see `Session`."""
 
     def __init__(self, compiled: Any) -> None:
@@ -28,12 +27,7 @@ class OpenVinoSession:
         logits: np.ndarray = self._request.infer([images], share_inputs=True)[0]
         return logits.astype(np.float32, copy=True)
 
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self._request = None
 
 

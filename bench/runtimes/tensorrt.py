@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from toolkit.gpu import called
 from toolkit.records import Artifact
 
 
-class TensorRtSession:
+class TensorRtSession(Session):
     """An engine and its buffers on the GPU; see `Session`."""
 
     def __init__(self, engine: Any, artifact: Artifact) -> None:
@@ -51,12 +50,7 @@ class TensorRtSession:
         called(self._cuda.cudaStreamSynchronize(self._stream))
         return logits
 
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self._context = None
         for address, _ in self._buffers.values():
             called(self._cuda.cudaFree(address))

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import torch
-from torch import nn
 
 from toolkit.bench.runtimes import Runtime, Session
 from toolkit.bench.runtimes.files import artifact_in
 from toolkit.errors import BadInput
+from toolkit.export import torch as pt2
 from toolkit.models import source
 
 
-class TorchSession:
+class TorchSession(Session):
     """A module in evaluation mode; see `Session`. PyTorch's thread count is the process's, so leaving restores it."""
 
-    def __init__(self, module: nn.Module, threads: int) -> None:
-        self._module: nn.Module | None = module
+    def __init__(self, module: Callable[[torch.Tensor], torch.Tensor], threads: int) -> None:
+        self._module: Callable[[torch.Tensor], torch.Tensor] | None = module
         self._threads = threads
         self._threads_before = torch.get_num_threads()
 
@@ -30,15 +30,9 @@ class TorchSession:
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
         with torch.inference_mode():
-            logits: torch.Tensor = self._module(torch.from_numpy(images))
-        return logits.numpy()
+            return self._module(torch.from_numpy(images)).numpy()
 
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self._module = None
         torch.set_num_threads(self._threads_before)
 
@@ -50,7 +44,14 @@ class Torch:
         """Load a model folder, or what `export --torch` writes; hashes are checked while loading."""
         if (folder / "artifact.json").exists():
             artifact = artifact_in(folder, "torch", "torch")
-            return TorchSession(torch.export.load(folder / artifact.file).module(), threads)
+            compiled = bool(artifact.options.get("compiled"))
+            if compiled and artifact.device_architecture != pt2.processor():
+                raise BadInput(
+                    f"{folder / artifact.file} was compiled for {artifact.device_architecture}, and this processor is "
+                    f"{pt2.processor()}",
+                    f"export it again here; {folder / pt2.PROGRAM} opens anywhere (torch.export.load)",
+                )
+            return TorchSession(pt2.load(folder / artifact.file, compiled=compiled), threads)
         if not (folder / "model.json").exists():
             raise BadInput(
                 f"{folder} holds no model.json, so torch cannot run it",

@@ -17,6 +17,7 @@ from toolkit.records import ParityReport
 
 Command = Callable[..., Any]
 Unchanged = Callable[..., AbstractContextManager[None]]
+SmallDisk = Callable[[int], AbstractContextManager[None]]
 
 CASES = [
     (["--onnx", "--opset", "16"], 2, "export.opset = 16", ""),
@@ -110,6 +111,18 @@ def test_a_batch_outside_of_an_engines_profile(here: Path, command: Command) -> 
     engine.check_batch(8)
     with pytest.raises(BadInput, match="takes 1 to 8 images a call, not 9"):
         engine.check_batch(9)
+
+
+@pytest.mark.parametrize(("target", "bytes_free"), [("--openvino", 20_000), ("--rtx", 20_000), ("--torch", 20_000)])
+def test_full_disk(
+    here: Path, command: Command, unchanged: Unchanged, small_disk: SmallDisk, target: str, bytes_free: int
+) -> None:
+    living = ("log.jsonl", "environment.json", ".work", "recipe.yaml", "flags.yaml")
+    with unchanged(here, *living), small_disk(bytes_free):
+        ended = command("export", target, "--no-compile")  # a compiler and its linker write too: see tests/export
+    assert ended.code == 2, ended.err
+    assert "make room" in ended.err
+    assert "Traceback" not in ended.err
 
 
 def test_verify_compares_answers_before_the_result_counts(here: Path, command: Command) -> None:

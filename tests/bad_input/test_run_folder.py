@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from toolkit import records, runfolder
 
 Command = Callable[..., Any]
 Unchanged = Callable[..., AbstractContextManager[None]]
+SmallDisk = Callable[[int], AbstractContextManager[None]]
 
 
 @pytest.mark.parametrize(
@@ -88,23 +88,14 @@ def test_a_record_that_is_changed_by_hand_is_named(here: Path, command: Command)
     assert "criterion" in ended.err
 
 
-@contextmanager
-def small_disk(bytes_free: int) -> Iterator[None]:
-    """No file may grow beyond this, as on a disk that is full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_free, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 LIVING = ("log.jsonl", "environment.json", ".work")
 
 
 @pytest.mark.parametrize(("stage", "bytes_free"), [("train", 9000), ("train", 430_000),
     ("finetune", 9000), ("export", 20_000), ("report", 20_000)])  # fmt: skip
-def test_full_disk(here: Path, command: Command, unchanged: Unchanged, stage: str, bytes_free: int) -> None:
+def test_full_disk(
+    here: Path, command: Command, unchanged: Unchanged, small_disk: SmallDisk, stage: str, bytes_free: int
+) -> None:
     with unchanged(here, *LIVING), small_disk(bytes_free):
         ended = command(stage, "--force")
     assert ended.code == 2, ended.err

@@ -18,6 +18,7 @@ from toolkit.errors import BadInput, CheckFailed, UnknownName
 from toolkit.export import check, target
 from toolkit.export.artifact import export
 from toolkit.export.check import compared
+from toolkit.models.resize import resized
 from toolkit.models.source import LoadedModel
 from toolkit.records import Artifact
 
@@ -180,3 +181,34 @@ def test_logits_off_by_more_than_a_ten_thousandth_of_their_scale_fail(found: lis
 def test_an_unknown_target_names_the_known_ones() -> None:
     with pytest.raises(UnknownName, match="onnx"):
         target("onxx")
+
+
+@pytest.mark.parametrize("heads", ["even", "uneven"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("batch_size", [(1, 4, 8), (2,)])
+def test_images_of_any_size(
+    models: Models, exported: Exported, tmp_path: Path, heads: str, precision: str, batch_size: tuple[int, ...]
+) -> None:
+    model = models("deit_tiny_distilled_patch16_224", heads)
+    artifact = exported(model, image_size=(8, 16, 32), precision=precision, batch_size=batch_size)
+    batch = "batch" if len(batch_size) > 1 else 2
+    assert artifact.inputs[0].shape == (batch, 3, "height", "width")
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])
+    for size in (8, 16, 32):
+        images = np.random.default_rng(1).standard_normal((2, 3, size, size), dtype=np.float32)
+        with torch.inference_mode():
+            expected = resized(model, size).module(torch.from_numpy(images)).numpy()
+        (found,) = session.run(["logits"], {"images": images})
+        tolerance = {"fp32": 1e-5, "fp16": 1e-2, "int8": 0.2}[precision]
+        assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+    (wide,) = session.run(["logits"], {"images": np.zeros((2, 3, 8, 24), np.float32)})
+    assert np.isfinite(wide).all()
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "beit_base_patch16_224"])
+def test_images_of_another_size(models: Models, exported: Exported, tmp_path: Path, name: str) -> None:
+    model = models(name, "uneven")
+    artifact = exported(model, image_size=(24,))
+    assert artifact.inputs[0].shape == ("batch", 3, 24, 24)
+    assert artifact.model.image_size == 24
+    assert artifact.max_abs_difference is not None

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import warnings
+
 import torch
 import torch.nn.functional as F
+from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
+from timm.models.beit import gen_relative_position_index
 from torch import Tensor, nn
 
 from toolkit.kernels.headwise_attention import headwise_attention
@@ -56,6 +61,21 @@ class HeadwiseAttention(nn.Module):
         mixed = headwise_attention(packed, self.layout.heads, self.scale, self.position_bias(), dropout)
         output: Tensor = self.proj_drop(self.proj(mixed))
         return output
+
+    def set_window_size(self, window: tuple[int, int]) -> None:
+        """For images of another size: interpolate the table of relative positions. timm's BEiT calls this."""
+        table, index = self.relative_position_bias_table, self.relative_position_index
+        if table is None or index is None:
+            return
+        side = math.isqrt(len(index) - 1)  # without the class token; every model here takes square images
+        distances = (2 * window[0] - 1) * (2 * window[1] - 1) + 3
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # timm 1.0 indexes with a list, which PyTorch would have a tuple
+            wider = resize_rel_pos_bias_table(table, window, (distances, table.shape[1]), (side, side))
+        self.relative_position_bias_table = nn.Parameter(wider, requires_grad=table.requires_grad)
+        self.relative_position_index = gen_relative_position_index(window, device=index.device)
 
     def misfit(self) -> str:
         """How the layout and the tensors disagree; empty if they do not."""

@@ -92,13 +92,13 @@ def _fusion_lines(artifact: Artifact) -> list[str]:
 
 
 def _export(run: Run, name: str, result: str, out: Path) -> None:
-    from toolkit.export.artifact import export
+    from toolkit.export.artifact import as_exported, export
     from toolkit.models import source
 
     settings = run.recipe.export
     with run.shown(f"export {name}, {result} model") as report:
         report(0, 1)
-        model = source.load(run.folder.path / result)
+        model = as_exported(source.load(run.folder.path / result), settings)
         sample = _sample(run, model.info) if settings.precision != "fp32" else None
         export(name, model, settings, out, sample, report)
         if settings.verify:

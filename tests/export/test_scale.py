@@ -1,0 +1,125 @@
+"""Exports of models of real size stay within the time and memory that a laptop has."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from toolkit import recipe, records
+from toolkit.export.artifact import export
+from toolkit.export.calibrate import Part, Sample
+from toolkit.export.tensorrt import EngineLayers
+from toolkit.models import source
+from toolkit.models.source import LoadedModel
+from toolkit.models.surgery import info_after, remove
+from toolkit.progress import silent
+from toolkit.prune.criteria import Calibration
+from toolkit.prune.methods import Job, method
+from toolkit.records import Artifact
+
+ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_120")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+ENGINE_SECONDS = 30
+
+PROGRAM = """
+import json, resource, sys, tempfile, time
+from dataclasses import replace
+from pathlib import Path
+from toolkit import recipe
+from toolkit.export.artifact import export
+from toolkit.models import source
+
+model = source.build(recipe.Model(name=sys.argv[1], weights="none"), ("cat", "dog"), seed=0)
+model = replace(model, info=replace(model.info, weights_sha256="ab" * 32))
+with tempfile.TemporaryDirectory() as out:
+    start = time.perf_counter()
+    artifact = export("onnx", model, recipe.Export(), Path(out))
+    seconds = time.perf_counter() - start
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+print(json.dumps({"seconds": seconds, "peak_bytes": peak, "difference": artifact.max_abs_difference}))
+"""
+
+
+@pytest.mark.slow
+def test_vit_base_to_onnx() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "vit_base_patch16_224"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    measured = json.loads(ended.stdout)
+    print(measured)
+    assert measured["seconds"] < 60
+    assert measured["peak_bytes"] < 4 << 30
+
+
+@pytest.fixture(scope="module")
+def deit_tiny() -> Callable[[str], LoadedModel]:
+    """DeiT-Tiny as it is, or cut to half of its MACs along everything inside of blocks, so that heads are uneven."""
+    built = source.build(recipe.Model(name="deit_tiny_patch16_224", weights="none"), ("cat", "dog"), seed=0)
+    dense = replace(built, info=replace(built.info, weights_sha256="ab" * 32))
+
+    def made(heads: str) -> LoadedModel:
+        if heads == "even":
+            return dense
+        settings = recipe.Prune(criterion="magnitude-l2", budget="macs=0.5", axes=("head", "qk", "v", "mlp"))
+        plan = method("grouped").prune(dense, Job(settings, Calibration(list, 0), silent))
+        removal = remove(dense.module, plan.cuts, dense.info.image_size)
+        return LoadedModel(removal.module, replace(info_after(dense.info, removal), weights_sha256="cd" * 32))
+
+    return made
+
+
+def build_engine(model: LoadedModel, precision: str, architecture: str, out: Path) -> tuple[Artifact, float]:
+    images = np.random.default_rng(0).standard_normal((8, 3, 224, 224), dtype=np.float32)
+    with torch.inference_mode():
+        labels = model.module(torch.from_numpy(images)).argmax(1).numpy()
+    sample = Sample(images, (Part("one", images, labels),), 0.25)
+    options: dict[str, Any] = {"precision": precision, "target": architecture, "batch_size": (1, 8, 64)}
+    start, begun = 0.0, False
+
+    def report(done: int, total: int, what: str = "") -> None:
+        nonlocal start, begun
+        if not begun and what and "block" not in what:  # the builder's first word: what is before is not its work
+            start, begun = time.perf_counter(), True
+
+    artifact = export("rtx", model, recipe.Export.model_validate(options), out, sample, report)
+    return artifact, time.perf_counter() - start
+
+
+CASES = [
+    pytest.param(case, id="-".join(case), marks=() if case == ("uneven", "fp16", "sm_89") else pytest.mark.slow)
+    for case in itertools.product(("even", "uneven"), PRECISIONS, ARCHITECTURES)
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_engines_of_deit_tiny(deit_tiny: Callable[[str], LoadedModel], tmp_path: Path, case: tuple[str, ...]) -> None:
+    heads, precision, architecture = case
+    artifact, seconds = build_engine(deit_tiny(heads), precision, architecture, tmp_path)
+    found = [each.status for each in artifact.fusion]
+    print(*case, f"{seconds:.1f} s,", f"fused in {found.count('fused')} of {len(found)} blocks")
+    assert seconds < ENGINE_SECONDS
+    assert artifact.device_architecture == architecture
+    assert artifact.inputs[0].shape[0] == "batch"
+    assert (artifact.options["least_batch"], artifact.options["largest_batch"]) == (1, 64)
+    assert len(found) == 12
+    assert "unknown" not in found
+    assert ("fused" in found) == (precision != "fp32")
+    assert records.load(EngineLayers, tmp_path / "layers.json").layers

@@ -1,0 +1,150 @@
+"""What this export writes is faster than what the usual ways write, for the same model, side by side in one run.
+
+    pytest -m slow -s tests/export/test_speed.py
+
+prints every figure. Random weights will do: no kernel here is faster or slower for the values.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import timm
+import torch
+from torch import nn
+
+from toolkit import limits, recipe
+from toolkit.bench.runtimes import runtime
+from toolkit.bench.statistics import ratio_of_medians
+from toolkit.export.artifact import export
+from toolkit.export.calibrate import Part, Sample
+from toolkit.limits import PROC, text_of
+from toolkit.models import source
+from toolkit.models.shapes import blocks_of
+from toolkit.models.source import LoadedModel
+from toolkit.models.surgery import info_after, remove
+from toolkit.progress import silent
+from toolkit.prune.criteria import Calibration
+from toolkit.prune.methods import Job, method
+
+SIZE, CLASSES = 160, ("a", "b", "c", "d", "e", "f", "g")
+CALLS = {1: 300, 8: 60}
+"""Of each side, by batch size."""
+HAS_BF16 = "avx512_bf16" in text_of(PROC / "cpuinfo")
+
+Run = Callable[[np.ndarray], np.ndarray]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def dense() -> LoadedModel:
+    made = source.build(recipe.Model(name="deit_tiny_patch16_224", weights="none", image_size=SIZE), CLASSES, seed=0)
+    return replace(made, info=replace(made.info, weights_sha256="ab" * 32))
+
+
+@pytest.fixture(scope="module")
+def slim(dense: LoadedModel) -> LoadedModel:
+    settings = recipe.Prune(criterion="magnitude-l2", budget="macs=0.5")
+    plan = method("grouped").prune(dense, Job(settings, Calibration(list, 0), silent))
+    removal = remove(dense.module, plan.cuts, SIZE)
+    return LoadedModel(removal.module, replace(info_after(dense.info, removal), weights_sha256="cd" * 32))
+
+
+def timms(model: LoadedModel) -> nn.Module:
+    """timm's own module of these widths, as torch-pruning leaves it: fewer heads, narrower layers."""
+    plain = timm.create_model("deit_tiny_patch16_224", img_size=SIZE, num_classes=len(CLASSES)).eval()
+    for ours, theirs in zip(blocks_of(model.module), blocks_of(plain), strict=True):
+        (count, width, _), *others = ours.attn.layout.buckets
+        assert not others
+        theirs.attn.num_heads, theirs.attn.head_dim, theirs.attn.attn_dim = count, width, count * width
+        theirs.attn.qkv = nn.Linear(plain.embed_dim, 3 * count * width)
+        theirs.attn.proj = nn.Linear(count * width, plain.embed_dim)
+        hidden = ours.mlp.fc2.weight.shape[1]
+        theirs.mlp.fc1, theirs.mlp.fc2 = nn.Linear(plain.embed_dim, hidden), nn.Linear(hidden, plain.embed_dim)
+    return plain
+
+
+def in_onnxruntime(file: Path) -> Run:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = limits.cores()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: session.run(None, {name: images})[0]
+
+
+def default_export(module: nn.Module, batch: int, file: Path) -> Run:
+    """`torch.onnx.export` with nothing said, for a fixed batch: a free one is slower still."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(module, (torch.randn(batch, 3, SIZE, SIZE),), file, verbose=False)
+    return in_onnxruntime(file)
+
+
+def exported(model: LoadedModel, kind: str, out: Path, **options: object) -> Path:
+    images = np.random.default_rng(0).standard_normal((16, 3, SIZE, SIZE), dtype=np.float32)
+    with torch.inference_mode():
+        labels = model.module(torch.from_numpy(images)).argmax(1).numpy()
+    export(kind, model, recipe.Export.model_validate(options), out, Sample(images, (Part("one", images, labels),), 0.9))
+    return out
+
+
+def ratios(what: str, sides: Mapping[str, Run], batch: int) -> dict[str, float]:
+    """How many times faster each side is than the first one, from calls that take turns."""
+    images = np.random.default_rng(0).standard_normal((batch, 3, SIZE, SIZE), dtype=np.float32)
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(CALLS[batch] + 10):
+        for name in sides if turn % 2 else reversed(sides):
+            start = time.perf_counter()
+            sides[name](images)
+            if turn >= 10:
+                seconds[name].append(time.perf_counter() - start)
+    first = next(iter(sides))
+    found = {name: ratio_of_medians(seconds[first], seconds[name]) for name in sides}
+    for name, ratio in found.items():
+        median = 1e3 * float(np.median(seconds[name]))
+        print(f"{what}, batch {batch}: {name} {median:.2f} ms, {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]")
+    return {name: ratio.value for name, ratio in found.items()}
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("which", ["dense", "slim"])
+def test_against_the_exporters_defaults(request: pytest.FixtureRequest, tmp_path: Path, which: str, batch: int) -> None:
+    model = request.getfixturevalue(which)
+    sides = {
+        "torch.onnx.export of timm's model": default_export(timms(model), batch, tmp_path / "default.onnx"),
+        "this export": in_onnxruntime(exported(model, "onnx", tmp_path / "ours") / "model.onnx"),
+    }
+    assert ratios(which, sides, batch)["this export"] > 1.05
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("which", ["dense", "slim"])
+def test_int8_in_onnxruntime(request: pytest.FixtureRequest, tmp_path: Path, which: str, batch: int) -> None:
+    model = request.getfixturevalue(which)
+    sides = {
+        name: in_onnxruntime(exported(model, "onnx", tmp_path / name, precision=name) / "model.onnx")
+        for name in ("fp32", "int8")
+    }
+    assert ratios(which, sides, batch)["int8"] > 1.0
+
+
+@pytest.mark.skipif(not HAS_BF16, reason="the processor has no AVX512-bf16")
+@pytest.mark.parametrize("batch", [1, 8])
+def test_bfloat16_in_openvino(dense: LoadedModel, tmp_path: Path, batch: int) -> None:
+    plain = default_export(timms(dense), batch, tmp_path / "default.onnx")
+    ours = in_onnxruntime(exported(dense, "onnx", tmp_path / "onnx") / "model.onnx")
+    folder = exported(dense, "openvino", tmp_path / "openvino", precision="bf16")
+    with runtime("openvino").open(folder, limits.cores()) as session:
+        sides = {"onnxruntime fp32, default export": plain, "onnxruntime fp32": ours, "openvino bf16": session.run}
+        found = ratios("dense", sides, batch)
+    assert found["openvino bf16"] > 1.5

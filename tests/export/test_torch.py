@@ -1,0 +1,69 @@
+"""PyTorch's own format: compiled where there is a compiler, a program where there is none."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from toolkit import records
+from toolkit.bench.runtimes import runtime
+from toolkit.errors import BadInput, StorageError
+from toolkit.export.torch import compiler, processor
+from toolkit.models.source import LoadedModel
+from toolkit.records import Artifact
+
+Models = Callable[..., LoadedModel]
+Exported = Callable[..., Artifact]
+
+IMAGES = np.random.default_rng(1).standard_normal((3, 3, 16, 16), dtype=np.float32)
+
+
+def of_torch(model: LoadedModel) -> np.ndarray:
+    with torch.inference_mode():
+        return model.module(torch.from_numpy(IMAGES)).numpy()
+
+
+@pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
+def test_compiled_code_and_the_program_it_was_made_of(models: Models, exported: Exported, tmp_path: Path) -> None:
+    model = models(heads="uneven")
+    artifact = exported(model, "torch")
+    assert artifact.options["compiled"] is True
+    assert artifact.device_architecture == processor()
+    assert artifact.also.keys() == {"program.pt2"}
+    with runtime("torch").open(tmp_path / "out", threads=1) as session:
+        np.testing.assert_allclose(session.run(IMAGES), of_torch(model), atol=1e-5)
+    program = torch.export.load(tmp_path / "out" / "program.pt2").module()
+    np.testing.assert_allclose(program(torch.from_numpy(IMAGES)).detach().numpy(), of_torch(model), atol=1e-5)
+    records.save(replace(artifact, device_architecture="aarch64-0"), tmp_path / "out" / "artifact.json")
+    with pytest.raises(BadInput, match="was compiled for aarch64-0, and this processor is") as caught:
+        runtime("torch").open(tmp_path / "out", threads=1)
+    assert "program.pt2" in caught.value.hint
+
+
+@pytest.mark.parametrize("why", ["no compiler", "not wanted"])
+def test_a_program_only(
+    models: Models, exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    if why == "no compiler":
+        monkeypatch.setattr(shutil, "which", lambda name: None)
+    model = models()
+    artifact = exported(model, "torch", compile=why == "no compiler")
+    assert artifact.options["compiled"] is False
+    assert artifact.device_architecture is None
+    assert not artifact.also
+    with runtime("torch").open(tmp_path / "out", threads=1) as session:
+        np.testing.assert_allclose(session.run(IMAGES), of_torch(model), atol=1e-5)
+
+
+@pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
+def test_no_room_to_compile(models: Models, exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    with pytest.raises(StorageError, match="no room to compile"):
+        exported(models(), "torch")

@@ -1,0 +1,74 @@
+"""A model for images of another size is timm's own resampling, whatever has been cut from it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+
+from toolkit.errors import RecipeError, UnsupportedModel
+from toolkit.models.adapt import canonicalise
+from toolkit.models.count import count
+from toolkit.models.resize import resized, take_any_size
+from toolkit.models.source import LoadedModel
+
+Models = Callable[..., LoadedModel]
+NAMES = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_numbers_are_timms(name: str) -> None:
+    torch.manual_seed(0)
+    theirs = timm.create_model(name, img_size=64, depth=2, num_classes=3).eval()
+    for module in theirs.modules():
+        if (table := getattr(module, "relative_position_bias_table", None)) is not None:
+            torch.nn.init.normal_(table)
+    ours = timm.create_model(name, img_size=64, depth=2, num_classes=3).eval()
+    ours.load_state_dict(theirs.state_dict())
+    canonicalise(ours)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        for model in (theirs, ours):
+            model.set_input_size(img_size=(96, 96))
+    images = torch.randn(2, 3, 96, 96)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(images), theirs(images), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_cut_model_takes_another_size(small: Models, uneven: Models, name: str) -> None:
+    model = uneven(name, depth=2)
+    patch = model.module.get_submodule("patch_embed").patch_size[0]
+    size = model.info.image_size + patch
+    larger = resized(model, size)
+    assert larger.info.image_size == size
+    assert larger.info.macs == count(larger.module, size).macs > model.info.macs
+    with torch.inference_mode():
+        assert larger.module(torch.randn(2, 3, size, size)).shape == (2, len(model.info.classes))
+        assert model.module(torch.randn(2, 3, size - patch, size - patch)).shape == (2, len(model.info.classes))
+    assert resized(model, model.info.image_size) is model
+
+
+def test_a_size_that_patches_do_not_fill(small: Models) -> None:
+    with pytest.raises(RecipeError, match="15 pixels are no multiple of the patches' ") as caught:
+        resized(small("vit_tiny_patch16_224"), 15)
+    assert "try 16" in caught.value.hint
+
+
+def test_any_size_is_the_same_as_each(small: Models) -> None:
+    model = small("deit_tiny_distilled_patch16_224")
+    sizes = [model.info.image_size, 2 * model.info.image_size]
+    images = [torch.randn(2, 3, size, size) for size in sizes]
+    with torch.inference_mode():
+        expected = [resized(model, size).module(each) for size, each in zip(sizes, images, strict=True)]
+        take_any_size(model.module)
+        for each, logits in zip(images, expected, strict=True):
+            torch.testing.assert_close(model.module(each), logits, atol=1e-5, rtol=1e-5)
+
+
+def test_beit_is_for_one_size(small: Models) -> None:
+    with pytest.raises(UnsupportedModel, match="for images of one size"):
+        take_any_size(small("beit_base_patch16_224").module)
