@@ -23,7 +23,7 @@ demo: $(READY) ## run the whole chain on built-in images; ends with a table and 
 	$(BIN)/toolkit run --recipe toolkit/default.yaml --run runs/demo
 
 test: $(READY) ## run the tests and require their coverage
-	$(BIN)/pytest --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile --cov --cov-report=term
 
 check: $(READY) ## style, types, import order, and what a wheel holds
 	$(BIN)/ruff check .

@@ -55,6 +55,10 @@ class Written:
     """Files that belong to it: weights beside a graph, the list of an engine's layers."""
     built_with: tuple[str, ...] = ()
     """Packages that took part."""
+    builder: dict[str, str] = field(default_factory=dict)
+    """Library that opens the file only in this version: its module and what that says of itself."""
+    notes: tuple[str, ...] = ()
+    """What a user should know."""
     difference: float | None = None
     """Largest difference of a logit from torch's, where the file could be run."""
     fusion: tuple[Fusion, ...] = ()
@@ -80,7 +84,7 @@ class Target(Protocol):
         """Raise BadInput for settings that only this target knows about and cannot carry out."""
         ...
 
-    def depends_on(self) -> dict[str, str]:
+    def depends_on(self, options: recipe.Export) -> dict[str, str]:
         """What decides what is written besides model and options: libraries and hardware that it only works with."""
         ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from toolkit.export import check, target
 from toolkit.export.calibrate import Sample
 from toolkit.export.choices import choices
 from toolkit.export.prepare import prepare
-from toolkit.models.resize import check_size, resized
+from toolkit.models.resize import check_sizes, resized
 from toolkit.models.source import LoadedModel
 from toolkit.progress import Progress, silent
 from toolkit.records import Artifact
@@ -27,12 +28,14 @@ def export(
 ) -> Artifact:
     """Write `model` for the target of this name, and `artifact.json`, into the folder `out`. The model stays as it is.
 
+    The images of `sample` are of the size that the file takes, usually takes where that is free.
     Raises MissingDependency, RecipeError for what the target cannot hold, UnsupportedModel where the exporter gives up,
     CheckFailed when the numbers are not torch's, StorageError.
     """
     chosen = target(name)
     made = choices(name, chosen.abilities(), options)
-    model = as_exported(model, options)
+    check_sizes(model.module, options.image_size, any_between=options.any_image_size)
+    model = _for_size(model, options)
     out.mkdir(parents=True, exist_ok=True)
     prepared = prepare(model, options, made, sample, report)
     written = chosen.write(prepared, options, out, report)
@@ -45,7 +48,7 @@ def export(
         inputs=(inputs,),
         outputs=(outputs,),
         model=model.info,
-        built_with=_versions("torch", "timm", *written.built_with),
+        built_with=_versions("torch", "timm", *written.built_with) | written.builder,
         options={"opset": made.opset, "attention": made.attention, **written.options},
         device_architecture=written.architecture,
         max_abs_difference=written.difference,
@@ -53,19 +56,19 @@ def export(
         rewrites=prepared.rewrites,
         lowered=written.lowered or prepared.lowered,
         fusion=written.fusion,
+        notes=written.notes,
     )
     records.save(artifact, out / "artifact.json")
     return artifact
 
 
-def as_exported(model: LoadedModel, options: recipe.Export) -> LoadedModel:
-    """The model for the images that the file will take: of one size, or usually of one.
-
-    Raises RecipeError for a size that patches do not fill.
-    """
-    for size in options.image_size:
-        check_size(model.module, size)
-    return resized(model, options.image_size[len(options.image_size) // 2]) if options.image_size else model
+def _for_size(model: LoadedModel, options: recipe.Export) -> LoadedModel:
+    """The model for images of the size that is asked for; of any size, it keeps its positions, to resample from."""
+    size = options.usual_image_size
+    if size is None:
+        return model
+    fitted = resized(model, size)
+    return replace(model, info=fitted.info) if options.any_image_size else fitted
 
 
 def _versions(*packages: str) -> dict[str, str]:

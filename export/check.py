@@ -16,7 +16,7 @@ from toolkit import recipe
 from toolkit.errors import CheckFailed, UnsupportedModel
 from toolkit.export.calibrate import Images, Predict, in_batches, shares
 from toolkit.export.prepare import Prepared, random_images
-from toolkit.export.trace import INPUT, OUTPUT
+from toolkit.export.trace import INPUT, OUTPUT, fits
 from toolkit.models.resize import resized
 from toolkit.pixels import normalised, to_pixels
 from toolkit.records import Lowered, ModelInfo, TensorSpec
@@ -24,8 +24,6 @@ from toolkit.records import Lowered, ModelInfo, TensorSpec
 TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1, "int8": None}
 """Largest difference from torch's float32 logits, as a share of the largest logit. float32 rounds near 1e-6. What int8
 costs is measured in accuracy, when its blocks are chosen."""
-LARGEST_BYTES = (1 << 31) - (1 << 22)
-"""A protobuf message holds less than 2 GiB; 4 MiB are left for the graph around the weights."""
 CHECKED_BATCHES = (1, 3)
 """Two sizes, neither the traced one: a batch size that was frozen while tracing fails here."""
 
@@ -75,7 +73,7 @@ def difference(prepared: Prepared, options: recipe.Export, run: Predict) -> floa
 def costs(prepared: Prepared, options: recipe.Export, run: Predict) -> Lowered:
     """What the written file costs on the sample; CheckFailed where that is more than the margin in any domain."""
     sample, info = prepared.sample, prepared.info
-    assert sample is not None
+    assert sample is not None  # `prepare` has asked for it
 
     def expected(images: Images) -> Images:
         with torch.inference_mode():
@@ -109,17 +107,12 @@ def _quiet() -> onnxruntime.SessionOptions:
     return options
 
 
-def fits(proto: ModelProto) -> bool:
-    """Whether the graph with its weights can be one file."""
-    return sum(len(each.raw_data) for each in proto.graph.initializer) <= LARGEST_BYTES
-
-
 def serialized(proto: ModelProto) -> bytes:
     """The graph's bytes; UnsupportedModel where it does not fit the 2 GiB that they may be."""
     if not fits(proto):
         raise UnsupportedModel(
             "the weights are more than the 2 GiB that this target's reader takes",
-            "--precision fp16, or --onnx, which writes weights beside the graph",
+            "--onnx writes them beside the graph; in half precision they are half as large",
         )
     data: bytes = proto.SerializeToString()
     return data

@@ -14,6 +14,8 @@ PAD_HEADS = "pad-heads"
 """The rewrite that the target decides on."""
 STANDARD_SINCE = 23
 """Opset with an `Attention`."""
+ANTIALIASED_SINCE = 18
+"""Opset whose `Resize` can do what timm does to positions."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def choices(name: str, abilities: Abilities, options: recipe.Export) -> Choices:
             f"opset {opset} has no Attention node", f"--opset {STANDARD_SINCE}, or --attention decomposed"
         )
     if options.any_image_size:
-        _check_any_size(name, abilities, attention)
+        _check_any_size(name, abilities, attention, opset)
     precision = "fp32" if options.precision in abilities.at_load else options.precision
     base = abilities.int8_within if precision == "int8" else precision
     padded = abilities.fused_heads if base in ("fp16", "bf16") and PAD_HEADS in options.rewrites else None
@@ -71,9 +73,14 @@ def choices(name: str, abilities: Abilities, options: recipe.Export) -> Choices:
     return Choices(opset, attention, precision, abilities.symmetric, base, padded, only_what_is_read)
 
 
-def _check_any_size(name: str, abilities: Abilities, attention: str) -> None:
+def _check_any_size(name: str, abilities: Abilities, attention: str, opset: int) -> None:
     if not abilities.any_image_size:
         raise RecipeError(f"{name} takes images of one size only", "--image-size with one number, or --onnx")
+    if opset < ANTIALIASED_SINCE:
+        raise RecipeError(
+            f"opset {opset} cannot resample positions while it runs",
+            f"--opset {ANTIALIASED_SINCE} or more, or --image-size with one number",
+        )
     if attention == "custom":
         raise RecipeError(
             "a custom node's function is for one number of tokens, and so for images of one size",

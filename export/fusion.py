@@ -82,10 +82,14 @@ def in_onnxruntime(file: Path, blocks: int, opset: int) -> tuple[Fusion, ...]:
     import onnx
     import onnxruntime
 
+    from toolkit.export.attention import DOMAIN, NODE
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     with tempfile.TemporaryDirectory() as folder:
         options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+        # Weights beside it: with them it may be more than a file can hold.
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights.bin")
         onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         graph = onnx.load(options.optimized_model_filepath, load_external_data=False).graph
     steps = [
@@ -95,7 +99,12 @@ def in_onnxruntime(file: Path, blocks: int, opset: int) -> tuple[Fusion, ...]:
     ]
     mend = "--attention standard" if opset >= STANDARD_SINCE else f"--opset {STANDARD_SINCE}, which has an Attention"
     why = ("onnxruntime's processor kernels run plain operators one by one", mend)
-    return report(steps, blocks, dict.fromkeys(range(blocks), why))
+    custom = [
+        Step(int(found[1]), f"{DOMAIN}::{NODE}", fused=False)  # its function is inlined, and names nothing
+        for node in onnx.load(file, load_external_data=False).graph.node
+        if node.domain == DOMAIN and (found := _ATTENTION.match(node.name))
+    ]
+    return report(steps + custom, blocks, dict.fromkeys(range(blocks), why))
 
 
 def in_openvino(compiled: Any, blocks: int) -> tuple[Fusion, ...]:
@@ -106,6 +115,7 @@ def in_openvino(compiled: Any, blocks: int) -> tuple[Fusion, ...]:
         names = info["originalLayersNames"].astype(str) if "originalLayersNames" in info else ""
         kind = info["layerType"].astype(str) if "layerType" in info else operation.get_type_name()
         found = _ATTENTION.search(names) or _ATTENTION.search(operation.get_friendly_name())
-        if found and kind in ("Softmax", "ScaledDotProductAttention", "MHA", "Subgraph"):
-            steps.append(Step(int(found[1]), kind, kind != "Softmax"))
+        if found and (kind in ("ScaledDotProductAttention", "MHA") or "/Softmax" in names):
+            fused = kind in ("ScaledDotProductAttention", "MHA") or names.count("/MatMul") >= 2
+            steps.append(Step(int(found[1]), kind, fused))
     return report(steps, blocks, dict.fromkeys(range(blocks), ("OpenVINO does not know this pattern", "")))

@@ -24,8 +24,6 @@ class Version:
 
     opset: int
     """Highest ONNX operator set that its parser reads."""
-    attention: bool
-    """Builds ONNX's own `Attention` whatever its widths."""
     typing_flag: bool
     """Strong typing must be asked for; later it is the only way."""
     ampere_plus: bool = True
@@ -36,15 +34,18 @@ class Version:
     """GPUs that it builds for without having them; none: only for the GPU in the machine."""
 
 
+RTX = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120")
 TABLE: Mapping[str, Mapping[tuple[int, int], Version]] = {
     "tensorrt": {
-        (10, 3): Version(opset=20, attention=False, typing_flag=True),
-        (10, 14): Version(opset=23, attention=False, typing_flag=True),
-        (11, 0): Version(opset=23, attention=False, typing_flag=False),
+        (10, 3): Version(opset=20, typing_flag=True),
+        (10, 14): Version(opset=23, typing_flag=True),
+        (11, 0): Version(opset=23, typing_flag=False),
     },
     "tensorrt_rtx": {
-        (1, 0): Version(20, False, True, False, False, ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120")),
-        (1, 7): Version(23, False, True, False, False, ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120", "sm_121")),
+        (1, 0): Version(opset=20, typing_flag=True, ampere_plus=False, timing_cache=False, architectures=RTX),
+        (1, 7): Version(
+            opset=23, typing_flag=True, ampere_plus=False, timing_cache=False, architectures=(*RTX, "sm_121")
+        ),
     },
 }
 """Package and first version of it that is so."""

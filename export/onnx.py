@@ -39,7 +39,7 @@ class Onnx:
     def check(self, options: recipe.Export) -> None:
         """It has no settings of its own."""
 
-    def depends_on(self) -> dict[str, str]:
+    def depends_on(self, options: recipe.Export) -> dict[str, str]:
         """Nothing: other versions read it too."""
         return {}
 
@@ -51,12 +51,13 @@ class Onnx:
         file = out / FILE
         beside = _write(prepared.proto, file)
         check.check_graph(prepared.proto, prepared.info, options, file)
+        runs = options.precision != "bf16"  # which onnxruntime has no kernels for on processors
         return Written(
             FILE,
             beside,
             ("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu"),
-            check.difference_in_onnxruntime(file, prepared, options),
-            () if options.precision == "bf16" else fusion.in_onnxruntime(file, len(prepared.layouts), prepared.opset),
+            difference=check.difference_in_onnxruntime(file, prepared, options),
+            fusion=fusion.in_onnxruntime(file, len(prepared.layouts), prepared.opset) if runs else (),
         )
 
 
@@ -76,7 +77,7 @@ def describe(proto: ModelProto, info: ModelInfo) -> None:
 
 def _write(proto: ModelProto, file: Path) -> tuple[str, ...]:
     """Returns the names of files beside it: weights that one file cannot hold."""
-    from toolkit.export.check import fits
+    from toolkit.export.trace import fits
 
     large = not fits(proto)
     try:

@@ -46,7 +46,7 @@ class OpenVino:
     def check(self, options: recipe.Export) -> None:
         """It has no settings of its own."""
 
-    def depends_on(self) -> dict[str, str]:
+    def depends_on(self, options: recipe.Export) -> dict[str, str]:
         """Nothing: other versions read it too."""
         return {}
 
@@ -54,8 +54,8 @@ class OpenVino:
         """Write the IR, run it and compare it with torch."""
         from toolkit.export import check, fusion
 
-        check.check_graph(prepared.proto, prepared.info, options)
         onnx, core = check.serialized(prepared.proto), openvino.Core()
+        check.check_graph(prepared.proto, prepared.info, options)
         try:
             model = core.read_model(io.BytesIO(onnx))
         except RuntimeError as error:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import numpy as np
+import onnx
 import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
 from toolkit import recipe
-from toolkit.errors import BadInput
+from toolkit.errors import BadInput, UnsupportedModel
 from toolkit.export.attention import FORMS, FlatAttention
 from toolkit.export.calibrate import Images, Predict, Sample
 from toolkit.export.choices import ONLY_WHAT_IS_READ, PAD_HEADS, Choices
@@ -23,7 +24,7 @@ from toolkit.export.flat import flatten
 from toolkit.export.precision import DTYPES, kept_by, lower, ranges
 from toolkit.export.quantize import predict_with, quantized
 from toolkit.export.rewrite import fold_normalisation, pad_for_fusion, rewrite
-from toolkit.export.trace import traced
+from toolkit.export.trace import fits, traced
 from toolkit.models.resize import patch_size, take_any_size
 from toolkit.models.shapes import blocks_of
 from toolkit.models.source import LoadedModel
@@ -74,10 +75,10 @@ def prepare(
         raise BadInput("the model has no hash, so its export could not be traced back to it", "save the model first")
     work = _Work(model.info, options, choices)
     module, rewrites = work.flat(model.module)
-    if choices.precision == "fp32":
+    if sample is None and options.precision != "fp32":
+        raise BadInput(f"{options.precision} needs images of the source domains to choose by", "see data.path")
+    if sample is None or choices.precision == "fp32":
         return Prepared(model, module, partial(work.graph, module), rewrites, None, sample)
-    if sample is None:
-        raise BadInput(f"{choices.precision} needs images of the source domains to choose by", "see data.path")
     if choices.precision == "int8":
         proto, lowered = work.quantized(module, sample, report)
         return Prepared(model, module, lambda: proto, rewrites, lowered, sample)
@@ -127,6 +128,8 @@ class _Work:
                 free[place] = patch * torch.export.Dim(name, min=least // patch, max=most // patch)
         proto = traced(module, example, self.choices.opset, free)
         add_bodies(proto, module)
+        if not proto.functions:  # theirs need the format's newest version
+            proto.ir_version = min(proto.ir_version, onnx.helper.find_min_ir_version_for([*proto.opset_import]))
         return proto
 
     def lowered(self, flat: nn.Module, sample: Sample, report: Progress) -> tuple[nn.Module, Lowered]:
@@ -156,6 +159,8 @@ class _Work:
         """The graph in int8; what is not quantised is in the target's own precision for it."""
         base, made = (flat, None) if self.choices.base == "fp32" else self.lowered(flat, sample, report)
         source, calibration = self.graph(base), self.fed(sample.calibration)
+        if not fits(source):
+            raise UnsupportedModel("int8 is made from graphs of up to 2 GiB; this one is larger", "--precision fp16")
 
         def graph(kept: Collection[int]) -> ModelProto:
             return quantized(

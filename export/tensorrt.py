@@ -89,25 +89,28 @@ def build(
     if not parser.parse(onnx):
         faults = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
         raise CheckFailed(f"{library.package} {library.version} cannot read the graph: {faults}")
-    config = _config(builder, network, options, library, report)
+    phases = _Phases(report)
+    config = _config(builder, network, options, library)
+    config.progress_monitor = _monitor(trt, phases)
     if library.can.timing_cache and not config.set_timing_cache(config.create_timing_cache(timing_cache), False):
         raise BadInput(
             f"{library.package} {library.version} refuses the timing cache: another version or GPU has made it",
             "give each its own --timing-cache",
         )
     data = builder.build_serialized_network(network, config)
+    if phases.raised is not None:
+        raise phases.raised
     if data is None:
         raise CheckFailed(f"{library.package} {library.version} cannot build the engine: {log.last_error()}")
     learned = bytes(config.get_timing_cache().serialize()) if library.can.timing_cache else b""
     return Engine(bytes(data), layers_in(log.lines), learned)
 
 
-def _config(builder: Any, network: Any, options: EngineOptions, library: Library, report: Progress) -> Any:
+def _config(builder: Any, network: Any, options: EngineOptions, library: Library) -> Any:
     trt = library.module
     config = builder.create_builder_config()
     config.builder_optimization_level = options.level
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    config.progress_monitor = _monitor(trt, report)
     if options.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
     if options.version_compatible:
@@ -154,27 +157,41 @@ def _log(trt: Any) -> Any:
     return Log()
 
 
-def _monitor(trt: Any, report: Progress) -> Any:
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        """Shows the outermost phase of the build."""
+class _Phases:
+    """The outermost phases of a build, told as they pass."""
 
+    def __init__(self, report: Progress) -> None:
+        self.report = report
+        self.steps: dict[str, int] = {}
+        self.raised: BaseException | None = None
+        """What the listener has raised, an interrupt for example: the library would swallow it."""
+
+    def tell(self, phase: str, done: int) -> bool:
+        """Returns whether the build may go on."""
+        total = self.steps.get(phase)
+        if total is not None:
+            try:
+                self.report(min(done, total), total, phase)
+            except BaseException as error:
+                self.raised = error
+        return self.raised is None
+
+
+def _monitor(trt: Any, phases: _Phases) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self.steps: dict[str, int] = {}
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
             if parent is None:
-                self.steps[phase] = steps
-                report(0, steps, phase)
+                phases.steps[phase] = steps
+                phases.tell(phase, 0)
 
         def step_complete(self, phase: str, step: int) -> bool:
-            if phase in self.steps:
-                report(min(step + 1, self.steps[phase]), self.steps[phase], phase)
-            return True
+            return phases.tell(phase, step + 1)
 
         def phase_finish(self, phase: str) -> None:
-            if phase in self.steps:
-                report(self.steps[phase], self.steps[phase], phase)
+            phases.tell(phase, phases.steps.get(phase, 0))
 
     return Monitor()
 
@@ -209,7 +226,7 @@ class TensorRT:
             precisions=("fp32", "fp16", "bf16", "int8"),
             opsets=(17, can.opset),
             opset=20,
-            attention=("decomposed", "custom", "standard") if can.attention else ("decomposed", "custom"),
+            attention=("decomposed", "custom"),
             symmetric=True,
             int8_within="fp16",
             fused_heads=(8, 16),  # seen with TensorRT for RTX 1.7: widths 16 to 256, the same for queries and values
@@ -220,11 +237,12 @@ class TensorRT:
         """BadInput for what this library does not build."""
         engine_options(options, library(self.name))
 
-    def depends_on(self) -> dict[str, str]:
-        """The library's version, and the GPU where it builds for no other."""
+    def depends_on(self, options: recipe.Export) -> dict[str, str]:
+        """The library's version, and the GPU where it builds for no other; not what the engine is to be free of."""
         found = library(self.name)
-        own = {} if found.can.architectures else {"gpu": gpu.architecture()}
-        return {found.package: found.version, **own}
+        version = {} if options.version_compatible else {found.package: found.version}
+        free = found.can.architectures or options.hardware_compatible
+        return version if free else {**version, "gpu": gpu.architecture()}
 
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:
         """Build `model.engine`, and `layers.json` with what it is made of. No machine without its GPU can run it."""
@@ -240,14 +258,15 @@ class TensorRT:
         try:
             (out / FILE).write_bytes(engine.data)
             records.save(EngineLayers(engine.layers), out / LAYERS)
-            if cache:
-                cache.write_bytes(engine.timing_cache)
         except OSError as error:
             raise StorageError(f"cannot write the engine: {error}", "make room on the disk and try again") from error
+        if cache:
+            _keep(engine.timing_cache, cache)
         return Written(
             FILE,
             (LAYERS,),
-            ("onnx", "onnxscript", built_by.package),
+            ("onnx", "onnxscript"),
+            builder={built_by.package: built_by.version},
             fusion=fusion.in_engine(engine.layers, prepared.layouts, options.precision),
             options={
                 "least_batch": wanted.batch_sizes[0],
@@ -260,6 +279,13 @@ class TensorRT:
             },
             architecture=",".join(wanted.architectures) or AMPERE,
         )
+
+
+def _keep(timing_cache: bytes, file: Path) -> None:
+    try:
+        file.write_bytes(timing_cache)
+    except OSError as error:
+        raise StorageError(f"cannot write the timing cache {file}: {error}", "choose another --timing-cache") from error
 
 
 def _learned(cache: Path | None) -> bytes:
@@ -277,6 +303,8 @@ def engine_options(options: recipe.Export, library: Library) -> EngineOptions:
     asked = tuple(options.target.split(",")) if options.target else ()
     if options.timing_cache and not library.can.timing_cache:
         raise BadInput(f"{library.package} times nothing while it builds", "leave --timing-cache away")
+    if options.timing_cache and not Path(options.timing_cache).resolve().parent.is_dir():
+        raise BadInput(f"there is no folder for the timing cache {options.timing_cache}", "make it first")
     if options.hardware_compatible and not library.can.ampere_plus:
         raise BadInput(f"{library.package} knows no --hardware-compatible", "name the GPUs: --target sm_86,sm_89")
     return EngineOptions(

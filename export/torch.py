@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import platform
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -50,9 +51,11 @@ class TorchExport:
     def check(self, options: recipe.Export) -> None:
         """It has no settings that it could not carry out."""
 
-    def depends_on(self) -> dict[str, str]:
-        """The processor that code is compiled for, and whether there is a compiler."""
-        return {"compiler": compiler() or "none", "processor": processor()}
+    def depends_on(self, options: recipe.Export) -> dict[str, str]:
+        """Compiled code is for one kind of processor and one version of PyTorch."""
+        if not options.compile or compiler() is None:
+            return {}
+        return {"processor": processor(), "torch": str(torch.__version__)}
 
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:
         """Write the program, compile it, load what is to run again, and compare it with torch."""
@@ -78,6 +81,8 @@ class TorchExport:
             FILE,
             (PROGRAM,) if compiled else (),
             difference=check.difference(prepared, options, answers),
+            builder={"torch": str(torch.__version__)},
+            notes=("not compiled: there is no C++ compiler",) if options.compile and not compiled else (),
             options={"compiled": compiled},
             architecture=processor() if compiled else None,
         )
@@ -94,7 +99,7 @@ def load(file: Path, *, compiled: bool) -> Callable[[torch.Tensor], torch.Tensor
 
 def compiler() -> str | None:
     """Path of the C++ compiler that PyTorch would call."""
-    return shutil.which(os.environ.get("CXX", "g++"))
+    return shutil.which(shlex.split(os.environ.get("CXX", "g++"))[0])
 
 
 def processor() -> str:
@@ -122,7 +127,7 @@ def _compile(program: torch.export.ExportedProgram, file: Path) -> None:
     try:
         torch._inductor.aoti_compile_and_package(program, package_path=str(file), inductor_configs=settings)
     except torch._inductor.exc.InductorError as error:
-        raise CheckFailed(f"PyTorch cannot compile this model: {error}", "--set export.compile=false") from error
+        raise CheckFailed(f"PyTorch cannot compile this model: {error}", "--no-compile") from error
 
 
 PLUGIN: Target = TorchExport()

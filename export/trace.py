@@ -16,8 +16,15 @@ from toolkit.errors import UnsupportedModel
 INPUT, OUTPUT = "images", "logits"
 DIMENSIONS = ("batch", "channels", "height", "width")
 """Names of those of the input that are free."""
+LARGEST_BYTES = (1 << 31) - (1 << 22)
+"""A protobuf message holds less than 2 GiB; 4 MiB are left for the graph around the weights."""
 LOWEST_TRACED = 18
 """torch writes no older opset; for those the graph is converted."""
+
+
+def fits(proto: ModelProto) -> bool:
+    """Whether the graph with its weights can be one file."""
+    return sum(len(each.raw_data) for each in proto.graph.initializer) <= LARGEST_BYTES
 
 
 def traced(module: nn.Module, example: torch.Tensor, opset: int, free: dict[int, torch.export.Dim]) -> ModelProto:

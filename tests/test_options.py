@@ -30,6 +30,7 @@ WITHOUT_DEFAULT = {
     "bench.batch_size": (4, 2),
     "bench.runtime": "torch",
     "export.opset": 18,
+    "export.image_size": (128, 160, 256),
     "export.batch_size": (2, 4, 6),
     "export.rewrites": ("norms", "class-token"),
     "export.calibration_domains": ("ink", "photo"),

@@ -37,7 +37,7 @@ TARGETS = {
     "trt": ("tensorrt", "Build a TensorRT engine, on the machine whose GPU will run it."),
     "rtx": ("rtx", "Build a TensorRT for RTX engine, for RTX GPUs, on any machine."),
     "openvino": ("openvino", "Write OpenVINO's IR, for processors."),
-    "torch": ("torch", "Write a torch.export program."),
+    "torch": ("torch", "Write a torch.export program, compiled where there is a compiler."),
 }
 """Flag of `export` to the target it chooses, and its help."""
 OWN_FLAGS = {

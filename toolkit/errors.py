@@ -11,6 +11,7 @@
     │   ├── PlanError              a plan that does not fit the model
     │   ├── BudgetError            a budget that cannot be met
     │   ├── RecordError            a record file that is not what we wrote
+    │   ├── WrongMachine           a file that was made for another machine or another version of its library
     │   ├── RunFolderError         a run folder we must not touch
     │   └── StorageError           the disk refused
     ├── InvalidMeasurement     3   the measurement says nothing
@@ -85,6 +86,10 @@ class BudgetError(BadInput):
 
 class RecordError(BadInput):
     """A record file that is not what we wrote."""
+
+
+class WrongMachine(BadInput):
+    """A file that was made for another processor, another GPU or another version of its library."""
 
 
 class RunFolderError(BadInput):

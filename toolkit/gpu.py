@@ -22,9 +22,7 @@ def called(answer: tuple[Any, ...]) -> Any:
     """The value of a call to CUDA's runtime; DeviceUnreachable with its own words where it failed."""
     status, *values = answer
     if int(status):
-        raise DeviceUnreachable(
-            f"CUDA says {status.name}", "engines run on a machine with an NVIDIA GPU and its driver"
-        )
+        raise DeviceUnreachable(f"CUDA says {status.name}", _HINTS.get(status.name, ""))
     return values[0] if values else None
 
 
@@ -42,3 +40,11 @@ def present() -> str:
         return architecture()
     except (DeviceUnreachable, MissingDependency):
         return "none"
+
+
+_NO_GPU = "engines run on a machine with an NVIDIA GPU and its driver"
+_HINTS = {
+    "cudaErrorNoDevice": _NO_GPU,
+    "cudaErrorStubLibrary": _NO_GPU,
+    "cudaErrorInsufficientDriver": f"{_NO_GPU}; an older driver wants older bindings: pip install 'cuda-bindings<13'",
+}

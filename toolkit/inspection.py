@@ -145,7 +145,8 @@ def _artifact_table(artifact: Artifact) -> Table:
         "options": ", ".join(f"{name} {value}" for name, value in artifact.options.items()),
         "rewrites": ", ".join(f"{name} x {count}" for name, count in artifact.rewrites.items() if count) or "none",
         **_lowered(artifact.lowered),
-        "made for": artifact.device_architecture or "any machine",
+        "made for": _made_for(artifact),
+        "notes": "; ".join(artifact.notes) or "none",
         "built with": ", ".join(f"{name} {version}" for name, version in artifact.built_with.items()),
     }
     for name, value in rows.items():
@@ -154,6 +155,11 @@ def _artifact_table(artifact: Artifact) -> Table:
         found = next((each for each in artifact.fusion if each.block == number), None)
         table.add_row(f"attention {number}", f"{_heads(layout)}{': ' + _fusion(found) if found else ''}")
     return table
+
+
+def _made_for(artifact: Artifact) -> str:
+    later = " and newer" if artifact.options.get("hardware_compatible") else ""
+    return f"{artifact.device_architecture}{later}" if artifact.device_architecture else "any machine"
 
 
 def _lowered(made: Lowered | None) -> dict[str, str]:

@@ -195,7 +195,12 @@ class Export(Section):
     @property
     def any_image_size(self) -> bool:
         """Whether height and width are free."""
-        return len(self.image_size) > 1
+        return len(set(self.image_size)) > 1
+
+    @property
+    def usual_image_size(self) -> int | None:
+        """Side of the images in pixels; None: the model's."""
+        return self.image_size[len(self.image_size) // 2] if self.image_size else None
 
 
 class Parity(Section):

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
 from toolkit import strict_json
-from toolkit.errors import RecordError
 
 SCHEMA = 1
 """Number of the format below; a change that old files do not survive raises it."""
@@ -217,6 +216,8 @@ class Artifact:
     """What stays float32 in a lower precision, and what that one costs; None: it is float32."""
     fusion: tuple[Fusion, ...] = ()
     """What became of every block's attention; empty: not known."""
+    notes: tuple[str, ...] = ()
+    """What a user should know."""
     schema: int = SCHEMA
 
 
@@ -376,27 +377,12 @@ class StageRecord:
 
 
 Record = TypeVar("Record")
-
-
-def dumps(record: object) -> str:
-    """A record as JSON that a person can read and diff."""
-    return strict_json.dumps(record)
-
-
-def save(record: object, path: Path) -> None:
-    """Write a record. The caller makes the folder; a stage's folder appears as a whole (see runfolder)."""
-    path.write_text(dumps(record), encoding="utf-8")
+dumps, save = strict_json.dumps, strict_json.save
 
 
 def load(kind: type[Record], path: Path) -> Record:
     """Read a record of the given kind, or raise RecordError naming the file and the field."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise RecordError(f"{path} does not exist") from None
-    except UnicodeDecodeError as error:
-        raise RecordError(f"{path} is not JSON: {error}") from None
-    return loads(kind, text, str(path))
+    return strict_json.load(kind, path, SCHEMA)
 
 
 def loads(kind: type[Record], text: str, source: str = "record") -> Record:

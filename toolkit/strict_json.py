@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -34,6 +35,22 @@ def dumps(record: object) -> str:
     text = json.dumps(_CONVERTER.unstructure(record), indent=2)
     # A line break is always structure, never content: JSON escapes those inside strings.
     return _PLAIN_LIST.sub(lambda found: _on_one_line(found[0]), text) + "\n"
+
+
+def save(record: object, path: Path) -> None:
+    """Write a record. The caller makes the folder; a stage's folder appears as a whole (see runfolder)."""
+    path.write_text(dumps(record), encoding="utf-8")
+
+
+def load(kind: type[Record], path: Path, schema: int) -> Record:
+    """The record of this kind that a file holds; see `loads`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecordError(f"{path} does not exist") from None
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{path} is not JSON: {error}") from None
+    return loads(kind, text, str(path), schema)
 
 
 def loads(kind: type[Record], text: str, source: str, schema: int) -> Record:

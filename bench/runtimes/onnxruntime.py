@@ -9,7 +9,7 @@ import onnxruntime
 
 from toolkit.bench.runtimes import Runtime, Session
 from toolkit.bench.runtimes.files import artifact_in
-from toolkit.errors import BadInput
+from toolkit.errors import WrongMachine
 from toolkit.records import Artifact
 
 ERRORS_ONLY = 3
@@ -42,7 +42,7 @@ class OnnxRuntime:
         """Check the file's hash against its record, then load it with `threads` threads inside an operator."""
         artifact = artifact_in(folder, "onnxruntime", "onnx")
         if artifact.precision == "bf16":
-            raise BadInput(
+            raise WrongMachine(
                 f"{folder} is in bf16, for which onnxruntime has no kernels on processors",
                 "export it with --openvino, or as fp32, fp16 or int8",
             )

@@ -15,7 +15,7 @@ import numpy as np
 from toolkit import gpu
 from toolkit.bench.runtimes import Runtime, Session
 from toolkit.bench.runtimes.files import artifact_in
-from toolkit.errors import BadInput, CheckFailed
+from toolkit.errors import BadInput, CheckFailed, WrongMachine
 from toolkit.export.libraries import AMPERE, PACKAGES, library
 from toolkit.gpu import called
 from toolkit.records import Artifact
@@ -27,6 +27,8 @@ class TensorRtSession(Session):
     def __init__(self, engine: Any, artifact: Artifact) -> None:
         self._engine, self._cuda = engine, gpu.runtime()
         self._context: Any | None = engine.create_execution_context()
+        if self._context is None:
+            raise CheckFailed("the engine cannot be made ready to run: too little memory on the GPU?")
         self._artifact = artifact
         self._stream = called(self._cuda.cudaStreamCreate())
         self._buffers: dict[str, tuple[int, int]] = {}  # name: address, bytes
@@ -37,7 +39,8 @@ class TensorRtSession(Session):
             raise RuntimeError("the session is closed")
         source, result = self._artifact.inputs[0].name, self._artifact.outputs[0].name
         logits = np.empty((len(images), len(self._artifact.model.classes)), dtype=np.float32)
-        self._context.set_input_shape(source, images.shape)
+        if not self._context.set_input_shape(source, images.shape):
+            raise CheckFailed(f"the engine takes no images of shape {images.shape}")
         for name, values in ((source, images), (result, logits)):
             self._context.set_tensor_address(name, self._buffer(name, values.nbytes))
         kinds = self._cuda.cudaMemcpyKind
@@ -75,7 +78,7 @@ class TensorRt:
         artifact = artifact_in(folder, "tensorrt", *PACKAGES)
         built_by = library(artifact.target)
         if fault := mismatch(artifact, built_by.version, gpu.architecture()):
-            raise BadInput(f"{folder / artifact.file} {fault}", "export it again on, or for, this machine (--force)")
+            raise WrongMachine(f"{folder / artifact.file} {fault}", "export it again here, or for this GPU (--force)")
         trt = built_by.module
         loader = trt.Runtime(trt.Logger(trt.Logger.ERROR))
         if artifact.options.get("version_compatible"):
@@ -91,7 +94,9 @@ class TensorRt:
 def mismatch(artifact: Artifact, version: str, architecture: str) -> str:
     """Why an engine cannot run with this version of its library on this GPU ("sm_89"); empty if it can."""
     package = PACKAGES[artifact.target]
-    built_by = artifact.built_with.get(package, "an unknown version")
+    built_by = artifact.built_with.get(package)
+    if built_by is None:
+        return f"does not say which {package} has built it"
     later_too = artifact.options.get("version_compatible") and _numbers(built_by) <= _numbers(version)
     if built_by != version and not later_too:
         return f"was built by {package} {built_by}, and {version} is installed"

@@ -10,7 +10,7 @@ import torch
 
 from toolkit.bench.runtimes import Runtime, Session
 from toolkit.bench.runtimes.files import artifact_in
-from toolkit.errors import BadInput
+from toolkit.errors import BadInput, WrongMachine
 from toolkit.export import torch as pt2
 from toolkit.models import source
 
@@ -45,10 +45,11 @@ class Torch:
         if (folder / "artifact.json").exists():
             artifact = artifact_in(folder, "torch", "torch")
             compiled = bool(artifact.options.get("compiled"))
-            if compiled and artifact.device_architecture != pt2.processor():
-                raise BadInput(
-                    f"{folder / artifact.file} was compiled for {artifact.device_architecture}, and this processor is "
-                    f"{pt2.processor()}",
+            made_for = (artifact.device_architecture, artifact.built_with["torch"])
+            if compiled and made_for != (here := (pt2.processor(), str(torch.__version__))):
+                raise WrongMachine(
+                    f"{folder / artifact.file} was compiled for {' and torch '.join(map(str, made_for))}, and this is "
+                    f"{' and torch '.join(here)}",
                     f"export it again here; {folder / pt2.PROGRAM} opens anywhere (torch.export.load)",
                 )
             return TorchSession(pt2.load(folder / artifact.file, compiled=compiled), threads)

@@ -12,7 +12,7 @@ import pytest
 
 from toolkit import records
 from toolkit.bench.identity import identify
-from toolkit.errors import BadInput
+from toolkit.errors import BadInput, DeviceUnreachable
 from toolkit.records import ParityReport
 
 Command = Callable[..., Any]
@@ -37,6 +37,16 @@ CASES = [
         "--attention decomposed",
     ),
     (["--onnx", "--batch-size", "8,1,64"], 2, "batch_size needs one number, or three that ascend", ""),
+    (["--onnx", "--image-size", "15"], 2, "15 pixels are no multiple of the patches'", "try 16 (--image-size)"),
+    (["--onnx", "--image-size", "32,16,8"], 2, "image_size needs one number, or three that ascend", ""),
+    (["--openvino", "--image-size", "8,16,32"], 2, "openvino takes images of one size only", "--onnx"),
+    (["--onnx", "--image-size", "8,16,32", "--opset", "17"], 2, "opset 17 cannot resample positions", "--opset 18"),
+    (
+        ["--onnx", "--image-size", "8,16,32", "--attention", "custom"],
+        2,
+        "a custom node's function is for one number of tokens",
+        "--attention standard",
+    ),
     (["--onnx", "--rewrites", "norm"], 2, "export.rewrites.0 = 'norm'", ""),
     (
         ["--onnx", "--precision", "int8", "--calibration-domains", "sketch"],
@@ -85,16 +95,26 @@ def test_a_batch_that_a_fixed_file_does_not_take(here: Path, command: Command) -
     assert "--batch-size 4" in ended.err
 
 
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> str:
+        raise DeviceUnreachable("CUDA says cudaErrorNoDevice", "engines run on a machine with an NVIDIA GPU")
+
+    monkeypatch.setattr("toolkit.gpu.architecture", refuse)
+
+
+@pytest.mark.usefixtures("no_gpu")
 def test_an_engine_is_refused_where_there_is_no_gpu(here: Path, command: Command) -> None:
     ended = command("export", "--rtx", "--target", "sm_89")
     assert ended.code == 0, ended.err
     assert "not run on this machine" in ended.err
     ended = command("parity")
     assert ended.code == 4
-    assert "no exported file runs here: rtx-fp32: CUDA says" in ended.err
-    assert "run `toolkit parity` on a machine that runs it" in ended.err
+    assert "CUDA says cudaErrorNoDevice" in ended.err
+    assert "engines run on a machine with an NVIDIA GPU" in ended.err
 
 
+@pytest.mark.usefixtures("no_gpu")
 def test_a_file_that_does_not_run_here_leaves_the_others_their_verdict(here: Path, command: Command) -> None:
     ended = command("parity", "--set", "export.targets=onnx,rtx")
     assert ended.code == 4
@@ -131,6 +151,24 @@ def test_verify_compares_answers_before_the_result_counts(here: Path, command: C
     assert (here / "runs/default/artifacts/onnx-int8/artifact.json").is_file()
 
 
+def test_verify_refuses_a_file_that_answers_otherwise(
+    here: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from toolkit.stages import export
+
+    def wrong(run: Any, folder: Path, library: str, images: Any) -> Any:
+        labels, predicted = answers(run, folder, library, images)
+        return labels, tuple((label + 1) % 3 for label in labels) if library == "onnxruntime" else predicted
+
+    answers = export._answers
+    monkeypatch.setattr(export, "_answers", wrong)
+    ended = command("export", "--opset", "20", "--verify", "--set", "parity.margin=0.01")
+    assert ended.code == 1
+    assert "onnx does not answer as the" in ended.err
+    assert "another --precision, or a wider parity.margin" in ended.err
+
+
+@pytest.mark.usefixtures("no_gpu")
 def test_verify_where_the_file_cannot_be_opened_is_no_pass(here: Path, command: Command) -> None:
     ended = command("export", "--rtx", "--verify")
     assert ended.code == 4

@@ -13,6 +13,7 @@ import torch
 from toolkit import recipe
 from toolkit.export.artifact import export
 from toolkit.export.calibrate import Part, Sample
+from toolkit.models.resize import resized
 from toolkit.models.source import LoadedModel
 from toolkit.records import Artifact, Setting
 
@@ -31,23 +32,24 @@ def models(small: Callable[..., LoadedModel], uneven: Callable[..., LoadedModel]
 
 
 @pytest.fixture(scope="session")
-def sample_of() -> Callable[[LoadedModel], Sample]:
+def sample_of() -> Callable[..., Sample]:
     """Random images with the model's own answers for their classes, of two domains; one in eight may be lost."""
 
-    def sample(model: LoadedModel) -> Sample:
-        images = np.random.default_rng(0).standard_normal((32, 3, SIZE, SIZE), dtype=np.float32)
+    def sample(model: LoadedModel, size: int = SIZE) -> Sample:
+        images = np.random.default_rng(0).standard_normal((32, 3, size, size), dtype=np.float32)
         with torch.inference_mode():
-            labels = model.module(torch.from_numpy(images)).argmax(1).numpy()
+            labels = resized(model, size).module(torch.from_numpy(images)).argmax(1).numpy()
         return Sample(images[:8], (Part("one", images[:16], labels[:16]), Part("two", images[16:], labels[16:])), 0.125)
 
     return sample
 
 
 @pytest.fixture
-def exported(sample_of: Callable[[LoadedModel], Sample], tmp_path: Path) -> Callable[..., Artifact]:
+def exported(sample_of: Callable[..., Sample], tmp_path: Path) -> Callable[..., Artifact]:
     """`exported(model, "onnx", opset=23, ...)`: written into tmp_path/out."""
 
     def made(model: LoadedModel, kind: str = "onnx", /, **options: object) -> Artifact:
-        return export(kind, model, recipe.Export.model_validate(options), tmp_path / "out", sample_of(model))
+        settings = recipe.Export.model_validate(options)
+        return export(kind, model, settings, tmp_path / "out", sample_of(model, settings.usual_image_size or SIZE))
 
     return made

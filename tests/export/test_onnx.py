@@ -15,7 +15,7 @@ import torch
 
 from toolkit import hashing, recipe, records
 from toolkit.errors import BadInput, CheckFailed, UnknownName
-from toolkit.export import check, target
+from toolkit.export import target, trace
 from toolkit.export.artifact import export
 from toolkit.export.check import compared
 from toolkit.models.resize import resized
@@ -41,6 +41,10 @@ def test_every_opset_and_form(
     assert ("", "Attention") not in operators
     assert operators.count(("toolkit", "HeadwiseAttention")) == (2 if attention == "custom" else 0)
     assert ("", "Softmax") in operators or attention == "custom"
+    if attention != "custom":  # readers of that time know no newer format
+        assert proto.ir_version <= onnx.helper.find_min_ir_version_for([*proto.opset_import])
+    statuses = {found.status for found in artifact.fusion}
+    assert statuses == {"not"}
 
 
 @pytest.mark.parametrize("heads", ["even", "uneven"])
@@ -105,7 +109,7 @@ def test_exporting_again_writes_the_same_bytes(models: Models, exported: Exporte
 def test_weights_too_large_for_one_file_lie_beside_it(
     models: Models, exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check, "LARGEST_BYTES", 1000)
+    monkeypatch.setattr(trace, "LARGEST_BYTES", 1000)
     artifact = exported(models())
     assert artifact.also == {"model.onnx.data": hashing.sha256(tmp_path / "out" / "model.onnx.data")}
     assert artifact.max_abs_difference is not None
@@ -190,11 +194,12 @@ def test_images_of_any_size(
     models: Models, exported: Exported, tmp_path: Path, heads: str, precision: str, batch_size: tuple[int, ...]
 ) -> None:
     model = models("deit_tiny_distilled_patch16_224", heads)
-    artifact = exported(model, image_size=(8, 16, 32), precision=precision, batch_size=batch_size)
+    artifact = exported(model, image_size=(8, 24, 32), precision=precision, batch_size=batch_size)
+    assert artifact.model.image_size == 24
     batch = "batch" if len(batch_size) > 1 else 2
     assert artifact.inputs[0].shape == (batch, 3, "height", "width")
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])
-    for size in (8, 16, 32):
+    for size in (8, 16, 24, 32):  # 16 is the model's own
         images = np.random.default_rng(1).standard_normal((2, 3, size, size), dtype=np.float32)
         with torch.inference_mode():
             expected = resized(model, size).module(torch.from_numpy(images)).numpy()
@@ -212,3 +217,7 @@ def test_images_of_another_size(models: Models, exported: Exported, tmp_path: Pa
     assert artifact.inputs[0].shape == ("batch", 3, 24, 24)
     assert artifact.model.image_size == 24
     assert artifact.max_abs_difference is not None
+
+
+def test_three_times_the_same_size_is_one_size(models: Models, exported: Exported) -> None:
+    assert exported(models(), image_size=(24, 24, 24)).inputs[0].shape == ("batch", 3, 24, 24)

@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from toolkit import records
+from toolkit import recipe, records
 from toolkit.errors import BadInput, CheckFailed, MissingDependency, RecipeError
-from toolkit.export.libraries import TABLE, library, version_of
+from toolkit.export import target
+from toolkit.export.libraries import TABLE, Library, Version, library, version_of
 from toolkit.export.tensorrt import (
     Engine,
     EngineLayer,
     EngineLayers,
     EngineOptions,
     build,
+    engine_options,
     layers_in,
 )
 from toolkit.models.source import LoadedModel
@@ -122,6 +124,31 @@ def test_narrow_heads_are_padded_to_what_the_fused_kernel_takes(
 
 def test_nothing_is_padded_where_nothing_can_be_fused(models: Models, exported: Exported) -> None:
     assert "pad-heads" not in exported(models(heads="uneven"), "rtx", precision="fp32").rewrites
+
+
+def test_an_interrupt_ends_the_build(models: Models, exported: Exported, tmp_path: Path) -> None:
+    """The library swallows what its progress monitor raises."""
+
+    def report(done: int, total: int, what: str = "") -> None:
+        raise KeyboardInterrupt
+
+    exported(models(), opset=20)
+    graph = (tmp_path / "out" / "model.onnx").read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        build(graph, EngineOptions((1,)), library("rtx"), report=report)
+
+
+def test_what_an_engine_depends_on() -> None:
+    rtx = target("rtx")
+    assert rtx.depends_on(recipe.Export()).keys() == {"tensorrt_rtx"}
+    assert rtx.depends_on(recipe.Export(version_compatible=True)) == {}
+
+
+def test_a_timing_cache_in_no_folder(tmp_path: Path) -> None:
+    times = Library("tensorrt", None, Version(opset=23, typing_flag=False, architectures=("sm_89",)))
+    options = recipe.Export(timing_cache=str(tmp_path / "none" / "cache"))
+    with pytest.raises(BadInput, match="there is no folder for the timing cache"):
+        engine_options(options, times)
 
 
 def test_a_graph_it_cannot_read_fails_in_its_own_words() -> None:

@@ -14,7 +14,7 @@ import torch
 
 from toolkit import records
 from toolkit.bench.runtimes import runtime
-from toolkit.errors import BadInput, StorageError
+from toolkit.errors import StorageError, WrongMachine
 from toolkit.export.torch import compiler, processor
 from toolkit.models.source import LoadedModel
 from toolkit.records import Artifact
@@ -42,7 +42,7 @@ def test_compiled_code_and_the_program_it_was_made_of(models: Models, exported: 
     program = torch.export.load(tmp_path / "out" / "program.pt2").module()
     np.testing.assert_allclose(program(torch.from_numpy(IMAGES)).detach().numpy(), of_torch(model), atol=1e-5)
     records.save(replace(artifact, device_architecture="aarch64-0"), tmp_path / "out" / "artifact.json")
-    with pytest.raises(BadInput, match="was compiled for aarch64-0, and this processor is") as caught:
+    with pytest.raises(WrongMachine, match=r"was compiled for aarch64-0 and torch .*, and this is") as caught:
         runtime("torch").open(tmp_path / "out", threads=1)
     assert "program.pt2" in caught.value.hint
 
@@ -56,6 +56,7 @@ def test_a_program_only(
     model = models()
     artifact = exported(model, "torch", compile=why == "no compiler")
     assert artifact.options["compiled"] is False
+    assert artifact.notes == (("not compiled: there is no C++ compiler",) if why == "no compiler" else ())
     assert artifact.device_architecture is None
     assert not artifact.also
     with runtime("torch").open(tmp_path / "out", threads=1) as session:
@@ -67,3 +68,16 @@ def test_no_room_to_compile(models: Models, exported: Exported, monkeypatch: pyt
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     with pytest.raises(StorageError, match="no room to compile"):
         exported(models(), "torch")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "beit_base_patch16_224"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("inputs", [{"batch_size": (1, 4, 8), "input": "uint8"}, {"batch_size": (3,)}], ids=str)
+def test_everything_compiles(
+    models: Models, exported: Exported, name: str, precision: str, inputs: dict[str, object]
+) -> None:
+    artifact = exported(models(name, "uneven"), "torch", precision=precision, **inputs)
+    assert artifact.options["compiled"] is True
+    assert artifact.max_abs_difference is not None

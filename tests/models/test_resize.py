@@ -9,10 +9,10 @@ import pytest
 import timm
 import torch
 
-from toolkit.errors import RecipeError, UnsupportedModel
+from toolkit.errors import MissingDependency, RecipeError, UnsupportedModel
 from toolkit.models.adapt import canonicalise
 from toolkit.models.count import count
-from toolkit.models.resize import resized, take_any_size
+from toolkit.models.resize import check_sizes, resized, take_any_size
 from toolkit.models.source import LoadedModel
 
 Models = Callable[..., LoadedModel]
@@ -71,4 +71,12 @@ def test_any_size_is_the_same_as_each(small: Models) -> None:
 
 def test_beit_is_for_one_size(small: Models) -> None:
     with pytest.raises(UnsupportedModel, match="for images of one size"):
-        take_any_size(small("beit_base_patch16_224").module)
+        check_sizes(small("beit_base_patch16_224").module, (16, 32), any_between=True)
+
+
+def test_any_size_needs_a_newer_timm(small: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timm, "__version__", "1.0.30")
+    module = small("vit_tiny_patch16_224").module
+    check_sizes(module, (16,), any_between=False)
+    with pytest.raises(MissingDependency, match=r"timm 1\.0\.31 or newer, and 1\.0\.30 is installed"):
+        check_sizes(module, (16, 32), any_between=True)

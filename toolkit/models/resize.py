@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from dataclasses import replace
 
+import timm
 from timm.layers.format import Format
 from timm.models.beit import Beit
 from torch import nn
 
-from toolkit.errors import RecipeError, UnsupportedModel
+from toolkit.errors import MissingDependency, RecipeError, UnsupportedModel
 from toolkit.models.count import count
 from toolkit.models.source import LoadedModel
+
+ANY_SIZE_SINCE = (1, 0, 31)
+"""timm that does not take the size of the traced example for the only one."""
 
 
 def resized(model: LoadedModel, image_size: int) -> LoadedModel:
@@ -20,9 +25,9 @@ def resized(model: LoadedModel, image_size: int) -> LoadedModel:
     Position embeddings are resampled (bicubic) and tables of relative positions interpolated, by timm. Accuracy away
     from the size of training has to be measured. Raises RecipeError for a size that patches do not fill.
     """
-    if image_size == model.info.image_size:
+    check_sizes(model.module, (image_size,), any_between=False)
+    if image_size == model.info.image_size == _built_for(model.module):
         return model
-    check_size(model.module, image_size)
     module = copy.deepcopy(model.module)
     module.set_input_size(img_size=(image_size, image_size))  # type: ignore[operator]
     total = count(module, image_size)
@@ -37,14 +42,7 @@ def resized(model: LoadedModel, image_size: int) -> LoadedModel:
 
 
 def take_any_size(module: nn.Module) -> None:
-    """Let `module` take images of any height and width that patches fill, in place.
-
-    Raises UnsupportedModel for BEiT, whose relative positions are made for one size.
-    """
-    if isinstance(module, Beit):
-        raise UnsupportedModel(
-            "BEiT's relative positions are made for images of one size", "--image-size with one number"
-        )
+    """Let `module` take images of any height and width that patches fill, in place; see `check_sizes`."""
     module.dynamic_img_size = True  # type: ignore[assignment]
     patches = module.get_submodule("patch_embed")
     patches.strict_img_size, patches.flatten, patches.output_fmt = False, False, Format.NHWC  # type: ignore[assignment]
@@ -56,9 +54,26 @@ def patch_size(module: nn.Module) -> int:
     return side
 
 
-def check_size(module: nn.Module, image_size: int) -> None:
-    """RecipeError for images that patches do not fill."""
+def check_sizes(module: nn.Module, sizes: Collection[int], *, any_between: bool) -> None:
+    """Raise RecipeError for images that patches do not fill; for any size between these UnsupportedModel for BEiT, and
+    MissingDependency for an old timm."""
     patch = patch_size(module)
-    if image_size % patch:
-        near = max(patch, round(image_size / patch) * patch)
-        raise RecipeError(f"{image_size} pixels are no multiple of the patches' {patch}", f"try {near}")
+    for size in sizes:
+        if size % patch:
+            near = max(patch, round(size / patch) * patch)
+            raise RecipeError(f"{size} pixels are no multiple of the patches' {patch}", f"try {near} (--image-size)")
+    if any_between and tuple(map(int, timm.__version__.split(".")[:3])) < ANY_SIZE_SINCE:
+        raise MissingDependency(
+            f"files for images of any size need timm 1.0.31 or newer, and {timm.__version__} is installed",
+            "pip install 'timm>=1.0.31', or --image-size with one number",
+        )
+    if any_between and isinstance(module, Beit):
+        raise UnsupportedModel(
+            "BEiT's relative positions are made for images of one size", "--image-size with one number"
+        )
+
+
+def _built_for(module: nn.Module) -> int:
+    """Side of the images that the positions are for."""
+    side: int = module.get_submodule("patch_embed").img_size[0]  # type: ignore[index, assignment]
+    return side

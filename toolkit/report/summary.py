@@ -55,7 +55,8 @@ def judgement(page: Page) -> Judgement:
         "fail": f"In at least one domain the exported model loses more than {margin} of accuracy against slim.",
         "undecided": f"Too few images to tell whether the exported model loses less than {margin} in every domain.",
     }
-    if page.parity.verdict == "undecided" and page.parity.unopened:
+    verdicts = [made.verdict for domain in page.parity.domains for made in domain.comparisons]
+    if page.parity.unopened and not {"fail", "undecided"} & {*verdicts}:
         names = ", ".join(map(numbers.printable, page.parity.unopened))
         text["undecided"] = f"Not every exported file could be run here: nothing is known about {names}."
     return Judgement(page.parity.verdict, text[page.parity.verdict])

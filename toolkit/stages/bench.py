@@ -82,15 +82,15 @@ def _runtime(run: Run) -> str:
 
 
 def _subjects(run: Run) -> dict[str, Path]:
-    """The folders that the chosen runtime opens."""
+    """The folders that the chosen runtime opens: of exported files, or for torch without any, of models."""
     from toolkit.export import target
 
     chosen = _runtime(run)
-    if run.recipe.bench.runtime == "torch":
-        return {subject: run.folder.path / result for subject, result in MODELS.items()}
     for name in run.recipe.export.targets:
         if target(name).runtime == chosen:
             return {subject: run.folder.path / artifact_folder(run, name, subject) for subject in MODELS}
+    if chosen == "torch":
+        return {subject: run.folder.path / result for subject, result in MODELS.items()}
     raise RecipeError(
         f"nothing is exported that {chosen} can run", f"export.targets is {list(run.recipe.export.targets)}"
     )

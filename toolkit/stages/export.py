@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +34,8 @@ class Export(Stage):
             target(name).check(run.recipe.export)
         if run.recipe.export.calibration_domains:
             _calibration_parts(run)
+        if run.recipe.export.image_size:
+            _check_sizes(run)
 
     def units(self, run: Run) -> list[Unit]:
         from toolkit.export import target
@@ -44,7 +47,7 @@ class Export(Stage):
         units = []
         for name in settings.targets:
             for subject, result in MODELS.items():
-                inputs = {"model": run.weights_of(result), **target(name).depends_on(), **shared}
+                inputs = {"model": run.weights_of(result), **target(name).depends_on(settings), **shared}
                 units.append(Unit(artifact_folder(run, name, subject), inputs, partial(_export, run, name, result)))
         return units
 
@@ -58,7 +61,7 @@ class Export(Stage):
         lines = []
         for artifact in self.record(run):
             file = run.folder.path / artifact_folder(run, artifact.target, SLIM) / artifact.file
-            lines += [f"{file}: {_compared(artifact)}", *_fusion_lines(artifact)]
+            lines += [f"{file}: {_compared(artifact)}", *artifact.notes, *_fusion_lines(artifact)]
         return lines
 
 
@@ -83,23 +86,35 @@ def _fusion_lines(artifact: Artifact) -> list[str]:
         return []
     fused = sum(found.status == "fused" for found in artifact.fusion)
     lines = [f"attention is one kernel in {fused} of {len(artifact.fusion)} blocks"]
-    faults = dict.fromkeys((found.reason, found.mend) for found in artifact.fusion if found.status != "fused")
-    for reason, mend in faults:
-        blocks = [found.block for found in artifact.fusion if (found.reason, found.mend) == (reason, mend)]
+    others = [found for found in artifact.fusion if found.status != "fused"]
+    for status, reason, mend in dict.fromkeys((found.status, found.reason, found.mend) for found in others):
+        blocks = [found.block for found in others if (found.status, found.reason, found.mend) == (status, reason, mend)]
+        what = {"partly": "partly in", "not": "not in", "unknown": "it is not known in"}[status]
         warned = "warning: " if mend else ""
-        lines.append(f"{warned}not in {', '.join(map(str, blocks))}: {reason}{f'; try {mend}' if mend else ''}")
+        lines.append(f"{warned}{what} {', '.join(map(str, blocks))}: {reason}{f'; try {mend}' if mend else ''}")
     return lines
 
 
+def _check_sizes(run: Run) -> None:
+    """Images that the architecture cannot take are refused before hours go into training it."""
+    from toolkit.models import source
+    from toolkit.models.resize import check_sizes
+
+    untrained = run.recipe.model.model_copy(update={"weights": "none"})
+    module = source.build(untrained, ("any",), run.recipe.seed).module
+    check_sizes(module, run.recipe.export.image_size, any_between=run.recipe.export.any_image_size)
+
+
 def _export(run: Run, name: str, result: str, out: Path) -> None:
-    from toolkit.export.artifact import as_exported, export
+    from toolkit.export.artifact import export
     from toolkit.models import source
 
     settings = run.recipe.export
     with run.shown(f"export {name}, {result} model") as report:
         report(0, 1)
-        model = as_exported(source.load(run.folder.path / result), settings)
-        sample = _sample(run, model.info) if settings.precision != "fp32" else None
+        model = source.load(run.folder.path / result)
+        info = replace(model.info, image_size=settings.usual_image_size or model.info.image_size)
+        sample = _sample(run, info) if settings.precision != "fp32" else None
         export(name, model, settings, out, sample, report)
         if settings.verify:
             _verify(run, name, result, out, report)
@@ -151,10 +166,11 @@ def _verify(run: Run, name: str, result: str, out: Path, report: Progress) -> No
     found = compare(answers, dict.fromkeys(sides, ""), pairs, margin, run.domains.held_out)
     if found.verdict == "fail":
         worst = min((made for each in found.domains for made in each.comparisons), key=lambda made: made.difference)
+        other = "--precision, or --image-size" if run.recipe.export.image_size else "--precision"
         raise CheckFailed(
             f"{name} does not answer as the {result} model: {worst.difference:+.1%} accuracy in the worst domain, "
             f"the same class for {worst.agreement:.1%} of the images",
-            "another --precision, or a wider parity.margin",
+            f"another {other}, or a wider parity.margin",
         )
 
 

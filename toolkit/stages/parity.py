@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from toolkit import gpu, limits, records
-from toolkit.errors import CheckFailed, DeviceUnreachable, MissingDependency, ToolkitError
+from toolkit.errors import CheckFailed, DeviceUnreachable, MissingDependency, ToolkitError, WrongMachine
 from toolkit.records import DENSE, SLIM, Comparison, DomainParity, ParityReport
 from toolkit.stages import MODELS, PARITY, Run, Stage, Unit, hash_of
 from toolkit.stages.export import artifact_folder
@@ -43,11 +43,6 @@ class Parity(Stage):
         report = self.record(run)
         if report.verdict == "pass":
             return None
-        if report.verdict == "undecided" and report.unopened:
-            return DeviceUnreachable(
-                f"not compared, as it does not run here: {'; '.join(map(': '.join, report.unopened.items()))}",
-                "run `toolkit parity` on a machine that runs it; the other results stand",
-            )
         faults = [
             f"{made.candidate} in {domain.domain}: {made.verdict}, {made.difference:+.2%} "
             f"[{made.low:+.2%}, {made.high:+.2%}]{_needed(domain, made, report.margin)}"
@@ -55,6 +50,11 @@ class Parity(Stage):
             for made in domain.comparisons
             if made.verdict not in ("pass", None)
         ]
+        if not faults:
+            return DeviceUnreachable(
+                f"not compared, as it does not run here: {'; '.join(map(': '.join, report.unopened.items()))}",
+                "run `toolkit parity` on a machine that runs it; the other results stand",
+            )
         return CheckFailed(
             f"parity is not shown within {report.margin:.2%}: {'; '.join(faults)}",
             "fail: the exported model answers worse; undecided: too few images to tell, add some or widen --margin",
@@ -88,14 +88,14 @@ def _compare(run: Run, out: Path) -> None:
     sides, parts = _sides(run), run.domains.evaluation_images()
     labels: dict[str, tuple[int, ...]] = {}
     predictions: dict[str, dict[str, tuple[int, ...]]] = {domain: {} for domain in parts}
-    unopened: dict[str, str] = {}
+    unopened: dict[str, ToolkitError] = {}
     with run.shown("parity") as report:
         for done, (side, (folder, name)) in enumerate(sides.items()):
             identity = identify(folder)
             try:
                 opened = runtime(name).open(folder, limits.cores())
-            except (DeviceUnreachable, MissingDependency) as error:
-                unopened[side] = error.message
+            except (DeviceUnreachable, MissingDependency, WrongMachine) as error:
+                unopened[side] = error
                 continue
             with opened as session:
                 for index, (domain, images) in enumerate(parts.items()):
@@ -107,10 +107,7 @@ def _compare(run: Run, out: Path) -> None:
         report(len(sides) * len(parts), len(sides) * len(parts))
     compared = [side for side in sides if side not in unopened]
     if unopened and all(side in MODELS for side in compared):
-        raise DeviceUnreachable(
-            f"no exported file runs here: {'; '.join(map(': '.join, unopened.items()))}",
-            "run `toolkit parity` on a machine that runs it",
-        )
+        raise next(iter(unopened.values()))
     made = compare(
         domains={domain: Answers(labels[domain], predictions[domain]) for domain in parts},
         sides={side: identify(sides[side][0]).sha256 for side in compared},
@@ -120,5 +117,6 @@ def _compare(run: Run, out: Path) -> None:
         held_out=run.domains.held_out,
     )
     if unopened:
-        made = replace(made, unopened=unopened, verdict=worst([made.verdict, "undecided"]))
+        reasons = {side: error.message for side, error in unopened.items()}
+        made = replace(made, unopened=reasons, verdict=worst([made.verdict, "undecided"]))
     records.save(made, out / "parity.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import pytest
 from toolkit import hashing, records
 from toolkit.bench.runtimes import runtime
 from toolkit.bench.runtimes.tensorrt import mismatch
-from toolkit.errors import BadInput, DeviceUnreachable, WeightsError
+from toolkit.errors import DeviceUnreachable, WeightsError, WrongMachine
 from toolkit.records import Artifact, ModelInfo, Setting, TensorSpec
 
 MODEL = ModelInfo("name", {}, ("a", "b"), 2, (0.5,) * 3, (0.25,) * 3, "bicubic", (), (), 1, 1, "00")
@@ -45,6 +46,13 @@ def engine(target: str = "tensorrt", architecture: str | None = "sm_87", **optio
         (engine("rtx", "sm_86,sm_89"), "1.7.1", "sm_89", ""),
         (engine("rtx", "sm_86,sm_89"), "1.7.1", "sm_120", "was built for sm_86,sm_89, and this GPU is sm_120"),
         (engine(architecture=None), "10.3.0", "sm_90", ""),
+        (replace(engine(), built_with={}), "10.3.0", "sm_87", "does not say which tensorrt has built it"),
+        (
+            replace(engine(version_compatible=True), built_with={}),
+            "10.3.0",
+            "sm_87",
+            "does not say which tensorrt has built it",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(artifact: Artifact, version: str, gpu: str, fault: str) -> None:
@@ -55,7 +63,7 @@ def test_what_does_not_fit_is_named(artifact: Artifact, version: str, gpu: str, 
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "model.engine").write_bytes(b"an engine")
     record = engine("rtx", "sm_80", hardware_compatible=True)
-    record = Artifact(**{**vars(record), "sha256": hashing.sha256(tmp_path / "model.engine")})
+    record = replace(record, sha256=hashing.sha256(tmp_path / "model.engine"))
     records.save(record, tmp_path / "artifact.json")
     return tmp_path
 
@@ -74,7 +82,7 @@ def test_an_engine_that_does_not_fit_is_refused_before_it_is_loaded(
     installed = SimpleNamespace(__version__=version)
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", installed)
     monkeypatch.setattr("toolkit.gpu.architecture", lambda: gpu)
-    with pytest.raises(BadInput, match=message) as caught:
+    with pytest.raises(WrongMachine, match=message) as caught:
         runtime("tensorrt").open(folder, 1)
     assert "export it again" in caught.value.hint
 

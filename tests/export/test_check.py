@@ -1,0 +1,77 @@
+"""What is written is judged: by its numbers, and where a format costs accuracy, by that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from toolkit import recipe
+from toolkit.bench.runtimes import openvino as runtime
+from toolkit.errors import BadInput, CheckFailed, WrongMachine
+from toolkit.export import check, target
+from toolkit.export.artifact import export
+from toolkit.export.calibrate import Images, Sample
+from toolkit.export.choices import choices
+from toolkit.export.prepare import Prepared, prepare
+from toolkit.models.source import LoadedModel
+from toolkit.progress import silent
+from toolkit.records import Artifact
+
+Models = Callable[..., LoadedModel]
+
+
+@pytest.fixture
+def prepared(models: Models, sample_of: Callable[..., Sample]) -> Prepared:
+    model, options = models(), recipe.Export(precision="bf16")
+    made = choices("openvino", target("openvino").abilities(), options)
+    return prepare(model, options, made, sample_of(model), silent)
+
+
+def test_a_file_that_answers_as_the_model_costs_nothing(prepared: Prepared) -> None:
+    def run(images: Images) -> Images:
+        with torch.inference_mode():
+            return prepared.model.module(torch.from_numpy(images)).numpy()
+
+    made = check.costs(prepared, recipe.Export(precision="bf16"), run)
+    assert made.accuracy == made.reference == {"one": 1.0, "two": 1.0}
+
+
+def test_a_file_that_answers_otherwise_fails(prepared: Prepared) -> None:
+    def run(images: Images) -> Images:
+        with torch.inference_mode():
+            return -prepared.model.module(torch.from_numpy(images)).numpy()
+
+    with pytest.raises(CheckFailed, match=r"accuracy on a sample falls from 100.0%, 100.0% to 0.0%, 0.0%"):
+        check.costs(prepared, recipe.Export(precision="bf16"), run)
+
+
+@pytest.mark.parametrize(("kind", "precision"), [("openvino", "bf16"), ("onnx", "fp16"), ("onnx", "int8")])
+def test_lower_precision_without_images_to_judge_it_by(
+    models: Models, tmp_path: Path, kind: str, precision: str
+) -> None:
+    options = recipe.Export.model_validate({"precision": precision})
+    with pytest.raises(BadInput, match=f"{precision} needs images"):
+        export(kind, models(), options, tmp_path / "out")
+
+
+def test_bfloat16_that_the_processor_does_not_have(
+    models: Models, exported: Callable[..., Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO would compute in float32 and not say so."""
+    monkeypatch.setattr("toolkit.export.openvino.runs_in", lambda compiled, precision: precision != "bf16")
+    monkeypatch.setattr(runtime, "runs_in", lambda compiled, precision: precision != "bf16")
+    artifact = exported(models(), "openvino", precision="bf16")
+    assert artifact.max_abs_difference is None
+    assert artifact.lowered is None
+    with pytest.raises(WrongMachine, match="which this processor does not have"):
+        runtime.PLUGIN.open(tmp_path / "out", threads=1)
+
+
+def test_numbers_that_are_not_finite_fail() -> None:
+    expected = np.ones((1, 2), np.float32)
+    with pytest.raises(CheckFailed, match="not finite"):
+        check.compared(expected, expected * np.nan, None)
