@@ -37,6 +37,7 @@ from toolkit.prune.methods import Job, method
 SIZE, CLASSES = 160, ("a", "b", "c", "d", "e", "f", "g")
 CALLS = {1: 300, 8: 60}
 """Of each side, by batch size."""
+CALLS_A_TURN = 5
 HAS_BF16 = "avx512_bf16" in text_of(PROC / "cpuinfo")
 
 Run = Callable[[np.ndarray], np.ndarray]
@@ -82,12 +83,17 @@ def in_onnxruntime(file: Path) -> Run:
     return lambda images: session.run(None, {name: images})[0]
 
 
-def default_export(module: nn.Module, batch: int, file: Path) -> Run:
-    """`torch.onnx.export` with nothing said, for a fixed batch: a free one is slower still."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(module, (torch.randn(batch, 3, SIZE, SIZE),), file, verbose=False)
-    return in_onnxruntime(file)
+def default_exports(module: nn.Module, batch: int, folder: Path) -> dict[str, Run]:
+    """`torch.onnx.export` with nothing said, and with no more than a free batch."""
+    free = ({0: torch.export.Dim("batch")},)
+    runs = {}
+    for name, size, shapes in (("fixed batch", batch, None), ("free batch", 2, free)):
+        file = folder / f"{name}.onnx"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(module, (torch.randn(size, 3, SIZE, SIZE),), file, dynamic_shapes=shapes, verbose=False)
+        runs[f"torch.onnx.export of timm's model, {name}"] = in_onnxruntime(file)
+    return runs
 
 
 def exported(model: LoadedModel, kind: str, out: Path, **options: object) -> Path:
@@ -98,17 +104,21 @@ def exported(model: LoadedModel, kind: str, out: Path, **options: object) -> Pat
     return out
 
 
-def ratios(what: str, sides: Mapping[str, Run], batch: int) -> dict[str, float]:
-    """How many times faster each side is than the first one, from calls that take turns."""
+def ratios(what: str, sides: Mapping[str, Run], batch: int, base: int = 1) -> dict[str, float]:
+    """How many times faster each side is than the fastest of the first `base`, from calls that take turns.
+
+    A turn is a call that wakes threads and fills caches, and is not counted, and some that are.
+    """
     images = np.random.default_rng(0).standard_normal((batch, 3, SIZE, SIZE), dtype=np.float32)
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(CALLS[batch] + 10):
+    for turn in range(CALLS[batch] // CALLS_A_TURN + 2):
         for name in sides if turn % 2 else reversed(sides):
-            start = time.perf_counter()
-            sides[name](images)
-            if turn >= 10:
-                seconds[name].append(time.perf_counter() - start)
-    first = next(iter(sides))
+            for call in range(1 + CALLS_A_TURN):
+                start = time.perf_counter()
+                sides[name](images)
+                if turn >= 2 and call:
+                    seconds[name].append(time.perf_counter() - start)
+    first = min(list(sides)[:base], key=lambda name: float(np.median(seconds[name])))
     found = {name: ratio_of_medians(seconds[first], seconds[name]) for name in sides}
     for name, ratio in found.items():
         median = 1e3 * float(np.median(seconds[name]))
@@ -120,11 +130,9 @@ def ratios(what: str, sides: Mapping[str, Run], batch: int) -> dict[str, float]:
 @pytest.mark.parametrize("which", ["dense", "slim"])
 def test_against_the_exporters_defaults(request: pytest.FixtureRequest, tmp_path: Path, which: str, batch: int) -> None:
     model = request.getfixturevalue(which)
-    sides = {
-        "torch.onnx.export of timm's model": default_export(timms(model), batch, tmp_path / "default.onnx"),
-        "this export": in_onnxruntime(exported(model, "onnx", tmp_path / "ours") / "model.onnx"),
-    }
-    assert ratios(which, sides, batch)["this export"] > 1.05
+    usual = default_exports(timms(model), batch, tmp_path)
+    ours = in_onnxruntime(exported(model, "onnx", tmp_path / "ours") / "model.onnx")
+    assert ratios(which, {**usual, "this export": ours}, batch, base=2)["this export"] > 1.05
 
 
 @pytest.mark.parametrize("batch", [1, 8])
@@ -141,10 +149,9 @@ def test_int8_in_onnxruntime(request: pytest.FixtureRequest, tmp_path: Path, whi
 @pytest.mark.skipif(not HAS_BF16, reason="the processor has no AVX512-bf16")
 @pytest.mark.parametrize("batch", [1, 8])
 def test_bfloat16_in_openvino(dense: LoadedModel, tmp_path: Path, batch: int) -> None:
-    plain = default_export(timms(dense), batch, tmp_path / "default.onnx")
+    usual = default_exports(timms(dense), batch, tmp_path)
     ours = in_onnxruntime(exported(dense, "onnx", tmp_path / "onnx") / "model.onnx")
     folder = exported(dense, "openvino", tmp_path / "openvino", precision="bf16")
     with runtime("openvino").open(folder, limits.cores()) as session:
-        sides = {"onnxruntime fp32, default export": plain, "onnxruntime fp32": ours, "openvino bf16": session.run}
-        found = ratios("dense", sides, batch)
-    assert found["openvino bf16"] > 1.5
+        found = ratios("dense", {**usual, "onnxruntime fp32": ours, "openvino bf16": session.run}, batch, base=2)
+    assert found["openvino bf16"] > {1: 1.4, 8: 1.6}[batch]
