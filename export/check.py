@@ -59,7 +59,7 @@ def difference(prepared: Prepared, options: recipe.Export, run: Predict) -> floa
     """
     largest = 0.0
     batches = (options.fixed_batch,) if options.fixed_batch else CHECKED_BATCHES
-    models = [resized(prepared.model, size) for size in options.image_size] or [prepared.model]
+    models = [resized(prepared.model, size) for size in dict.fromkeys(options.image_size)] or [prepared.model]
     for batch, model in itertools.product(batches, models):
         info = model.info
         given = random_images(info, options, batch)

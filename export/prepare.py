@@ -70,13 +70,13 @@ class Prepared:
 def prepare(
     model: LoadedModel, options: recipe.Export, choices: Choices, sample: Sample | None, report: Progress
 ) -> Prepared:
-    """Everything up to the writing. `sample` is needed for all precisions of the graph but fp32."""
+    """Everything up to the writing. `sample` is needed for all precisions but fp32."""
     if not model.info.weights_sha256:
         raise BadInput("the model has no hash, so its export could not be traced back to it", "save the model first")
-    work = _Work(model.info, options, choices)
-    module, rewrites = work.flat(model.module)
     if sample is None and options.precision != "fp32":
         raise BadInput(f"{options.precision} needs images of the source domains to choose by", "see data.path")
+    work = _Work(model.info, options, choices)
+    module, rewrites = work.flat(model.module)
     if sample is None or choices.precision == "fp32":
         return Prepared(model, module, partial(work.graph, module), rewrites, None, sample)
     if choices.precision == "int8":
@@ -160,7 +160,7 @@ class _Work:
         base, made = (flat, None) if self.choices.base == "fp32" else self.lowered(flat, sample, report)
         source, calibration = self.graph(base), self.fed(sample.calibration)
         if not fits(source):
-            raise UnsupportedModel("int8 is made from graphs of up to 2 GiB; this one is larger", "--precision fp16")
+            raise UnsupportedModel("int8 is made from graphs of up to 2 GiB; this one is larger", "another --precision")
 
         def graph(kept: Collection[int]) -> ModelProto:
             return quantized(

@@ -6,10 +6,15 @@ those of the graph: networks are strongly typed, as TensorRT 11 wants them. What
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from toolkit import gpu, records
@@ -32,7 +37,7 @@ class EngineOptions:
     batch_sizes: tuple[int, ...]
     """One, or the least, the usual and the largest."""
     architectures: tuple[str, ...] = ()
-    """"sm_89", ...; none: all from Ampere on, where the library does not build for the GPU in the machine alone."""
+    """"sm_89", ...; none: all from Ampere on."""
     level: int = 3
     """Builder's optimisation level, 0 to 5."""
     workspace_bytes: int | None = None
@@ -97,7 +102,8 @@ def build(
             f"{library.package} {library.version} refuses the timing cache: another version or GPU has made it",
             "give each its own --timing-cache",
         )
-    data = builder.build_serialized_network(network, config)
+    with _interrupt_noted(phases):
+        data = builder.build_serialized_network(network, config)
     if phases.raised is not None:
         raise phases.raised
     if data is None:
@@ -177,6 +183,24 @@ class _Phases:
         return self.raised is None
 
 
+@contextmanager
+def _interrupt_noted(phases: _Phases) -> Iterator[None]:
+    """Python raises an interrupt in whichever callback the library calls next, and the library swallows it."""
+    own = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not own or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        phases.raised = KeyboardInterrupt()
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _monitor(trt: Any, phases: _Phases) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -226,11 +250,14 @@ class TensorRT:
             precisions=("fp32", "fp16", "bf16", "int8"),
             opsets=(17, can.opset),
             opset=20,
-            attention=("decomposed", "custom"),
+            attention=("decomposed",),
             symmetric=True,
             int8_within="fp16",
             fused_heads=(8, 16),  # seen with TensorRT for RTX 1.7: widths 16 to 256, the same for queries and values
-            lacking={"standard": "it builds an Attention only where it has a kernel for exactly these widths"},
+            lacking={
+                "standard": "it builds an Attention only where it has a kernel for exactly these widths",
+                "custom": "its parser does not tell apart the functions that layers of unequal heads need",
+            },
         )
 
     def check(self, options: recipe.Export) -> None:
@@ -277,7 +304,7 @@ class TensorRT:
                 "hardware_compatible": wanted.hardware_compatible or not wanted.architectures,
                 "graph_difference": difference,
             },
-            architecture=",".join(wanted.architectures) or AMPERE,
+            architecture=AMPERE if wanted.hardware_compatible else ",".join(wanted.architectures) or AMPERE,
         )
 
 
@@ -303,18 +330,26 @@ def engine_options(options: recipe.Export, library: Library) -> EngineOptions:
     asked = tuple(options.target.split(",")) if options.target else ()
     if options.timing_cache and not library.can.timing_cache:
         raise BadInput(f"{library.package} times nothing while it builds", "leave --timing-cache away")
-    if options.timing_cache and not Path(options.timing_cache).resolve().parent.is_dir():
-        raise BadInput(f"there is no folder for the timing cache {options.timing_cache}", "make it first")
+    if options.timing_cache:
+        _check_writable(Path(options.timing_cache))
     if options.hardware_compatible and not library.can.ampere_plus:
         raise BadInput(f"{library.package} knows no --hardware-compatible", "name the GPUs: --target sm_86,sm_89")
     return EngineOptions(
         batch_sizes=options.batch_size,
-        architectures=_architectures(asked, library),
+        architectures=() if options.hardware_compatible and not asked else _architectures(asked, library),
         level=options.builder_level,
         workspace_bytes=None if options.workspace_mib is None else options.workspace_mib << 20,
         version_compatible=options.version_compatible,
         hardware_compatible=options.hardware_compatible,
     )
+
+
+def _check_writable(cache: Path) -> None:
+    """Said before minutes go into building."""
+    if not cache.resolve().parent.is_dir():
+        raise BadInput(f"there is no folder for the timing cache {cache}", "make it first")
+    if cache.is_dir() or not os.access(cache if cache.exists() else cache.resolve().parent, os.W_OK):
+        raise BadInput(f"the timing cache {cache} cannot be written", "choose another file")
 
 
 def _architectures(asked: tuple[str, ...], library: Library) -> tuple[str, ...]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import os
 import platform
-import shlex
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -99,7 +98,7 @@ def load(file: Path, *, compiled: bool) -> Callable[[torch.Tensor], torch.Tensor
 
 def compiler() -> str | None:
     """Path of the C++ compiler that PyTorch would call."""
-    return shutil.which(shlex.split(os.environ.get("CXX", "g++"))[0])
+    return shutil.which((os.environ.get("CXX") or "g++").split()[0])
 
 
 def processor() -> str:

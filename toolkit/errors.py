@@ -11,7 +11,7 @@
     │   ├── PlanError              a plan that does not fit the model
     │   ├── BudgetError            a budget that cannot be met
     │   ├── RecordError            a record file that is not what we wrote
-    │   ├── WrongMachine           a file that was made for another machine or another version of its library
+    │   ├── WrongMachine           a file that does not run on this machine, or with this version of its library
     │   ├── RunFolderError         a run folder we must not touch
     │   └── StorageError           the disk refused
     ├── InvalidMeasurement     3   the measurement says nothing
@@ -89,7 +89,8 @@ class RecordError(BadInput):
 
 
 class WrongMachine(BadInput):
-    """A file that was made for another processor, another GPU or another version of its library."""
+    """A file that this machine does not run: made for another processor, GPU or version of its library, or in a format
+    that its library has no kernels for."""
 
 
 class RunFolderError(BadInput):

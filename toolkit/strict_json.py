@@ -74,7 +74,10 @@ def loads(kind: type[Record], text: str, source: str, schema: int) -> Record:
         return record
     except (ClassValidationError, ValueError, TypeError) as error:
         faults = cattrs.transform_error(error, path=kind.__name__, format_exception=_described)
-        raise RecordError(f"{source} is not a {kind.__name__}: {'; '.join(faults)}") from None
+        raise RecordError(
+            f"{source} is not a {kind.__name__}: {'; '.join(faults)}",
+            "another version may have written it: make it again",
+        ) from None
 
 
 def _left_out(content: Any, whole: Any, path: str) -> Iterator[str]:

@@ -24,6 +24,7 @@ CASES = [
     (["--onnx", "--opset", "24"], 2, "export.opset = 24", ""),
     (["--onnx", "--opset", "20", "--attention", "standard"], 2, "opset 20 has no Attention node", "--opset 23"),
     (["--rtx", "--opset", "23", "--attention", "standard"], 2, "rtx does not run standard attention", "decomposed"),
+    (["--rtx", "--attention", "custom"], 2, "rtx does not run custom attention", "it runs decomposed"),
     (["--openvino", "--attention", "custom"], 2, "openvino does not run custom attention", "decomposed"),
     (["--openvino", "--precision", "fp16"], 2, "openvino has no fp16", "it has fp32, bf16, int8"),
     (["--torch", "--precision", "int8"], 2, "torch has no int8", "it has fp32, fp16, bf16"),

@@ -75,3 +75,12 @@ def test_every_file(
     with runtime(target(kind).runtime).open(tmp_path / "out", threads=1) as session:
         found = answers(session, images, identify(tmp_path / "out"))
     assert np.abs(found - expected).max() <= CLOSE[precision] * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_one_node_for_a_layers_attention(
+    models: Callable[..., LoadedModel], exported: Callable[..., Artifact], precision: str
+) -> None:
+    artifact = exported(models(heads="uneven"), "onnx", precision=precision, attention="custom")
+    assert artifact.options["attention"] == "custom"
+    assert (artifact.max_abs_difference is None) == (precision == "bf16")

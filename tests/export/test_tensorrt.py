@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -126,16 +127,20 @@ def test_nothing_is_padded_where_nothing_can_be_fused(models: Models, exported: 
     assert "pad-heads" not in exported(models(heads="uneven"), "rtx", precision="fp32").rewrites
 
 
-def test_an_interrupt_ends_the_build(models: Models, exported: Exported, tmp_path: Path) -> None:
-    """The library swallows what its progress monitor raises."""
+@pytest.mark.parametrize("how", ["raised", "sent"])
+def test_an_interrupt_ends_the_build(models: Models, exported: Exported, tmp_path: Path, how: str) -> None:
+    """The library swallows what its callbacks raise."""
 
     def report(done: int, total: int, what: str = "") -> None:
-        raise KeyboardInterrupt
+        if how == "raised":
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
     exported(models(), opset=20)
     graph = (tmp_path / "out" / "model.onnx").read_bytes()
     with pytest.raises(KeyboardInterrupt):
         build(graph, EngineOptions((1,)), library("rtx"), report=report)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_what_an_engine_depends_on() -> None:
@@ -149,6 +154,8 @@ def test_a_timing_cache_in_no_folder(tmp_path: Path) -> None:
     options = recipe.Export(timing_cache=str(tmp_path / "none" / "cache"))
     with pytest.raises(BadInput, match="there is no folder for the timing cache"):
         engine_options(options, times)
+    with pytest.raises(BadInput, match="cannot be written"):
+        engine_options(recipe.Export(timing_cache=str(tmp_path)), times)
 
 
 def test_a_graph_it_cannot_read_fails_in_its_own_words() -> None:

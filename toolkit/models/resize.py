@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Collection
 from dataclasses import replace
 
@@ -62,7 +63,7 @@ def check_sizes(module: nn.Module, sizes: Collection[int], *, any_between: bool)
         if size % patch:
             near = max(patch, round(size / patch) * patch)
             raise RecipeError(f"{size} pixels are no multiple of the patches' {patch}", f"try {near} (--image-size)")
-    if any_between and tuple(map(int, timm.__version__.split(".")[:3])) < ANY_SIZE_SINCE:
+    if any_between and tuple(map(int, re.findall(r"\d+", timm.__version__)[:3])) < ANY_SIZE_SINCE:
         raise MissingDependency(
             f"files for images of any size need timm 1.0.31 or newer, and {timm.__version__} is installed",
             "pip install 'timm>=1.0.31', or --image-size with one number",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.errors import CheckFailed, DataError
-from toolkit.records import SLIM, Artifact, ModelInfo
+from toolkit.records import DENSE, SLIM, Artifact, ModelInfo
 from toolkit.stages import MODELS, Run, Stage, Unit, hash_of
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ class Export(Stage):
             target(name).check(run.recipe.export)
         if run.recipe.export.calibration_domains:
             _calibration_parts(run)
-        if run.recipe.export.image_size:
+        dense = run.folder.stage(DENSE)
+        if run.recipe.export.image_size and (dense is None or dense.inputs.get("model") != hash_of(run.recipe.model)):
             _check_sizes(run)
 
     def units(self, run: Run) -> list[Unit]:

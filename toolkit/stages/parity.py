@@ -53,7 +53,7 @@ class Parity(Stage):
         if not faults:
             return DeviceUnreachable(
                 f"not compared, as it does not run here: {'; '.join(map(': '.join, report.unopened.items()))}",
-                "run `toolkit parity` on a machine that runs it; the other results stand",
+                "the other results stand; where it runs, `toolkit parity --force` compares it too",
             )
         return CheckFailed(
             f"parity is not shown within {report.margin:.2%}: {'; '.join(faults)}",
@@ -107,7 +107,8 @@ def _compare(run: Run, out: Path) -> None:
         report(len(sides) * len(parts), len(sides) * len(parts))
     compared = [side for side in sides if side not in unopened]
     if unopened and all(side in MODELS for side in compared):
-        raise next(iter(unopened.values()))
+        first = next(iter(unopened.values()))
+        raise type(first)("; ".join(error.message for error in unopened.values()), first.hint)
     made = compare(
         domains={domain: Answers(labels[domain], predictions[domain]) for domain in parts},
         sides={side: identify(sides[side][0]).sha256 for side in compared},
@@ -117,6 +118,6 @@ def _compare(run: Run, out: Path) -> None:
         held_out=run.domains.held_out,
     )
     if unopened:
-        reasons = {side: error.message for side, error in unopened.items()}
+        reasons = {side: f"{error.message} ({error.hint})" for side, error in unopened.items()}
         made = replace(made, unopened=reasons, verdict=worst([made.verdict, "undecided"]))
     records.save(made, out / "parity.json")
