@@ -82,11 +82,11 @@ class Target(Protocol):
 
     def check(self, options: recipe.Export) -> None:
         """Raise BadInput for settings that only this target knows about and cannot carry out."""
-        ...
+        return
 
     def depends_on(self, options: recipe.Export) -> dict[str, str]:
         """What decides what is written besides model and options: libraries and hardware that it only works with."""
-        ...
+        return {}
 
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:
         """Write the file into the folder `out`; run it where this machine can, and compare it with torch.

@@ -18,7 +18,7 @@ from toolkit.export.choices import STANDARD_SINCE
 from toolkit.records import Fusion, FusionStatus, HeadLayout
 
 if TYPE_CHECKING:
-    from toolkit.export.tensorrt import EngineLayer
+    from toolkit.export.engine import EngineLayer
 
 _ATTENTION = re.compile(r"blocks\.(\d+)\.attn/")
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FILE, WEIGHTS = "model.onnx", "model.onnx.data"
 
 
-class Onnx:
+class Onnx(Target):
     """See the module."""
 
     runtime = "onnxruntime"
@@ -35,13 +35,6 @@ class Onnx:
             attention=("standard", "decomposed", "custom"),
             any_image_size=True,
         )
-
-    def check(self, options: recipe.Export) -> None:
-        """It has no settings of its own."""
-
-    def depends_on(self, options: recipe.Export) -> dict[str, str]:
-        """Nothing: other versions read it too."""
-        return {}
 
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:
         """Write `model.onnx`, and `model.onnx.data` beside it where one file cannot hold the weights."""

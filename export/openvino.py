@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FILE, WEIGHTS = "model.xml", "model.bin"
 
 
-class OpenVino:
+class OpenVino(Target):
     """See the module."""
 
     runtime = "openvino"
@@ -42,13 +42,6 @@ class OpenVino:
                 "custom": "it does not read functions inside a graph",
             },
         )
-
-    def check(self, options: recipe.Export) -> None:
-        """It has no settings of its own."""
-
-    def depends_on(self, options: recipe.Export) -> dict[str, str]:
-        """Nothing: other versions read it too."""
-        return {}
 
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:
         """Write the IR, run it and compare it with torch."""

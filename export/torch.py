@@ -33,7 +33,7 @@ COPIES = 6
 """Of the weights, as objects, as a library and in the package, that compiling writes at most."""
 
 
-class TorchExport:
+class TorchExport(Target):
     """See the module."""
 
     runtime = "torch"
@@ -46,9 +46,6 @@ class TorchExport:
             attention=("decomposed",),
             lacking={"int8": "Q/DQ is written into ONNX graphs only"},
         )
-
-    def check(self, options: recipe.Export) -> None:
-        """It has no settings that it could not carry out."""
 
     def depends_on(self, options: recipe.Export) -> dict[str, str]:
         """Compiled code is for one kind of processor and one version of PyTorch."""

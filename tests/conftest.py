@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +38,27 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is not there")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def measured() -> Callable[[str, str], dict[str, float]]:
+    """`measured(program, argument)`: the JSON that a Python program prints, run by itself on two threads."""
+
+    def run(program: str, argument: str) -> dict[str, float]:
+        ended = subprocess.run(
+            [sys.executable, "-c", program, argument],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "2"},
+            timeout=300,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr
+        found: dict[str, float] = json.loads(ended.stdout)
+        print(argument, found)
+        return found
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,10 @@ from toolkit.export.artifact import export
 from toolkit.export.calibrate import Part, Sample
 from toolkit.models.resize import resized
 from toolkit.models.source import LoadedModel
+from toolkit.models.surgery import info_after, remove
+from toolkit.progress import silent
+from toolkit.prune.criteria import Calibration
+from toolkit.prune.methods import Job, method
 from toolkit.records import Artifact, Setting
 
 SIZE = 16
@@ -27,6 +31,19 @@ def models(small: Callable[..., LoadedModel], uneven: Callable[..., LoadedModel]
     def made(name: str = "vit_tiny_patch16_224", heads: str = "even", **more: Setting) -> LoadedModel:
         model = (small if heads == "even" else uneven)(name, depth=2, **more)
         return LoadedModel(model.module, replace(model.info, weights_sha256="ab" * 32))
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def halved() -> Callable[..., LoadedModel]:
+    """`halved(model, "head", "mlp")`: cut to half of its MACs along these axes, as if saved."""
+
+    def made(model: LoadedModel, *axes: str) -> LoadedModel:
+        settings = recipe.Prune.model_validate({"criterion": "magnitude-l2", "budget": "macs=0.5", "axes": axes})
+        plan = method("grouped").prune(model, Job(settings, Calibration(list, 0), silent))
+        removal = remove(model.module, plan.cuts, model.info.image_size)
+        return LoadedModel(removal.module, replace(info_after(model.info, removal), weights_sha256="cd" * 32))
 
     return made
 

@@ -13,16 +13,9 @@ import pytest
 from toolkit import recipe, records
 from toolkit.errors import BadInput, CheckFailed, MissingDependency, RecipeError
 from toolkit.export import target
+from toolkit.export.engine import Engine, EngineLayer, EngineLayers, EngineOptions, build, layers_in
 from toolkit.export.libraries import TABLE, Library, Version, library, version_of
-from toolkit.export.tensorrt import (
-    Engine,
-    EngineLayer,
-    EngineLayers,
-    EngineOptions,
-    build,
-    engine_options,
-    layers_in,
-)
+from toolkit.export.tensorrt import engine_options
 from toolkit.models.source import LoadedModel
 from toolkit.records import Artifact
 
