@@ -186,9 +186,9 @@ def test_parity_that_is_not_shown_ends_with_1_and_the_page_is_written(here: Path
     page.unlink()
     ended = command("run", "--set", "parity.margin=0.001")
     assert ended.code == 1
-    assert "parity is not shown within 0.10%" in ended.err
+    assert "parity is not shown within 0.1 pp" in ended.err
     assert "undecided: too few images" in ended.err
-    assert "0.10" in page.read_text()
+    assert "loses less than 0.1\N{NO-BREAK SPACE}pp in every domain" in page.read_text()
 
 
 def test_bench_that_is_invalid_ends_with_3_and_the_page_is_written(

@@ -55,6 +55,7 @@ def test_differences_carry_their_sign_and_zero_has_none() -> None:
     assert plain(numbers.points(0.0123)) == "+1.2 pp"
     assert plain(numbers.points(-0.00001)) == "0.0 pp"
     assert plain(numbers.points_between(-0.021, 0.005)) == "[-2.1, +0.5] pp"
+    assert plain(numbers.margin(0.0005)) == "0.05 pp", "a margin is never rounded"
 
 
 def test_change_is_relative() -> None:

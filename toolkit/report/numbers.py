@@ -47,6 +47,11 @@ def points(difference: float) -> str:
     return f"{_plus(100 * difference, 1)}{SPACE}pp"
 
 
+def margin(share: float) -> str:
+    """The difference that a user allowed, in percentage points, as exactly as it was asked for: 0.0005 -> "0.05 pp"."""
+    return f"{100 * share:g}{SPACE}pp"
+
+
 def points_between(low: float, high: float) -> str:
     return f"[{_plus(100 * low, 1)}, {_plus(100 * high, 1)}]{SPACE}pp"
 

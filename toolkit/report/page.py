@@ -59,6 +59,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "printable": numbers.printable,
         "share": numbers.share,
+        "margin": numbers.margin,
         "points": numbers.points,
         "points_between": numbers.points_between,
         "milliseconds": numbers.milliseconds,

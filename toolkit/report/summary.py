@@ -49,7 +49,7 @@ def judgement(page: Page) -> Judgement:
     """The parity report's verdict, in words."""
     if page.parity is None:
         return Judgement("not run", "Parity was not run: nothing is known about the accuracy of the exported model.")
-    margin = numbers.points(page.parity.margin).lstrip("+")
+    margin = numbers.margin(page.parity.margin)
     text = {
         "pass": f"In every domain the exported model loses less than {margin} of accuracy against slim.",
         "fail": f"In at least one domain the exported model loses more than {margin} of accuracy against slim.",

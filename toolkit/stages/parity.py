@@ -44,8 +44,8 @@ class Parity(Stage):
         if report.verdict == "pass":
             return None
         faults = [
-            f"{made.candidate} in {domain.domain}: {made.verdict}, {made.difference:+.2%} "
-            f"[{made.low:+.2%}, {made.high:+.2%}]{_needed(domain, made, report.margin)}"
+            f"{made.candidate} in {domain.domain}: {made.verdict}, {100 * made.difference:+.2f} pp "
+            f"[{100 * made.low:+.2f}, {100 * made.high:+.2f}]{_needed(domain, made, report.margin)}"
             for domain in report.domains
             for made in domain.comparisons
             if made.verdict not in ("pass", None)
@@ -56,7 +56,7 @@ class Parity(Stage):
                 "the other results stand; where it runs, `toolkit parity --force` compares it too",
             )
         return CheckFailed(
-            f"parity is not shown within {report.margin:.2%}: {'; '.join(faults)}",
+            f"parity is not shown within {100 * report.margin:g} pp: {'; '.join(faults)}",
             "fail: the exported model answers worse; undecided: too few images to tell, add some or widen --margin",
         )
 
