@@ -42,6 +42,10 @@ class Abilities:
     fused_heads: tuple[int, int] | None = None
     """In fp16 and bf16 its fused attention wants queries and values of one width, a multiple of the first number and at
     least the second; None: it takes any."""
+    tokens_multiple: int = 1
+    """Its matrix products are slower for some numbers of rows, but for no multiple of this."""
+    linear_patches: bool = False
+    """It is faster with a patch embedding that is a linear layer than with a convolution."""
     lacking: dict[str, str] = field(default_factory=dict)
     """Why there is no such precision or form of attention."""
 

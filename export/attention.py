@@ -17,6 +17,8 @@ from toolkit.records import HeadLayout
 
 DOMAIN, NODE = "toolkit", "HeadwiseAttention"
 """Name of the custom node; see `custom`."""
+HIDDEN = -30000.0
+"""Added to the logits of a token that is not to be read: e to the power of it is 0, and every format holds it."""
 
 
 @dataclass(eq=False)
@@ -39,13 +41,15 @@ class Layer(NamedTuple):
     rows: int
     tokens: int
     batch: Batch
+    padding: int = 0
+    """So many of the tokens, the last ones, are no part of the image; the bias keeps them from being read."""
     softmax_float32: bool = False
     """In lower precision: compute the softmax in float32 nevertheless."""
 
 
 Form: TypeAlias = Callable[[Tensor, Tensor | None, Tensor | None, Layer], Tensor]
 """qkv [batch * tokens, Q + Q + V] and None, or, where not all tokens ask, keys and values [batch * tokens, Q + V] and
-queries [batch * rows, Q]; bias [heads, rows, tokens] or None; the layer -> [batch * rows, V]"""
+queries [batch * rows, Q]; bias [heads or 1, rows, tokens] or None; the layer -> [batch * rows, V]"""
 
 
 class Run(NamedTuple):
@@ -59,22 +63,48 @@ class Run(NamedTuple):
 
 
 Step: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor | None, Run], Tensor]
-"""q [batch, rows, heads * qk_dim], k [batch, tokens, heads * qk_dim], v [batch, tokens, heads * v_dim], bias [heads,
-rows, tokens] or None, the run -> [batch, rows, heads * v_dim]"""
+"""q [batch, rows, heads * qk_dim], k [batch, tokens, heads * qk_dim], v [batch, tokens, heads * v_dim], bias [heads or
+1, rows, tokens] or None, the run -> [batch, rows, heads * v_dim]"""
 
 
-def decomposed(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, run: Run) -> Tensor:
+def at_once(packed: Tensor, queries: Tensor | None, bias: Tensor | None, layer: Layer) -> Tensor:
+    """As `by_products`, but queries, keys and values of equal heads are laid out by one transposition.
+
+    OpenVINO is faster so. TensorRT is not: it would copy what it otherwise reads where the projection has written it.
+    """
+    (heads, width, v_dim), *others = layer.layout.buckets
+    if others or width != v_dim:
+        return by_runs(by_products, packed, queries, bias, layer)
+
+    def heads_first(x: Tensor, tokens: int) -> Tensor:
+        """[batch * tokens, any number of heads * width] -> [batch, heads, tokens, width]"""
+        found: Tensor = layer.batch.by_image(x, tokens).unflatten(-1, (-1, width)).transpose(1, 2)
+        return found
+
+    parts = heads_first(packed, layer.tokens).split(heads, dim=1)
+    q, k, v = parts if queries is None else (heads_first(queries, layer.rows), *parts)
+    run = Run(heads, width, width, layer.scale, layer.softmax_float32)
+    return _products(q, k.transpose(2, 3), v, bias, run).view(-1, layer.layout.v_width)
+
+
+def by_products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, run: Run) -> Tensor:
     """Scaled queries, product, softmax, product: what TensorRT and OpenVINO look for, and every runtime can run.
 
     Keys are laid out for their product by a single transposition.
     """
-    queries = q.unflatten(-1, (run.heads, run.qk_dim)).transpose(1, 2)  # [batch, heads, rows, qk_dim]
-    keys = k.unflatten(-1, (run.heads, run.qk_dim)).permute(0, 2, 3, 1)  # [batch, heads, qk_dim, tokens]
+    queries = q.unflatten(-1, (run.heads, run.qk_dim)).transpose(1, 2)
+    keys = k.unflatten(-1, (run.heads, run.qk_dim)).permute(0, 2, 3, 1)
     values = v.unflatten(-1, (run.heads, run.v_dim)).transpose(1, 2)
+    return _products(queries, keys, values, bias, run)
+
+
+def _products(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, run: Run) -> Tensor:
+    """queries [batch, heads, rows, qk_dim], keys [batch, heads, qk_dim, tokens], values [batch, heads, tokens, v_dim],
+    bias as in `Step`, the run -> [batch, rows, heads * v_dim]"""
     logits = (queries if run.scale == 1.0 else queries * run.scale) @ keys  # [batch, heads, rows, tokens]
     if bias is not None:
         logits = logits + bias
-    weights = (logits.float() if run.softmax_float32 else logits).softmax(dim=-1).to(v.dtype)
+    weights = (logits.float() if run.softmax_float32 else logits).softmax(dim=-1).to(values.dtype)
     mixed: Tensor = (weights @ values).transpose(1, 2).flatten(2)
     return mixed
 
@@ -107,7 +137,7 @@ def by_runs(step: Step, packed: Tensor, queries: Tensor | None, bias: Tensor | N
             parts[index],
             parts[index + len(buckets)],
             parts[index + 2 * len(buckets)],
-            None if bias is None else bias[ends[index] : ends[index + 1]],
+            bias if bias is None or len(bias) == 1 else bias[ends[index] : ends[index + 1]],
             Run(*bucket, layer.scale, layer.softmax_float32),
         )
         for index, bucket in enumerate(buckets)
@@ -119,7 +149,7 @@ def custom(packed: Tensor, queries: Tensor | None, bias: Tensor | None, layer: L
     """One node `toolkit::HeadwiseAttention` for the whole layer, whose function body is added to the file afterwards.
 
     Inputs: packed [batch, tokens, Q + Q + V], or keys and values [batch, tokens, Q + V]; queries [batch, rows, Q] or
-    nothing; bias [heads, rows, tokens] or nothing. Attributes: qk_dims, v_dims (of each head), scale.
+    nothing; bias [heads or 1, rows, tokens] or nothing. Attributes: qk_dims, v_dims (of each head), scale.
     Output: [batch, rows, V].
     """
     qk_dims, v_dims = ([head[part] for head in layer.layout.heads] for part in (0, 1))
@@ -136,7 +166,8 @@ def custom(packed: Tensor, queries: Tensor | None, bias: Tensor | None, layer: L
 
 
 FORMS: Mapping[str, Form] = {
-    "decomposed": partial(by_runs, decomposed),
+    "decomposed": partial(by_runs, by_products),
+    "packed": at_once,
     "standard": partial(by_runs, standard),
     "custom": custom,
 }
@@ -145,14 +176,17 @@ FORMS: Mapping[str, Form] = {
 class FlatAttention(nn.Module):
     """A `HeadwiseAttention` on tokens that lie one after the other, image after image, without a break.
 
-    Only the first `rows` tokens of an image ask; the others are only asked, and have no output.
+    Only the first `rows` tokens of an image ask; the others are only asked, and have no output. The last `padding`
+    tokens are not even asked.
     """
 
     bias: Tensor | None
 
-    def __init__(self, source: HeadwiseAttention, tokens: int, rows: int, batch: Batch, form: Form) -> None:
+    def __init__(
+        self, source: HeadwiseAttention, tokens: int, rows: int, batch: Batch, form: Form, padding: int = 0
+    ) -> None:
         super().__init__()
-        self.layer = Layer(source.layout, source.scale, rows, tokens, batch)
+        self.layer = Layer(source.layout, source.scale, rows, tokens, batch, padding)
         self.form = form
         self.proj = source.proj
         biases, asking = source.packed_bias(), source.layout.qk_width
@@ -161,7 +195,9 @@ class FlatAttention(nn.Module):
         else:
             self.q = _linear(source.qkv.weight[:asking], None if biases is None else biases[:asking])
             self.kv = _linear(source.qkv.weight[asking:], None if biases is None else biases[asking:])
-        bias = source.position_bias()  # [heads, tokens, tokens]
+        bias = source.position_bias()  # [heads, tokens, tokens] or None
+        if padding:
+            bias = _hiding(bias, tokens, padding)
         self.register_buffer(
             "bias", None if bias is None else bias[:, :rows].detach().clone(memory_format=torch.contiguous_format)
         )
@@ -180,6 +216,16 @@ class FlatAttention(nn.Module):
 def first_rows(x: Tensor, tokens: int, rows: int, batch: Batch) -> Tensor:
     """[batch * tokens, width] -> [batch * rows, width]: the first rows of every image."""
     return batch.by_image(x, tokens)[:, :rows].reshape(-1, x.shape[-1])
+
+
+def _hiding(bias: Tensor | None, tokens: int, padding: int) -> Tensor:
+    """The bias, [heads or 1, tokens, tokens], with the last `padding` of the tokens hidden.
+
+    One row would do for all, but not in OpenVINO 2026.4, which misreads a bias [1, 1, tokens] in bfloat16.
+    """
+    if bias is None:
+        bias = torch.zeros(1, tokens - padding, tokens - padding)
+    return nn.functional.pad(nn.functional.pad(bias, (0, 0, 0, padding)), (0, padding), value=HIDDEN)
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

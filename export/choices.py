@@ -11,7 +11,11 @@ from toolkit.export import Abilities
 ONLY_WHAT_IS_READ = "class-token"
 """The rewrite that is made with the graph and not before: see `flat`."""
 PAD_HEADS = "pad-heads"
-"""The rewrite that the target decides on."""
+LINEAR_PATCHES = "linear-patches"
+PAD_TOKENS = "pad-tokens"
+"""Rewrites that the target decides on."""
+WITH_PRODUCTS = ("decomposed", "packed")
+"""Forms of attention that show its two products."""
 STANDARD_SINCE = 23
 """Opset with an `Attention`."""
 ANTIALIASED_SINCE = 18
@@ -32,6 +36,10 @@ class Choices:
     """Heads are padded to this: see `Abilities`."""
     only_what_is_read: bool
     """In the last block compute only what the classifier reads."""
+    tokens_multiple: int
+    """Tokens are padded to a multiple of this."""
+    linear_patches: bool
+    """The patch embedding is a linear layer of rearranged pixels."""
 
 
 def choices(name: str, abilities: Abilities, options: recipe.Export) -> Choices:
@@ -47,9 +55,12 @@ def choices(name: str, abilities: Abilities, options: recipe.Export) -> Choices:
         raise RecipeError(f"{name} reads no opset {opset}", f"it reads {lowest} to {highest} (--opset)")
     products = options.precision == "int8" and options.quantize_attention  # which only plain operators show
     if attention == "auto":
-        forms = [form for form in abilities.attention if form != "standard" or opset >= STANDARD_SINCE]
-        attention = "decomposed" if products else forms[0]
-    elif products and attention != "decomposed":
+        attention = next(
+            form
+            for form in abilities.attention
+            if (form in WITH_PRODUCTS if products else form != "standard" or opset >= STANDARD_SINCE)
+        )
+    elif products and attention not in WITH_PRODUCTS:
         raise RecipeError(
             f"--quantize-attention needs the two products, which {attention} attention hides in one node",
             "--attention decomposed",
@@ -70,7 +81,9 @@ def choices(name: str, abilities: Abilities, options: recipe.Export) -> Choices:
     padded = abilities.fused_heads if base in ("fp16", "bf16") and PAD_HEADS in options.rewrites else None
     whole = abilities.all_rows_in_fixed_batches and len(options.batch_size) == 1
     only_what_is_read = ONLY_WHAT_IS_READ in options.rewrites and not whole
-    return Choices(opset, attention, precision, abilities.symmetric, base, padded, only_what_is_read)
+    multiple = abilities.tokens_multiple if PAD_TOKENS in options.rewrites else 1
+    linear = abilities.linear_patches and LINEAR_PATCHES in options.rewrites
+    return Choices(opset, attention, precision, abilities.symmetric, base, padded, only_what_is_read, multiple, linear)
 
 
 def _check_any_size(name: str, abilities: Abilities, attention: str, opset: int) -> None:

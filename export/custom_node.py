@@ -7,7 +7,7 @@ import torch
 from onnx import FunctionProto, ModelProto, NodeProto
 from torch import Tensor, nn
 
-from toolkit.export.attention import DOMAIN, NODE, FlatAttention, Layer, by_runs, decomposed
+from toolkit.export.attention import DOMAIN, NODE, FlatAttention, Layer, by_products, by_runs
 from toolkit.export.trace import program
 
 
@@ -21,7 +21,7 @@ class _Body(nn.Module):
     def forward(self, packed: Tensor, queries: Tensor | None, bias: Tensor | None) -> Tensor:
         """packed: [batch, tokens, ...], queries: [batch, rows, Q] or None -> [batch, rows, V]"""
         flat = packed.flatten(0, 1), None if queries is None else queries.flatten(0, 1)
-        return by_runs(decomposed, *flat, bias, self.layer).view(-1, self.layer.rows, self.layer.layout.v_width)
+        return by_runs(by_products, *flat, bias, self.layer).view(-1, self.layer.rows, self.layer.layout.v_width)
 
 
 def add_bodies(proto: ModelProto, module: nn.Module) -> None:

@@ -32,7 +32,7 @@ class Onnx(Target):
             precisions=("fp32", "fp16", "bf16", "int8"),
             opsets=(17, 23),
             opset=23,
-            attention=("standard", "decomposed", "custom"),
+            attention=("standard", "decomposed", "packed", "custom"),
             any_image_size=True,
         )
 

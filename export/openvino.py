@@ -34,9 +34,11 @@ class OpenVino(Target):
             precisions=("fp32", "bf16", "int8"),
             opsets=(17, 23),
             opset=20,
-            attention=("decomposed", "standard"),
+            attention=("packed", "decomposed", "standard"),
             at_load=("bf16",),
             all_rows_in_fixed_batches=True,  # 2026.4: a segmentation fault in compile_model, from a batch of 4 on
+            tokens_multiple=4,
+            linear_patches=True,
             lacking={
                 "fp16": "processors compute it in float32",
                 "custom": "it does not read functions inside a graph",

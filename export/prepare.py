@@ -17,13 +17,13 @@ from toolkit import recipe
 from toolkit.errors import BadInput, UnsupportedModel
 from toolkit.export.attention import FORMS, FlatAttention
 from toolkit.export.calibrate import Images, Predict, Sample
-from toolkit.export.choices import ONLY_WHAT_IS_READ, PAD_HEADS, Choices
+from toolkit.export.choices import LINEAR_PATCHES, PAD_HEADS, Choices
 from toolkit.export.choose import choose
 from toolkit.export.custom_node import add_bodies
 from toolkit.export.flat import flatten
 from toolkit.export.precision import DTYPES, kept_by, lower, ranges
 from toolkit.export.quantize import predict_with, quantized
-from toolkit.export.rewrite import fold_normalisation, pad_for_fusion, rewrite
+from toolkit.export.rewrite import fold_normalisation, linear_patches, pad_for_fusion, rewrite
 from toolkit.export.trace import fits, traced
 from toolkit.models.resize import patch_size, take_any_size
 from toolkit.models.shapes import blocks_of
@@ -109,14 +109,16 @@ class _Work:
             rewrites[PAD_HEADS] = pad_for_fusion(module, *self.choices.fused_heads)
         if self.options.input == "uint8":
             fold_normalisation(module, self.info.mean, self.info.std)
-            module.get_submodule("patch_embed.proj").register_forward_pre_hook(_from_pixels)
         if self.options.any_image_size:
             take_any_size(module)
+        elif self.choices.linear_patches:
+            rewrites[LINEAR_PATCHES] = linear_patches(module)
+        if self.options.input == "uint8":
+            module.get_submodule("patch_embed").register_forward_pre_hook(_from_pixels)
         size = None if self.options.any_image_size else self.info.image_size
         form, less = FORMS[self.choices.attention], self.choices.only_what_is_read
-        if flatten(module, size, form, only_what_is_read=less):
-            rewrites[ONLY_WHAT_IS_READ] = 1
-        return module, rewrites
+        done = flatten(module, size, form, only_what_is_read=less, tokens_multiple=self.choices.tokens_multiple)
+        return module, {**rewrites, **done}
 
     def graph(self, module: nn.Module) -> ModelProto:
         batch = self.options.fixed_batch or 2  # torch.export takes sizes 0 and 1 for constants

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeAlias
 
 import torch
+from timm.layers.patch_embed import PatchEmbed
 from timm.models import beit, vision_transformer
 from torch import Tensor, nn
 
@@ -108,6 +109,38 @@ def fold_normalisation(module: nn.Module, mean: Sequence[float], std: Sequence[f
     with torch.no_grad():
         _add_bias(embedding, -(embedding.weight * means / stds).sum(dim=(1, 2, 3)))
         embedding.weight.div_(stds)
+
+
+def linear_patches(module: nn.Module) -> int:
+    """Let the patch embedding be a linear layer; returns whether it could."""
+    embedding = module.get_submodule("patch_embed")
+    if not isinstance(embedding, PatchEmbed) or not embedding.flatten or embedding.dynamic_img_pad:
+        return 0
+    module.set_submodule("patch_embed", LinearPatches(embedding))
+    return 1
+
+
+class LinearPatches(nn.Module):
+    """A patch embedding as a linear layer of every patch's pixels: patches do not overlap."""
+
+    def __init__(self, source: PatchEmbed) -> None:
+        super().__init__()
+        self.patch = source.proj.kernel_size
+        assert source.proj.stride == self.patch
+        weight, bias = source.proj.weight.detach().flatten(1), source.proj.bias
+        self.proj = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+        self.proj.weight = nn.Parameter(weight)
+        if bias is not None:
+            self.proj.bias = nn.Parameter(bias.detach())
+        self.norm = source.norm
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[batch, 3, height, width] -> [batch, patches, width of the model]"""
+        by_patch = images.unflatten(3, (-1, self.patch[1])).unflatten(2, (-1, self.patch[0]))
+        patches = by_patch.permute(0, 2, 4, 1, 3, 5)  # [batch, rows, columns, 3, patch height, patch width]
+        count = patches.shape[1] * patches.shape[2]
+        tokens: Tensor = self.norm(self.proj(patches.flatten(0, 2).flatten(1)).unflatten(0, (-1, count)))
+        return tokens
 
 
 def pad_for_fusion(module: nn.Module, multiple: int, least: int) -> int:

@@ -22,7 +22,17 @@ def _listed(value: object) -> object:
 
 
 Listed = BeforeValidator(_listed)
-RewriteName = Literal["layer-scale", "norms", "softmax-scale", "key-bias", "value-bias", "pad-heads", "class-token"]
+RewriteName = Literal[
+    "layer-scale",
+    "norms",
+    "softmax-scale",
+    "key-bias",
+    "value-bias",
+    "pad-heads",
+    "pad-tokens",
+    "linear-patches",
+    "class-token",
+]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 
@@ -145,8 +155,8 @@ class Export(Section):
     """Number format of weights and activations, written into the graph."""
     opset: Annotated[int, Field(ge=17, le=23)] | None = None
     """ONNX operator set; by default the one that the target reads best."""
-    attention: Literal["auto", "decomposed", "standard", "custom"] = "auto"
-    """How attention is written: plain operators, ONNX's Attention (opset 23), or a node toolkit::HeadwiseAttention."""
+    attention: Literal["auto", "decomposed", "packed", "standard", "custom"] = "auto"
+    """Plain operators in one of two arrangements, ONNX's Attention (opset 23), or a node toolkit::HeadwiseAttention."""
     batch_size: Annotated[tuple[Positive, ...], Listed] = (1, 8, 64)
     """Images a call: one number for a fixed batch, or the least, the usual and the largest."""
     image_size: Annotated[tuple[Positive, ...], Listed] = ()

@@ -21,7 +21,9 @@ ABLE = Abilities(
 
 
 def test_what_the_recipe_leaves_open_is_the_targets() -> None:
-    assert choices("it", ABLE, recipe.Export()) == Choices(18, "decomposed", "fp32", False, "fp32", None, True)
+    assert choices("it", ABLE, recipe.Export()) == Choices(
+        18, "decomposed", "fp32", False, "fp32", None, True, 1, False
+    )
     assert choices("it", ABLE, recipe.Export(precision="bf16")).precision == "fp32"
 
 

@@ -28,6 +28,15 @@ Exported = Callable[..., Artifact]
 NAMES = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224")
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_heads_laid_out_by_one_transposition(models: Models, exported: Exported, tmp_path: Path, name: str) -> None:
+    artifact = exported(models(name, "even"), opset=20, attention="packed")
+    assert artifact.max_abs_difference is not None
+    nodes = onnx.load(tmp_path / "out" / artifact.file).graph.node
+    layouts = [node for node in nodes if node.op_type == "Transpose" and "blocks.0.attn/" in node.name]
+    assert len(layouts) == 3, "of all heads, of the keys, and back"
+
+
 @pytest.mark.parametrize("opset", [17, 18, 20, 23])
 @pytest.mark.parametrize("attention", ["decomposed", "custom"])
 @pytest.mark.parametrize("name", NAMES)

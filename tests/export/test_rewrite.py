@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from toolkit.export.attention import FORMS
 from toolkit.export.flat import flatten
-from toolkit.export.rewrite import REWRITES, fold_normalisation, pad_for_fusion, pad_heads, rewrite
+from toolkit.export.rewrite import REWRITES, fold_normalisation, linear_patches, pad_for_fusion, pad_heads, rewrite
 from toolkit.models.adapt import attentions
 from toolkit.models.count import count, trace
 from toolkit.models.source import LoadedModel
@@ -62,6 +62,28 @@ def test_all_rewrites_together_change_no_logit(name: str, only_what_is_read: boo
     changed = copy.deepcopy(model.module)
     rewrite(changed, REWRITES)
     flatten(changed, model.info.image_size, FORMS["decomposed"], only_what_is_read=only_what_is_read)
+    assert_equal(changed, model)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("only_what_is_read", [False, True])
+@pytest.mark.parametrize("multiple", [4, 7])
+def test_padded_tokens_change_no_logit(name: str, only_what_is_read: bool, multiple: int, make: Make) -> None:
+    model = make(name, depth=2)
+    changed, size = copy.deepcopy(model.module), model.info.image_size
+    tokens = trace(changed, size)["blocks.0.attn"].positions
+    done = flatten(changed, size, FORMS["decomposed"], only_what_is_read=only_what_is_read, tokens_multiple=multiple)
+    assert ("pad-tokens" in done) == (tokens % multiple > 0)
+    assert trace(changed, size)["blocks.0.mlp.fc1"].positions == -(-tokens // multiple) * multiple
+    assert_equal(changed, model)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_patch_embedding_is_a_linear_layer(name: str, make: Make) -> None:
+    model = make(name, depth=2)
+    changed = copy.deepcopy(model.module)
+    assert linear_patches(changed) == 1
+    assert not any(isinstance(layer, nn.Conv2d) for layer in changed.modules())
     assert_equal(changed, model)
 
 

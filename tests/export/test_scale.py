@@ -104,3 +104,13 @@ def test_engines_of_deit_tiny(deit_tiny: Callable[[str], LoadedModel], tmp_path:
     assert "unknown" not in found
     assert ("fused" in found) == (precision != "fp32")
     assert records.load(EngineLayers, tmp_path / "layers.json").layers
+
+
+def test_attention_reads_what_the_projection_wrote_where_it_lies(
+    deit_tiny: Callable[[str], LoadedModel], tmp_path: Path
+) -> None:
+    """No layer of the engine moves queries, keys or values between the two."""
+    build_engine(deit_tiny("even"), "fp16", "sm_89", tmp_path)
+    layers = records.load(EngineLayers, tmp_path / "layers.json").layers
+    between = [layer for layer in layers if any(node.startswith("blocks.3.attn/") for node in layer.nodes)]
+    assert [layer.name.partition("_myl")[0] for layer in between] == ["_gemm_mha_v2"]
