@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from toolkit.models.source import LoadedModel
 
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton: its kernels run on the processor
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from toolkit.kernels.headwise_attention import bucketed, headwise_attention, reference
+from toolkit.kernels import headwise_attention as module
+from toolkit.kernels.headwise_attention import Choice, Heads, bucketed, choose, headwise_attention, reference
 
 LAYOUTS = {
     "even": ((8, 8),) * 3,
@@ -64,3 +65,86 @@ def test_dropout_drops_weights_and_zero_drops_none() -> None:
         torch.manual_seed(0)
         dropped = bucketed(packed, LAYOUTS["even"], 0.3, dropout=0.5)
     assert not torch.allclose(dropped, exact, atol=1e-2)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_fewer_queries_than_keys(rows: int) -> None:
+    heads = LAYOUTS["uneven"]
+    packed, bias = projections(heads, 7, torch.float64)
+    asking = sum(qk for qk, _ in heads)
+    queries, keys_values = packed[:, :rows, :asking], packed[..., asking:]
+    found = headwise_attention(keys_values, heads, 0.3, bias[:, :rows], queries=queries)
+    torch.testing.assert_close(found, reference(packed, heads, 0.3, bias)[:, :rows])
+    torch.testing.assert_close(found, reference(keys_values, heads, 0.3, bias[:, :rows], queries))
+
+
+EVEN: Heads = ((8, 8), (8, 8))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"heads": ()}, ValueError, "heads of at least one unit"),
+        ({"heads": ((8, 8), (0, 8))}, ValueError, "heads of at least one unit"),
+        ({"heads": ((8, 8), (8, 16))}, ValueError, "packed has 48 units for each token, the heads have 56"),
+        ({"packed": torch.zeros(2, 5, 48, dtype=torch.int32)}, TypeError, "of floating point, not .* of torch.int32"),
+        ({"packed": torch.zeros(5, 48)}, TypeError, "three-dimensional"),
+        ({"packed": torch.zeros(2, 0, 48)}, ValueError, "there are no tokens in packed"),
+        ({"packed": torch.zeros(2, 48, 5).transpose(1, 2)}, ValueError, "call .contiguous"),
+        ({"bias": torch.zeros(2, 5, 4)}, ValueError, r"the bias is \[2, 5, 4\], not \[2, 5, 5\]"),
+        ({"bias": torch.zeros(2, 5, 5, dtype=torch.bool)}, TypeError, "bias must be"),
+        ({"packed": torch.zeros(2, 5, 32), "queries": torch.zeros(2, 1, 8)}, ValueError, "queries has 8 units"),
+        ({"packed": torch.zeros(2, 5, 32), "queries": torch.zeros(3, 1, 16)}, ValueError, "keys and values"),
+        ({"packed": torch.zeros(2, 5, 32), "queries": torch.zeros(2, 1, 16).half()}, ValueError, "torch.float16"),
+        ({"packed": torch.zeros(2, 5, 32), "queries": torch.zeros(2, 0, 16)}, ValueError, "no tokens in queries"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and value else None,
+)
+def test_bad_input(change: dict[str, object], error: type[Exception], message: str) -> None:
+    given: dict[str, object] = {"packed": torch.zeros(2, 5, 48), "heads": EVEN, "scale": 0.3} | change
+    with pytest.raises(error, match=message):
+        headwise_attention(**given)  # type: ignore[arg-type]
+
+
+class OnGpu:
+    """What `choose` asks a tensor on a GPU."""
+
+    device = torch.device("cuda")
+
+    def __init__(self, dtype: torch.dtype = torch.bfloat16, stride: int = 48, address: int = 0) -> None:
+        self.dtype, self._stride, self._address = dtype, stride, address
+
+    def stride(self) -> tuple[int, int, int]:
+        return 5 * self._stride, self._stride, 1
+
+    def data_ptr(self) -> int:
+        return self._address
+
+
+@pytest.mark.parametrize(
+    ("tensor", "heads", "dropout", "capability", "why"),
+    [
+        (OnGpu(), EVEN, 0.0, (9, 0), ""),
+        (OnGpu(), EVEN, 0.0, (7, 5), "from Ampere"),
+        (OnGpu(torch.float32), EVEN, 0.0, (9, 0), "not in torch.float32"),
+        (OnGpu(), EVEN, 0.1, (9, 0), "drops no weights"),
+        (OnGpu(), ((8, 8), (8, 12)), 0.0, (9, 0), "prune with --round-to 8"),
+        (OnGpu(), ((136, 8),), 0.0, (9, 0), "wider than 128"),
+        (OnGpu(stride=52), EVEN, 0.0, (9, 0), "16 bytes"),
+        (OnGpu(address=8), EVEN, 0.0, (9, 0), "16 bytes"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and value else None,
+)
+def test_what_is_chosen_on_a_gpu_and_why(
+    monkeypatch: pytest.MonkeyPatch, tensor: Tensor, heads: Heads, dropout: float, capability: tuple[int, int], why: str
+) -> None:
+    monkeypatch.setattr(module, "_capability", lambda device: capability)
+    found = choose(tensor, heads, dropout)
+    assert found.name == ("buckets" if why else "triton")
+    assert why in found.why
+
+
+def test_what_is_chosen_elsewhere() -> None:
+    assert choose(torch.zeros(2, 5, 48), EVEN) == Choice(
+        "buckets", "the kernel is for GPUs, and the tensors are on cpu"
+    )

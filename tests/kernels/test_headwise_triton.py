@@ -1,0 +1,120 @@
+"""The kernels, run by Triton's interpreter, against the reference in float64.
+
+What lies beside the tensors is NaN: whatever is read there shows. The interpreter cannot multiply in bfloat16, and
+knows nothing of registers, shared memory and threads: see test_ahead_of_time.py.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from toolkit.kernels import headwise_launch
+from toolkit.kernels.headwise_attention import Heads, lse_of, parts_of, reference
+
+triton = pytest.importorskip("triton")
+pytestmark = pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="with a GPU, see `make gpu`")
+
+MIXED: Heads = ((64, 64), (40, 24), (24, 40), (16, 16), (64, 8), (8, 64))
+SCALE = 0.125
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3}
+FULL, HALF = torch.float32, torch.float16
+CASES = [
+    *((heads_of_one, 50, 1, dtype, True) for heads_of_one in ((head,) for head in MIXED) for dtype in (FULL, HALF)),
+    *((MIXED, tokens, batch, dtype, bias)
+      for tokens, batch in ((1, 3), (5, 3), (50, 3), (197, 1))
+      for dtype in (FULL, HALF)
+      for bias in (False, True)),
+    (MIXED, 198, 1, FULL, False), (MIXED, 198, 1, HALF, True),
+    (MIXED, 257, 1, FULL, True), (MIXED, 257, 1, HALF, False),
+    (MIXED, 577, 1, FULL, True), (MIXED, 577, 1, HALF, False),
+    (((128, 72),), 50, 1, FULL, True),  # wider than a whole row of keys and values can be
+]  # fmt: skip
+
+
+def poisoned(values: Tensor) -> Tensor:
+    """The same [batch, tokens, width] within a larger tensor that is NaN everywhere else."""
+    batch, tokens, width = values.shape
+    larger = values.new_full((batch, tokens + 3, width + 16), math.nan)
+    larger[:, :tokens, :width] = values
+    return larger[:, :tokens, :width]
+
+
+def given(heads: Heads, tokens: int, batch: int, dtype: torch.dtype, with_bias: bool) -> tuple[Tensor, Tensor | None]:
+    generator = torch.Generator().manual_seed(tokens)
+    packed = torch.randn(batch, tokens, sum(2 * qk + v for qk, v in heads), generator=generator).to(dtype)
+    bias = torch.randn(len(heads), tokens, tokens, generator=generator).to(dtype) if with_bias else None
+    return poisoned(packed), bias
+
+
+@pytest.mark.parametrize(("heads", "tokens", "batch", "dtype", "with_bias"), CASES, ids=str)
+def test_forward_and_backward_are_the_reference(
+    heads: Heads, tokens: int, batch: int, dtype: torch.dtype, with_bias: bool
+) -> None:
+    packed, bias = given(heads, tokens, batch, dtype, with_bias)
+    parts = parts_of(packed, None, heads)
+    out, lse = headwise_launch.forward(*parts, heads, SCALE, bias, with_lse=True)
+    grad_out = torch.randn(out.shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    grad = torch.full_like(packed, math.nan, memory_format=torch.contiguous_format)
+    headwise_launch.backward(*parts, heads, SCALE, bias, out, lse, grad_out, *parts_of(grad, None, heads))
+
+    exact, exact_bias = packed.double().requires_grad_(), None if bias is None else bias.double()
+    expected = reference(exact, heads, SCALE, exact_bias)
+    expected.backward(grad_out.double())
+    assert exact.grad is not None
+    torch.testing.assert_close(out.double(), expected.detach(), atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    largest = float(exact.grad.abs().max())
+    torch.testing.assert_close(grad.double() / largest, exact.grad / largest, atol=TOLERANCE[dtype], rtol=0.0)
+    torch.testing.assert_close(
+        lse.double(), lse_of(exact.detach(), heads, SCALE, exact_bias).double(), atol=1e-5, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize(("tokens", "rows"), [(197, 1), (50, 2), (400, 1)])
+def test_fewer_queries_than_keys(tokens: int, rows: int, with_bias: bool) -> None:
+    generator = torch.Generator().manual_seed(1)
+    queries = poisoned(torch.randn(2, rows, sum(qk for qk, _ in MIXED), generator=generator))
+    packed = poisoned(torch.randn(2, tokens, sum(qk + v for qk, v in MIXED), generator=generator))
+    bias = torch.randn(len(MIXED), rows, tokens, generator=generator) if with_bias else None
+    parts = parts_of(packed, queries, MIXED)
+    out, lse = headwise_launch.forward(*parts, MIXED, SCALE, bias, with_lse=True)
+    torch.testing.assert_close(out, reference(packed, MIXED, SCALE, bias, queries), atol=1e-5, rtol=1e-5)
+
+    grads = tuple(torch.full_like(each, math.nan, memory_format=torch.contiguous_format) for each in (packed, queries))
+    grad_out = torch.randn(out.shape, generator=generator)
+    headwise_launch.backward(*parts, MIXED, SCALE, bias, out, lse, grad_out, *parts_of(*grads, MIXED))
+    exact = packed.clone().requires_grad_(), queries.clone().requires_grad_()
+    reference(exact[0], MIXED, SCALE, bias, exact[1]).backward(grad_out)
+    for grad, each in zip(grads, exact, strict=True):
+        assert each.grad is not None
+        torch.testing.assert_close(grad, each.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_without_lse_nothing_is_written() -> None:
+    packed, _ = given(MIXED, 5, 1, FULL, with_bias=False)
+    _, lse = headwise_launch.forward(*parts_of(packed, None, MIXED), MIXED, SCALE, None, with_lse=False)
+    assert lse.numel() == 0
+
+
+def test_keys_are_cut_into_few_powers_of_two() -> None:
+    for tokens in range(1, 321):
+        found = headwise_launch.pieces(tokens)
+        assert sum(found) >= tokens
+        assert 1 <= len(found) <= headwise_launch.PIECES
+        assert all(piece >= 16 and piece & (piece - 1) == 0 for piece in found)
+        assert list(found) == sorted(set(found), reverse=True)
+    assert headwise_launch.pieces(197) == (128, 64, 16)
+    assert headwise_launch.pieces(257) == (256, 16)
+    assert headwise_launch.pieces(50) == (64,)
+
+
+def test_which_kernel() -> None:
+    heads = ((64, 64),)
+    assert headwise_launch.forward_kernel(197, heads, 80, has_bias=True) == "whole_row"
+    assert headwise_launch.forward_kernel(257, heads, 90, has_bias=True) == "whole_row"
+    assert headwise_launch.forward_kernel(257, heads, 80, has_bias=False) == "online"
+    assert headwise_launch.forward_kernel(197, ((72, 64),), 90, has_bias=False) == "online"

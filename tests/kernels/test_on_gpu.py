@@ -1,0 +1,70 @@
+"""The kernels on a real GPU: `make gpu`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from toolkit.kernels.headwise_attention import Heads, choose, headwise_attention, reference
+
+pytestmark = pytest.mark.gpu
+
+MIXED: Heads = ((64, 64), (40, 24), (24, 40), (16, 16), (64, 8), (8, 64))
+LAYOUTS = {"even": ((64, 64),) * 12, "mixed": MIXED, "wide": ((128, 128), (128, 72))}
+LARGEST_ERROR = {torch.bfloat16: 5e-3, torch.float16: 1e-3}
+"""Relative, in the 2-norm, to float64."""
+
+
+def error(found: Tensor, exact: Tensor) -> float:
+    return float((found.double() - exact).norm() / exact.norm())
+
+
+@pytest.mark.parametrize("dtype", LARGEST_ERROR, ids=str)
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("tokens", [1, 5, 50, 196, 197, 198, 257, 261, 577])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_forward_and_backward(layout: str, tokens: int, with_bias: bool, dtype: torch.dtype) -> None:
+    heads = LAYOUTS[layout]
+    generator = torch.Generator("cuda").manual_seed(tokens)
+    width = sum(2 * qk + v for qk, v in heads)
+    larger = torch.full((4, tokens + 3, width + 16), torch.nan, device="cuda", dtype=dtype)
+    larger[:, :tokens, :width] = torch.randn(4, tokens, width, device="cuda", generator=generator)
+    packed = larger[:, :tokens, :width].requires_grad_()
+    bias = None
+    if with_bias:
+        bias = torch.randn(len(heads), tokens, tokens, device="cuda", generator=generator, dtype=dtype).requires_grad_()
+    assert choose(packed, heads).name == "triton"
+    out = headwise_attention(packed, heads, 0.125, bias)
+    grad_out = torch.randn(out.shape, device="cuda", generator=generator, dtype=dtype)
+    given = [packed] if bias is None else [packed, bias]
+    grads = torch.autograd.grad(out, given, grad_out)
+    again = torch.autograd.grad(headwise_attention(packed, heads, 0.125, bias), given, grad_out)
+    assert all(torch.equal(first, second) for first, second in zip(grads, again, strict=True)), (
+        "the same bits every time"
+    )
+
+    exact = [each.detach().double().requires_grad_() for each in given]
+    expected = reference(exact[0], heads, 0.125, exact[1] if with_bias else None)
+    assert error(out, expected) < LARGEST_ERROR[dtype]
+    for found, right in zip(grads, torch.autograd.grad(expected, exact, grad_out.double()), strict=True):
+        assert error(found, right) < 2 * LARGEST_ERROR[dtype]
+
+
+@pytest.mark.parametrize("batch", [1, 70_000])
+def test_fewer_queries_and_many_images(batch: int) -> None:
+    packed = torch.randn(batch, 5, sum(qk + v for qk, v in MIXED), device="cuda", dtype=torch.bfloat16)
+    queries = torch.randn(batch, 1, sum(qk for qk, _ in MIXED), device="cuda", dtype=torch.bfloat16)
+    found = headwise_attention(packed, MIXED, 0.125, queries=queries)
+    assert error(found, reference(packed.double(), MIXED, 0.125, None, queries.double())) < 5e-3
+
+
+def test_in_a_cuda_graph() -> None:
+    packed = torch.randn(8, 197, sum(2 * qk + v for qk, v in MIXED), device="cuda", dtype=torch.bfloat16)
+    headwise_attention(packed, MIXED, 0.125)  # compiles the kernel
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = headwise_attention(packed, MIXED, 0.125)
+    packed.normal_()
+    graph.replay()
+    torch.testing.assert_close(found, headwise_attention(packed, MIXED, 0.125))
