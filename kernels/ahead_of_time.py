@@ -83,8 +83,7 @@ def compile_kernel(
             if _type_of(name, constants, DTYPES[dtype]).startswith("*")
         },
     )
-    options = {**settings, "enable_fp_fusion": True}
-    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=settings)
     if made.metadata.shared > SHARED_BYTES[target]:
         raise ValueError(
             f"{kernel} needs {made.metadata.shared} bytes of shared memory, {target} has {SHARED_BYTES[target]}"

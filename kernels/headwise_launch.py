@@ -21,7 +21,7 @@ from toolkit.kernels import headwise_triton
 Heads = Sequence[tuple[int, int]]
 """(qk_dim, v_dim) of each head, in memory order."""
 Settings = dict[str, int]
-"""What a kernel is compiled for: its constants, `num_warps`, `num_stages`."""
+"""What a kernel is compiled for: its constants, and the compiler's options."""
 
 GROUP: int = headwise_triton.GROUP.value
 HOPPER = 90
@@ -99,7 +99,7 @@ def settings_of(
     """What a kernel is compiled for, for this number of keys, these heads and this GPU."""
     dq, dv = (max(SMALLEST, triton.next_power_of_2(max(dims))) for dims in zip(*heads, strict=True))
     wide = max(dq, dv) > WHOLE_ROW_WIDTH
-    settings = {"DQ": dq, "DV": dv, "HAS_BIAS": has_bias, "num_warps": 4, "num_stages": 1}
+    settings = {"DQ": dq, "DV": dv, "HAS_BIAS": has_bias, "num_warps": 4, "num_stages": 1, "enable_fp_fusion": True}
     if kernel == "whole_row":
         keys = dict(zip(("KEYS_0", "KEYS_1", "KEYS_2"), (*pieces(tokens), 0, 0), strict=False))
         settings |= {"TOKENS": tokens, **keys, "WITH_LSE": with_lse, "HOPPER": capability == HOPPER, "TILE": 64}
