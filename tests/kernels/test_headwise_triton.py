@@ -19,6 +19,8 @@ triton = pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="with a GPU, see `make gpu`")
 
 MIXED: Heads = ((64, 64), (40, 24), (24, 40), (16, 16), (64, 8), (8, 64))
+SOME = MIXED[1:4]
+"""Of a layer of many tokens: the interpreter is slow."""
 SCALE = 0.125
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3}
 FULL, HALF = torch.float32, torch.float16
@@ -28,9 +30,9 @@ CASES = [
       for tokens, batch in ((1, 3), (5, 3), (50, 3), (197, 1))
       for dtype in (FULL, HALF)
       for bias in (False, True)),
-    (MIXED, 198, 1, FULL, False), (MIXED, 198, 1, HALF, True),
-    (MIXED, 257, 1, FULL, True), (MIXED, 257, 1, HALF, False),
-    (MIXED, 577, 1, FULL, True), (MIXED, 577, 1, HALF, False),
+    (SOME, 198, 1, FULL, False), (SOME, 198, 1, HALF, True),
+    (SOME, 257, 1, FULL, True), (SOME, 257, 1, HALF, False),
+    (SOME, 577, 1, FULL, True), (SOME, 577, 1, HALF, False),
     (((128, 72),), 50, 1, FULL, True),  # wider than a whole row of keys and values can be
 ]  # fmt: skip
 
