@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from toolkit.export.attention import HIDDEN, FlatAttention, Run, by_products, by_runs
+from toolkit.export.attention import FlatAttention, Run, by_products, by_runs
 from toolkit.export.calibrate import Images, batches
 from toolkit.models.shapes import blocks_of
 
@@ -136,9 +136,7 @@ def _watched(module: nn.Module, found: Ranges) -> Iterator[None]:
     def step(name: str, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, run: Run) -> Tensor:
         queries, keys = (part.unflatten(-1, (run.heads, run.qk_dim)).transpose(1, 2) for part in (q, k))
         logits = queries * run.scale @ keys.transpose(2, 3)
-        if bias is not None:
-            logits = (logits + bias).masked_fill(bias == HIDDEN, 0.0)  # where nothing is read
-        note(found.logits, name, logits)
+        note(found.logits, name, logits if bias is None else logits + bias)
         return by_products(q, k, v, bias, run)
 
     layers = [(name, each) for name, each in module.named_modules() if isinstance(each, nn.Linear | nn.LayerNorm)]

@@ -22,7 +22,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from toolkit.kernels import headwise_triton
-from toolkit.kernels.headwise_launch import Heads, forward_kernel, settings_of
+from toolkit.kernels.headwise_attention import Heads
+from toolkit.kernels.headwise_launch import forward_kernel, settings_of
 
 SHARED_BYTES = {
     "sm_80": 166_912, "sm_86": 101_376, "sm_87": 166_912, "sm_89": 101_376, "sm_90": 232_448, "sm_120": 101_376,

@@ -26,6 +26,7 @@ WIDEST = 128
 ALIGNMENT = 8
 """Widths are multiples of so many units, 16 bytes: what a GPU reads at once."""
 KERNEL_DTYPES = (torch.float16, torch.bfloat16)
+HAS_TRITON = find_spec("triton") is not None
 LOWEST_CAPABILITY = (8, 0)
 """Compute capability of the GPUs that they are compiled for: Ampere and later."""
 
@@ -55,8 +56,8 @@ def headwise_attention(
     queries: [batch, rows, Q] where not all tokens ask, or None: rows is the number of tokens then.
     Returns  [batch, rows, V], head after head: what the output projection reads.
 
-    Raises TypeError for a type that is not a floating point one or not the same everywhere, ValueError for a layout
-    that does not match the tensors, for no tokens, and for units that do not lie side by side.
+    Raises TypeError for what is not three-dimensional and of floating point, ValueError for a layout or a type that
+    does not match the tensors, for no tokens, and for units that do not lie side by side.
     """
     check(packed, heads, bias, queries)
     if choose(packed, heads, dropout).name == "buckets":
@@ -84,11 +85,11 @@ def choose(packed: Tensor, heads: Heads, dropout: float = 0.0) -> Choice:
         return Choice("buckets", f"not all widths are multiples of {ALIGNMENT}: prune with --round-to {ALIGNMENT}")
     if max(map(max, heads)) > WIDEST:
         return Choice("buckets", f"a head is wider than {WIDEST}")
-    if packed.data_ptr() % 16 or any(stride % ALIGNMENT for stride in packed.stride()[:-1]):
+    if any(stride % ALIGNMENT for stride in packed.stride()[:-1]):
         return Choice("buckets", "the rows do not begin at multiples of 16 bytes")
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
         return Choice("buckets", "torch.func transforms do not see through the kernel")
-    if find_spec("triton") is None:
+    if not HAS_TRITON:
         return Choice("buckets", "Triton is not installed")
     return Choice("triton", "")
 
@@ -222,6 +223,7 @@ def _logits(q: Tensor, k: Tensor, start: int, dim: int, scale: float, bias: Tens
     return logits if bias is None else logits + bias.to(logits.dtype)
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 @lru_cache
 def _capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)

@@ -7,7 +7,6 @@ found out with is `ahead_of_time`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
 
@@ -17,9 +16,8 @@ import triton
 from torch import Tensor
 
 from toolkit.kernels import headwise_triton
+from toolkit.kernels.headwise_attention import Heads
 
-Heads = Sequence[tuple[int, int]]
-"""(qk_dim, v_dim) of each head, in memory order."""
 Settings = dict[str, int]
 """What a kernel is compiled for: its constants, and the compiler's options."""
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from toolkit.kernels.headwise_attention import bucketed, lse_of, parts_of, reference_gradients
+from toolkit.kernels.headwise_attention import ALIGNMENT, Heads, bucketed, lse_of, parts_of, reference_gradients
 
 
 @torch.library.custom_op("toolkit::headwise_attention", mutates_args=())
@@ -32,7 +32,7 @@ def operator(
     if packed.device.type == "cuda":
         from toolkit.kernels import headwise_launch
 
-        parts = parts_of(packed, queries, heads)
+        parts = _aligned_parts(packed, queries, heads)
         return headwise_launch.forward(*parts, heads, scale, bias, with_lse=with_lse)
     out = bucketed(packed, heads, scale, bias, queries=queries)
     return out, lse_of(packed, heads, scale, bias, queries) if with_lse else out.new_empty(0, dtype=torch.float32)
@@ -74,9 +74,22 @@ def backward_operator(
     grad_packed = torch.empty_like(packed, memory_format=torch.contiguous_format)
     grad_queries = None if queries is None else torch.empty_like(queries, memory_format=torch.contiguous_format)
     grads = parts_of(grad_packed, grad_queries, heads)
-    headwise_launch.backward(*parts_of(packed, queries, heads), heads, scale, bias, out, lse, grad_out, *grads)
+    parts = _aligned_parts(packed, queries, heads)
+    headwise_launch.backward(*parts, heads, scale, bias, out, lse, grad_out, *grads)
     grad_bias = reference_gradients(grad_out, packed, heads, scale, bias, queries)[2] if of_bias else None
     return grad_packed, _or_nothing(grad_queries, packed), _or_nothing(grad_bias, packed)
+
+
+def _aligned_parts(packed: Tensor, queries: Tensor | None, heads: Heads) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, whose rows begin at multiples of 16 bytes."""
+    return parts_of(_aligned(packed), None if queries is None else _aligned(queries), heads)
+
+
+def _aligned(given: Tensor) -> Tensor:
+    """The tensor itself where its rows begin at multiples of 16 bytes, as the kernel reads them; else a copy."""
+    if given.data_ptr() % 16 or any(stride % ALIGNMENT for stride in given.stride()[:-1]):
+        return given.clone(memory_format=torch.contiguous_format)
+    return given
 
 
 def _or_nothing(found: Tensor | None, like: Tensor) -> Tensor:

@@ -21,8 +21,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from toolkit.kernels.headwise_attention import ALIGNMENT
+
 LOG2_E = tl.constexpr(1.4426950408889634)
-GROUP = tl.constexpr(8)
+GROUP = tl.constexpr(ALIGNMENT)
 """Units that are read and written at once: 16 bytes. Widths and distances count in groups, so that the compiler sees
 products with 8; of a number that it knows nothing about it would load unit by unit."""
 

@@ -111,14 +111,11 @@ class OnGpu:
 
     device = torch.device("cuda")
 
-    def __init__(self, dtype: torch.dtype = torch.bfloat16, stride: int = 48, address: int = 0) -> None:
-        self.dtype, self._stride, self._address = dtype, stride, address
+    def __init__(self, dtype: torch.dtype = torch.bfloat16, stride: int = 48) -> None:
+        self.dtype, self._stride = dtype, stride
 
     def stride(self) -> tuple[int, int, int]:
         return 5 * self._stride, self._stride, 1
-
-    def data_ptr(self) -> int:
-        return self._address
 
 
 @pytest.mark.parametrize(
@@ -131,7 +128,6 @@ class OnGpu:
         (OnGpu(), ((8, 8), (8, 12)), 0.0, (9, 0), "prune with --round-to 8"),
         (OnGpu(), ((136, 8),), 0.0, (9, 0), "wider than 128"),
         (OnGpu(stride=52), EVEN, 0.0, (9, 0), "16 bytes"),
-        (OnGpu(address=8), EVEN, 0.0, (9, 0), "16 bytes"),
     ],
     ids=lambda value: value if isinstance(value, str) and value else None,
 )

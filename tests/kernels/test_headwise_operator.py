@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from toolkit.kernels import headwise_attention as module
 from toolkit.kernels.headwise_attention import Heads, lse_of, reference
-from toolkit.kernels.headwise_operator import operator
+from toolkit.kernels.headwise_operator import _aligned, operator
 
 HEADS: Heads = ((8, 3), (8, 3), (5, 5))
 DIMS: tuple[list[int], list[int]] = ([8, 8, 5], [3, 3, 5])
@@ -96,3 +98,30 @@ def test_flops_are_those_of_the_two_products(rows: int | None) -> None:
     with FlopCounterMode(display=False) as counter:
         operator(packed, queries, None, *DIMS, SCALE, False)
     assert counter.get_total_flops() == 2 * 2 * (rows or 4) * 4 * (21 + 11)
+
+
+def test_rows_that_begin_between_16_bytes_are_copied() -> None:
+    values = torch.zeros(2, 6, 32, dtype=torch.bfloat16)
+    assert _aligned(values) is values
+    for given in (values[..., 4:28], torch.zeros(2, 6, 36, dtype=torch.bfloat16)[..., :24]):
+        copied = _aligned(given)
+        assert copied.data_ptr() % 16 == 0
+        assert copied.stride() == (144, 24, 1)
+        assert torch.equal(copied, given)
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["traced", "by the compiler"])
+def test_a_layer_on_a_gpu_is_exported_with_the_operator(monkeypatch: pytest.MonkeyPatch, strict: bool) -> None:
+    """Without a GPU: its tensors have shapes and no data."""
+    monkeypatch.setattr(module, "_capability", lambda device: (9, 0))
+    heads: Heads = ((64, 64), (40, 24))
+
+    class OnGpu(nn.Module):
+        def forward(self, packed: Tensor) -> Tensor:
+            return module.headwise_attention(packed * 2, heads, SCALE)
+
+    with FakeTensorMode():
+        packed = torch.empty(2, 197, sum(2 * qk + v for qk, v in heads), device="cuda", dtype=torch.bfloat16)
+        program = torch.export.export(OnGpu(), (packed,), strict=strict)
+    targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert targets[:2] == ["aten.mul.Tensor", "toolkit.headwise_attention.default"]
