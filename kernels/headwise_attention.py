@@ -1,7 +1,7 @@
 """Self-attention whose heads may differ in number and width, straight from the packed projection.
 
 `reference` says what is computed, one head at a time. `bucketed` computes it with PyTorch's fused attention, one call
-for each run of equal heads. On a GPU one kernel of `headwise_triton` does a whole layer. `headwise_attention` chooses,
+for each run of equal heads. On a GPU one kernel of `headwise_forward` does a whole layer. `headwise_attention` chooses,
 and `choose` says what and why.
 """
 

@@ -1,7 +1,7 @@
-"""How the kernels of `headwise_triton` are launched: which one, sizes of tiles, the table of heads, grids.
+"""How the kernels are launched: which one, sizes of tiles, the table of heads, grids.
 
 Sizes are such that nothing spills to memory on any GPU from Ampere on, and that shared memory suffices; what that was
-found out with is `ahead_of_time`.
+found out with is `machine_code`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
-from toolkit.kernels import headwise_triton
-from toolkit.kernels.headwise_attention import Heads
+from toolkit.kernels.headwise_attention import ALIGNMENT, Heads
+from toolkit.kernels.headwise_backward import backward_keys, backward_queries
+from toolkit.kernels.headwise_forward import online, whole_row
 
 Settings = dict[str, int]
 """What a kernel is compiled for: its constants, and the compiler's options."""
 
-GROUP: int = headwise_triton.GROUP.value
 HOPPER = 90
 """Compute capability, times ten, of the GPU whose products read both factors from shared memory."""
 WHOLE_ROW_TOKENS = {"hopper": 320, "hopper with bias": 272, "others": 208}
@@ -56,10 +56,10 @@ def forward(
     tiles = triton.cdiv(rows, settings["TILE"])
     if kernel == "whole_row":
         grid = batch * count, _shares(q.device, batch * count, tiles)
-        headwise_triton.whole_row[grid](*read, count, rows, *strides, scale * math.log2(math.e), **settings)
+        whole_row[grid](*read, count, rows, *strides, scale * math.log2(math.e), **settings)
     else:
         grid = batch * count, tiles
-        headwise_triton.online[grid](*read, count, rows, tokens, *strides, scale * math.log2(math.e), **settings)
+        online[grid](*read, count, rows, tokens, *strides, scale * math.log2(math.e), **settings)
     return out, lse
 
 
@@ -75,11 +75,11 @@ def backward(
     sizes = (count, rows, tokens, *_groups(q), *_groups(k), *_groups(out))
     capability, has_bias = capability_of(q.device), bias is not None
     settings = settings_of("backward_keys", tokens, heads, capability, has_bias=has_bias)
-    headwise_triton.backward_keys[batch * count, triton.cdiv(tokens, settings["KEYS"])](
+    backward_keys[batch * count, triton.cdiv(tokens, settings["KEYS"])](
         *read, grad_k, grad_v, *sizes, *_groups(grad_k), *_groups(filled), scale, **settings
     )
     settings = settings_of("backward_queries", tokens, heads, capability, has_bias=has_bias)
-    headwise_triton.backward_queries[batch * count, triton.cdiv(rows, settings["TILE"])](
+    backward_queries[batch * count, triton.cdiv(rows, settings["TILE"])](
         *read, grad_q, *sizes, *_groups(grad_q), *_groups(filled), scale, **settings
     )
 
@@ -144,20 +144,27 @@ def pieces(tokens: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=1024)
 def table(heads: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
-    """[heads, 4] int32: first of q and k, first of v, qk_dim, v_dim, in groups. One for each layout, kept."""
+    """`columns_of` on a device. One for each layout, kept."""
+    return torch.tensor(columns_of(heads), dtype=torch.int32, device=device)
+
+
+def columns_of(heads: Heads) -> tuple[tuple[int, ...], ...]:
+    """Of every head, in groups: first of q and k, first of v, qk_dim, v_dim."""
     qk_first, v_first = ([0, *accumulate(dims)] for dims in zip(*heads, strict=True))
-    rows = [(qk_first[index], v_first[index], *head) for index, head in enumerate(heads)]
-    return torch.tensor(rows, dtype=torch.int32, device=device) // GROUP
+    return tuple(
+        tuple(units // ALIGNMENT for units in (qk_first[index], v_first[index], *head))
+        for index, head in enumerate(heads)
+    )
 
 
 def _filled(bias: Tensor | None) -> Tensor | None:
     """With rows of whole groups, side by side: [heads, rows, tokens] -> [heads, rows, a little more]."""
-    return None if bias is None else F.pad(bias, (0, -bias.shape[2] % GROUP)).contiguous()
+    return None if bias is None else F.pad(bias, (0, -bias.shape[2] % ALIGNMENT)).contiguous()
 
 
 def _groups(x: Tensor | None) -> tuple[int, int]:
     """Distance in groups of two images, or of two heads of a bias, and of two rows."""
-    return (0, 0) if x is None else (x.stride(0) // GROUP, x.stride(1) // GROUP)
+    return (0, 0) if x is None else (x.stride(0) // ALIGNMENT, x.stride(1) // ALIGNMENT)
 
 
 def _shares(device: torch.device, programs: int, tiles: int) -> int:

@@ -1,43 +1,64 @@
-"""Machine code for GPUs that are not there: what the compiler made of every kernel at the sizes that are shipped.
+"""The command that writes a layer's machine code, and the C that launches it.
 
-In a process of its own: here Triton interprets its kernels.
+There is a driver to link with that launches nothing: it notes what it is asked for, and answers what it is told to.
 """
 
 from __future__ import annotations
 
-import json
+import ctypes
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-TARGETS = ("sm_80", "sm_87", "sm_90")
-VARIANTS = [
-    {"tokens": tokens, "heads": ((width, width),), "has_bias": training, "training": training}
-    for tokens, width in ((197, 64), (197, 32), (197, 16), (197, 128), (577, 64))
-    for training in (False, True)
-]
-"""Training takes what inference does, and a bias takes most registers."""
-PROGRAM = """
-import json, sys
-from toolkit.kernels.ahead_of_time import compile_kernel, kernels_for
-target, variants = sys.argv[1], json.loads(sys.argv[2])
-print(json.dumps([
-    compile_kernel(
-        kernel, target, given["tokens"], given["heads"], has_bias=given["has_bias"],
-        with_lse=given["training"] and not kernel.startswith("backward"),
-    ).summary() | {"variant": given}
-    for given in variants
-    for kernel in kernels_for(target, **given)
-]))
+from toolkit.kernels import ahead_of_time
+
+DRIVER = r"""
+#include <cuda.h>
+#include <string.h>
+
+CUresult answer = CUDA_SUCCESS;
+const unsigned char *image;
+char symbol[64];
+unsigned grid[3], block, shared, opted_in, loaded;
+CUdeviceptr arguments[6];
+int count = 3;
+
+CUresult cuCtxGetDevice(CUdevice *device) { *device = 0; return answer; }
+CUresult cuDeviceGetAttribute(int *value, CUdevice_attribute attribute, CUdevice device) {
+    *value = attribute == CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT && device == 0 ? 16 : -1;
+    return CUDA_SUCCESS;
+}
+CUresult cuModuleLoadData(CUmodule *module, const void *data) {
+    image = data; *module = (CUmodule)1; loaded++; return CUDA_SUCCESS;
+}
+CUresult cuModuleUnload(CUmodule module) { loaded--; return module == (CUmodule)1 ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN; }
+CUresult cuModuleGetFunction(CUfunction *function, CUmodule module, const char *name) {
+    strcpy(symbol, name); *function = (CUfunction)2;
+    return module == (CUmodule)1 ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN;
+}
+CUresult cuFuncSetAttribute(CUfunction function, CUfunction_attribute attribute, int value) {
+    opted_in = attribute == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES ? value : 0;
+    return function == (CUfunction)2 ? answer : CUDA_ERROR_UNKNOWN;
+}
+CUresult cuLaunchKernel(CUfunction function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned block_y,
+                        unsigned block_z, unsigned bytes, CUstream stream, void **given, void **extra) {
+    grid[0] = x; grid[1] = y; grid[2] = z; block = threads * block_y * block_z; shared = bytes;
+    for (int each = 0; each < count; each++) arguments[each] = *(CUdeviceptr *)given[each];
+    return function == (CUfunction)2 && stream == (CUstream)3 && extra == NULL ? answer : CUDA_ERROR_UNKNOWN;
+}
 """
+SUCCESS, INVALID_VALUE, NOT_INITIALIZED, NO_BINARY, MISALIGNED = 0, 1, 3, 209, 716
+"""What cuda.h calls them."""
 
 
-def ran(*arguments: str) -> subprocess.CompletedProcess[str]:
+def called(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *arguments],
+        [sys.executable, "-m", "toolkit.kernels.ahead_of_time", *arguments],
         capture_output=True,
         text=True,
         env={**os.environ, "TRITON_INTERPRET": "0"},
@@ -46,46 +67,103 @@ def ran(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def called(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return ran("-m", "toolkit.kernels.ahead_of_time", *arguments)
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Path, ctypes.CDLL]]:
+    """`built(...)`: a folder that the command has written with these arguments, and the C in it, compiled."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler")
+    import triton
+
+    headers = Path(triton.__file__).parent / "backends" / "nvidia" / "include"
+
+    def build(*arguments: str) -> tuple[Path, ctypes.CDLL]:
+        folder = tmp_path_factory.mktemp("layer")
+        ended = called("--target", "sm_87", "--scale", "0.125", "--out", str(folder), *arguments)
+        assert ended.returncode == 0, ended.stderr
+        (folder / "driver.c").write_text(DRIVER)
+        sources = [str(file) for file in folder.glob("*.c")]
+        strict = ["-std=c99", "-Wall", "-Wextra", "-Werror", f"-isystem{headers}"]
+        subprocess.run([compiler, *strict, "-shared", "-fPIC", "-o", folder / "layer.so", *sources], check=True)
+        return folder, ctypes.CDLL(str(folder / "layer.so"))
+
+    return build
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_nothing_spills_and_nothing_moves_unit_by_unit(target: str) -> None:
-    ended = ran("-c", PROGRAM, target, json.dumps(VARIANTS))
-    assert ended.returncode == 0, ended.stderr
-    found = json.loads(ended.stdout)
-    assert {kernel["kernel"] for kernel in found} == {"whole_row", "online", "backward_keys", "backward_queries"}
-    for kernel in found:
-        operations = kernel["operations"]
-        assert kernel["spilled"] == 0, kernel
-        assert not [name for name in operations if name.startswith(("LDG.E.U16", "STG.E.U16"))], kernel
-        assert any(name.startswith("LDG.E.128") for name in operations), kernel
-        if kernel["variant"]["heads"][0][0] >= 64:  # a thread has less than 16 bytes of a tile of narrow heads
-            assert any(name.startswith("STG.E.128") for name in operations), kernel
-        products = "HGMMA" if target == "sm_90" and kernel["kernel"] == "whole_row" else "H"
-        assert any(name.startswith(products) and "MMA" in name for name in operations), kernel
+def test_a_program_without_triton_launches_it(built: Callable[..., tuple[Path, ctypes.CDLL]]) -> None:
+    folder, library = built("--tokens", "197", "--heads", "64x64,40x24", "--name", "block_3")
+    cubin = (folder / "block_3.cubin").read_bytes()
+    ptx = (folder / "block_3.ptx").read_text()
+    assert cubin.startswith(b"\x7fELF")
+    assert ".target sm_87" in ptx
+    assert str(Path(__file__).parents[2]) not in ptx, "a path on the machine that made it"
+    assert ptx.split(".entry")[1].split(")")[0].count(".param") == 2 + 2, "packed, out, and the compiler's two"
+    assert "packed   [batch, 197, 296]" in (folder / "block_3.h").read_text()
+
+    def number(name: str) -> int:
+        return ctypes.c_uint.in_dll(library, name).value
+
+    library.block_3.argtypes = [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint]
+    assert library.block_3(3, 16, 32, 1) == NOT_INITIALIZED
+    assert library.block_3_load() == SUCCESS
+    assert ctypes.string_at(ctypes.c_void_p.in_dll(library, "image").value or 0, len(cubin)) == cubin
+    assert (ctypes.c_char * 64).in_dll(library, "symbol").value == b"layer"
+    assert library.block_3(3, 160, 320, 5) == SUCCESS
+    assert list((ctypes.c_uint * 3).in_dll(library, "grid")) == [2 * 5, 3, 1], "16 processors take 32 programs"
+    assert list((ctypes.c_uint64 * 3).in_dll(library, "arguments")) == [160, 320, 0]
+    assert number("block") == 128
+    assert number("shared") == number("opted_in") > 48 << 10
+    for batch, shares in ((1, 4), (8, 2), (64, 1)):  # four tiles of 64 queries hold 197
+        assert library.block_3(3, 160, 320, batch) == SUCCESS
+        assert list((ctypes.c_uint * 3).in_dll(library, "grid")) == [2 * batch, shares, 1]
+
+    assert library.block_3(3, 160, 320, 0) == INVALID_VALUE
+    assert library.block_3(3, 160, 320, 1 << 30) == INVALID_VALUE
+    assert library.block_3(3, 162, 320, 1) == MISALIGNED
+    ctypes.c_int.in_dll(library, "answer").value = NO_BINARY
+    assert library.block_3(3, 160, 320, 1) == NO_BINARY
+    assert library.block_3_unload() == SUCCESS
+    assert library.block_3_unload() == NOT_INITIALIZED
+    assert library.block_3_load() == NO_BINARY
+    assert number("loaded") == 0
 
 
-def test_the_command_writes_code_and_says_what_it_is(tmp_path: Path) -> None:
-    ended = called("--target", "sm_87", "--tokens", "197", "--heads", "64x64,40x24", "--out", str(tmp_path))
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.startswith("whole_row for sm_87: ")
-    assert (tmp_path / "whole_row.cubin").read_bytes().startswith(b"\x7fELF")
-    assert ".target sm_87" in (tmp_path / "whole_row.ptx").read_text()
+def test_queries_and_a_bias_are_arguments_too(built: Callable[..., tuple[Path, ctypes.CDLL]]) -> None:
+    folder, library = built("--tokens", "577", "--heads", "64x64,40x24", "--queries", "1", "--bias")
+    header = (folder / "headwise_attention.h").read_text()
+    assert "bias     [2, 1, 584]" in header
+    assert "CUdeviceptr packed, CUdeviceptr queries, CUdeviceptr bias, CUdeviceptr out, unsigned batch" in header
+    ctypes.c_int.in_dll(library, "count").value = 6
+    attention = library.headwise_attention
+    attention.argtypes = [ctypes.c_void_p, *[ctypes.c_uint64] * 4, ctypes.c_uint]
+    assert library.headwise_attention_load() == SUCCESS
+    assert attention(3, 16, 32, 48, 64, 1) == SUCCESS
+    assert list((ctypes.c_uint64 * 6).in_dll(library, "arguments")) == [16, 32, 48, 64, 0, 0]
+
+
+def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = called("--target", "sm_90", "--tokens", "50", "--heads", "16x16", "--scale", "0.125")
+    assert ended.stdout.startswith("headwise_attention for sm_90: "), ended.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("change", "message"),
     [
-        (("--target", "sm_70", "--tokens", "197", "--heads", "64x64"), "invalid choice: 'sm_70'"),
-        (("--target", "sm_80", "--tokens", "197", "--heads", "64"), "64 is not like 64x64,40x24"),
-        (("--target", "sm_80", "--tokens", "197", "--heads", "60x64"), "widths are multiples of 8"),
-        (("--target", "sm_80", "--tokens", "0", "--heads", "64x64"), "at least 1"),
+        ({"--target": "sm_70"}, "invalid choice: 'sm_70'"),
+        ({"--heads": "64"}, "64 is not like 64x64,40x24"),
+        ({"--heads": "60x64"}, "widths are multiples of 8 up to 128"),
+        ({"--heads": "136x64"}, "widths are multiples of 8 up to 128"),
+        ({"--tokens": "0"}, "at least 1"),
+        ({"--scale": "no"}, "invalid float value"),
+        ({"--name": "block-3"}, "block-3 is no name in C"),
     ],
     ids=str,
 )
-def test_bad_arguments(arguments: tuple[str, ...], message: str) -> None:
-    ended = called(*arguments)
-    assert ended.returncode == 2
-    assert message in ended.stderr
+def test_bad_arguments(change: dict[str, str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    given = {"--target": "sm_80", "--tokens": "50", "--heads": "16x16", "--scale": "0.125"} | change
+    with pytest.raises(SystemExit) as ended:
+        ahead_of_time.main([word for pair in given.items() for word in pair])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err

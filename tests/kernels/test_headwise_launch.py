@@ -1,7 +1,7 @@
 """The kernels, run by Triton's interpreter, against the reference in float64.
 
 What lies beside the tensors is NaN: whatever is read there shows. The interpreter cannot multiply in bfloat16, and
-knows nothing of registers, shared memory and threads: see test_ahead_of_time.py.
+knows nothing of registers, shared memory and threads: see test_machine_code.py.
 """
 
 from __future__ import annotations

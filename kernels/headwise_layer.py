@@ -1,0 +1,78 @@
+"""One layer's attention as a kernel whose only arguments are tensors: for programs that have no Triton."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from toolkit.kernels.headwise_attention import ALIGNMENT, Heads
+from toolkit.kernels.headwise_launch import Settings, columns_of, forward_kernel, settings_of
+
+Constant: TypeAlias = int | float | tuple[tuple[int, ...], ...] | None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one layer computes: softmax(q k^T * scale + bias) v for every head."""
+
+    heads: Heads
+    scale: float
+    """The source model's head_dim ** -0.5, whatever was cut since; 1 where the queries' projection is scaled."""
+    tokens: int
+    rows: int | None = None
+    """Queries, where they are a tensor of their own; None: all tokens ask."""
+    bias_heads: int = 0
+    """Heads of the bias: none, one that all heads share, or all."""
+
+    @property
+    def asking(self) -> int:
+        """Queries of an image."""
+        return self.tokens if self.rows is None else self.rows
+
+    def tensors(self) -> dict[str, str]:
+        """The arguments of `layer` that there are, in order, and their shapes."""
+        qk_width, v_width = sum(qk for qk, _ in self.heads), sum(v for _, v in self.heads)
+        filled = -(-self.tokens // ALIGNMENT) * ALIGNMENT
+        found = {}
+        if self.rows is None:
+            found["packed"] = f"[batch, {self.tokens}, {2 * qk_width + v_width}]: all queries, all keys, all values"
+        else:
+            found["packed"] = f"[batch, {self.tokens}, {qk_width + v_width}]: all keys, all values"
+            found["queries"] = f"[batch, {self.rows}, {qk_width}]"
+        if self.bias_heads:
+            found["bias"] = f"[{self.bias_heads}, {self.asking}, {filled}]: as many columns as tokens are read"
+        found["out"] = f"[batch, {self.asking}, {v_width}]"
+        return found
+
+    def kernel(self, capability: int) -> str:
+        """Which kernel does the work: see `headwise_launch`."""
+        return forward_kernel(self.tokens, self.heads, capability, has_bias=self.bias_heads > 0)
+
+    def tiles(self, capability: int) -> int:
+        """Of queries: among so many programs a head can be shared out."""
+        return -(-self.asking // self._sizes(capability)["TILE"])
+
+    def settings(self, capability: int) -> dict[str, Constant]:
+        """Constants of `headwise_forward.layer` on a GPU, those for tensors that there are not included, and the
+        compiler's options."""
+        sizes = self._sizes(capability)
+        filled = -(-self.tokens // ALIGNMENT)
+        missing = {name: None for name in ("queries", "bias") if name not in self.tensors()}
+        return {
+            **missing,
+            "LAYOUT": columns_of(self.heads),
+            "Q": sum(qk for qk, _ in self.heads) // ALIGNMENT,
+            "V": sum(v for _, v in self.heads) // ALIGNMENT,
+            "ROWS": self.asking,
+            "TOKENS": self.tokens,
+            "BIAS_HEAD": self.asking * filled if self.bias_heads > 1 else 0,
+            "SCALE_LOG2": self.scale * math.log2(math.e),
+            "WHOLE_ROW": self.kernel(capability) == "whole_row",
+            "KEYS_0": sizes.get("KEYS_0", sizes.get("KEYS")),
+            **{name: sizes.get(name, 0) for name in ("KEYS_1", "KEYS_2", "HOPPER")},
+            **{name: sizes[name] for name in ("TILE", "DQ", "DV", "num_warps", "num_stages", "enable_fp_fusion")},
+        }
+
+    def _sizes(self, capability: int) -> Settings:
+        return settings_of(self.kernel(capability), self.tokens, self.heads, capability, has_bias=self.bias_heads > 0)

@@ -1,0 +1,84 @@
+"""Machine code for GPUs that are not there: what the compiler made of every kernel at the sizes that are shipped.
+
+In a process of its own: here Triton interprets its kernels.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+PROGRAM = """
+import json, sys
+from toolkit.kernels.headwise_launch import forward_kernel
+from toolkit.kernels.headwise_layer import Layer
+from toolkit.kernels.machine_code import capability_of, compile_kernel, compile_layer
+
+def of_training(target, tokens, heads):
+    forward = forward_kernel(tokens, heads, capability_of(target), has_bias=True)
+    yield forward, compile_kernel(forward, target, tokens, heads, has_bias=True, with_lse=True)
+    for name in ("backward_keys", "backward_queries"):
+        yield name, compile_kernel(name, target, tokens, heads, has_bias=True)
+
+def of_inference(target, tokens, heads):
+    forward = forward_kernel(tokens, heads, capability_of(target), has_bias=False)
+    yield forward, compile_kernel(forward, target, tokens, heads)
+    yield forward, compile_layer(Layer(heads, 0.125, tokens), target)
+
+target, sizes, kinds = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
+print(json.dumps([
+    made.summary() | {"computes_as": name, "width": width}
+    for tokens, width in sizes
+    for kind in kinds
+    for name, made in {"training": of_training, "inference": of_inference}[kind](target, tokens, ((width, width),))
+]))
+"""
+
+
+def compiled(target: str, sizes: list[tuple[int, int]], kinds: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Summaries of what a layer of one head needs, for each (tokens, width)."""
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM, target, json.dumps(sizes), json.dumps(kinds)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TRITON_INTERPRET": "0"},
+        timeout=600,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    found: list[dict[str, Any]] = json.loads(ended.stdout)
+    return found
+
+
+def check(kernel: Mapping[str, Any]) -> None:
+    """Nothing spills, nothing moves unit by unit, products are the tensor cores'. Shared memory: `compile_kernel`."""
+    operations = kernel["operations"]
+    assert kernel["spilled"] == 0, kernel
+    assert not [name for name in operations if name.startswith(("LDG.E.U16", "STG.E.U16"))], kernel
+    assert any(name.startswith("LDG.E.128") for name in operations), kernel
+    if kernel["width"] >= 64:  # a thread has less than 16 bytes of a tile of narrow heads
+        assert any(name.startswith("STG.E.128") for name in operations), kernel
+    products = "HGMMA" if kernel["target"] == "sm_90" and kernel["computes_as"] == "whole_row" else "H"
+    assert any(name.startswith(products) and "MMA" in name for name in operations), kernel
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_87", "sm_90"])
+def test_nothing_spills_and_nothing_moves_unit_by_unit(target: str) -> None:
+    """With a bias and in training, where most registers are taken, and without, at every width there is a tile for."""
+    sizes = [(197, 64), (197, 32), (197, 16), (197, 128), (577, 64)]
+    found = compiled(target, sizes, ("training", "inference"))
+    assert {each["computes_as"] for each in found} == {"whole_row", "online", "backward_keys", "backward_queries"}
+    for kernel in found:
+        check(kernel)
+
+
+@pytest.mark.parametrize("target", ["sm_86", "sm_89", "sm_120"])
+def test_inference_on_other_gpus(target: str) -> None:
+    for kernel in compiled(target, [(197, 64), (577, 64)], ("inference",)):
+        check(kernel)
