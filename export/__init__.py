@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from toolkit import plugins
 from toolkit.progress import Progress
@@ -16,6 +16,15 @@ from toolkit.records import Fusion, Lowered, Setting
 if TYPE_CHECKING:
     from toolkit import recipe
     from toolkit.export.prepare import Prepared
+
+
+class HeadWidths(NamedTuple):
+    """Widths of heads that a kernel takes."""
+
+    multiple: int
+    least: int
+    equal: bool = True
+    """Queries and values of a head are of one width."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +48,10 @@ class Abilities:
     """Runs files whose images' height and width are free."""
     all_rows_in_fixed_batches: bool = False
     """Its compiler fails on attention with fewer queries than keys, unless the batch is free."""
-    fused_heads: tuple[int, int] | None = None
-    """In fp16 and bf16 its fused attention wants queries and values of one width, a multiple of the first number and at
-    least the second; None: it takes any."""
+    fused_heads: HeadWidths | None = None
+    """What its fused attention takes in fp16 and bf16; None: any."""
+    custom_heads: HeadWidths | None = None
+    """What its kernel for the custom node takes."""
     tokens_multiple: int = 1
     """Its matrix products are slower for some numbers of rows, but for no multiple of this."""
     linear_patches: bool = False

@@ -12,11 +12,12 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from toolkit.kernels.headwise_attention import ALIGNMENT
 from toolkit.models.attention import HeadwiseAttention
 from toolkit.records import HeadLayout
 
 DOMAIN, NODE = "toolkit", "HeadwiseAttention"
-"""Name of the custom node; see `custom`."""
+"""Name of the custom node; see `node_name`."""
 HIDDEN = -30000.0
 """Added to the logits of a token that is not to be read: e to the power of it is 0, and every format holds it."""
 
@@ -123,6 +124,8 @@ def standard(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, run: Run) -> 
 def by_runs(step: Step, packed: Tensor, queries: Tensor | None, bias: Tensor | None, layer: Layer) -> Tensor:
     """One step for each run of equal heads; see `Form`."""
     buckets = layer.layout.buckets
+    if bias is not None and bias.shape[-1] > layer.tokens:  # as `custom` has it
+        bias = bias[..., : layer.tokens]
     qk = [heads * qk_dim for heads, qk_dim, _ in buckets]
     v = [heads * v_dim for heads, _, v_dim in buckets]
     images = layer.batch.by_image(packed, layer.tokens)
@@ -145,18 +148,25 @@ def by_runs(step: Step, packed: Tensor, queries: Tensor | None, bias: Tensor | N
     return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=-1)).view(-1, layer.layout.v_width)
 
 
-def custom(packed: Tensor, queries: Tensor | None, bias: Tensor | None, layer: Layer) -> Tensor:
-    """One node `toolkit::HeadwiseAttention` for the whole layer, whose function body is added to the file afterwards.
+def node_name(*, has_queries: bool, has_bias: bool) -> str:
+    """Of the custom node, which is called after its inputs: readers' plugins have as many as they are made for."""
+    return NODE + "Queries" * has_queries + "Bias" * has_bias
 
-    Inputs: packed [batch, tokens, Q + Q + V], or keys and values [batch, tokens, Q + V]; queries [batch, rows, Q] or
-    nothing; bias [heads or 1, rows, tokens] or nothing. Attributes: qk_dims, v_dims (of each head), scale.
+
+def custom(packed: Tensor, queries: Tensor | None, bias: Tensor | None, layer: Layer) -> Tensor:
+    """One node for the whole layer, whose function body is added to the file afterwards; see `node_name`.
+
+    Inputs: packed [batch, tokens, Q + Q + V], or keys and values [batch, tokens, Q + V] and queries [batch, rows, Q];
+    bias [heads or 1, rows, tokens and more], if there is one, with rows filled up to a multiple of 8, which is what a
+    GPU reads at once. Attributes: qk_dims, v_dims (of each head), scale.
     Output: [batch, rows, V].
     """
     qk_dims, v_dims = ([head[part] for head in layer.layout.heads] for part in (0, 1))
     images = layer.batch.by_image(packed, layer.tokens)
+    inputs = (images, None if queries is None else layer.batch.by_image(queries, layer.rows), bias)
     mixed = torch.onnx.ops.symbolic(
-        f"{DOMAIN}::{NODE}",
-        (images, None if queries is None else layer.batch.by_image(queries, layer.rows), bias),
+        f"{DOMAIN}::{node_name(has_queries=queries is not None, has_bias=bias is not None)}",
+        [each for each in inputs if each is not None],
         {"qk_dims": qk_dims, "v_dims": v_dims, "scale": layer.scale},
         dtype=packed.dtype,
         shape=[images.shape[0], layer.rows, layer.layout.v_width],
@@ -198,9 +208,11 @@ class FlatAttention(nn.Module):
         bias = source.position_bias()  # [heads, tokens, tokens] or None
         if padding:
             bias = _hiding(bias, tokens, padding)
-        self.register_buffer(
-            "bias", None if bias is None else bias[:, :rows].detach().clone(memory_format=torch.contiguous_format)
-        )
+        if bias is not None:
+            bias = bias[:, :rows].detach().clone(memory_format=torch.contiguous_format)
+        if bias is not None and form is custom:
+            bias = nn.functional.pad(bias, (0, -tokens % ALIGNMENT))
+        self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor, **unset: object) -> Tensor:
         """x: [batch * tokens, width] -> [batch * rows, width]. What timm's blocks pass besides says nothing here."""

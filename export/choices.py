@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from toolkit import recipe
 from toolkit.errors import RecipeError
-from toolkit.export import Abilities
+from toolkit.export import Abilities, HeadWidths
 
 ONLY_WHAT_IS_READ = "class-token"
 """The rewrite that is made with the graph and not before: see `flat`."""
@@ -32,8 +32,8 @@ class Choices:
     """int8 activations around zero."""
     base: str
     """Precision of what is not quantised."""
-    fused_heads: tuple[int, int] | None
-    """Heads are padded to this: see `Abilities`."""
+    heads: HeadWidths | None
+    """Heads are padded to this."""
     only_what_is_read: bool
     """In the last block compute only what the classifier reads."""
     tokens_multiple: int
@@ -78,7 +78,8 @@ def choices(name: str, abilities: Abilities, options: recipe.Export) -> Choices:
         _check_any_size(name, abilities, attention, opset)
     precision = "fp32" if options.precision in abilities.at_load else options.precision
     base = abilities.int8_within if precision == "int8" else precision
-    padded = abilities.fused_heads if base in ("fp16", "bf16") and PAD_HEADS in options.rewrites else None
+    wanted = abilities.custom_heads if attention == "custom" else abilities.fused_heads
+    padded = wanted if base in ("fp16", "bf16") and PAD_HEADS in options.rewrites else None
     whole = abilities.all_rows_in_fixed_batches and len(options.batch_size) == 1
     only_what_is_read = ONLY_WHAT_IS_READ in options.rewrites and not whole
     multiple = abilities.tokens_multiple if PAD_TOKENS in options.rewrites else 1

@@ -28,7 +28,7 @@ def add_bodies(proto: ModelProto, module: nn.Module) -> None:
     """Give every custom node in the graph of `module` its function; layers of equal shape share one."""
     bodies: dict[object, str] = {}
     for node in proto.graph.node:
-        if (node.domain, node.op_type) != (DOMAIN, NODE):
+        if node.domain != DOMAIN or not node.op_type.startswith(NODE):
             continue
         attention = module.get_submodule(node.name.partition("/")[0])
         assert isinstance(attention, FlatAttention)
@@ -58,8 +58,8 @@ def _body(attention: FlatAttention, node: NodeProto, overload: str, opset: int) 
     constants = [onnx.helper.make_node("Constant", [], [each.name], value=each) for each in graph.initializer]
     return onnx.helper.make_function(
         DOMAIN,
-        NODE,
-        names[: len(node.input)],
+        node.op_type,
+        given,
         ["mixed"],
         [*constants, *graph.node],
         [onnx.helper.make_opsetid("", opset)],

@@ -17,7 +17,7 @@ from typing import Any
 
 from toolkit import records
 from toolkit.errors import BadInput, CheckFailed, DeviceUnreachable
-from toolkit.export.libraries import Library
+from toolkit.export.libraries import AMPERE, Library
 from toolkit.progress import Progress, silent
 
 
@@ -34,6 +34,11 @@ class EngineOptions:
     workspace_bytes: int | None = None
     version_compatible: bool = False
     hardware_compatible: bool = False
+
+    @property
+    def oldest_architecture(self) -> str:
+        """That code must be for which every one of the GPUs is to run."""
+        return AMPERE if self.hardware_compatible or not self.architectures else self.architectures[0]
 
 
 @dataclass(frozen=True)

@@ -51,14 +51,18 @@ def report(steps: Iterable[Step], blocks: int, why: Mapping[int, tuple[str, str]
 
 
 def in_engine(layers: Sequence[EngineLayer], layouts: Sequence[HeadLayout], precision: str) -> tuple[Fusion, ...]:
-    """From the list of layers of a TensorRT engine: fused is a kernel that holds a softmax and both products."""
+    """From the list of layers of a TensorRT engine: fused is a kernel that holds a softmax and both products, or the
+    custom node's."""
+    from toolkit.export.attention import NODE
+
     steps = []
     for layer in layers:
-        softmax = [node for node in layer.nodes if "/Softmax" in node and _ATTENTION.match(node)]
-        if softmax:
-            block = int(_ATTENTION.match(softmax[0])[1])  # type: ignore[index]
+        own = [node for node in layer.nodes if _ATTENTION.match(node) and ("/Softmax" in node or NODE in node)]
+        if own:
+            block = int(_ATTENTION.match(own[0])[1])  # type: ignore[index]
             products = sum("/MatMul" in node for node in layer.nodes)
-            steps.append(Step(block, layer.kernel or layer.name, "mha" in layer.name.lower() or products >= 2))
+            fused = NODE in own[0] or "mha" in layer.name.lower() or products >= 2
+            steps.append(Step(block, layer.kernel or layer.name, fused))
     why = {block: _engines_reason(layout, precision) for block, layout in enumerate(layouts)}
     return report(steps, len(layouts), why)
 

@@ -28,6 +28,8 @@ class Version:
     """Strong typing must be asked for; later it is the only way."""
     ampere_plus: bool = True
     """Builds engines that run on all GPUs from Ampere on."""
+    plugins: bool = False
+    """Takes plugins that are compiled ahead of time (`quick_plugin`)."""
     timing_cache: bool = True
     """Times kernels while it builds. TensorRT for RTX compiles them where the engine is loaded."""
     architectures: tuple[str, ...] = ()
@@ -38,8 +40,9 @@ RTX = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120")
 TABLE: Mapping[str, Mapping[tuple[int, int], Version]] = {
     "tensorrt": {
         (10, 3): Version(opset=20, typing_flag=True),
-        (10, 14): Version(opset=23, typing_flag=True),
-        (11, 0): Version(opset=23, typing_flag=False),
+        (10, 9): Version(opset=20, typing_flag=True, plugins=True),
+        (10, 14): Version(opset=23, typing_flag=True, plugins=True),
+        (11, 0): Version(opset=23, typing_flag=False, plugins=True),
     },
     "tensorrt_rtx": {
         (1, 0): Version(opset=20, typing_flag=True, ampere_plus=False, timing_cache=False, architectures=RTX),

@@ -23,7 +23,7 @@ from toolkit.export.custom_node import add_bodies
 from toolkit.export.flat import flatten
 from toolkit.export.precision import DTYPES, kept_by, lower, ranges
 from toolkit.export.quantize import predict_with, quantized
-from toolkit.export.rewrite import fold_normalisation, linear_patches, pad_for_fusion, rewrite
+from toolkit.export.rewrite import fold_normalisation, linear_patches, pad_for_kernel, rewrite
 from toolkit.export.trace import fits, traced
 from toolkit.models.resize import patch_size, take_any_size
 from toolkit.models.shapes import blocks_of
@@ -105,8 +105,8 @@ class _Work:
         """A rewritten copy for tracing, in float32, and what was rewritten."""
         module = copy.deepcopy(source).cpu().eval().requires_grad_(False)
         rewrites = rewrite(module, self.options.rewrites)
-        if self.choices.fused_heads:
-            rewrites[PAD_HEADS] = pad_for_fusion(module, *self.choices.fused_heads)
+        if self.choices.heads:
+            rewrites[PAD_HEADS] = pad_for_kernel(module, self.choices.heads)
         if self.options.input == "uint8":
             fold_normalisation(module, self.info.mean, self.info.std)
         if self.options.any_image_size:

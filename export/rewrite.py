@@ -14,6 +14,7 @@ from timm.layers.patch_embed import PatchEmbed
 from timm.models import beit, vision_transformer
 from torch import Tensor, nn
 
+from toolkit.export import HeadWidths
 from toolkit.models.adapt import attentions
 from toolkit.models.attention import HeadwiseAttention
 from toolkit.models.shapes import blocks_of, replace_parameter
@@ -143,13 +144,16 @@ class LinearPatches(nn.Module):
         return tokens
 
 
-def pad_for_fusion(module: nn.Module, multiple: int, least: int) -> int:
-    """Give queries and values of every head one width, a multiple and at least `least`; returns how many layers that
-    has changed."""
+def pad_for_kernel(module: nn.Module, wanted: HeadWidths) -> int:
+    """Give every head the least widths that are wanted; returns how many layers that has changed."""
+
+    def padded(width: int) -> int:
+        return max(wanted.least, -(-width // wanted.multiple) * wanted.multiple)
+
     changed = 0
     for attention in attentions(module).values():
-        widths = [max(least, -(-max(head) // multiple) * multiple) for head in attention.layout.heads]
-        wider = HeadLayout(tuple((width, width) for width in widths))
+        heads = [(max(head), max(head)) if wanted.equal else head for head in attention.layout.heads]
+        wider = HeadLayout(tuple((padded(qk), padded(v)) for qk, v in heads))
         if wider != attention.layout:
             pad_heads(attention, wider)
             changed += 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from toolkit import gpu, records
 from toolkit.errors import BadInput, StorageError
-from toolkit.export import Abilities, Target, Written
+from toolkit.export import Abilities, HeadWidths, Target, Written
 from toolkit.export.engine import EngineLayers, EngineOptions, build
 from toolkit.export.libraries import AMPERE, Library, library
 from toolkit.progress import Progress
@@ -29,24 +29,32 @@ class TensorRT(Target):
         self.name = name
 
     def abilities(self) -> Abilities:
+        from toolkit.export import quick_plugin
+
         can = library(self.name).can
         return Abilities(
             precisions=("fp32", "fp16", "bf16", "int8"),
             opsets=(17, can.opset),
             opset=20,
-            attention=("decomposed",),
+            attention=("decomposed", "custom") if can.plugins else ("decomposed",),
             symmetric=True,
             int8_within="fp16",
-            fused_heads=(8, 16),  # seen with TensorRT for RTX 1.7: widths 16 to 256, the same for queries and values
+            fused_heads=HeadWidths(8, 16),  # seen with TensorRT for RTX 1.7: widths 16 to 256, equal ones
+            custom_heads=quick_plugin.HEADS,
             lacking={
                 "standard": "it builds an Attention only where it has a kernel for exactly these widths",
-                "custom": "its parser does not tell apart the functions that layers of unequal heads need",
+                "custom": "that is a plugin compiled ahead of time, which TensorRT takes from 10.9 on and TensorRT for "
+                "RTX does not",
             },
         )
 
     def check(self, options: recipe.Export) -> None:
         """BadInput for what this library does not build."""
-        engine_options(options, library(self.name))
+        wanted = engine_options(options, library(self.name))
+        if options.attention == "custom":
+            from toolkit.export import quick_plugin
+
+            quick_plugin.check(options.precision, wanted.oldest_architecture)
 
     def depends_on(self, options: recipe.Export) -> dict[str, str]:
         """The library's version, and the GPU where it builds for no other; not what the engine is to be free of."""
@@ -57,13 +65,15 @@ class TensorRT(Target):
 
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:
         """Build `model.engine`, and `layers.json` with what it is made of. No machine without its GPU can run it."""
-        from toolkit.export import check, fusion
+        from toolkit.export import check, fusion, quick_plugin
 
         built_by = library(self.name)
         wanted = engine_options(options, built_by)
         onnx = check.serialized(prepared.proto)
         check.check_graph(prepared.proto, prepared.info, options)
         difference = check.difference_in_onnxruntime(onnx, prepared, options)
+        if options.attention == "custom":
+            onnx = check.serialized(quick_plugin.for_engine(prepared, built_by, wanted.oldest_architecture))
         cache = Path(options.timing_cache) if options.timing_cache else None
         engine = build(onnx, wanted, built_by, _learned(cache), report)
         try:

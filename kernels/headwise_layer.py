@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from toolkit.kernels.headwise_attention import ALIGNMENT, Heads
+from toolkit.kernels.headwise_attention import ALIGNMENT, WIDEST, Heads
 from toolkit.kernels.headwise_launch import Settings, columns_of, forward_kernel, settings_of
 
 Constant: TypeAlias = int | float | tuple[tuple[int, ...], ...] | None
@@ -24,6 +24,13 @@ class Layer:
     """Queries, where they are a tensor of their own; None: all tokens ask."""
     bias_heads: int = 0
     """Heads of the bias: none, one that all heads share, or all."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what there is no kernel for."""
+        if any(not 0 < width <= WIDEST or width % ALIGNMENT for head in self.heads for width in head):
+            raise ValueError(f"widths are multiples of {ALIGNMENT} up to {WIDEST}, not {list(self.heads)}")
+        if not self.heads or self.tokens < 1 or self.asking < 1 or self.bias_heads not in (0, 1, len(self.heads)):
+            raise ValueError(f"there is no attention like {self}")
 
     @property
     def asking(self) -> int:
@@ -52,6 +59,10 @@ class Layer:
     def tiles(self, capability: int) -> int:
         """Of queries: among so many programs a head can be shared out."""
         return -(-self.asking // self._sizes(capability)["TILE"])
+
+    def least_shares(self, capability: int) -> int:
+        """Programs that share a head at least: `online` has one for every tile."""
+        return 1 if self.kernel(capability) == "whole_row" else self.tiles(capability)
 
     def settings(self, capability: int) -> dict[str, Constant]:
         """Constants of `headwise_forward.layer` on a GPU, those for tensors that there are not included, and the

@@ -101,7 +101,6 @@ CUresult $name(CUstream stream, $parameters, unsigned batch) {
 def header_and_source(name: str, layer: Layer, binary: Binary, dtype: str) -> tuple[str, str]:
     """NAME.h and NAME.c; `name` is one that C takes."""
     tensors = layer.tensors()
-    tiles = layer.tiles(binary.capability)
     words = {
         "name": name,
         "guard": f"{name.upper()}_H",
@@ -114,12 +113,12 @@ def header_and_source(name: str, layer: Layer, binary: Binary, dtype: str) -> tu
         "arguments": ", ".join(f"&{tensor}" for tensor in tensors),
         "pointers": " | ".join(tensors),
         "heads": len(layer.heads),
-        "tiles": tiles,
+        "tiles": layer.tiles(binary.capability),
         "threads": binary.threads,
         "shared": binary.shared,
         "programs": PROGRAMS_AN_SM,
         "symbol": binary.symbol,
-        "least": 1 if layer.kernel(binary.capability) == "whole_row" else tiles,
+        "least": layer.least_shares(binary.capability),
         "bytes": _bytes(binary.cubin),
     }
     return _HEADER.substitute(words), _SOURCE.substitute(words)

@@ -29,6 +29,9 @@ SHARED_BYTES = {
     "sm_80": 166_912, "sm_86": 101_376, "sm_87": 166_912, "sm_89": 101_376, "sm_90": 232_448, "sm_120": 101_376,
 }  # fmt: skip
 """Shared memory that one program may have (CUDA C++ Programming Guide, table of compute capabilities)."""
+PTX_VERSIONS = {"sm_120": 87}
+OLDEST_PTX_VERSION = 80
+"""PTX is written in the oldest version that knows the target, 8.0 being CUDA 12.0's, so that older drivers take it."""
 DTYPES = {"float16": "fp16", "bfloat16": "bf16"}
 POINTERS = {"lse": "*fp32", "table": "*i32"}
 """Arguments that point at something else than the inputs' type."""
@@ -97,6 +100,7 @@ def _compiled(function: Any, target: str, settings: Mapping[str, Constant], dtyp
         attrs={places[name]: [["tt.divisibility", 16]] for name, type_ in types.items() if type_.startswith("*")},
     )
     options = {name: value for name, value in settings.items() if name not in constants}
+    options["ptx_version"] = PTX_VERSIONS.get(target, OLDEST_PTX_VERSION)
     with triton.knobs.compilation.scope():
         triton.knobs.compilation.disable_line_info = True  # paths on this machine are nothing to ship
         made = triton.compile(source, target=GPUTarget("cuda", capability_of(target), 32), options=options)

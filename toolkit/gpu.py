@@ -34,6 +34,12 @@ def architecture() -> str:
     return "sm_" + "".join(str(called(cuda.cudaDeviceGetAttribute(part, 0))) for part in parts)
 
 
+def processors() -> int:
+    """Streaming multiprocessors of the first GPU; DeviceUnreachable where there is none."""
+    cuda = runtime()
+    return int(called(cuda.cudaDeviceGetAttribute(cuda.cudaDeviceAttr.cudaDevAttrMultiProcessorCount, 0)))
+
+
 def present() -> str:
     """The same, or "none" where there is none that could be used."""
     try:

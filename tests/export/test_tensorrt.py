@@ -45,7 +45,8 @@ def test_the_builders_list_of_layers_is_read() -> None:
     ("package", "version", "row"),
     [
         ("tensorrt", "10.3.0", (10, 3)),
-        ("tensorrt", "10.13.3.9", (10, 3)),
+        ("tensorrt", "10.8.0.43", (10, 3)),
+        ("tensorrt", "10.13.3.9", (10, 9)),
         ("tensorrt", "10.14.1.48", (10, 14)),
         ("tensorrt", "11.4.0.106", (11, 0)),
         ("tensorrt_rtx", "1.7.1.116", (1, 7)),

@@ -1,0 +1,228 @@
+"""The custom node as a plugin of TensorRT, as far as a machine without a GPU can.
+
+TensorRT's own Python module is here, its library is not, and TensorRT for RTX's takes the library's place: its registry
+and its parser are real, and its parser finds the plugin, but takes no plugin of this kind. What TensorRT would then ask
+of it is asked by hand, through TensorRT's own template, where symbols are numbers.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from toolkit import recipe
+from toolkit.errors import BadInput, CheckFailed
+from toolkit.export import Abilities, quick_plugin
+from toolkit.export.calibrate import Sample
+from toolkit.export.choices import choices
+from toolkit.export.libraries import Library, Version
+from toolkit.export.prepare import Prepared, prepare
+from toolkit.models.source import LoadedModel
+from toolkit.progress import silent
+from toolkit.records import Artifact
+
+Run = Callable[..., dict[str, Any]]
+START = """
+import sys, types
+import tensorrt_bindings as trt, tensorrt_bindings.plugin as plugins
+from toolkit.export import quick_plugin
+"""
+PARSE = (
+    START
+    + """
+if sys.argv[2] == "registered":
+    for _ in range(2):  # models are exported one after the other
+        quick_plugin.register(trt, plugins)
+log = trt.Logger(trt.Logger.INTERNAL_ERROR)
+network = trt.Builder(log).create_network(0)
+parser = trt.OnnxParser(network, log)
+parsed = parser.parse(open(sys.argv[1], "rb").read())
+import json
+print(json.dumps({"parsed": parsed, "said": [parser.get_error(place).desc() for place in range(parser.num_errors)]}))
+"""
+)
+ASK = (
+    START
+    + """
+import json
+import numpy as np
+quick_plugin.register(trt, plugins)
+asked = json.loads(sys.argv[1])
+tensors = sys.modules["tensorrt_bindings.plugin._tensor"]
+
+class Number(int):
+    def is_constant(self): return True
+    def get_constant_value(self): return int(self)
+
+class Calculator:
+    constant = Number
+    def operation(self, kind, a, b):
+        of = trt.DimensionOperation
+        found = {of.PROD: a * b, of.SUB: a - b, of.CEIL_DIV: -(-a // b), of.MAX: max(a, b), of.MIN: min(a, b)}
+        return Number(found[kind])
+
+class Shape(list):
+    def __init__(self, length): super().__init__([None] * length)
+
+sys.modules["tensorrt"].IDimensionExpr, sys.modules["tensorrt"].DimsExprs = Number, Shape
+tensors.SymExprImpl = lambda symbol: int(symbol._expr)
+of, kept = trt.PluginFieldType, []
+
+def field(name, value, kind, dtype):  # as the parser makes them of a node's attributes
+    kept.append(value if isinstance(value, bytes) else np.array(value, dtype))
+    return trt.PluginField(name, kept[-1], kind)
+
+fields = trt.PluginFieldCollection([
+    field("qk_dims", asked["qk_dims"], of.INT32, np.int32), field("v_dims", asked["v_dims"], of.INT32, np.int32),
+    field("scale", [asked["scale"]], of.FLOAT32, np.float32),
+    field("target", asked["target"].encode() + b"\\0", of.CHAR, None),
+    field("processors", [asked["processors"]], of.INT32, np.int32),
+])
+creator = trt.get_plugin_registry().get_creator(asked["name"], "1", "toolkit")
+plugin = creator.create_plugin(
+    asked["name"], "toolkit", fields, trt.TensorRTPhase.BUILD, trt.QuickPluginCreationRequest.STRICT_AOT
+)
+dtype, shapes = getattr(trt, asked["dtype"]), asked["shapes"]
+[given] = plugin.get_output_data_types([dtype] * len(shapes), [3] * len(shapes))
+[output] = plugin.get_output_shapes([[Number(size) for size in shape] for shape in shapes], [], Calculator())
+
+def described(shape):
+    found, plain = trt.DynamicPluginTensorDesc(), trt.PluginTensorDesc()
+    plain.dims, plain.type, plain.format = shape, dtype, trt.TensorFormat.LINEAR
+    found.desc, found.min, found.opt, found.max = plain, shape, shape, shape
+    return found
+
+every = [described(shape) for shape in [*shapes, list(output)]]
+plugin.get_supported_format_combinations(every, len(shapes))
+plugin.set_tactic(0)
+launch, symbols = types.SimpleNamespace(), types.SimpleNamespace()
+plugin.get_launch_params([], every, len(shapes), launch, symbols, Calculator())
+name, code = plugin.get_kernel([each.desc for each in every[:-1]], [every[-1].desc])
+print(json.dumps({
+    "type": given == dtype, "shape": output, "launch": vars(launch), "scalars": symbols.nbSymExprs, "name": name,
+    "code": code.decode(),
+}))
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """`run(program, ...)`: what a program prints that has TensorRT's module and the other's library."""
+    found = importlib.util.find_spec("tensorrt_rtx_libs")
+    if importlib.util.find_spec("tensorrt_bindings") is None or found is None or found.origin is None:
+        pytest.skip("TensorRT's bindings and TensorRT for RTX are for Linux on x86-64")
+    libraries, folder = Path(found.origin).parent, tmp_path_factory.mktemp("libraries")
+    for name, ours in (("libnvinfer", "libtensorrt_rtx"), ("libnvonnxparser", "libtensorrt_onnxparser_rtx")):
+        (folder / f"{name}.so.11").symlink_to(libraries / f"{ours}.so.1")
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler")
+    (folder / "plugin.c").write_text("void initLibNvInferPlugins(void) {}\n")
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-o", folder / "libnvinfer_plugin.so.11", folder / "plugin.c"], check=True
+    )
+    (folder / "tensorrt").mkdir()  # the name under which the module knows itself
+    (folder / "tensorrt" / "__init__.py").write_text("from tensorrt_bindings import *\n")
+    (folder / "tensorrt" / "plugin.py").write_text("from tensorrt_bindings.plugin import *\n")
+
+    def program(text: str, *arguments: str) -> dict[str, Any]:
+        ended = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", text, *arguments],
+            capture_output=True,
+            text=True,
+            env={
+                **os.environ,
+                "TRITON_INTERPRET": "0",
+                "LD_LIBRARY_PATH": f"{folder}:{libraries}",
+                "PYTHONPATH": f"{folder}:{Path(__file__).parents[2]}",
+            },
+            timeout=300,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr
+        said: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+        return said
+
+    return program
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "beit_base_patch16_224"])
+def test_the_parser_finds_it_by_the_node_of_an_exported_graph(
+    models: Callable[..., LoadedModel], exported: Callable[..., Artifact], run: Run, tmp_path: Path, name: str
+) -> None:
+    artifact = exported(models(name, "uneven"), opset=20, attention="custom", precision="fp16")
+    proto = onnx.load(tmp_path / "out" / artifact.file)
+    assert proto.functions, "for runtimes without a plugin"
+    (tmp_path / "for-tensorrt.onnx").write_bytes(quick_plugin.addressed(proto, "sm_89", 128).SerializeToString())
+    known = run(PARSE, str(tmp_path / "for-tensorrt.onnx"), "registered")
+    unknown = run(PARSE, str(tmp_path / "for-tensorrt.onnx"), "not registered")
+    assert "IPluginCreatorV3One creator only" in " ".join(known["said"]), "the library in its place takes no other"
+    assert "Plugin not found" in " ".join(unknown["said"])
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("has_queries", [False, True])
+def test_what_tensorrt_gets_of_it(run: Run, has_queries: bool, has_bias: bool) -> None:
+    qk_dims, v_dims, rows = [64, 40, 16], [64, 24, 8], 1 if has_queries else 197
+    shapes = [[5, 197, 120 + 96 + (0 if has_queries else 120)]]
+    shapes += [[5, 1, 120]] if has_queries else []
+    shapes += [[3, rows, 200]] if has_bias else []
+    asked = {"name": "HeadwiseAttention" + "Queries" * has_queries + "Bias" * has_bias, "shapes": shapes}
+    asked |= {"qk_dims": qk_dims, "v_dims": v_dims, "scale": 0.125, "target": "sm_87", "processors": 16}
+    asked |= {"dtype": "bfloat16" if has_bias else "float16"}
+    found = run(ASK, json.dumps(asked))
+    assert found["type"]
+    assert found["shape"] == [5, rows, 96]
+    launch = found["launch"]
+    tiles = 1 if has_queries else 2  # 32 programs on 16 processors, 15 heads in five images
+    assert (launch["grid_x"], launch["grid_y"], launch["grid_z"]) == (15, tiles, 1)
+    assert launch["block_x"] == (256 if has_bias else 128)
+    assert launch["shared_mem"] > 48 << 10
+    assert found["scalars"] == 0
+    head = re.search(rf"\.entry {found['name']}\(([^)]*)\)", found["code"])
+    assert head
+    assert head[1].count(".param") == len(shapes) + 1 + 2, "tensors, output, and the compiler's two, which are null"
+    assert ".target sm_87" in found["code"]
+    assert ".version 8.0" in found["code"], "what drivers since CUDA 12.0 read"
+
+
+def test_graphs_that_it_does_not_take(models: Callable[..., LoadedModel], sample_of: Callable[..., Sample]) -> None:
+    model = models(heads="uneven")
+    able = Abilities(("fp16",), (20, 20), 20, ("custom",), custom_heads=quick_plugin.HEADS)
+
+    def prepared(**options: object) -> Prepared:
+        settings = recipe.Export.model_validate({"precision": "fp16", "attention": "custom", **options})
+        return prepare(model, settings, choices("tensorrt", able, settings), sample_of(model), silent)
+
+    library = Library("tensorrt", None, Version(opset=20, typing_flag=False, plugins=True))
+    padded = prepared()
+    assert padded.layouts[0].heads == ((8, 8), (8, 8), (8, 8))
+    unpadded = prepared(rewrites=["norms"])
+    with pytest.raises(CheckFailed, match="multiples of 8 up to 128, unlike those of block 0"):
+        quick_plugin.for_engine(unpadded, library, "sm_87")
+    assert padded.lowered is not None
+    spared = replace(padded, lowered=replace(padded.lowered, blocks=(1,)))
+    with pytest.raises(CheckFailed, match="blocks 1 stay float32"):
+        quick_plugin.for_engine(spared, library, "sm_87")
+
+
+def test_what_there_is_no_kernel_for() -> None:
+    with pytest.raises(BadInput, match="in half precision, not in fp32") as caught:
+        quick_plugin.check("fp32", "sm_87")
+    assert caught.value.exit_code == 2
+    with pytest.raises(BadInput, match="no kernel for sm_75"):
+        quick_plugin.check("fp16", "sm_75")
+    quick_plugin.check("int8", "sm_87")
