@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from toolkit.kernels.headwise_attention import ALIGNMENT, WIDEST, Heads
-from toolkit.kernels.headwise_launch import Settings, columns_of, forward_kernel, settings_of
+from toolkit.kernels.headwise_settings import Plan, Work, by_rule, columns_of
 
 Constant: TypeAlias = int | float | tuple[tuple[int, ...], ...] | None
 
@@ -52,22 +52,22 @@ class Layer:
         found["out"] = f"[batch, {self.asking}, {v_width}]"
         return found
 
-    def kernel(self, capability: int) -> str:
-        """Which kernel does the work: see `headwise_launch`."""
-        return forward_kernel(self.tokens, self.heads, capability, has_bias=self.bias_heads > 0)
+    def plan(self, capability: int) -> Plan:
+        """Which kernel does the work, and its sizes."""
+        return by_rule(Work("forward", self.tokens, tuple(self.heads), self.bias_heads > 0), capability)
 
     def tiles(self, capability: int) -> int:
         """Of queries: among so many programs a head can be shared out."""
-        return -(-self.asking // self._sizes(capability)["TILE"])
+        return -(-self.asking // self.plan(capability).settings["TILE"])
 
     def least_shares(self, capability: int) -> int:
         """Programs that share a head at least: `online` has one for every tile."""
-        return 1 if self.kernel(capability) == "whole_row" else self.tiles(capability)
+        return 1 if self.plan(capability).kernel == "whole_row" else self.tiles(capability)
 
     def settings(self, capability: int) -> dict[str, Constant]:
         """Constants of `headwise_forward.layer` on a GPU, those for tensors that there are not included, and the
         compiler's options."""
-        sizes = self._sizes(capability)
+        kernel, sizes = self.plan(capability)
         filled = -(-self.tokens // ALIGNMENT)
         missing = {name: None for name in ("queries", "bias") if name not in self.tensors()}
         return {
@@ -79,11 +79,8 @@ class Layer:
             "TOKENS": self.tokens,
             "BIAS_HEAD": self.asking * filled if self.bias_heads > 1 else 0,
             "SCALE_LOG2": self.scale * math.log2(math.e),
-            "WHOLE_ROW": self.kernel(capability) == "whole_row",
+            "WHOLE_ROW": kernel == "whole_row",
             "KEYS_0": sizes.get("KEYS_0", sizes.get("KEYS")),
             **{name: sizes.get(name, 0) for name in ("KEYS_1", "KEYS_2", "HOPPER")},
             **{name: sizes[name] for name in ("TILE", "DQ", "DV", "num_warps", "num_stages", "enable_fp_fusion")},
         }
-
-    def _sizes(self, capability: int) -> Settings:
-        return settings_of(self.kernel(capability), self.tokens, self.heads, capability, has_bias=self.bias_heads > 0)

@@ -18,11 +18,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from toolkit.kernels.headwise_attention import Heads
 from toolkit.kernels.headwise_backward import backward_keys, backward_queries
 from toolkit.kernels.headwise_forward import layer, online, whole_row
-from toolkit.kernels.headwise_launch import settings_of
 from toolkit.kernels.headwise_layer import Constant, Layer
+from toolkit.kernels.headwise_settings import Plan
 
 KERNELS = {each.__name__: each for each in (whole_row, online, backward_keys, backward_queries)}
 SHARED_BYTES = {
@@ -69,23 +68,18 @@ class Binary:
         return {name: getattr(self, name) for name in names}
 
 
-def compile_kernel(
-    kernel: str, target: str, tokens: int, heads: Heads, dtype: str = "bfloat16", *, has_bias: bool = False,
-    with_lse: bool = False,
-) -> Binary:  # fmt: skip
+def compile_plan(plan: Plan, target: str, dtype: str = "bfloat16") -> Binary:
     """Compile one of `KERNELS` for `target` (sm_87), which need not be here.
 
     Raises ValueError for a target that it is not made for, and if the code needs more shared memory than the GPU has.
     """
-    capability = capability_of(target)
-    settings = settings_of(kernel, tokens, heads, capability, has_bias=has_bias, with_lse=with_lse)
-    function = KERNELS[kernel]
+    function = KERNELS[plan.kernel]
     from_table = {"LAYOUT": None} if "LAYOUT" in function.arg_names else {}
-    return _compiled(function, target, {**settings, **from_table}, DTYPES[dtype])
+    return _compiled(function, target, {**plan.settings, **from_table}, DTYPES[dtype])
 
 
 def compile_layer(shape: Layer, target: str, dtype: str = "bfloat16") -> Binary:
-    """Compile `headwise_layer.layer`; as `compile_kernel`. Its arguments: the tensors that the layer has, in order."""
+    """Compile `headwise_forward.layer`; as `compile_plan`. Its arguments: the tensors that the layer has, in order."""
     return _compiled(layer, target, shape.settings(capability_of(target)), DTYPES[dtype])
 
 

@@ -100,23 +100,3 @@ def test_without_lse_nothing_is_written() -> None:
     packed, _ = given(MIXED, 5, 1, FULL, with_bias=False)
     _, lse = headwise_launch.forward(*parts_of(packed, None, MIXED), MIXED, SCALE, None, with_lse=False)
     assert lse.numel() == 0
-
-
-def test_keys_are_cut_into_few_powers_of_two() -> None:
-    for tokens in range(1, 321):
-        found = headwise_launch.pieces(tokens)
-        assert sum(found) >= tokens
-        assert 1 <= len(found) <= headwise_launch.PIECES
-        assert all(piece >= 16 and piece & (piece - 1) == 0 for piece in found)
-        assert list(found) == sorted(set(found), reverse=True)
-    assert headwise_launch.pieces(197) == (128, 64, 16)
-    assert headwise_launch.pieces(257) == (256, 16)
-    assert headwise_launch.pieces(50) == (64,)
-
-
-def test_which_kernel() -> None:
-    heads = ((64, 64),)
-    assert headwise_launch.forward_kernel(197, heads, 80, has_bias=True) == "whole_row"
-    assert headwise_launch.forward_kernel(257, heads, 90, has_bias=True) == "whole_row"
-    assert headwise_launch.forward_kernel(257, heads, 80, has_bias=False) == "online"
-    assert headwise_launch.forward_kernel(197, ((72, 64),), 90, has_bias=False) == "online"

@@ -16,20 +16,19 @@ import pytest
 
 PROGRAM = """
 import json, sys
-from toolkit.kernels.headwise_launch import forward_kernel
 from toolkit.kernels.headwise_layer import Layer
-from toolkit.kernels.machine_code import capability_of, compile_kernel, compile_layer
+from toolkit.kernels.headwise_settings import Work, by_rule
+from toolkit.kernels.machine_code import capability_of, compile_layer, compile_plan
 
 def of_training(target, tokens, heads):
-    forward = forward_kernel(tokens, heads, capability_of(target), has_bias=True)
-    yield forward, compile_kernel(forward, target, tokens, heads, has_bias=True, with_lse=True)
-    for name in ("backward_keys", "backward_queries"):
-        yield name, compile_kernel(name, target, tokens, heads, has_bias=True)
+    for kind in ("forward", "backward_keys", "backward_queries"):
+        plan = by_rule(Work(kind, tokens, heads, has_bias=True, with_lse=True), capability_of(target))
+        yield plan.kernel, compile_plan(plan, target)
 
 def of_inference(target, tokens, heads):
-    forward = forward_kernel(tokens, heads, capability_of(target), has_bias=False)
-    yield forward, compile_kernel(forward, target, tokens, heads)
-    yield forward, compile_layer(Layer(heads, 0.125, tokens), target)
+    plan = by_rule(Work("forward", tokens, heads), capability_of(target))
+    yield plan.kernel, compile_plan(plan, target)
+    yield plan.kernel, compile_layer(Layer(heads, 0.125, tokens), target)
 
 target, sizes, kinds = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
 print(json.dumps([
@@ -57,7 +56,7 @@ def compiled(target: str, sizes: list[tuple[int, int]], kinds: tuple[str, ...]) 
 
 
 def check(kernel: Mapping[str, Any]) -> None:
-    """Nothing spills, nothing moves unit by unit, products are the tensor cores'. Shared memory: `compile_kernel`."""
+    """Nothing spills, nothing moves unit by unit, products are the tensor cores'. Shared memory: `compile_plan`."""
     operations = kernel["operations"]
     assert kernel["spilled"] == 0, kernel
     assert not [name for name in operations if name.startswith(("LDG.E.U16", "STG.E.U16"))], kernel
