@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
 import pytest
 import torch
+import triton
 from torch import Tensor
 
+from toolkit.kernels import ahead_of_time
 from toolkit.kernels.headwise_attention import Heads, choose, headwise_attention, reference
+from toolkit.kernels.machine_code import SHARED_BYTES
 
 pytestmark = pytest.mark.gpu
 
@@ -68,3 +76,29 @@ def test_in_a_cuda_graph() -> None:
     packed.normal_()
     graph.replay()
     torch.testing.assert_close(found, headwise_attention(packed, MIXED, 0.125))
+
+
+@pytest.mark.parametrize("tokens", [197, 577])
+def test_a_program_without_triton(tokens: int, tmp_path: Path) -> None:
+    """The C that `ahead_of_time` writes, against CUDA's own driver."""
+    target, compiler = "sm_{}{}".format(*torch.cuda.get_device_capability()), shutil.which("cc")
+    if target not in SHARED_BYTES or compiler is None:
+        pytest.skip(f"no code for {target}, or no C compiler")
+    heads = ",".join(f"{qk}x{v}" for qk, v in MIXED)
+    words = f"--target {target} --tokens {tokens} --heads {heads} --scale 0.125 --dtype float16 --out {tmp_path}"
+    ahead_of_time.main(words.split())
+    headers = Path(triton.__file__).parent / "backends" / "nvidia" / "include"
+    made = tmp_path / "layer.so"
+    source = tmp_path / "headwise_attention.c"
+    subprocess.run([compiler, "-shared", "-fPIC", f"-I{headers}", "-o", made, source, "-l:libcuda.so.1"], check=True)
+    library = ctypes.CDLL(str(made))
+    library.headwise_attention.argtypes = [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint]
+    packed = torch.randn(3, tokens, sum(2 * qk + v for qk, v in MIXED), device="cuda", dtype=torch.float16)
+    out = packed.new_full((3, tokens, sum(v for _, v in MIXED)), torch.nan)
+    assert library.headwise_attention_load() == 0
+    assert (
+        library.headwise_attention(torch.cuda.current_stream().cuda_stream, packed.data_ptr(), out.data_ptr(), 3) == 0
+    )
+    torch.cuda.synchronize()
+    assert library.headwise_attention_unload() == 0
+    assert error(out, reference(packed.double(), MIXED, 0.125)) < LARGEST_ERROR[torch.float16]

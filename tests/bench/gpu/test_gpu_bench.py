@@ -1,0 +1,184 @@
+"""What `make gpu` runs, as far as a processor can: every subject is called, every verdict drawn; nothing is timed."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from toolkit.bench.gpu import __main__ as command
+from toolkit.bench.gpu import attention, checks, clock, models, page
+from toolkit.bench.gpu.attention import BACKENDS, BUCKETS, OURS, Case, cases
+from toolkit.bench.gpu.clock import Call, Times
+from toolkit.kernels.headwise_attention import reference
+from toolkit.models.count import count
+
+
+def once(subjects: Mapping[str, Sequence[Call]]) -> Times:
+    """Calls everything, and says that it took a microsecond."""
+    found = Times()
+    for name, calls in subjects.items():
+        try:
+            for call in calls:
+                call()
+            found.us[name] = [1.0] * 30
+        except RuntimeError as error:
+            found.errors[name] = str(error)
+    return found
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("heads", [((16, 16),) * 2, ((16, 16), (8, 8))], ids=["even", "uneven"])
+def test_a_case_calls_every_subject(heads: tuple[tuple[int, int], ...], training: bool, has_bias: bool) -> None:
+    case = Case("some", heads, 17, 2, "float32", has_bias, training)
+    found = attention.measured(case, once, "cpu")
+    assert {OURS, "math"} <= found["us"].keys()
+    assert (BUCKETS in found["us"]) == (heads[0] != heads[1])
+    assert found["us"].keys() | found["errors"].keys() >= BACKENDS.keys()
+    assert found["headwise_is"] == "buckets"
+    assert "the tensors are on cpu" in found["why"]
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_pytorchs_backends_compute_the_same(has_bias: bool) -> None:
+    heads = ((16, 16),) * 2
+    packed = torch.randn(2, 17, 96)
+    bias = torch.randn(2, 17, 17) if has_bias else None
+    run, _ = attention.subjects(Case("some", heads, 17, 2))["math"]
+    torch.testing.assert_close(run(packed, bias), reference(packed, heads, attention.SCALE, bias))
+
+
+def test_what_is_asked_for_is_among_the_cases() -> None:
+    named = {(case.name, case.tokens, len(case.heads)) for case in cases() if case.batch == page.BATCH}
+    assert {("dense", 197, 12), ("uneven", 197, 8), ("dense 577", 577, 12)} <= named
+    assert cases()[0].bytes_moved == 128 * 197 * 12 * 64 * 4 * 2, "queries, keys, values and the output"
+
+
+@pytest.mark.parametrize("name", models.NAMES)
+def test_pruned_models_are_about_half(name: str) -> None:
+    built = models.built(name, depth=2)
+    macs = {kind: count(built[kind], 224).macs for kind in (models.DENSE, models.PRUNED)}
+    assert 1.7 < macs[models.DENSE] / macs[models.PRUNED] < 2.6
+    with torch.inference_mode():
+        assert {tuple(model.eval()(torch.zeros(1, 3, 224, 224)).shape) for model in built.values()} == {(1, 1000)}
+
+
+def test_every_kernel_is_touched() -> None:
+    assert checks.touch("cpu").keys() == {f"{n}{bias}" for n in (50, 197, 401) for bias in ("", "-bias")}
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "found"),
+    [
+        (0, "========= ERROR SUMMARY: 0 errors", {"findings": 0, "said": ""}),
+        (0, "========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)", {"findings": 0, "said": ""}),
+        (99, "x\n========= ERROR SUMMARY: 3 errors", {"findings": 3, "said": "x\n========= ERROR SUMMARY: 3 errors"}),
+        (1, "========= Error: Device not supported", {"not_run": "========= Error: Device not supported"}),
+        (
+            1,
+            "Traceback\n========= ERROR SUMMARY: 0 errors",
+            {"not_run": "Traceback\n========= ERROR SUMMARY: 0 errors"},
+        ),
+    ],
+)
+def test_what_the_sanitizer_says(code: int, said: str, found: dict[str, Any]) -> None:
+    assert checks._findings(code, said) == found
+
+
+def kernel(name: str, tokens: int, heads: int, ours: float, theirs: float) -> dict[str, Any]:
+    case = {"name": name, "tokens": tokens, "heads": [[64, 64]] * heads, "batch": 128, "dtype": "bfloat16"}
+    us = {OURS: [ours] * 30, "flash": [theirs] * 30, "cudnn": [2 * theirs] * 30}
+    moved = 128 * tokens * heads * 64 * 8
+    return {
+        "case": {**case, "has_bias": False, "training": False}, "us": us, "errors": {}, "bytes_moved": moved,
+        "headwise_is": "triton", "why": "",
+    }  # fmt: skip
+
+
+RESULTS: dict[str, Any] = {
+    "machine": dict.fromkeys(("gpu", "driver", "torch", "triton", "cuda", "python", "commit"), "x"),
+    "watched": {"kernels": [{"clocks.sm": 1980.0, "temperature.gpu": 60.0}], "checks": []},
+    "checks": {"tests": {"code": 0, "passed": 7}, "sanitizer": {"memcheck": {"findings": 0}}},
+    "kernels": [
+        kernel("dense", 197, 12, 50.0, 61.0),
+        kernel("uneven", 197, 8, 20.0, 31.0),
+        kernel("dense 577", 577, 12, 200.0, 181.0),
+    ],
+    "nominal_bandwidth": 4.8e12,
+    "copy_bandwidth": 4.3e12,
+    "models": [
+        {"model": "deit", "batch": 128, "mode": "graph", "macs": {"dense": 200, "pruned": 100},
+         "us": {"timm": [10.0] * 30, "dense": [10.0] * 30, "pruned": [5.5] * 30}, "errors": {}},
+    ],
+}  # fmt: skip
+
+
+def test_everything_is_met() -> None:
+    found = page.verdicts(RESULTS)
+    assert [each.met for each in found] == [True] * 7
+    assert "1.22 [1.22, 1.22], flash" in page.page(RESULTS)
+    assert "0.91 (1.82 times faster, 2.00 times fewer MACs)" in page.page(RESULTS)
+    assert "SM clock 1980 to 1980 MHz" in page.page(RESULTS)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "place"),
+    [
+        (("checks", "tests"), {"code": 1, "passed": 6, "failed": 1}, 0),
+        (("checks", "tests"), {"code": 0}, 0),
+        (("checks", "sanitizer", "memcheck", "findings"), 1, 1),
+        (("kernels", 0, "us", OURS), [51.0] * 30, 2),
+        (("kernels", 1, "us", OURS), [21.0] * 30, 3),
+        (("kernels", 2, "us", OURS), [202.0] * 30, 4),
+        (("nominal_bandwidth",), 7e12, 5),
+        (("models", 0, "us", "pruned"), [5.6] * 30, 6),
+    ],
+    ids=str,
+)
+def test_what_is_missed_is_said(path: tuple[Any, ...], value: object, place: int) -> None:
+    results: Any = copy.deepcopy(RESULTS)
+    at = results
+    for step in path[:-1]:
+        at = at[step]
+    at[path[-1]] = value
+    found = page.verdicts(results)
+    assert [each.met for each in found] == [index != place for index in range(7)]
+    assert "**not met**" in page.page(results)
+
+
+def test_what_was_not_run_does_not_count_as_met() -> None:
+    found = page.verdicts({"machine": RESULTS["machine"]})
+    assert [each.met for each in found] == [None] * 7
+    assert page.page({"machine": RESULTS["machine"]}).count("not run") == 14
+
+
+def test_clocks_are_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 1980, 3201, 55, 400.5\necho 1980, 3201, [N/A], 400.5\nexec sleep 60\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with clock.watched() as seen:
+        assert seen == []
+        import time
+
+        time.sleep(0.5)
+    assert seen == [{"clocks.sm": 1980.0, "clocks.mem": 3201.0, "temperature.gpu": 55.0, "power.draw": 400.5}]
+
+
+def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert command.main([]) == 4
+    assert "there is no NVIDIA GPU here" in capsys.readouterr().err
+
+
+def test_an_unknown_part(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main(["--only", "games"])
+    assert ended.value.code == 2
+    assert "games is not one of checks, kernels, models" in capsys.readouterr().err
