@@ -8,6 +8,7 @@ and `choose` says what and why.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
@@ -37,6 +38,8 @@ class Choice(NamedTuple):
     name: str
     """triton or buckets"""
     why: str
+    mend: str = ""
+    """How the model could have the kernel."""
 
 
 def headwise_attention(
@@ -56,11 +59,15 @@ def headwise_attention(
     queries: [batch, rows, Q] where not all tokens ask, or None: rows is the number of tokens then.
     Returns  [batch, rows, V], head after head: what the output projection reads.
 
+    Warns where the kernel would have computed it, had it been pruned otherwise: the numbers are right all the same.
     Raises TypeError for what is not three-dimensional and of floating point, ValueError for a layout or a type that
     does not match the tensors, for no tokens, and for units that do not lie side by side.
     """
     check(packed, heads, bias, queries)
-    if choose(packed, heads, dropout).name == "buckets":
+    choice = choose(packed, heads, dropout)
+    if choice.name == "buckets":
+        if choice.mend and not torch.compiler.is_compiling():
+            warnings.warn(f"attention is computed bucket by bucket: {choice.why}; {choice.mend}", stacklevel=2)
         return bucketed(packed, heads, scale, bias, dropout, queries)
     from toolkit.kernels import headwise_operator
 
@@ -82,7 +89,7 @@ def choose(packed: Tensor, heads: Heads, dropout: float = 0.0) -> Choice:
     if dropout > 0.0:
         return Choice("buckets", "the kernel drops no weights")
     if any(width % ALIGNMENT for head in heads for width in head):
-        return Choice("buckets", f"not all widths are multiples of {ALIGNMENT}: prune with --round-to {ALIGNMENT}")
+        return Choice("buckets", f"not all widths are multiples of {ALIGNMENT}", f"prune with --round-to {ALIGNMENT}")
     if max(map(max, heads)) > WIDEST:
         return Choice("buckets", f"a head is wider than {WIDEST}")
     if any(stride % ALIGNMENT for stride in packed.stride()[:-1]):

@@ -17,9 +17,10 @@ Settings = dict[str, int]
 """What a kernel is compiled for: its constants, and the compiler's options."""
 HOPPER = 90
 """Compute capability, times ten, of the GPU whose products read both factors from shared memory."""
-WHOLE_ROW_TOKENS = {"hopper": 320, "hopper with bias": 272, "others": 208}
+WHOLE_ROW_TOKENS, WHOLE_ROW_TOKENS_ON_HOPPER = 208, 320
 WHOLE_ROW_WIDTH = 64
-"""Up to so many tokens and units of the widest head, a row of logits, the keys and the values fit on the chip."""
+"""Up to so many tokens and units of the widest head, a row of logits, the keys and the values fit on the chip. With a
+bias, a row of which takes as many registers as one of logits, Hopper holds no more than the others."""
 SMALLEST = 16
 """Rows, columns and depth of the smallest product that tensor cores take."""
 PIECES = 3
@@ -70,20 +71,22 @@ def constants(work: Work, kernel: str, capability: int) -> Settings:
 
 
 def _forward_kernel(work: Work, capability: int) -> str:
-    gpu = "others" if capability != HOPPER else "hopper with bias" if work.has_bias else "hopper"
-    return "whole_row" if work.tokens <= WHOLE_ROW_TOKENS[gpu] and max(work.tiles) <= WHOLE_ROW_WIDTH else "online"
+    roomy = capability == HOPPER and not work.has_bias
+    most = WHOLE_ROW_TOKENS_ON_HOPPER if roomy else WHOLE_ROW_TOKENS
+    return "whole_row" if work.tokens <= most and max(work.tiles) <= WHOLE_ROW_WIDTH else "online"
 
 
 def _sizes(work: Work, kernel: str, capability: int) -> Settings:
     width = max(work.tiles)
     wide = width > WHOLE_ROW_WIDTH
     if kernel == "online":
-        return {"TILE": 64, "KEYS": 32 if wide else 64, "num_warps": 4, "num_stages": 2}
+        keys = 32 if wide else 128 if width == SMALLEST else 64
+        return {"TILE": 64, "KEYS": keys, "num_warps": 4, "num_stages": 2}
     if kernel != "whole_row":
         return {"TILE": 32 if wide else 64, "KEYS": 32, "num_warps": 4, "num_stages": 1}
     if not work.has_bias:
         return {"TILE": 64, "num_warps": 4, "num_stages": 1}
-    if capability == HOPPER:  # a row of the bias needs as many registers as one of logits
+    if capability == HOPPER:
         return {"TILE": 64, "num_warps": 4 if width == SMALLEST else 8, "num_stages": 1}
     small, warps = (16, 4) if width == SMALLEST else (32, 8)
     return {"TILE": small, "num_warps": warps, "num_stages": 1}

@@ -125,7 +125,7 @@ class OnGpu:
         (OnGpu(), EVEN, 0.0, (7, 5), "from Ampere"),
         (OnGpu(torch.float32), EVEN, 0.0, (9, 0), "not in torch.float32"),
         (OnGpu(), EVEN, 0.1, (9, 0), "drops no weights"),
-        (OnGpu(), ((8, 8), (8, 12)), 0.0, (9, 0), "prune with --round-to 8"),
+        (OnGpu(), ((8, 8), (8, 12)), 0.0, (9, 0), "not all widths are multiples of 8"),
         (OnGpu(), ((136, 8),), 0.0, (9, 0), "wider than 128"),
         (OnGpu(stride=52), EVEN, 0.0, (9, 0), "16 bytes"),
     ],
@@ -138,6 +138,17 @@ def test_what_is_chosen_on_a_gpu_and_why(
     found = choose(tensor, heads, dropout)
     assert found.name == ("buckets" if why else "triton")
     assert why in found.why
+
+
+def test_a_layer_that_could_have_had_the_kernel_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    heads = ((8, 8), (8, 12))
+    packed = torch.randn(2, 5, 52)
+    monkeypatch.setattr(module, "_capability", lambda device: (9, 0))
+    choice = choose(OnGpu(stride=56), heads)  # type: ignore[arg-type]
+    monkeypatch.setattr(module, "choose", lambda *given: choice)
+    with pytest.warns(UserWarning, match="not all widths are multiples of 8; prune with --round-to 8"):
+        found = headwise_attention(packed, heads, 0.3)
+    torch.testing.assert_close(found, reference(packed, heads, 0.3))
 
 
 def test_what_is_chosen_elsewhere() -> None:

@@ -19,20 +19,14 @@ triton = pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="with a GPU, see `make gpu`")
 
 MIXED: Heads = ((64, 64), (40, 24), (24, 40), (16, 16), (64, 8), (8, 64))
-SOME = MIXED[1:4]
-"""Of a layer of many tokens: the interpreter is slow."""
 SCALE = 0.125
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3}
 FULL, HALF = torch.float32, torch.float16
+PAIRS = ((1, FULL, True), (3, FULL, False), (1, HALF, False), (3, HALF, True))
+"""Batch, type, bias: any two of their values meet."""
 CASES = [
     *((heads_of_one, 50, 1, dtype, True) for heads_of_one in ((head,) for head in MIXED) for dtype in (FULL, HALF)),
-    *((MIXED, tokens, batch, dtype, bias)
-      for tokens, batch in ((1, 3), (5, 3), (50, 3), (197, 1))
-      for dtype in (FULL, HALF)
-      for bias in (False, True)),
-    (SOME, 198, 1, FULL, False), (SOME, 198, 1, HALF, True),
-    (SOME, 257, 1, FULL, True), (SOME, 257, 1, HALF, False),
-    (SOME, 577, 1, FULL, True), (SOME, 577, 1, HALF, False),
+    *((MIXED, tokens, *case) for tokens in (1, 5, 50, 197, 198, 257, 577) for case in PAIRS),
     (((128, 72),), 50, 1, FULL, True),  # wider than a whole row of keys and values can be
 ]  # fmt: skip
 

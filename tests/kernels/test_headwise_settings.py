@@ -31,7 +31,8 @@ def test_keys_are_cut_into_few_powers_of_two() -> None:
     ("tokens", "heads", "has_bias", "capability", "kernel"),
     [
         (197, HEADS, True, 80, "whole_row"),
-        (257, HEADS, True, 90, "whole_row"),
+        (257, HEADS, True, 90, "online"),
+        (257, HEADS, False, 90, "whole_row"),
         (257, HEADS, False, 80, "online"),
         (197, ((72, 64),), False, 90, "online"),
     ],

@@ -70,7 +70,7 @@ def check(kernel: Mapping[str, Any]) -> None:
 @pytest.mark.parametrize("target", ["sm_80", "sm_87", "sm_90"])
 def test_nothing_spills_and_nothing_moves_unit_by_unit(target: str) -> None:
     """With a bias and in training, where most registers are taken, and without, at every width there is a tile for."""
-    sizes = [(197, 64), (197, 32), (197, 16), (197, 128), (577, 64)]
+    sizes = [(197, 64), (197, 32), (197, 16), (197, 128), (257, 16), (577, 64), (577, 16)]
     found = compiled(target, sizes, ("training", "inference"))
     assert {each["computes_as"] for each in found} == {"whole_row", "online", "backward_keys", "backward_queries"}
     for kernel in found:
