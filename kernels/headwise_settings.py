@@ -80,7 +80,8 @@ def _sizes(work: Work, kernel: str, capability: int) -> Settings:
     width = max(work.tiles)
     wide = width > WHOLE_ROW_WIDTH
     if kernel == "online":
-        keys = 32 if wide else 128 if width == SMALLEST else 64
+        few = wide or (work.has_bias and capability != HOPPER)
+        keys = 128 if width == SMALLEST else 32 if few else 64
         return {"TILE": 64, "KEYS": keys, "num_warps": 4, "num_stages": 2}
     if kernel != "whole_row":
         return {"TILE": 32 if wide else 64, "KEYS": 32, "num_warps": 4, "num_stages": 1}
