@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from functools import lru_cache
 from importlib.util import find_spec
 from itertools import groupby
 from typing import NamedTuple
@@ -231,6 +230,5 @@ def _logits(q: Tensor, k: Tensor, start: int, dim: int, scale: float, bias: Tens
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-@lru_cache
 def _capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)

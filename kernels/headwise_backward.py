@@ -26,20 +26,20 @@ def _grad_of_logits(
 
 @triton.jit
 def backward_keys(
-    q,
-    k,
-    v,
-    out,
-    lse,
-    bias,
-    table,
-    grad_out,  # [batch, rows, V], as out
+    q,  # [batch, rows, Q], any distance between rows and images
+    k,  # [batch, tokens, Q]
+    v,  # [batch, tokens, V]
+    out,  # [batch, rows, V], what the forward pass has written
+    lse,  # [batch, heads, rows] float32, log2 of every row's sum, likewise
+    bias,  # [heads, rows, tokens], its rows filled up to whole groups; not read unless HAS_BIAS
+    table,  # see `headwise_tiles.columns`
+    grad_out,  # [batch, rows, V], at the distances of out
     grad_k,  # [batch, tokens, Q]
     grad_v,  # [batch, tokens, V]
-    heads,
-    rows,
-    tokens,
-    q_image,
+    heads,  # how many
+    rows,  # queries of an image
+    tokens,  # keys of an image
+    q_image,  # distances of images and of rows, in groups
     q_row,
     kv_image,
     kv_row,
@@ -47,13 +47,13 @@ def backward_keys(
     out_row,
     grad_kv_image,
     grad_kv_row,
-    bias_head,
+    bias_head,  # distances of heads and of rows, in groups
     bias_row,
-    scale,
-    KEYS: tl.constexpr,
-    TILE: tl.constexpr,
-    DQ: tl.constexpr,
-    DV: tl.constexpr,
+    scale,  # of the logits
+    KEYS: tl.constexpr,  # keys of a program
+    TILE: tl.constexpr,  # queries at a time
+    DQ: tl.constexpr,  # at least the widest head's qk_dim
+    DV: tl.constexpr,  # and v_dim
     HAS_BIAS: tl.constexpr,
 ):
     """Gradients of a tile of keys and values: grid (batch * heads, tiles of keys), through all queries in order."""
@@ -63,7 +63,7 @@ def backward_keys(
     out += (image * out_image + v_first) * GROUP
     grad_out += (image * out_image + v_first) * GROUP
     lse += (image * heads + head) * rows
-    bias += head * (bias_head * GROUP)
+    bias += head.to(tl.int64) * (bias_head * GROUP)
 
     column = tl.program_id(1) * KEYS + tl.arange(0, KEYS)
     keys = load(k + (image * kv_image + qk_first) * GROUP, column, kv_row, tokens, qk_dim, DQ)
@@ -86,19 +86,19 @@ def backward_keys(
 
 @triton.jit
 def backward_queries(
-    q,
-    k,
-    v,
-    out,
-    lse,
-    bias,
-    table,
-    grad_out,  # [batch, rows, V], as out
+    q,  # [batch, rows, Q], any distance between rows and images
+    k,  # [batch, tokens, Q]
+    v,  # [batch, tokens, V]
+    out,  # [batch, rows, V], what the forward pass has written
+    lse,  # [batch, heads, rows] float32, log2 of every row's sum, likewise
+    bias,  # [heads, rows, tokens], its rows filled up to whole groups; not read unless HAS_BIAS
+    table,  # see `headwise_tiles.columns`
+    grad_out,  # [batch, rows, V], at the distances of out
     grad_q,  # [batch, rows, Q]
-    heads,
-    rows,
-    tokens,
-    q_image,
+    heads,  # how many
+    rows,  # queries of an image
+    tokens,  # keys of an image
+    q_image,  # distances of images and of rows, in groups
     q_row,
     kv_image,
     kv_row,
@@ -106,13 +106,13 @@ def backward_queries(
     out_row,
     grad_q_image,
     grad_q_row,
-    bias_head,
+    bias_head,  # distances of heads and of rows, in groups
     bias_row,
-    scale,
-    KEYS: tl.constexpr,
-    TILE: tl.constexpr,
-    DQ: tl.constexpr,
-    DV: tl.constexpr,
+    scale,  # of the logits
+    KEYS: tl.constexpr,  # keys at a time
+    TILE: tl.constexpr,  # queries of a program
+    DQ: tl.constexpr,  # at least the widest head's qk_dim
+    DV: tl.constexpr,  # and v_dim
     HAS_BIAS: tl.constexpr,
 ):
     """Gradients of a tile of queries: grid (batch * heads, tiles of queries), through all keys in order."""
@@ -120,7 +120,7 @@ def backward_queries(
     qk_first, v_first, qk_dim, v_dim = columns(table, head)
     k += (image * kv_image + qk_first) * GROUP
     v += (image * kv_image + v_first) * GROUP
-    bias += head * (bias_head * GROUP)
+    bias += head.to(tl.int64) * (bias_head * GROUP)
 
     row = tl.program_id(1) * TILE + tl.arange(0, TILE)
     queries = load(q + (image * q_image + qk_first) * GROUP, row, q_row, rows, qk_dim, DQ)

@@ -29,15 +29,15 @@ def whole_row(
     lse,  # [batch, heads, rows] float32, log2 of every row's sum; not written unless WITH_LSE
     bias,  # [heads, rows, tokens], its rows filled up to whole groups; not read unless HAS_BIAS
     table,  # see `headwise_tiles.columns`
-    heads,
-    rows,
-    q_image,  # distance of two images in groups, and of two rows
+    heads,  # how many
+    rows,  # queries of an image
+    q_image,  # distances of images and of rows, in groups
     q_row,
     kv_image,
     kv_row,
     out_image,
     out_row,
-    bias_head,
+    bias_head,  # distances of heads and of rows, in groups
     bias_row,
     scale_log2,  # scale * log2(e)
     TOKENS: tl.constexpr,  # a model has one number of them; whole pieces need no mask then
@@ -46,11 +46,11 @@ def whole_row(
     KEYS_2: tl.constexpr,
     HOPPER: tl.constexpr,  # its products read keys and values from shared memory: none are to wait in registers
     TILE: tl.constexpr,  # queries at a time
-    DQ: tl.constexpr,  # at least the widest head's
-    DV: tl.constexpr,
+    DQ: tl.constexpr,  # at least the widest head's qk_dim
+    DV: tl.constexpr,  # and v_dim
     HAS_BIAS: tl.constexpr,
     WITH_LSE: tl.constexpr,
-    LAYOUT: tl.constexpr = None,
+    LAYOUT: tl.constexpr = None,  # instead of `table`, see there
 ):
     """Grid: batch * heads, and among how many programs the queries of a head are shared out.
 
@@ -64,7 +64,7 @@ def whole_row(
     v += (image * kv_image + v_first) * GROUP
     out += (image * out_image + v_first) * GROUP
     lse += (image * heads + head) * rows
-    bias += head * (bias_head * GROUP)
+    bias += head.to(tl.int64) * (bias_head * GROUP)
 
     column_0 = tl.arange(0, KEYS_0)
     keys_0 = load(k, column_0, kv_row, TOKENS, qk_dim, DQ)
@@ -109,32 +109,32 @@ def whole_row(
 
 @triton.jit
 def online(
-    q,  # arguments as `whole_row`
-    k,
-    v,
-    out,
-    lse,
-    bias,
-    table,
-    heads,
-    rows,
-    tokens,
-    q_image,
+    q,  # [batch, rows, Q], any distance between rows and images
+    k,  # [batch, tokens, Q]
+    v,  # [batch, tokens, V]
+    out,  # [batch, rows, V]
+    lse,  # [batch, heads, rows] float32, log2 of every row's sum; not written unless WITH_LSE
+    bias,  # [heads, rows, tokens], its rows filled up to whole groups; not read unless HAS_BIAS
+    table,  # see `headwise_tiles.columns`
+    heads,  # how many
+    rows,  # queries of an image
+    tokens,  # keys of an image
+    q_image,  # distances of images and of rows, in groups
     q_row,
     kv_image,
     kv_row,
     out_image,
     out_row,
-    bias_head,
+    bias_head,  # distances of heads and of rows, in groups
     bias_row,
-    scale_log2,
-    KEYS: tl.constexpr,  # at a time
-    TILE: tl.constexpr,
-    DQ: tl.constexpr,
-    DV: tl.constexpr,
+    scale_log2,  # scale * log2(e)
+    KEYS: tl.constexpr,  # keys at a time
+    TILE: tl.constexpr,  # queries of a program
+    DQ: tl.constexpr,  # at least the widest head's qk_dim
+    DV: tl.constexpr,  # and v_dim
     HAS_BIAS: tl.constexpr,
     WITH_LSE: tl.constexpr,
-    LAYOUT: tl.constexpr = None,
+    LAYOUT: tl.constexpr = None,  # instead of `table`, see there
 ):
     """Grid: batch * heads, tiles of queries."""
     head, image = tl.program_id(0) % heads, (tl.program_id(0) // heads).to(tl.int64)
@@ -142,7 +142,7 @@ def online(
     q += (image * q_image + qk_first) * GROUP
     k += (image * kv_image + qk_first) * GROUP
     v += (image * kv_image + v_first) * GROUP
-    bias += head * (bias_head * GROUP)
+    bias += head.to(tl.int64) * (bias_head * GROUP)
 
     row = tl.program_id(1) * TILE + tl.arange(0, TILE)
     queries = load(q, row, q_row, rows, qk_dim, DQ)
@@ -154,7 +154,8 @@ def online(
         keys = load(k, column, kv_row, tokens, qk_dim, DQ)
         logits = logits_of(queries, keys, row, column, rows, tokens, scale_log2, bias, bias_row, HAS_BIAS)
         higher = tl.maximum(top, tl.max(logits, 1))
-        weights, shrink = tl.exp2(logits - higher[:, None]), tl.exp2(top - higher)
+        finite = tl.where(higher == float("-inf"), 0.0, higher)  # a bias may hide all keys so far
+        weights, shrink = tl.exp2(logits - finite[:, None]), tl.exp2(top - finite)
         values = load(v, column, kv_row, tokens, v_dim, DV)
         mixed = tl.dot(weights.to(values.dtype), values, mixed * shrink[:, None], input_precision="ieee")
         total = total * shrink + tl.sum(weights, 1)
@@ -171,20 +172,20 @@ def layer(
     bias,  # [heads, ROWS, TOKENS], its rows filled up to whole groups, or None
     out,  # [batch, ROWS, V]
     LAYOUT: tl.constexpr,  # see `headwise_tiles.columns`
-    Q: tl.constexpr,  # widths of all heads together, in groups
-    V: tl.constexpr,
-    ROWS: tl.constexpr,
-    TOKENS: tl.constexpr,
+    Q: tl.constexpr,  # qk_dim of all heads together, in groups
+    V: tl.constexpr,  # v_dim of all heads together, in groups
+    ROWS: tl.constexpr,  # queries of an image
+    TOKENS: tl.constexpr,  # keys of an image
     BIAS_HEAD: tl.constexpr,  # distance of two heads of the bias, in groups; 0 where they share it
     SCALE_LOG2: tl.constexpr,  # scale * log2(e)
-    WHOLE_ROW: tl.constexpr,
-    KEYS_0: tl.constexpr,  # of `whole_row`; of `online` the keys at a time
+    WHOLE_ROW: tl.constexpr,  # or `online`
+    KEYS_0: tl.constexpr,  # of `whole_row` the keys of its pieces; of `online` the keys at a time
     KEYS_1: tl.constexpr,
     KEYS_2: tl.constexpr,
-    HOPPER: tl.constexpr,
-    TILE: tl.constexpr,
-    DQ: tl.constexpr,
-    DV: tl.constexpr,
+    HOPPER: tl.constexpr,  # of `whole_row`, see there
+    TILE: tl.constexpr,  # queries at a time
+    DQ: tl.constexpr,  # at least the widest head's qk_dim
+    DV: tl.constexpr,  # and v_dim
 ):
     """Either kernel for one layer alone, which a program without Triton can launch: its arguments are tensors.
 

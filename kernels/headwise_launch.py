@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import TypeAlias
 
 import torch
@@ -71,7 +71,7 @@ def backward(
     )
 
 
-@lru_cache(maxsize=1024)
+@cache  # a captured graph reads it for as long as it lives
 def table(heads: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
     """`columns_of` on a device. One for each layout, kept."""
     return torch.tensor(columns_of(heads), dtype=torch.int32, device=device)
@@ -92,4 +92,4 @@ def _shares(device: torch.device, programs: int, tiles: int) -> int:
     if device.type != "cuda":
         return 1
     wanted = PROGRAMS_AN_SM * torch.cuda.get_device_properties(device).multi_processor_count
-    return max(1, min(tiles, wanted // programs))
+    return max(1, min(tiles, wanted // max(1, programs)))

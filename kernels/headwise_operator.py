@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from toolkit.kernels.headwise_attention import ALIGNMENT, Heads, bucketed, lse_of, parts_of, reference_gradients
+from toolkit.kernels.headwise_attention import (
+    ALIGNMENT,
+    bucketed,
+    check,
+    choose,
+    lse_of,
+    parts_of,
+    reference_gradients,
+)
 
 
 @torch.library.custom_op("toolkit::headwise_attention", mutates_args=())
@@ -27,13 +35,20 @@ def operator(
     with_lse: bool,
 ) -> tuple[Tensor, Tensor]:
     """`headwise_attention`, and log2 of the sum of every row's exponentials [batch, heads, rows] in float32, if asked
-    for: an empty tensor otherwise. The kernel on a GPU, buckets elsewhere."""
+    for: an empty tensor otherwise. The kernel on a GPU, buckets elsewhere.
+
+    Raises ValueError on a GPU for what the kernel does not compute; `headwise_attention` chooses."""
     heads = list(zip(qk_dims, v_dims, strict=True))
     if packed.device.type == "cuda":
         from toolkit.kernels import headwise_launch
 
-        parts = _aligned_parts(packed, queries, heads)
-        return headwise_launch.forward(*parts, heads, scale, bias, with_lse=with_lse)
+        check(packed, heads, bias, queries)
+        packed, queries = _aligned(packed), None if queries is None else _aligned(queries)
+        if (choice := choose(packed, heads)).name != "triton":
+            raise ValueError(f"there is no kernel for this: {choice.why}")
+        with torch.cuda.device(packed.device):
+            parts = parts_of(packed, queries, heads)
+            return headwise_launch.forward(*parts, heads, scale, bias, with_lse=with_lse)
     out = bucketed(packed, heads, scale, bias, queries=queries)
     return out, lse_of(packed, heads, scale, bias, queries) if with_lse else out.new_empty(0, dtype=torch.float32)
 
@@ -74,15 +89,11 @@ def backward_operator(
     grad_packed = torch.empty_like(packed, memory_format=torch.contiguous_format)
     grad_queries = None if queries is None else torch.empty_like(queries, memory_format=torch.contiguous_format)
     grads = parts_of(grad_packed, grad_queries, heads)
-    parts = _aligned_parts(packed, queries, heads)
-    headwise_launch.backward(*parts, heads, scale, bias, out, lse, grad_out, *grads)
+    parts = parts_of(_aligned(packed), None if queries is None else _aligned(queries), heads)
+    with torch.cuda.device(packed.device):
+        headwise_launch.backward(*parts, heads, scale, bias, out, lse, grad_out, *grads)
     grad_bias = reference_gradients(grad_out, packed, heads, scale, bias, queries)[2] if of_bias else None
     return grad_packed, _or_nothing(grad_queries, packed), _or_nothing(grad_bias, packed)
-
-
-def _aligned_parts(packed: Tensor, queries: Tensor | None, heads: Heads) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values, whose rows begin at multiples of 16 bytes."""
-    return parts_of(_aligned(packed), None if queries is None else _aligned(queries), heads)
 
 
 def _aligned(given: Tensor) -> Tensor:

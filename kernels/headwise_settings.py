@@ -1,7 +1,7 @@
 """Which kernel computes a layer, and for which sizes it is compiled.
 
 What was measured on a GPU is looked up (`tuned`); these rules hold elsewhere. They are such that nothing spills to
-memory on any GPU from Ampere on, and that shared memory suffices; what that was found out with is `machine_code`.
+memory, and that shared memory suffices; what that was found out with is `machine_code`.
 """
 
 from __future__ import annotations

@@ -39,25 +39,50 @@ def columns(
 
 
 @triton.jit
-def _places(base, row, row_stride, COLUMNS: tl.constexpr):
+def _places(
+    base,  # the head's first unit
+    row,  # [rows] which of them
+    row_stride,  # distance of two, in groups
+    COLUMNS: tl.constexpr,  # width of the tile
+):
     """Pointers [rows, COLUMNS] from the first unit of a head on."""
     return base + row[:, None] * (row_stride * GROUP) + tl.arange(0, COLUMNS)[None, :]
 
 
 @triton.jit
-def _there(row, count, width, COLUMNS: tl.constexpr):
+def _there(
+    row,  # [rows] which of them
+    count,  # how many the tensor has
+    width,  # units of the head
+    COLUMNS: tl.constexpr,  # width of the tile
+):
     """[rows, COLUMNS]: which of them the tensor and the head really have."""
     return (row[:, None] < count) & (tl.arange(0, COLUMNS)[None, :] < width)
 
 
 @triton.jit
-def load(base, row, row_stride, count, width, COLUMNS: tl.constexpr):
+def load(
+    base,  # arguments as `_places` and `_there`
+    row,
+    row_stride,
+    count,
+    width,
+    COLUMNS: tl.constexpr,
+):
     """[rows, COLUMNS] of a head, zeros for what is not there: whatever lies there, NaN too, is not read."""
     return tl.load(_places(base, row, row_stride, COLUMNS), mask=_there(row, count, width, COLUMNS), other=0.0)
 
 
 @triton.jit
-def store(base, row, row_stride, count, width, values, COLUMNS: tl.constexpr):
+def store(
+    base,  # arguments as `_places` and `_there`
+    row,
+    row_stride,
+    count,
+    width,
+    values,  # [rows, COLUMNS] float32
+    COLUMNS: tl.constexpr,
+):
     """Write what there is of [rows, COLUMNS] of a head, and nothing beside it."""
     places = _places(base, row, row_stride, COLUMNS)
     tl.store(places, values.to(base.dtype.element_ty), mask=_there(row, count, width, COLUMNS))

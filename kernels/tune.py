@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from multiprocessing import get_context
 from typing import Literal, get_args
@@ -37,6 +38,8 @@ ROUNDS, MS = 5, 20
 WORTH_IT = 1.01
 """The rule's settings stay unless others are faster by more than this."""
 SCALE = 0.125
+CACHES = 3
+"""Inputs are of so many times the size of the cache."""
 TOLERANCE = 2e-2
 """Largest difference from the rule's result in units of its largest value: bfloat16 keeps 8 bits."""
 
@@ -104,13 +107,18 @@ class Problem:
         out, lse = headwise_launch.forward(*parts_of(packed, None, heads), heads, SCALE, given, with_lse=True)
         return packed, bias, random(self.batch, tokens, v_width), out, lse
 
+    def copies(self) -> int:
+        """So many inputs are gone through in turn: together they do not fit into the cache."""
+        one = self.batch * self.work.tokens * sum(2 * qk + v for qk, v in self.work.heads) * self.dtype.itemsize
+        return max(1, -(-CACHES * torch.cuda.get_device_properties(0).L2_cache_size // one))
+
     def fault(self, plan: Plan) -> str:
         """Why these settings are no use; empty if they are. Compiles them, for the processes that come after too."""
-        data = self.data()
-        expected = self.run(by_rule(self.work, capability_of(torch.device(self.device))), data)
         try:
+            data = self.data()
+            expected = self.run(by_rule(self.work, capability_of(torch.device(self.device))), data)
             found = self.run(plan, data)
-        except (triton.OutOfResources, triton.CompilationError, RuntimeError) as error:
+        except Exception as error:  # whatever a compiler or a driver may raise
             return f"{type(error).__name__}: {error}".splitlines()[0]
         difference = float((found - expected).abs().max() / expected.abs().max())
         return "" if difference <= TOLERANCE else f"{difference:.1e} away from the rule's result"
@@ -122,13 +130,19 @@ def fastest(problem: Problem, pool: ProcessPoolExecutor) -> tuple[Tuned, dict[st
     small = Problem(problem.work, 1, problem.device, problem.dtype)
     faults = list(pool.map(small.fault, every))
     usable = [plan for plan, fault in zip(every, faults, strict=True) if not fault]
-    data = problem.data()
+    if not usable:
+        raise RuntimeError(f"nothing runs: {faults[0]}")
+    data = [problem.data() for _ in range(problem.copies())]
+
+    def run(plan: Plan) -> None:
+        for each in data:
+            problem.run(plan, each)
+
     times: list[list[float]] = [[] for _ in usable]
     for _ in range(ROUNDS):
         for plan, own in zip(usable, times, strict=True):
-            own.append(
-                1e3 * do_bench_cudagraph(lambda plan=plan: problem.run(plan, data), rep=MS, return_mode="median")
-            )
+            milliseconds = do_bench_cudagraph(partial(run, plan), rep=MS, return_mode="median")
+            own.append(1e3 * milliseconds / len(data))
     medians = [statistics.median(own) for own in times]
     best = min(range(len(usable)), key=medians.__getitem__)
     rule = medians[0] if not faults[0] else medians[best]
@@ -137,7 +151,10 @@ def fastest(problem: Problem, pool: ProcessPoolExecutor) -> tuple[Tuned, dict[st
     kernel, settings = usable[best]
     fixed = constants(problem.work, kernel, capability_of(torch.device(problem.device)))
     free = {name: value for name, value in settings.items() if name not in fixed}
-    return Tuned(size_of(problem.work), kernel, free, medians[best], rule), dict(Counter(filter(None, faults)))
+    versions = f"torch {torch.__version__}, triton {triton.__version__}"
+    made_with = f"{versions}, batch {problem.batch}, {len(problem.work.heads)} heads"
+    found = Tuned(size_of(problem.work), kernel, free, medians[best], rule, made_with)
+    return found, dict(Counter(filter(None, faults)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -158,12 +175,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not torch.cuda.is_available():
         parser.error("there is no NVIDIA GPU here")
     gpu = torch.cuda.get_device_name()
-    made_with = {"torch": torch.__version__, "triton": triton.__version__, "batch": given.batch, "heads": given.heads}
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         for kind, tokens, width in product(kinds, given.tokens, given.widths):
             heads = ((width, width),) * given.heads
             found, faults = fastest(Problem(Work(kind, tokens, heads, given.bias), given.batch), pool)
-            file = save(gpu, [found], made_with)
+            file = save(gpu, [found])
             print(
                 f"{kind}, {tokens} tokens, heads of {width}: {found.kernel} {found.settings}, {found.us:.1f} us, "
                 f"by rule {found.by_rule_us:.1f} us"

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -41,7 +40,10 @@ class Tuned:
     settings: Settings
     """Those that are free to choose."""
     us: float
+    """Of the forward pass, or of the whole backward pass."""
     by_rule_us: float
+    made_with: str
+    """Versions, batch and heads."""
 
 
 def size_of(work: Work) -> Size:
@@ -82,15 +84,18 @@ def measured(gpu: str) -> Mapping[Size, Tuned]:
         return {}
     if found.get("schema") != SCHEMA:
         raise ValueError(f"{file_of(gpu)} is of another version: run python -m toolkit.kernels.tune again")
-    every = [Tuned(**{**entry, "size": Size(**entry["size"])}) for entry in found["fastest"]]
+    try:
+        every = [Tuned(**{**entry, "size": Size(**entry["size"])}) for entry in found["fastest"]]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{file_of(gpu)} is damaged: {error}; delete it") from error
     return {each.size: each for each in every}
 
 
-def save(gpu: str, fastest: Iterable[Tuned], made_with: Mapping[str, Any]) -> Path:
+def save(gpu: str, fastest: Iterable[Tuned]) -> Path:
     """Add to what is known of a GPU."""
     known = {**measured(gpu), **{each.size: each for each in fastest}}
     in_order = sorted(known.values(), key=lambda each: tuple(asdict(each.size).values()))
-    content = {"schema": SCHEMA, "gpu": gpu, "made_with": made_with, "fastest": [asdict(each) for each in in_order]}
+    content = {"schema": SCHEMA, "gpu": gpu, "fastest": [asdict(each) for each in in_order]}
     file = file_of(gpu)
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps(content, indent=1) + "\n")

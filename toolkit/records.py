@@ -14,6 +14,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
+from toolkit import strict_json
+
 SCHEMA = 1
 """Number of the format below; a change that old files do not survive raises it."""
 
@@ -375,31 +377,14 @@ class StageRecord:
 
 
 Record = TypeVar("Record")
-
-
-def dumps(record: object) -> str:
-    """A record as JSON."""
-    from toolkit import strict_json  # late: the kinds of records are of use without what reads them
-
-    return strict_json.dumps(record)
-
-
-def save(record: object, path: Path) -> None:
-    """Write a record. The caller makes the folder."""
-    from toolkit import strict_json
-
-    strict_json.save(record, path)
+dumps, save = strict_json.dumps, strict_json.save
 
 
 def load(kind: type[Record], path: Path) -> Record:
     """Read a record of the given kind, or raise RecordError naming the file and the field."""
-    from toolkit import strict_json
-
     return strict_json.load(kind, path, SCHEMA)
 
 
 def loads(kind: type[Record], text: str, source: str = "record") -> Record:
     """Read a record from a string; `source` names it in errors."""
-    from toolkit import strict_json
-
     return strict_json.loads(kind, text, source, SCHEMA)

@@ -9,18 +9,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
-
-import cattrs
-from cattrs import BaseConverter
-from cattrs.cols import list_structure_factory
-from cattrs.errors import ClassValidationError
-from cattrs.preconf.json import JsonConverter
-from cattrs.v import format_exception
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from toolkit.errors import RecordError
+
+if TYPE_CHECKING:  # cattrs is loaded with the first record: their kinds are of use where it is not installed
+    from cattrs import BaseConverter
+    from cattrs.preconf.json import JsonConverter
 
 Record = TypeVar("Record")
 Hook = Callable[[Any, Any], Any]
@@ -32,7 +30,7 @@ _PLAIN_LIST = re.compile(r"\[\n[^\[\]{}]*\n\s*\]")
 
 def dumps(record: object) -> str:
     """A record as JSON: a line for each field, a list of plain values on one line."""
-    text = json.dumps(_CONVERTER.unstructure(record), indent=2)
+    text = json.dumps(_converter().unstructure(record), indent=2)
     # A line break is always structure, never content: JSON escapes those inside strings.
     return _PLAIN_LIST.sub(lambda found: _on_one_line(found[0]), text) + "\n"
 
@@ -67,13 +65,16 @@ def loads(kind: type[Record], text: str, source: str, schema: int) -> Record:
             f"{source} has schema {found}; this version of the toolkit reads schema {schema}",
             "make it again with this version, or read it with the version that wrote it",
         )
+    from cattrs import transform_error
+    from cattrs.errors import ClassValidationError
+
     try:
-        record = _CONVERTER.structure(content, kind)
-        if left_out := sorted(_left_out(content, _CONVERTER.unstructure(record), kind.__name__)):
+        record = _converter().structure(content, kind)
+        if left_out := sorted(_left_out(content, _converter().unstructure(record), kind.__name__)):
             raise TypeError(f"required field missing: {', '.join(left_out)}")
         return record
     except (ClassValidationError, ValueError, TypeError) as error:
-        faults = cattrs.transform_error(error, path=kind.__name__, format_exception=_described)
+        faults = transform_error(error, path=kind.__name__, format_exception=_described)
         raise RecordError(
             f"{source} is not a {kind.__name__}: {'; '.join(faults)}",
             "another version may have written it: make it again",
@@ -99,10 +100,15 @@ def _on_one_line(text: str) -> str:
 
 def _described(error: BaseException, kind: type[Any] | None) -> str:
     """Our own messages as they are; cattrs words the rest."""
+    from cattrs.v import format_exception
+
     return str(error) if type(error) is TypeError else format_exception(error, kind)
 
 
-def _strict_converter() -> JsonConverter:
+@cache
+def _converter() -> JsonConverter:
+    from cattrs.preconf.json import JsonConverter
+
     converter = JsonConverter(forbid_extra_keys=True)
     for kind, accepted in _PLAIN.items():
         converter.register_structure_hook(kind, _exactly(kind, accepted))
@@ -155,6 +161,8 @@ def _is_tuple_of_any_length(kind: Any) -> bool:
 
 def _only_a_list(kind: Any, converter: BaseConverter) -> Hook:
     """A string or an object is iterable too, and would pass for a tuple of its characters or keys."""
+    from cattrs.cols import list_structure_factory
+
     items = list_structure_factory(kind, converter)
 
     def structure(value: Any, _: Any) -> Any:
@@ -163,6 +171,3 @@ def _only_a_list(kind: Any, converter: BaseConverter) -> Hook:
         return tuple(items(value, kind))
 
     return structure
-
-
-_CONVERTER = _strict_converter()

@@ -1,6 +1,6 @@
 """The command: `python -m toolkit.bench.gpu [--only checks,kernels,models] [--out DIR] [--minutes 20]`.
 
-Results are written after every part, and a part that is run alone is put beside those that were run before.
+Results are written after every step, and a part that is run alone is put beside those that were run before.
 Exit codes: 0 everything that was asked for is met, or was not run; 1 something is not met; 4 there is no GPU.
 """
 
@@ -12,13 +12,13 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from toolkit.bench.gpu import attention, checks, clock, models, page
+from toolkit.bench.gpu import attention, checks, clock, page
 from toolkit.errors import CheckFailed, DeviceUnreachable
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -46,29 +46,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for part in parts:
         print(f"{part} ...", file=sys.stderr)
         with clock.watched() as seen:
-            results |= _run(part, ends)
-        results["watched"] = results.get("watched", {}) | {part: seen}
-        (out / FILE).write_text(json.dumps(results, indent=1) + "\n")
-        (out / PAGE).write_text(page.page(results))
+            for _ in _steps(part, results, lambda: time.monotonic() < ends):
+                _write(results, out)
+        results.setdefault("watched", {})[part] = seen
+        _write(results, out)
     print((out / PAGE).read_text())
     print(out / PAGE, file=sys.stderr)
     return CheckFailed.exit_code if any(each.met is False for each in page.verdicts(results)) else 0
 
 
-def _run(part: str, ends: float) -> dict[str, Any]:
-    def goes_on() -> bool:
-        return time.monotonic() < ends
+def _steps(part: str, results: dict[str, Any], goes_on: Callable[[], bool]) -> Iterator[None]:
+    """Add to the results, step by step: what comes after a step may be stopped. Models that are there are not done
+    again, since compiling them takes minutes."""
+    if part == "checks" and goes_on():
+        results["checks"] = {"tests": checks.tests(), "sanitizer": {}}
+        yield
+        results["checks"]["sanitizer"] = checks.sanitized()
+        yield
+    elif part == "kernels":
+        results["kernels"] = []
+        results["nominal_bandwidth"], results["copy_bandwidth"] = clock.nominal_bandwidth(), clock.copy_bandwidth()
+        for case in attention.cases():
+            if goes_on():
+                results["kernels"].append(attention.measured(case, clock.in_graphs))
+                yield
+    elif part == "models":
+        from toolkit.bench.gpu import models  # late: the other parts do without timm
 
-    if part == "checks":
-        return {"checks": {"tests": checks.tests(), "sanitizer": checks.sanitized()}}
-    if part == "models":
-        return {"models": list(models.results(clock.in_graphs, clock.in_stream, goes_on))}
-    found = [attention.measured(case, clock.in_graphs) for case in attention.cases() if goes_on()]
-    return {
-        "kernels": found,
-        "nominal_bandwidth": clock.nominal_bandwidth(),
-        "copy_bandwidth": clock.copy_bandwidth(),
-    }
+        every = results.setdefault("models", [])
+        known = {(each["model"], each["batch"], each["mode"]) for each in every}
+        for found in models.results(clock.in_graphs, clock.in_stream, goes_on, known):
+            every.append(found)
+            yield
+
+
+def _write(results: Mapping[str, Any], out: Path) -> None:
+    (out / FILE).write_text(json.dumps(results, indent=1) + "\n")
+    (out / PAGE).write_text(page.page(results))
 
 
 def _known(out: Path) -> dict[str, Any]:
@@ -78,6 +92,7 @@ def _known(out: Path) -> dict[str, Any]:
 
 
 def _machine() -> dict[str, str]:
+    import timm
     import triton
 
     def said(*command: str) -> str:
@@ -93,6 +108,7 @@ def _machine() -> dict[str, str]:
         "driver": said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "torch": torch.__version__,
         "triton": triton.__version__,
+        "timm": timm.__version__,
         "cuda": str(torch.version.cuda),
         "python": platform.python_version(),
         "commit": said("git", "rev-parse", "--short", "HEAD"),

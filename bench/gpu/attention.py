@@ -18,16 +18,22 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from toolkit.bench.gpu.clock import Clock
+from toolkit.bench.gpu.names import BACKENDS, BUCKETS, OURS
 from toolkit.kernels.headwise_attention import Heads, bucketed, choose, headwise_attention
 
 SCALE = 0.125
-BACKENDS = {
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "math": SDPBackend.MATH,
-}
-OURS, BUCKETS = "headwise", "buckets"
+FORCED = dict(
+    zip(
+        BACKENDS,
+        (
+            SDPBackend.FLASH_ATTENTION,
+            SDPBackend.CUDNN_ATTENTION,
+            SDPBackend.EFFICIENT_ATTENTION,
+            SDPBackend.MATH,
+        ),
+        strict=True,
+    )
+)
 UNEVEN = (64, 48, 40, 32, 24, 24, 16, 16)
 CACHES = 3
 """Inputs of so many times the size of the GPU's cache are gone through in turn."""
@@ -114,7 +120,7 @@ def subjects(case: Case) -> Mapping[str, tuple[Run, Heads]]:
     }
     if padded != case.heads:
         found[BUCKETS] = (lambda packed, bias: bucketed(packed, case.heads, SCALE, bias), case.heads)
-    for name, backend in BACKENDS.items():
+    for name, backend in FORCED.items():
         found[name] = (partial(_one_width, backend, len(case.heads), widest), padded)
     return found
 

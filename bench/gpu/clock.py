@@ -44,20 +44,27 @@ def in_stream(subjects: Mapping[str, Sequence[Call]]) -> Times:
 def _timed(subjects: Mapping[str, Sequence[Call]], repeated: Callable[[Sequence[Call], int], Call]) -> Times:
     found, replays, counts = Times(), dict[str, Call](), dict[str, int]()
     for name, calls in subjects.items():
+        stream = torch.cuda.current_stream()
         try:
             for call in [*calls] * WARM_UP_CALLS:
                 call()
-            alone = _milliseconds(_loop(calls, len(calls))) / len(calls)
-            counts[name] = len(calls) * max(1, math.ceil(REPLAY_MS / alone / len(calls)))
+            once = repeated(calls, len(calls))
+            once()
+            counts[name] = len(calls) * max(1, math.ceil(REPLAY_MS / _milliseconds(once)))
             replays[name] = repeated(calls, counts[name])
             replays[name]()
-        except RuntimeError as error:  # a backend that does not take this
-            found.errors[name] = str(error).strip().splitlines()[0]
-            torch.cuda.synchronize()
+        except Exception as error:  # a backend that does not take this, a kernel that does not compile
+            found.errors[name] = said_by(error.__context__ or error)
+            torch.cuda.set_stream(stream)  # which a failed capture leaves at its own
     for round_ in range(ROUNDS):
         for name in order([name for name in subjects if name in replays], round_):
             found.us.setdefault(name, []).append(1e3 * _milliseconds(replays[name]) / counts[name])
     return found
+
+
+def said_by(error: BaseException) -> str:
+    """Kind and first line."""
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
 
 
 def _loop(calls: Sequence[Call], count: int) -> Call:
@@ -121,6 +128,6 @@ def copy_bandwidth() -> float:
 
 
 def nominal_bandwidth() -> float:
-    """Bytes per second by the data sheet: two transfers a clock."""
+    """Bytes per second of the memory's own clock: two transfers in each."""
     gpu = torch.cuda.get_device_properties(0)
     return 2 * gpu.memory_clock_rate * 1e3 * gpu.memory_bus_width / 8

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import product
+from collections.abc import Callable, Collection, Iterator, Mapping
 from random import Random
 from typing import Any
 
@@ -12,16 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.bench.gpu.clock import Clock
+from toolkit.bench.gpu.names import DENSE, MODELS, MODES, PRUNED, TIMM
 from toolkit.models.adapt import canonicalise
 from toolkit.models.attention import HeadwiseAttention
 from toolkit.models.count import count
 from toolkit.models.shapes import blocks_of
 from toolkit.records import HeadLayout
 
-NAMES = ("deit_small_patch16_224", "vit_base_patch16_224")
 BATCHES = (128, 1)
-MODES = ("eager", "compiled", "graph")
-TIMM, DENSE, PRUNED = "timm", "dense", "pruned"
+IMAGE_SIZE = 224
 WIDTHS = (64, 48, 40, 32, 24, 16)
 """Of pruned heads."""
 
@@ -45,8 +43,8 @@ def _prune(block: nn.Module, random: Random) -> None:
     wide = mlp.get_submodule("fc1")
     assert isinstance(attention, HeadwiseAttention)
     assert isinstance(wide, nn.Linear)
-    count_ = len(attention.layout.heads)
-    kept = max(1, count_ - random.randint(count_ // 6, count_ // 3))
+    heads = len(attention.layout.heads)
+    kept = max(1, heads - random.randint(heads // 6, heads // 3))
     widths = sorted((random.choice(WIDTHS) for _ in range(kept)), reverse=True)
     widest = max(map(max, attention.layout.heads))
     layout = HeadLayout(tuple((min(width, widest), min(width, widest)) for width in widths))
@@ -57,20 +55,36 @@ def _prune(block: nn.Module, random: Random) -> None:
     mlp.register_module("fc2", nn.Linear(fewer, channels))
 
 
-def results(graphs: Clock, stream: Clock, goes_on: Callable[[], bool]) -> Iterator[dict[str, Any]]:
-    """One for each model, batch and mode, until there is no more time."""
-    for name, batch in product(NAMES, BATCHES):
-        models = {kind: model.cuda().bfloat16().eval() for kind, model in built(name).items()}
-        macs = {kind: count(model, 224).macs for kind, model in built(name).items() if kind != TIMM}
-        images = torch.randn(batch, 3, 224, 224, device="cuda", dtype=torch.bfloat16)
-        compiled = {kind: torch.compile(model, dynamic=False) for kind, model in models.items()}
-        for mode in MODES:
-            if not goes_on():
-                return
-            chosen = models if mode == "eager" else compiled
-            calls = {kind: [_inference(model, images)] for kind, model in chosen.items()}
-            times = (graphs if mode == "graph" else stream)(calls)
-            yield {"model": name, "batch": batch, "mode": mode, "macs": macs, "us": times.us, "errors": times.errors}
+def results(
+    graphs: Clock, stream: Clock, goes_on: Callable[[], bool], known: Collection[tuple[str, int, str]]
+) -> Iterator[dict[str, Any]]:
+    """One for each model, batch and mode that is not known yet, until there is no more time."""
+    for name in MODELS:
+        models = built(name)
+        macs = {kind: count(model, IMAGE_SIZE).macs for kind, model in models.items() if kind != TIMM}
+        for batch in BATCHES:
+            missing = [mode for mode in MODES if (name, batch, mode) not in known]
+            torch.compiler.reset()  # it gives up compiling a function after eight models
+            for mode in missing:
+                if not goes_on():
+                    return
+                yield {
+                    "model": name,
+                    "batch": batch,
+                    "mode": mode,
+                    "macs": macs,
+                    **_timed(models, batch, mode, graphs, stream),
+                }
+
+
+def _timed(models: Mapping[str, nn.Module], batch: int, mode: str, graphs: Clock, stream: Clock) -> dict[str, Any]:
+    images = torch.randn(batch, 3, IMAGE_SIZE, IMAGE_SIZE, device="cuda", dtype=torch.bfloat16)
+    calls = {}
+    for kind, model in models.items():
+        ready = model.cuda().bfloat16().eval()
+        calls[kind] = [_inference(ready if mode == "eager" else torch.compile(ready, dynamic=False), images)]
+    times = (graphs if mode == "graph" else stream)(calls)
+    return {"us": times.us, "errors": times.errors}
 
 
 def _inference(model: Callable[[Tensor], Tensor], images: Tensor) -> Callable[[], Tensor]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from statistics import median
 from typing import Any
 
-from toolkit.bench.gpu.attention import BUCKETS, OURS, best_of_pytorch
-from toolkit.bench.gpu.models import DENSE, PRUNED, TIMM
+from toolkit.bench.gpu.attention import best_of_pytorch
+from toolkit.bench.gpu.names import BACKENDS, BUCKETS, DENSE, MODELS, MODES, OURS, PRUNED, TIMM
 from toolkit.bench.statistics import ratio_of_medians
 
 Result = Mapping[str, Any]
@@ -64,20 +65,35 @@ def _kernels(results: Mapping[str, Any]) -> Iterator[Verdict]:
     ):
         what = f"{heads} {name} heads, {tokens} tokens, batch {BATCH}: times faster than {against}"
         result = _case(every, name, tokens, heads)
-        if result is None or OURS not in result["us"]:
-            yield Verdict(what, f"at least {wanted}", "not run", None)
+        if fault := _fault(what, f"at least {wanted}", result):
+            yield fault
             continue
+        assert result is not None
         best, theirs = best_of_pytorch(result)
         ratio = ratio_of_medians(theirs, result["us"][OURS])
         shown = f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}], {best}"
         yield Verdict(what, f"at least {wanted}", shown, ratio.value >= wanted)
     what = f"12 dense heads, 197 tokens, batch {BATCH}: part of the memory's nominal bandwidth"
     result = _case(every, "dense", 197, 12)
-    if result is None or OURS not in result["us"]:
-        yield Verdict(what, f"at least {OF_THE_FLOOR:.0%}", "not run", None)
+    if fault := _fault(what, f"at least {OF_THE_FLOOR:.0%}", result):
+        yield fault
         return
+    assert result is not None
     part = _part_of_floor(result, results["nominal_bandwidth"])
     yield Verdict(what, f"at least {OF_THE_FLOOR:.0%}", f"{part:.0%}", part >= OF_THE_FLOOR)
+
+
+def _fault(what: str, asked: str, result: Result | None) -> Verdict | None:
+    """Why nothing can be said of a case; None if something can."""
+    if result is None:
+        return Verdict(what, asked, "not run", None)
+    if OURS in result["errors"]:
+        return Verdict(what, asked, result["errors"][OURS], met=False)
+    if result["headwise_is"] != "triton":
+        return Verdict(what, asked, f"computed in buckets: {result['why']}", met=False)
+    if not set(BACKENDS) & result["us"].keys():
+        return Verdict(what, asked, "no backend of PyTorch's takes this", None)
+    return None
 
 
 def _case(every: Sequence[Result], name: str, tokens: int, heads: int) -> Result | None:
@@ -96,18 +112,19 @@ def _part_of_floor(result: Result, bandwidth: float) -> float:
 
 def _models(every: Sequence[Result]) -> Iterator[Verdict]:
     asked = f"at least {OF_THE_MACS_RATIO}"
-    shown = [each for each in every if each["batch"] == BATCH and {DENSE, PRUNED} <= each["us"].keys()]
-    for result in shown:
-        macs = result["macs"][DENSE] / result["macs"][PRUNED]
-        faster = ratio_of_medians(result["us"][DENSE], result["us"][PRUNED]).value
-        yield Verdict(
-            f"{result['model']}, {result['mode']}, batch {BATCH}: pruned model's speed-up over its MACs ratio",
-            asked,
-            f"{faster / macs:.2f} ({faster:.2f} times faster, {macs:.2f} times fewer MACs)",
-            faster / macs >= OF_THE_MACS_RATIO,
-        )
-    if not shown:
-        yield Verdict(f"pruned models, batch {BATCH}: speed-up over MACs ratio", asked, "not run", None)
+    found = {(each["model"], each["mode"]): each for each in every if each["batch"] == BATCH}
+    for name, mode in product(MODELS, MODES):
+        what = f"{name}, {mode}, batch {BATCH}: pruned model's speed-up over its MACs ratio"
+        result = found.get((name, mode))
+        if result is None:
+            yield Verdict(what, asked, "not run", None)
+        elif fault := next((result["errors"][kind] for kind in (DENSE, PRUNED) if kind in result["errors"]), ""):
+            yield Verdict(what, asked, fault, met=False)
+        else:
+            macs = result["macs"][DENSE] / result["macs"][PRUNED]
+            faster = ratio_of_medians(result["us"][DENSE], result["us"][PRUNED]).value
+            shown = f"{faster / macs:.2f} ({faster:.2f} times faster, {macs:.2f} times fewer MACs)"
+            yield Verdict(what, asked, shown, faster / macs >= OF_THE_MACS_RATIO)
 
 
 def page(results: Mapping[str, Any]) -> str:
@@ -121,7 +138,10 @@ def _head(results: Mapping[str, Any]) -> Iterator[str]:
     machine = results["machine"]
     yield f"# {machine['gpu']}"
     yield ""
-    yield ", ".join(f"{name} {machine[name]}" for name in ("driver", "torch", "triton", "cuda", "python", "commit"))
+    yield ", ".join(
+        f"{name} {machine[name]}" for name in ("driver", "torch", "triton", "timm", "cuda", "python", "commit")
+    )
+    yield ""
     for part, seen in results.get("watched", {}).items():
         if seen:
             clocks = [each["clocks.sm"] for each in seen]
@@ -153,13 +173,18 @@ def _kernel_table(results: Mapping[str, Any]) -> Iterator[str]:
     for result in results.get("kernels", ()):
         case = result["case"]
         times = [
-            f"{median(result['us'][name]):.1f}" if name in result["us"] else "-"
-            for name in (OURS, BUCKETS, "flash", "cudnn", "efficient", "math")
+            f"{median(result['us'][name]):.1f}" if name in result["us"] else "-" for name in (OURS, BUCKETS, *BACKENDS)
         ]
-        ours = result["headwise_is"] == "triton" and OURS in result["us"] and not case["training"]
+        ours = result["headwise_is"] == "triton" and OURS in result["us"] and not case["training"] and case["batch"] > 1
         part = f"{_part_of_floor(result, results['nominal_bandwidth']):.0%}" if ours else "-"
         heads = f"{len(case['heads'])}, {case['name']}"
         yield f"| {heads} | {case['tokens']} | {case['batch']} | {case['dtype']} | {' | '.join(times)} | {part} |"
+    yield ""
+    yield from (
+        f"- {name}, {result['case']['name']}, {result['case']['tokens']} tokens: {error}"
+        for result in results.get("kernels", ())
+        for name, error in result["errors"].items()
+    )
     yield ""
 
 

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from toolkit.export import HeadWidths
 from toolkit.export.attention import FORMS
 from toolkit.export.flat import flatten
-from toolkit.export.rewrite import REWRITES, fold_normalisation, linear_patches, pad_for_fusion, pad_heads, rewrite
+from toolkit.export.rewrite import REWRITES, fold_normalisation, linear_patches, pad_for_kernel, pad_heads, rewrite
 from toolkit.models.adapt import attentions
 from toolkit.models.count import count, trace
 from toolkit.models.source import LoadedModel
@@ -122,10 +123,10 @@ def test_padded_heads_change_no_logit(name: str, make: Make) -> None:
 
 def test_heads_are_padded_to_one_width_where_they_have_two_or_an_odd_one(small: Make, uneven: Make) -> None:
     even = copy.deepcopy(small(depth=2).module)
-    assert pad_for_fusion(even, 8, 8) == 0
+    assert pad_for_kernel(even, HeadWidths(8, 8)) == 0
     model = uneven(depth=2)
     odd = copy.deepcopy(model.module)
-    assert pad_for_fusion(odd, 8, 16) == 2
+    assert pad_for_kernel(odd, HeadWidths(8, 16)) == 2
     assert {head for layer in attentions(odd).values() for head in layer.layout.heads} == {(16, 16)}
     assert_equal(odd, model)
 

@@ -7,6 +7,7 @@ knows nothing of registers, shared memory and threads: see test_machine_code.py.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from toolkit.kernels import headwise_launch
 from toolkit.kernels.headwise_attention import Heads, lse_of, parts_of, reference
+from toolkit.kernels.headwise_settings import Plan, Work
+from toolkit.kernels.tuned import plan
 
 triton = pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="with a GPU, see `make gpu`")
@@ -27,8 +30,19 @@ PAIRS = ((1, FULL, True), (3, FULL, False), (1, HALF, False), (3, HALF, True))
 CASES = [
     *((heads_of_one, 50, 1, dtype, True) for heads_of_one in ((head,) for head in MIXED) for dtype in (FULL, HALF)),
     *((MIXED, tokens, *case) for tokens in (1, 5, 50, 197, 198, 257, 577) for case in PAIRS),
+    *((((40, 24),), tokens, *PAIRS[0]) for tokens in (198, 257, 577)),
     (((128, 72),), 50, 1, FULL, True),  # wider than a whole row of keys and values can be
 ]  # fmt: skip
+
+
+LONG = 100
+"""More tokens are computed in large tiles, and of one head in those that ship: the interpreter takes seconds a head."""
+
+
+def in_large_tiles(work: Work, device: torch.device) -> Plan:
+    """What ships, but for the sizes of tiles."""
+    kernel, settings = plan(work, device)
+    return Plan(kernel, {**settings, "TILE": 256} | ({"KEYS": 256} if "KEYS" in settings else {}))
 
 
 def poisoned(values: Tensor) -> Tensor:
@@ -52,10 +66,11 @@ def test_forward_and_backward_are_the_reference(
 ) -> None:
     packed, bias = given(heads, tokens, batch, dtype, with_bias)
     parts = parts_of(packed, None, heads)
-    out, lse = headwise_launch.forward(*parts, heads, SCALE, bias, with_lse=True)
+    plans = in_large_tiles if tokens > LONG and len(heads) > 1 else plan
+    out, lse = headwise_launch.forward(*parts, heads, SCALE, bias, with_lse=True, plans=plans)
     grad_out = torch.randn(out.shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     grad = torch.full_like(packed, math.nan, memory_format=torch.contiguous_format)
-    headwise_launch.backward(*parts, heads, SCALE, bias, out, lse, grad_out, *parts_of(grad, None, heads))
+    headwise_launch.backward(*parts, heads, SCALE, bias, out, lse, grad_out, *parts_of(grad, None, heads), plans=plans)
 
     exact, exact_bias = packed.double().requires_grad_(), None if bias is None else bias.double()
     expected = reference(exact, heads, SCALE, exact_bias)
@@ -94,3 +109,30 @@ def test_without_lse_nothing_is_written() -> None:
     packed, _ = given(MIXED, 5, 1, FULL, with_bias=False)
     _, lse = headwise_launch.forward(*parts_of(packed, None, MIXED), MIXED, SCALE, None, with_lse=False)
     assert lse.numel() == 0
+
+
+@pytest.mark.parametrize("tokens", [50, 400], ids=["whole rows", "online"])
+def test_a_bias_may_hide_keys(tokens: int) -> None:
+    """All of the first ones too, more than are looked at together."""
+    heads: Heads = ((16, 16),)
+    packed, bias = given(heads, tokens, 1, FULL, with_bias=True)
+    assert bias is not None
+    bias[..., : tokens - 7] = -math.inf
+    found, _ = headwise_launch.forward(*parts_of(packed, None, heads), heads, SCALE, bias, with_lse=False)
+    torch.testing.assert_close(found, reference(packed, heads, SCALE, bias), atol=1e-5, rtol=1e-5)
+
+
+def test_any_number_of_images_and_heads_fits_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of its directions only the first takes more than 65,535."""
+    grids: list[tuple[int, int]] = []
+
+    class Recorder:
+        def __getitem__(self, grid: tuple[int, int]) -> Callable[..., None]:
+            grids.append(grid)
+            return lambda *given, **settings: None
+
+    monkeypatch.setattr(headwise_launch, "whole_row", Recorder())
+    for batch in (0, 70_000):
+        packed = torch.empty(batch, 1, 24)
+        headwise_launch.forward(*parts_of(packed, None, ((8, 8),)), ((8, 8),), SCALE, None, with_lse=False)
+    assert grids == [(0, 1), (70_000, 1)]

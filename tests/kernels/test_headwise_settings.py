@@ -59,7 +59,7 @@ def test_what_was_measured_is_used_and_rules_hold_for_the_rest(folder: Path) -> 
     rule = by_rule(work, 90)
     assert tuned.plan(work, gpu) == rule
     free: Settings = {"TILE": 128, "KEYS": 32, "num_warps": 8, "num_stages": 3}
-    file = tuned.save("NVIDIA Made Up", [Tuned(size_of(work), "online", free, 50.0, 60.0)], {"torch": "2"})
+    file = tuned.save("NVIDIA Made Up", [Tuned(size_of(work), "online", free, 50.0, 60.0, "made with")])
     assert file == folder / "NVIDIA-Made-Up.json"
     tiles: Settings = {"DQ": 64, "DV": 64, "HAS_BIAS": False, "WITH_LSE": False, "enable_fp_fusion": True}
     assert tuned.plan(work, gpu) == Plan("online", tiles | free)
@@ -68,8 +68,8 @@ def test_what_was_measured_is_used_and_rules_hold_for_the_rest(folder: Path) -> 
     assert tuned.plan(work._replace(has_bias=True), gpu).kernel == "whole_row"
     assert tuned.plan(work, torch.device("cpu")) == rule
 
-    other = Tuned(size_of(work._replace(has_bias=True)), "online", free, 70.0, 80.0)
-    tuned.save("NVIDIA Made Up", [other], {"torch": "2"})
+    other = Tuned(size_of(work._replace(has_bias=True)), "online", free, 70.0, 80.0, "made with")
+    tuned.save("NVIDIA Made Up", [other])
     assert len(tuned.measured("NVIDIA Made Up")) == 2, "what was known before is kept"
 
 
@@ -77,6 +77,16 @@ def test_a_file_of_another_form(folder: Path) -> None:
     folder.mkdir()
     (folder / "NVIDIA-Made-Up.json").write_text(json.dumps({"schema": 0}))
     with pytest.raises(ValueError, match=r"run python -m toolkit\.kernels\.tune again"):
+        tuned.plan(Work("forward", 197, HEADS), torch.device("cuda"))
+
+
+@pytest.mark.parametrize(
+    "content", [{}, {"fastest": [{"size": {}}]}, {"fastest": [{"size": {"tokens": 1}, "us": 1.0}]}]
+)
+def test_a_damaged_file(folder: Path, content: dict[str, object]) -> None:
+    folder.mkdir()
+    (folder / "NVIDIA-Made-Up.json").write_text(json.dumps({"schema": 1, **content}))
+    with pytest.raises(ValueError, match="is damaged"):
         tuned.plan(Work("forward", 197, HEADS), torch.device("cuda"))
 
 

@@ -13,8 +13,9 @@ import torch
 
 from toolkit.bench.gpu import __main__ as command
 from toolkit.bench.gpu import attention, checks, clock, models, page
-from toolkit.bench.gpu.attention import BACKENDS, BUCKETS, OURS, Case, cases
+from toolkit.bench.gpu.attention import Case, cases
 from toolkit.bench.gpu.clock import Call, Times
+from toolkit.bench.gpu.names import BACKENDS, BUCKETS, DENSE, MODELS, MODES, OURS, PRUNED
 from toolkit.kernels.headwise_attention import reference
 from toolkit.models.count import count
 
@@ -28,7 +29,7 @@ def once(subjects: Mapping[str, Sequence[Call]]) -> Times:
                 call()
             found.us[name] = [1.0] * 30
         except RuntimeError as error:
-            found.errors[name] = str(error)
+            found.errors[name] = clock.said_by(error)
     return found
 
 
@@ -40,7 +41,7 @@ def test_a_case_calls_every_subject(heads: tuple[tuple[int, int], ...], training
     found = attention.measured(case, once, "cpu")
     assert {OURS, "math"} <= found["us"].keys()
     assert (BUCKETS in found["us"]) == (heads[0] != heads[1])
-    assert found["us"].keys() | found["errors"].keys() >= BACKENDS.keys()
+    assert found["us"].keys() | found["errors"].keys() >= set(BACKENDS)
     assert found["headwise_is"] == "buckets"
     assert "the tensors are on cpu" in found["why"]
 
@@ -60,11 +61,11 @@ def test_what_is_asked_for_is_among_the_cases() -> None:
     assert cases()[0].bytes_moved == 128 * 197 * 12 * 64 * 4 * 2, "queries, keys, values and the output"
 
 
-@pytest.mark.parametrize("name", models.NAMES)
+@pytest.mark.parametrize("name", MODELS)
 def test_pruned_models_are_about_half(name: str) -> None:
     built = models.built(name, depth=2)
-    macs = {kind: count(built[kind], 224).macs for kind in (models.DENSE, models.PRUNED)}
-    assert 1.7 < macs[models.DENSE] / macs[models.PRUNED] < 2.6
+    macs = {kind: count(built[kind], 224).macs for kind in (DENSE, PRUNED)}
+    assert 1.7 < macs[DENSE] / macs[PRUNED] < 2.6
     with torch.inference_mode():
         assert {tuple(model.eval()(torch.zeros(1, 3, 224, 224)).shape) for model in built.values()} == {(1, 1000)}
 
@@ -74,21 +75,26 @@ def test_every_kernel_is_touched() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "said", "found"),
+    ("said", "found"),
     [
-        (0, "========= ERROR SUMMARY: 0 errors", {"findings": 0, "said": ""}),
-        (0, "========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)", {"findings": 0, "said": ""}),
-        (99, "x\n========= ERROR SUMMARY: 3 errors", {"findings": 3, "said": "x\n========= ERROR SUMMARY: 3 errors"}),
-        (1, "========= Error: Device not supported", {"not_run": "========= Error: Device not supported"}),
+        (f"{checks.TOUCHED}\n== ERROR SUMMARY: 0 errors", {"findings": 0, "said": ""}),
         (
-            1,
-            "Traceback\n========= ERROR SUMMARY: 0 errors",
-            {"not_run": "Traceback\n========= ERROR SUMMARY: 0 errors"},
+            f"{checks.TOUCHED}\n== RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)",
+            {"findings": 0, "said": ""},
         ),
+        ("Traceback\n== ERROR SUMMARY: 3 errors", {"findings": 3, "said": "Traceback\n== ERROR SUMMARY: 3 errors"}),
+        ("== Error: Device not supported", {"not_run": "== Error: Device not supported"}),
+        ("Traceback\n== ERROR SUMMARY: 0 errors", {"not_run": "Traceback\n== ERROR SUMMARY: 0 errors"}),
     ],
 )
-def test_what_the_sanitizer_says(code: int, said: str, found: dict[str, Any]) -> None:
-    assert checks._findings(code, said) == found
+def test_what_the_sanitizer_says(said: str, found: dict[str, Any]) -> None:
+    assert checks.findings(said) == found
+
+
+def test_what_takes_too_long_is_ended_with_what_it_started() -> None:
+    code, said = checks._ran(["sh", "-c", "echo begun; sleep 60 & sleep 60"], 0.5)
+    assert code is None
+    assert said == "not done in 0 s\nbegun\n"
 
 
 def kernel(name: str, tokens: int, heads: int, ours: float, theirs: float) -> dict[str, Any]:
@@ -102,7 +108,7 @@ def kernel(name: str, tokens: int, heads: int, ours: float, theirs: float) -> di
 
 
 RESULTS: dict[str, Any] = {
-    "machine": dict.fromkeys(("gpu", "driver", "torch", "triton", "cuda", "python", "commit"), "x"),
+    "machine": dict.fromkeys(("gpu", "driver", "torch", "triton", "timm", "cuda", "python", "commit"), "x"),
     "watched": {"kernels": [{"clocks.sm": 1980.0, "temperature.gpu": 60.0}], "checks": []},
     "checks": {"tests": {"code": 0, "passed": 7}, "sanitizer": {"memcheck": {"findings": 0}}},
     "kernels": [
@@ -113,15 +119,16 @@ RESULTS: dict[str, Any] = {
     "nominal_bandwidth": 4.8e12,
     "copy_bandwidth": 4.3e12,
     "models": [
-        {"model": "deit", "batch": 128, "mode": "graph", "macs": {"dense": 200, "pruned": 100},
-         "us": {"timm": [10.0] * 30, "dense": [10.0] * 30, "pruned": [5.5] * 30}, "errors": {}},
+        {"model": name, "batch": 128, "mode": mode, "macs": {"dense": 200, "pruned": 100},
+         "us": {"timm": [10.0] * 30, "dense": [10.0] * 30, "pruned": [5.5] * 30}, "errors": {}}
+        for name in MODELS for mode in MODES
     ],
 }  # fmt: skip
 
 
 def test_everything_is_met() -> None:
     found = page.verdicts(RESULTS)
-    assert [each.met for each in found] == [True] * 7
+    assert [each.met for each in found] == [True] * 12
     assert "1.22 [1.22, 1.22], flash" in page.page(RESULTS)
     assert "0.91 (1.82 times faster, 2.00 times fewer MACs)" in page.page(RESULTS)
     assert "SM clock 1980 to 1980 MHz" in page.page(RESULTS)
@@ -138,24 +145,28 @@ def test_everything_is_met() -> None:
         (("kernels", 2, "us", OURS), [202.0] * 30, 4),
         (("nominal_bandwidth",), 7e12, 5),
         (("models", 0, "us", "pruned"), [5.6] * 30, 6),
+        (("models", 5, "errors"), {PRUNED: "OutOfMemoryError: it is full"}, 11),
+        (("kernels", 0, "headwise_is"), "buckets", None),
+        (("kernels", 1, "errors"), {OURS: "CompilationError: no"}, 3),
     ],
     ids=str,
 )
-def test_what_is_missed_is_said(path: tuple[Any, ...], value: object, place: int) -> None:
+def test_what_is_missed_is_said(path: tuple[Any, ...], value: object, place: int | None) -> None:
     results: Any = copy.deepcopy(RESULTS)
     at = results
     for step in path[:-1]:
         at = at[step]
     at[path[-1]] = value
     found = page.verdicts(results)
-    assert [each.met for each in found] == [index != place for index in range(7)]
+    missed = {2, 5} if place is None else {place}  # what the dense case is asked for twice
+    assert [each.met for each in found] == [index not in missed for index in range(12)]
     assert "**not met**" in page.page(results)
 
 
 def test_what_was_not_run_does_not_count_as_met() -> None:
     found = page.verdicts({"machine": RESULTS["machine"]})
-    assert [each.met for each in found] == [None] * 7
-    assert page.page({"machine": RESULTS["machine"]}).count("not run") == 14
+    assert [each.met for each in found] == [None] * 12
+    assert page.page({"machine": RESULTS["machine"]}).count("not run") == 24
 
 
 def test_clocks_are_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
