@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +93,6 @@ def _known(out: Path) -> dict[str, Any]:
 
 
 def _machine() -> dict[str, str]:
-    import timm
-    import triton
-
     def said(*command: str) -> str:
         try:
             return subprocess.run(
@@ -107,8 +105,8 @@ def _machine() -> dict[str, str]:
         "gpu": torch.cuda.get_device_name(),
         "driver": said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "torch": torch.__version__,
-        "triton": triton.__version__,
-        "timm": timm.__version__,
+        "triton": version("triton"),
+        "timm": version("timm"),
         "cuda": str(torch.version.cuda),
         "python": platform.python_version(),
         "commit": said("git", "rev-parse", "--short", "HEAD"),

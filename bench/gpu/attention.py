@@ -22,18 +22,13 @@ from toolkit.bench.gpu.names import BACKENDS, BUCKETS, OURS
 from toolkit.kernels.headwise_attention import Heads, bucketed, choose, headwise_attention
 
 SCALE = 0.125
-FORCED = dict(
-    zip(
-        BACKENDS,
-        (
-            SDPBackend.FLASH_ATTENTION,
-            SDPBackend.CUDNN_ATTENTION,
-            SDPBackend.EFFICIENT_ATTENTION,
-            SDPBackend.MATH,
-        ),
-        strict=True,
-    )
-)
+FORCED = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+"""By their names in `names`."""
 UNEVEN = (64, 48, 40, 32, 24, 24, 16, 16)
 CACHES = 3
 """Inputs of so many times the size of the GPU's cache are gone through in turn."""

@@ -55,6 +55,10 @@ def test_pytorchs_backends_compute_the_same(has_bias: bool) -> None:
     torch.testing.assert_close(run(packed, bias), reference(packed, heads, attention.SCALE, bias))
 
 
+def test_every_backend_is_forced() -> None:
+    assert tuple(attention.FORCED) == BACKENDS
+
+
 def test_what_is_asked_for_is_among_the_cases() -> None:
     named = {(case.name, case.tokens, len(case.heads)) for case in cases() if case.batch == page.BATCH}
     assert {("dense", 197, 12), ("uneven", 197, 8), ("dense 577", 577, 12)} <= named
