@@ -33,7 +33,7 @@ from toolkit.models.source import LoadedModel
 from toolkit.progress import silent
 from toolkit.records import Artifact
 
-Run = Callable[..., dict[str, Any]]
+Run = Callable[..., Any]
 START = """
 import sys, types
 import tensorrt_bindings as trt, tensorrt_bindings.plugin as plugins
@@ -42,15 +42,19 @@ from toolkit.export import quick_plugin
 PARSE = (
     START
     + """
-if sys.argv[2] == "registered":
-    for _ in range(2):  # models are exported one after the other
-        quick_plugin.register(trt, plugins)
-log = trt.Logger(trt.Logger.INTERNAL_ERROR)
-network = trt.Builder(log).create_network(0)
-parser = trt.OnnxParser(network, log)
-parsed = parser.parse(open(sys.argv[1], "rb").read())
 import json
-print(json.dumps({"parsed": parsed, "said": [parser.get_error(place).desc() for place in range(parser.num_errors)]}))
+log = trt.Logger(trt.Logger.INTERNAL_ERROR)
+
+def said():
+    network = trt.Builder(log).create_network(0)
+    parser = trt.OnnxParser(network, log)
+    parser.parse(open(sys.argv[1], "rb").read())
+    return " ".join(parser.get_error(place).desc() for place in range(parser.num_errors))
+
+before = said()
+for _ in range(2):  # models are exported one after the other
+    quick_plugin.register(trt, plugins)
+print(json.dumps({"before": before, "after": said()}))
 """
 )
 ASK = (
@@ -59,7 +63,6 @@ ASK = (
 import json
 import numpy as np
 quick_plugin.register(trt, plugins)
-asked = json.loads(sys.argv[1])
 tensors = sys.modules["tensorrt_bindings.plugin._tensor"]
 
 class Number(int):
@@ -84,36 +87,39 @@ def field(name, value, kind, dtype):  # as the parser makes them of a node's att
     kept.append(value if isinstance(value, bytes) else np.array(value, dtype))
     return trt.PluginField(name, kept[-1], kind)
 
-fields = trt.PluginFieldCollection([
-    field("qk_dims", asked["qk_dims"], of.INT32, np.int32), field("v_dims", asked["v_dims"], of.INT32, np.int32),
-    field("scale", [asked["scale"]], of.FLOAT32, np.float32),
-    field("target", asked["target"].encode() + b"\\0", of.CHAR, None),
-    field("processors", [asked["processors"]], of.INT32, np.int32),
-])
-creator = trt.get_plugin_registry().get_creator(asked["name"], "1", "toolkit")
-plugin = creator.create_plugin(
-    asked["name"], "toolkit", fields, trt.TensorRTPhase.BUILD, trt.QuickPluginCreationRequest.STRICT_AOT
-)
-dtype, shapes = getattr(trt, asked["dtype"]), asked["shapes"]
-[given] = plugin.get_output_data_types([dtype] * len(shapes), [3] * len(shapes))
-[output] = plugin.get_output_shapes([[Number(size) for size in shape] for shape in shapes], [], Calculator())
-
-def described(shape):
+def described(shape, dtype):
     found, plain = trt.DynamicPluginTensorDesc(), trt.PluginTensorDesc()
     plain.dims, plain.type, plain.format = shape, dtype, trt.TensorFormat.LINEAR
     found.desc, found.min, found.opt, found.max = plain, shape, shape, shape
     return found
 
-every = [described(shape) for shape in [*shapes, list(output)]]
-plugin.get_supported_format_combinations(every, len(shapes))
-plugin.set_tactic(0)
-launch, symbols = types.SimpleNamespace(), types.SimpleNamespace()
-plugin.get_launch_params([], every, len(shapes), launch, symbols, Calculator())
-name, code = plugin.get_kernel([each.desc for each in every[:-1]], [every[-1].desc])
-print(json.dumps({
-    "type": given == dtype, "shape": output, "launch": vars(launch), "scalars": symbols.nbSymExprs, "name": name,
-    "code": code.decode(),
-}))
+def answer(asked):
+    fields = trt.PluginFieldCollection([
+        field("qk_dims", asked["qk_dims"], of.INT32, np.int32), field("v_dims", asked["v_dims"], of.INT32, np.int32),
+        field("scale", [asked["scale"]], of.FLOAT32, np.float32),
+        field("target", asked["target"].encode() + b"\\0", of.CHAR, None),
+        field("processors", [asked["processors"]], of.INT32, np.int32),
+    ])
+    creator = trt.get_plugin_registry().get_creator(asked["name"], "1", "toolkit")
+    plugin = creator.create_plugin(
+        asked["name"], "toolkit", fields, trt.TensorRTPhase.BUILD, trt.QuickPluginCreationRequest.STRICT_AOT
+    )
+    dtype, shapes = getattr(trt, asked["dtype"]), asked["shapes"]
+    [given] = plugin.get_output_data_types([dtype] * len(shapes), [3] * len(shapes))
+    [output] = plugin.get_output_shapes([[Number(size) for size in shape] for shape in shapes], [], Calculator())
+
+    every = [described(shape, dtype) for shape in [*shapes, list(output)]]
+    plugin.get_supported_format_combinations(every, len(shapes))
+    plugin.set_tactic(0)
+    launch, symbols = types.SimpleNamespace(), types.SimpleNamespace()
+    plugin.get_launch_params([], every, len(shapes), launch, symbols, Calculator())
+    name, code = plugin.get_kernel([each.desc for each in every[:-1]], [every[-1].desc])
+    return {
+        "type": given == dtype, "shape": output, "launch": vars(launch), "scalars": symbols.nbSymExprs, "name": name,
+        "code": code.decode(),
+    }
+
+print(json.dumps([answer(asked) for asked in json.loads(sys.argv[1])]))
 """
 )
 
@@ -138,7 +144,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     (folder / "tensorrt" / "__init__.py").write_text("from tensorrt_bindings import *\n")
     (folder / "tensorrt" / "plugin.py").write_text("from tensorrt_bindings.plugin import *\n")
 
-    def program(text: str, *arguments: str) -> dict[str, Any]:
+    def program(text: str, *arguments: str) -> Any:
         ended = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", text, *arguments],
             capture_output=True,
@@ -153,8 +159,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
             check=False,
         )
         assert ended.returncode == 0, ended.stderr
-        said: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
-        return said
+        return json.loads(ended.stdout.splitlines()[-1])
 
     return program
 
@@ -167,36 +172,37 @@ def test_the_parser_finds_it_by_the_node_of_an_exported_graph(
     proto = onnx.load(tmp_path / "out" / artifact.file)
     assert proto.functions, "for runtimes without a plugin"
     (tmp_path / "for-tensorrt.onnx").write_bytes(quick_plugin.addressed(proto, "sm_89", 128).SerializeToString())
-    known = run(PARSE, str(tmp_path / "for-tensorrt.onnx"), "registered")
-    unknown = run(PARSE, str(tmp_path / "for-tensorrt.onnx"), "not registered")
-    assert "IPluginCreatorV3One creator only" in " ".join(known["said"]), "the library in its place takes no other"
-    assert "Plugin not found" in " ".join(unknown["said"])
+    said = run(PARSE, str(tmp_path / "for-tensorrt.onnx"))
+    assert "Plugin not found" in said["before"]
+    assert "IPluginCreatorV3One creator only" in said["after"], "the library in TensorRT's place takes no other"
 
 
-@pytest.mark.parametrize("has_bias", [False, True])
-@pytest.mark.parametrize("has_queries", [False, True])
-def test_what_tensorrt_gets_of_it(run: Run, has_queries: bool, has_bias: bool) -> None:
-    qk_dims, v_dims, rows = [64, 40, 16], [64, 24, 8], 1 if has_queries else 197
-    shapes = [[5, 197, 120 + 96 + (0 if has_queries else 120)]]
-    shapes += [[5, 1, 120]] if has_queries else []
-    shapes += [[3, rows, 200]] if has_bias else []
-    asked = {"name": "HeadwiseAttention" + "Queries" * has_queries + "Bias" * has_bias, "shapes": shapes}
-    asked |= {"qk_dims": qk_dims, "v_dims": v_dims, "scale": 0.125, "target": "sm_87", "processors": 16}
-    asked |= {"dtype": "bfloat16" if has_bias else "float16"}
-    found = run(ASK, json.dumps(asked))
-    assert found["type"]
-    assert found["shape"] == [5, rows, 96]
-    launch = found["launch"]
-    tiles = 1 if has_queries else 2  # 32 programs on 16 processors, 15 heads in five images
-    assert (launch["grid_x"], launch["grid_y"], launch["grid_z"]) == (15, tiles, 1)
-    assert launch["block_x"] == (256 if has_bias else 128)
-    assert launch["shared_mem"] > 48 << 10
-    assert found["scalars"] == 0
-    head = re.search(rf"\.entry {found['name']}\(([^)]*)\)", found["code"])
-    assert head
-    assert head[1].count(".param") == len(shapes) + 1 + 2, "tensors, output, and the compiler's two, which are null"
-    assert ".target sm_87" in found["code"]
-    assert ".version 8.0" in found["code"], "what drivers since CUDA 12.0 read"
+def test_what_tensorrt_gets_of_it(run: Run) -> None:
+    """Of each of the four kinds of node, in one process."""
+    kinds = [(has_queries, has_bias) for has_queries in (False, True) for has_bias in (False, True)]
+    asked = []
+    for has_queries, has_bias in kinds:
+        shapes = [[5, 197, 120 + 96 + (0 if has_queries else 120)]]
+        shapes += [[5, 1, 120]] if has_queries else []
+        shapes += [[3, 1 if has_queries else 197, 200]] if has_bias else []
+        name = "HeadwiseAttention" + "Queries" * has_queries + "Bias" * has_bias
+        node = {"qk_dims": [64, 40, 16], "v_dims": [64, 24, 8], "scale": 0.125, "target": "sm_87", "processors": 16}
+        asked.append({"name": name, "shapes": shapes, "dtype": "bfloat16" if has_bias else "float16", **node})
+    for (has_queries, has_bias), node, found in zip(kinds, asked, run(ASK, json.dumps(asked)), strict=True):
+        assert found["type"]
+        assert found["shape"] == [5, 1 if has_queries else 197, 96]
+        launch = found["launch"]
+        tiles = 1 if has_queries else 2  # 32 programs on 16 processors, 15 heads in five images
+        assert (launch["grid_x"], launch["grid_y"], launch["grid_z"]) == (15, tiles, 1)
+        assert launch["block_x"] == (256 if has_bias else 128)
+        assert launch["shared_mem"] > 48 << 10
+        assert found["scalars"] == 0
+        head = re.search(rf"\.entry {found['name']}\(([^)]*)\)", found["code"])
+        assert head
+        given = len(node["shapes"])  # type: ignore[arg-type]
+        assert head[1].count(".param") == given + 1 + 2, "tensors, output, and the compiler's two, which are null"
+        assert ".target sm_87" in found["code"]
+        assert ".version 8.0" in found["code"], "what drivers since CUDA 12.0 read"
 
 
 def test_graphs_that_it_does_not_take(models: Callable[..., LoadedModel], sample_of: Callable[..., Sample]) -> None:

@@ -20,10 +20,14 @@ from toolkit.kernels.headwise_layer import Layer
 from toolkit.kernels.headwise_settings import Work, by_rule
 from toolkit.kernels.machine_code import capability_of, compile_layer, compile_plan
 
+seen = []
+
 def of_training(target, tokens, heads):
     for kind in ("forward", "backward_keys", "backward_queries"):
         plan = by_rule(Work(kind, tokens, heads, has_bias=True, with_lse=True), capability_of(target))
-        yield plan.kernel, compile_plan(plan, target)
+        if plan not in seen:  # most do not depend on the number of tokens
+            seen.append(plan)
+            yield plan.kernel, compile_plan(plan, target)
 
 def of_inference(target, tokens, heads):
     plan = by_rule(Work("forward", tokens, heads), capability_of(target))
