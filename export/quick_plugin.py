@@ -23,13 +23,13 @@ from toolkit.errors import BadInput, CheckFailed
 from toolkit.export import HeadWidths
 from toolkit.export.attention import DOMAIN, node_name
 from toolkit.export.libraries import Library
-from toolkit.kernels.headwise_attention import ALIGNMENT, WIDEST
+from toolkit.kernels.headwise_attention import ALIGNMENT, unfit
 
 if TYPE_CHECKING:
     from toolkit.export.prepare import Prepared
 
 HEADS = HeadWidths(ALIGNMENT, ALIGNMENT, equal=False)
-"""What the kernel takes, up to `WIDEST`."""
+"""What the kernel takes; none may be too wide."""
 ATTRIBUTES = {
     "qk_dims": npt.NDArray[np.int32],
     "v_dims": npt.NDArray[np.int32],
@@ -62,9 +62,9 @@ def for_engine(prepared: Prepared, library: Library, target: str) -> ModelProto:
             "--attention decomposed, or --precision bf16",
         )
     for block, layout in enumerate(prepared.layouts):
-        if any(width % ALIGNMENT or width > WIDEST for head in layout.heads for width in head):
+        if why := unfit(layout.heads):
             raise CheckFailed(
-                f"custom attention has heads of multiples of {ALIGNMENT} up to {WIDEST}, unlike those of block {block}",
+                f"custom attention has no kernel for block {block}: {why}",
                 "leave the rewrite pad-heads in, or --attention decomposed",
             )
     register(library.module, importlib.import_module(f"{library.package}.plugin"))

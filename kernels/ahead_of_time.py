@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from toolkit.kernels.headwise_attention import ALIGNMENT, WIDEST, Heads
+from toolkit.kernels.headwise_attention import Heads
 from toolkit.kernels.headwise_layer import Layer
 from toolkit.kernels.launcher import header_and_source
 from toolkit.kernels.machine_code import DTYPES, SHARED_BYTES, compile_layer
@@ -35,7 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="folder for the files; without it nothing is written")
     parser.add_argument("--json", action="store_true", help="print everything that is known of the code")
     given = parser.parse_args(arguments)
-    layer = Layer(given.heads, given.scale, given.tokens, given.queries, len(given.heads) if given.bias else 0)
+    try:
+        layer = Layer(given.heads, given.scale, given.tokens, given.queries, len(given.heads) if given.bias else 0)
+    except ValueError as error:
+        parser.error(str(error))
     made = compile_layer(layer, given.target, given.dtype)
     if given.out:
         header, source = header_and_source(given.name, layer, made, given.dtype)
@@ -67,12 +70,9 @@ def _name(text: str) -> str:
 def _heads(text: str) -> Heads:
     """64x64,40x24 -> (64, 64), (40, 24)"""
     try:
-        found = tuple((int(qk), int(v)) for qk, v in (head.split("x") for head in text.split(",")))
+        return tuple((int(qk), int(v)) for qk, v in (head.split("x") for head in text.split(",")))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text} is not like 64x64,40x24") from None
-    if any(not 0 < width <= WIDEST or width % ALIGNMENT for head in found for width in head):
-        raise argparse.ArgumentTypeError(f"widths are multiples of {ALIGNMENT} up to {WIDEST}")
-    return found
 
 
 if __name__ == "__main__":

@@ -87,10 +87,8 @@ def choose(packed: Tensor, heads: Heads, dropout: float = 0.0) -> Choice:
         return Choice("buckets", f"the kernel computes in float16 and bfloat16, not in {packed.dtype}")
     if dropout > 0.0:
         return Choice("buckets", "the kernel drops no weights")
-    if any(width % ALIGNMENT for head in heads for width in head):
-        return Choice("buckets", f"not all widths are multiples of {ALIGNMENT}", f"prune with --round-to {ALIGNMENT}")
-    if max(map(max, heads)) > WIDEST:
-        return Choice("buckets", f"a head is wider than {WIDEST}")
+    if why := unfit(heads):
+        return Choice("buckets", why, f"prune with --round-to {ALIGNMENT}" if _uneven(heads) else "")
     if any(stride % ALIGNMENT for stride in packed.stride()[:-1]):
         return Choice("buckets", "the rows do not begin at multiples of 16 bytes")
     if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
@@ -98,6 +96,17 @@ def choose(packed: Tensor, heads: Heads, dropout: float = 0.0) -> Choice:
     if not HAS_TRITON:
         return Choice("buckets", "Triton is not installed")
     return Choice("triton", "")
+
+
+def unfit(heads: Heads) -> str:
+    """Why the kernels do not take heads of these widths; empty if they do."""
+    if _uneven(heads):
+        return f"not all widths are multiples of {ALIGNMENT}"
+    return f"a head is wider than {WIDEST}" if max(map(max, heads)) > WIDEST else ""
+
+
+def _uneven(heads: Heads) -> bool:
+    return any(width % ALIGNMENT for head in heads for width in head)
 
 
 def check(packed: Tensor, heads: Heads, bias: Tensor | None = None, queries: Tensor | None = None) -> None:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from toolkit.kernels.headwise_attention import ALIGNMENT, WIDEST, Heads
+from toolkit.kernels.headwise_attention import ALIGNMENT, Heads, unfit
 from toolkit.kernels.headwise_settings import Plan, Work, by_rule, columns_of
 
 Constant: TypeAlias = int | float | tuple[tuple[int, ...], ...] | None
@@ -27,10 +27,12 @@ class Layer:
 
     def __post_init__(self) -> None:
         """Raise ValueError for what there is no kernel for."""
-        if any(not 0 < width <= WIDEST or width % ALIGNMENT for head in self.heads for width in head):
-            raise ValueError(f"widths are multiples of {ALIGNMENT} up to {WIDEST}, not {list(self.heads)}")
-        if not self.heads or self.tokens < 1 or self.asking < 1 or self.bias_heads not in (0, 1, len(self.heads)):
+        if not self.heads or min(self.tokens, self.asking, *map(min, self.heads)) < 1:
             raise ValueError(f"there is no attention like {self}")
+        if self.bias_heads not in (0, 1, len(self.heads)):
+            raise ValueError(f"a bias is for one head or for all {len(self.heads)}, not for {self.bias_heads}")
+        if why := unfit(self.heads):
+            raise ValueError(why)
 
     @property
     def asking(self) -> int:

@@ -26,13 +26,19 @@ from torch import Tensor
 from triton.testing import do_bench_cudagraph
 
 from toolkit.kernels import headwise_launch
-from toolkit.kernels.headwise_attention import ALIGNMENT, WIDEST, parts_of
-from toolkit.kernels.headwise_settings import WHOLE_ROW_WIDTH, Plan, Settings, Work, by_rule, constants
+from toolkit.kernels.headwise_attention import WIDEST, parts_of, unfit
+from toolkit.kernels.headwise_settings import (
+    WHOLE_ROW_TOKENS_ON_HOPPER,
+    WHOLE_ROW_WIDTH,
+    Plan,
+    Settings,
+    Work,
+    by_rule,
+    constants,
+)
 from toolkit.kernels.tuned import Tuned, capability_of, save, size_of
 
 Kind = Literal["forward", "backward_keys", "backward_queries"]
-WHOLE_ROW_TOKENS = 320
-"""More keys than this do not fit in any GPU's registers as a row of logits."""
 ROUNDS, MS = 5, 20
 """Each candidate is timed so often, for so long; the median counts."""
 WORTH_IT = 1.01
@@ -59,7 +65,7 @@ def _free(work: Work) -> Iterator[tuple[str, Settings]]:
         for tile, keys, warps, stages in product((32, 64, 128), (32, 64, 128), (4, 8), (1, 2)):
             yield work.kind, {"TILE": tile, "KEYS": keys, "num_warps": warps, "num_stages": stages}
         return
-    if work.tokens <= WHOLE_ROW_TOKENS and max(work.tiles) <= WHOLE_ROW_WIDTH:
+    if work.tokens <= WHOLE_ROW_TOKENS_ON_HOPPER and max(work.tiles) <= WHOLE_ROW_WIDTH:
         for tile, warps, stages in product((16, 32, 64, 128), (4, 8), (1, 2)):
             yield "whole_row", {"TILE": tile, "num_warps": warps, "num_stages": stages}
     for tile, keys, warps, stages in product((64, 128), (32, 64, 128), (4, 8), (1, 2, 3)):
@@ -170,8 +176,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     kinds = given.kinds.split(",")
     if wrong := [kind for kind in kinds if kind not in get_args(Kind)]:
         parser.error(f"{wrong[0]} is not one of {', '.join(get_args(Kind))}")
-    if max(given.widths) > WIDEST or any(width % ALIGNMENT for width in given.widths):
-        parser.error(f"widths are multiples of {ALIGNMENT} up to {WIDEST}")
+    if why := unfit([(width, width) for width in given.widths]):
+        parser.error(why)
     if not torch.cuda.is_available():
         parser.error("there is no NVIDIA GPU here")
     gpu = torch.cuda.get_device_name()

@@ -153,8 +153,9 @@ def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest
     [
         ({"--target": "sm_70"}, "invalid choice: 'sm_70'"),
         ({"--heads": "64"}, "64 is not like 64x64,40x24"),
-        ({"--heads": "60x64"}, "widths are multiples of 8 up to 128"),
-        ({"--heads": "136x64"}, "widths are multiples of 8 up to 128"),
+        ({"--heads": "60x64"}, "not all widths are multiples of 8"),
+        ({"--heads": "136x64"}, "a head is wider than 128"),
+        ({"--heads": "0x64"}, "there is no attention like"),
         ({"--tokens": "0"}, "at least 1"),
         ({"--scale": "no"}, "invalid float value"),
         ({"--name": "block-3"}, "block-3 is no name in C"),

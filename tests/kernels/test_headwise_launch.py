@@ -15,6 +15,7 @@ from torch import Tensor
 
 from toolkit.kernels import headwise_launch
 from toolkit.kernels.headwise_attention import Heads, lse_of, parts_of, reference
+from toolkit.kernels.headwise_launch import Plans
 from toolkit.kernels.headwise_settings import Plan, Work
 from toolkit.kernels.tuned import plan
 
@@ -36,7 +37,8 @@ CASES = [
 
 
 LONG = 100
-"""More tokens are computed in large tiles, and of one head in those that ship: the interpreter takes seconds a head."""
+"""More tokens are computed in large tiles, and of one head in those that ship: the interpreter takes seconds a head.
+All heads in the tiles that ship: `make slow`."""
 
 
 def in_large_tiles(work: Work, device: torch.device) -> Plan:
@@ -64,9 +66,20 @@ def given(heads: Heads, tokens: int, batch: int, dtype: torch.dtype, with_bias: 
 def test_forward_and_backward_are_the_reference(
     heads: Heads, tokens: int, batch: int, dtype: torch.dtype, with_bias: bool
 ) -> None:
+    compared(heads, tokens, batch, dtype, with_bias, in_large_tiles if tokens > LONG and len(heads) > 1 else plan)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("batch", "dtype", "with_bias"), PAIRS, ids=str)
+@pytest.mark.parametrize("tokens", [197, 198, 257, 577])
+def test_the_tiles_that_ship_for_many_tokens(tokens: int, batch: int, dtype: torch.dtype, with_bias: bool) -> None:
+    compared(MIXED, tokens, batch, dtype, with_bias, plan)
+
+
+def compared(heads: Heads, tokens: int, batch: int, dtype: torch.dtype, with_bias: bool, plans: Plans) -> None:
+    """Raise where the forward or the backward pass is not the reference's."""
     packed, bias = given(heads, tokens, batch, dtype, with_bias)
     parts = parts_of(packed, None, heads)
-    plans = in_large_tiles if tokens > LONG and len(heads) > 1 else plan
     out, lse = headwise_launch.forward(*parts, heads, SCALE, bias, with_lse=True, plans=plans)
     grad_out = torch.randn(out.shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     grad = torch.full_like(packed, math.nan, memory_format=torch.contiguous_format)

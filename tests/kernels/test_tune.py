@@ -53,8 +53,8 @@ def test_a_wrong_candidate_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--widths", "136"], "widths are multiples of 8 up to 128"),
-        (["--widths", "60"], "widths are multiples of 8 up to 128"),
+        (["--widths", "136"], "a head is wider than 128"),
+        (["--widths", "60"], "not all widths are multiples of 8"),
         (["--tokens", "0"], "0 is not like 197,577"),
         (["--kinds", "sideways"], "sideways is not one of forward, backward_keys, backward_queries"),
         ([], "there is no NVIDIA GPU here"),
