@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,13 +45,16 @@ class Onnx(Target):
         file = out / FILE
         beside = _write(prepared.proto, file)
         check.check_graph(prepared.proto, prepared.info, options, file)
-        runs = options.precision != "bf16"  # which onnxruntime has no kernels for on processors
-        return Written(
-            FILE,
-            beside,
-            ("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu"),
-            difference=check.difference_in_onnxruntime(file, prepared, options),
-            fusion=fusion.in_onnxruntime(file, len(prepared.layouts), prepared.opset) if runs else (),
+        written = Written(FILE, beside, ("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu"))
+        if options.precision == "bf16":  # which onnxruntime has no kernels for on processors
+            return written
+        run = check.in_onnxruntime(file)
+        return replace(
+            written,
+            difference=check.difference(prepared, options, run),
+            # In int8 this very graph has been asked when its blocks were chosen.
+            lowered=check.costs(prepared, options, run) if options.precision == "fp16" else None,
+            fusion=fusion.in_onnxruntime(file, len(prepared.layouts), prepared.opset),
         )
 
 

@@ -77,6 +77,7 @@ class TorchExport(Target):
             FILE,
             (PROGRAM,) if compiled else (),
             difference=check.difference(prepared, options, answers),
+            lowered=None if options.precision == "fp32" else check.costs(prepared, options, answers),
             builder={"torch": str(torch.__version__)},
             notes=("not compiled: there is no C++ compiler",) if options.compile and not compiled else (),
             options={"compiled": compiled},

@@ -18,7 +18,7 @@ from toolkit import hashing, recipe, records
 from toolkit.errors import BadInput, CheckFailed, UnknownName
 from toolkit.export import target, trace
 from toolkit.export.artifact import export
-from toolkit.export.check import compared
+from toolkit.export.reference import compared
 from toolkit.models.resize import resized, take_any_size
 from toolkit.models.source import LoadedModel
 from toolkit.records import Artifact
