@@ -63,7 +63,7 @@ def difference(prepared: Prepared, options: recipe.Export, run: Predict) -> floa
     for batch, model in itertools.product(batches, models):
         info = model.info
         given = random_images(info, options, batch)
-        images = normalised(given, info.mean, info.std) if options.input == "uint8" else given
+        images = normalised(given, info.preprocessing) if options.input == "uint8" else given
         with torch.inference_mode():
             expected = model.module(torch.from_numpy(images)).numpy()  # [batch, classes]
         largest = max(largest, compared(expected, run(given), TOLERANCES[options.precision]))
@@ -81,7 +81,7 @@ def costs(prepared: Prepared, options: recipe.Export, run: Predict) -> Lowered:
         return logits
 
     def answered(images: Images) -> Images:
-        return run(to_pixels(images, info.mean, info.std) if options.input == "uint8" else images)
+        return run(to_pixels(images, info.preprocessing) if options.input == "uint8" else images)
 
     found = sample.accuracies(in_batches(answered, options.fixed_batch) if options.fixed_batch else answered)
     reference = sample.accuracies(expected)
