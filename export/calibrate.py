@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from toolkit.errors import CheckFailed
 from toolkit.pixels import normalised, to_pixels
+from toolkit.preprocessing import Preprocessing
 
 Images: TypeAlias = npt.NDArray[Any]
 """[images, 3, S, S], normalised float32, or uint8 pixels where a file takes those; or logits [images, classes]."""
@@ -47,11 +48,11 @@ class Sample:
         if not len(self.calibration) or not self.parts or not all(len(part.labels) for part in self.parts):
             raise CheckFailed("there are no images to choose a number format by")
 
-    def of_pixels(self, mean: Sequence[float], std: Sequence[float]) -> Sample:
+    def of_pixels(self, prepared: Preprocessing) -> Sample:
         """The images as they are when whole numbers, 0 to 255, are normalised: what a file sees that takes pixels."""
 
         def rounded(images: Images) -> Images:
-            return normalised(to_pixels(images, mean, std), mean, std)
+            return normalised(to_pixels(images, prepared), prepared)
 
         parts = tuple(replace(part, images=rounded(part.images)) for part in self.parts)
         return Sample(rounded(self.calibration), parts, self.margin)

@@ -62,7 +62,7 @@ def difference(prepared: Prepared, options: recipe.Export, run: Predict) -> floa
     for batch, model in itertools.product(batches, models):
         info = model.info
         given = random_images(info, options, batch)
-        images = normalised(given, info.mean, info.std) if options.input == "uint8" else given
+        images = normalised(given, info.preprocessing) if options.input == "uint8" else given
         expected = answers(model.module, images)  # [batch, classes]
         largest = max(largest, compared(expected, run(given), TOLERANCES[options.precision]))
     return largest
@@ -74,7 +74,7 @@ def costs(prepared: Prepared, options: recipe.Export, run: Predict) -> Lowered:
     assert known is not None  # in fp32 there is nothing to lose
 
     def answered(images: Images) -> Images:
-        return run(to_pixels(images, info.mean, info.std) if options.input == "uint8" else images)
+        return run(to_pixels(images, info.preprocessing) if options.input == "uint8" else images)
 
     sample = known.sample
     found = sample.accuracies(in_batches(answered, options.fixed_batch) if options.fixed_batch else answered)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,11 +9,10 @@ from typing import TYPE_CHECKING
 import onnx
 from onnx import ModelProto
 
-import toolkit
 from toolkit.errors import StorageError
 from toolkit.export import Abilities, Target, Written
+from toolkit.export.facts import facts
 from toolkit.progress import Progress
-from toolkit.records import ModelInfo
 
 if TYPE_CHECKING:
     from toolkit import recipe
@@ -41,7 +39,7 @@ class Onnx(Target):
         """Write `model.onnx`, and `model.onnx.data` beside it where one file cannot hold the weights."""
         from toolkit.export import check, fusion
 
-        describe(prepared.proto, prepared.info)
+        onnx.helper.set_model_props(prepared.proto, facts(prepared.info))
         file = out / FILE
         beside = _write(prepared.proto, file)
         check.check_graph(prepared.proto, prepared.info, options, file)
@@ -56,20 +54,6 @@ class Onnx(Target):
             lowered=check.costs(prepared, options, run) if options.precision == "fp16" else None,
             fusion=fusion.in_onnxruntime(file, len(prepared.layouts), prepared.opset),
         )
-
-
-def describe(proto: ModelProto, info: ModelInfo) -> None:
-    """Say in the file how it is used."""
-    facts = {
-        "classes": json.dumps(info.classes),
-        "image_size": str(info.image_size),
-        "mean": json.dumps(info.mean),
-        "std": json.dumps(info.std),
-        "interpolation": info.interpolation,
-        "model_sha256": info.weights_sha256,
-        "toolkit_version": toolkit.__version__,
-    }
-    onnx.helper.set_model_props(proto, facts)
 
 
 def _write(proto: ModelProto, file: Path) -> tuple[str, ...]:

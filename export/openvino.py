@@ -14,6 +14,7 @@ import openvino
 
 from toolkit.errors import CheckFailed, StorageError
 from toolkit.export import Abilities, Target, Written
+from toolkit.export.facts import facts
 from toolkit.progress import Progress
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class OpenVino(Target):
             model = core.read_model(io.BytesIO(onnx))
         except RuntimeError as error:
             raise CheckFailed(f"OpenVINO {openvino.__version__} cannot read the graph: {error}") from error
+        for name, value in facts(prepared.info).items():
+            model.set_rt_info(value, ["toolkit", name])
         try:
             openvino.save_model(model, out / FILE, compress_to_fp16=False)
         except RuntimeError as error:

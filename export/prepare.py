@@ -82,7 +82,7 @@ def prepare(
     if sample is None:
         raise BadInput(f"{options.precision} needs images of the source domains to choose by", "see data.path")
     if options.input == "uint8":
-        sample = sample.of_pixels(model.info.mean, model.info.std)
+        sample = sample.of_pixels(model.info.preprocessing)
     known = reference(model, sample)
     check_rewritten(known, work.asked(module))
     if choices.precision == "fp32":  # lowered by the runtime that loads it
@@ -98,7 +98,7 @@ def random_images(info: ModelInfo, options: recipe.Export, batch: int) -> Images
     """[batch, 3, S, S] like those that the file takes: normalised, or pixels."""
     generator = np.random.default_rng(0)
     images = generator.standard_normal((batch, 3, info.image_size, info.image_size), dtype=np.float32)
-    return to_pixels(images, info.mean, info.std) if options.input == "uint8" else images
+    return to_pixels(images, info.preprocessing) if options.input == "uint8" else images
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class _Work:
         if self.choices.heads:
             rewrites[PAD_HEADS] = pad_for_kernel(module, self.choices.heads)
         if self.options.input == "uint8":
-            fold_normalisation(module, self.info.mean, self.info.std)
+            fold_normalisation(module, self.info.preprocessing)
         if self.options.any_image_size:
             take_any_size(module)
         elif self.choices.linear_patches:
@@ -200,7 +200,7 @@ class _Work:
 
     def fed(self, images: Images) -> Images:
         """Images as the file takes them."""
-        return to_pixels(images, self.info.mean, self.info.std) if self.options.input == "uint8" else images
+        return to_pixels(images, self.info.preprocessing) if self.options.input == "uint8" else images
 
 
 def _from_pixels(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -7,6 +7,7 @@ was made of, which `torch.export.load` opens anywhere. Without a C++ compiler `m
 from __future__ import annotations
 
 import io
+import json
 import os
 import platform
 import shutil
@@ -20,6 +21,7 @@ import torch
 from toolkit import hashing
 from toolkit.errors import CheckFailed, StorageError
 from toolkit.export import Abilities, Target, Written
+from toolkit.export.facts import facts
 from toolkit.limits import PROC, text_of
 from toolkit.progress import Progress
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from toolkit.export.prepare import Prepared
 
 FILE, PROGRAM = "model.pt2", "program.pt2"
+FACTS = "facts.json"
+"""Extra file inside of a program; see `facts`."""
 COPIES = 6
 """Of the weights, as objects, as a library and in the package, that compiling writes at most."""
 
@@ -62,7 +66,7 @@ class TorchExport(Target):
         shapes = None if options.fixed_batch else ({0: torch.export.Dim("batch")},)
         program = torch.export.export(prepared.module, (example,), dynamic_shapes=shapes)
         compiled = options.compile and compiler() is not None
-        _write(program, out / (PROGRAM if compiled else FILE))
+        _write(program, facts(prepared.info), out / (PROGRAM if compiled else FILE))
         if compiled:
             report(0, 1, "compiling")
             _compile(program, out / FILE)
@@ -106,9 +110,9 @@ def processor() -> str:
     return f"{platform.machine()}-{hashing.digest(sorted(flags.split()))[:8]}"
 
 
-def _write(program: torch.export.ExportedProgram, file: Path) -> None:
+def _write(program: torch.export.ExportedProgram, said: dict[str, str], file: Path) -> None:
     buffer = io.BytesIO()  # on a full disk PyTorch's own writer aborts the process
-    torch.export.save(program, buffer)
+    torch.export.save(program, buffer, extra_files={FACTS: json.dumps(said)})
     try:
         file.write_bytes(buffer.getbuffer())
     except OSError as error:

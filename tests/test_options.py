@@ -21,6 +21,11 @@ SETTINGS = [
 ]
 WITHOUT_DEFAULT = {
     "model.image_size": 64,
+    "model.mean": (0.25, 0.5, 0.75),
+    "model.std": (0.25, 0.5, 0.75),
+    "model.interpolation": "lanczos",
+    "model.crop": 0.9,
+    "model.crop_mode": "border",
     "data.hold_out": "sketch",
     "data.workers": 3,
     "prune.ratio": 0.25,

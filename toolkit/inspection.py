@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from toolkit import records
@@ -91,6 +92,7 @@ def _table(title: str, *columns: str) -> Table:
 
 def _model_table(before: ModelSummary, after: ModelSummary | None) -> Table:
     title = f"{before.name} at {before.image_size} px" + (", before -> after" if after else "")
+    title += f"\nimages: {escape(str(before.preprocessing))}"
     table = _table(title, "block", "heads (qk, v)", "MLP", "parameters", "M MACs")
     slim = {block.block: block for block in after.blocks} if after else {}
 
@@ -137,6 +139,7 @@ def _artifact_table(artifact: Artifact) -> Table:
         "inputs": "; ".join(f"{each.name} {each.dtype} {list(each.shape)}" for each in artifact.inputs),
         "outputs": "; ".join(f"{each.name} {each.dtype} {list(each.shape)}" for each in artifact.outputs),
         "model": f"{model.name}, {len(model.classes)} classes, weights {model.weights_sha256[:12]}",
+        "images": str(model.preprocessing),
         "parameters": f"{model.parameters:,}",
         "MACs": f"{model.macs:,}",
         "difference from torch": "unknown"

@@ -90,7 +90,8 @@ def execute(
                 if not reason:
                     tell(f"{stage.name}: {unit.result} is up to date")
                     continue
-                tell(f"{stage.name}: making {unit.result} ({reason})")
+                for line in (f"making {unit.result} ({reason})", *unit.told):
+                    tell(f"{stage.name}: {line}")
                 with run.folder.writing(unit.result, unit.inputs) as out:
                     unit.make(out)
                     records.save(environment, out / "environment.json")

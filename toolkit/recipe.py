@@ -9,19 +9,47 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from toolkit.preprocessing import CropMode, Interpolation
 from toolkit.records import Axis, Setting
+
+
+def reason(message: str) -> str:
+    """What is wrong with a setting, from the message of pydantic's error."""
+    return message.removeprefix("Value error, ").replace("Input should", "it should")
 
 
 def _listed(value: object) -> object:
     """ "1,8" and 8 stand for lists, on a command line and in a file."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(",")]
-    return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _by_channel(values: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    """Three numbers for colours from 0 to 1, from three or one."""
+    if values is None:
+        return None
+    if len(values) not in (1, 3):
+        raise ValueError("it needs one number, or three: red, green, blue")
+    for value in values:
+        if 1 < value <= 255:
+            raise ValueError(f"{value:g} is for colours from 0 to 255, here they go from 0 to 1; divide by 255")
+        if not 0 <= value <= 1:  # nan compares with nothing
+            raise ValueError(f"{value:g} is not between 0 and 1, as colours are")
+    return values if len(values) == 3 else values * 3
+
+
+def _not_zero(values: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    if values and not all(values):
+        raise ValueError("0 cannot be divided by")
+    return values
 
 
 Listed = BeforeValidator(_listed)
+Mean = Annotated[tuple[float, ...] | None, Listed, AfterValidator(_by_channel)]
+Std = Annotated[tuple[float, ...] | None, Listed, AfterValidator(_by_channel), AfterValidator(_not_zero)]
 RewriteName = Literal[
     "layer-scale",
     "norms",
@@ -52,6 +80,19 @@ class Model(Section):
     """Height and width of the input in pixels; the architecture's own by default."""
     args: dict[str, Setting] = {}
     """More arguments for timm, such as patch_size or depth."""
+    mean: Mean = None
+    """Mean that images are normalised with, for colours from 0 to 1: one number, or one each for red, green and blue.
+    By default what a config file beside the weights says, else timm."""
+    std: Std = None
+    """Standard deviation that images are normalised with; by default as for mean."""
+    interpolation: Interpolation | None = None
+    """Filter that resizes images: nearest, bilinear, bicubic, lanczos, box or hamming; by default as for mean."""
+    crop: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Images are resized to image_size / crop, and the centre is cut out; by default what a config file beside the
+    weights says, else the whole image is squashed to a square."""
+    crop_mode: CropMode | None = None
+    """What is resized to that length: the shorter side (center, the default where crop is set), both sides (squash), or
+    the longer one, with a border of the mean (border)."""
 
 
 class Data(Section):

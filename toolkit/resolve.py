@@ -18,7 +18,7 @@ import yaml
 from pydantic import ValidationError
 
 from toolkit.errors import RecipeError, suggestion
-from toolkit.recipe import Recipe
+from toolkit.recipe import Recipe, reason
 
 Values: TypeAlias = dict[str, Any]
 """A recipe as read: sections of settings, nothing checked yet."""
@@ -159,8 +159,7 @@ def _fault(fault: dict[str, Any], file: Path | None, lines: Mapping[str, int], f
     if fault["type"] == "extra_forbidden":
         section = Recipe if len(path) == 1 else Recipe.model_fields[path[0]].default.__class__
         return f"{where}: unknown setting {name!r}", suggestion(path[-1], section.model_fields)
-    reason = str(fault["msg"]).removeprefix("Value error, ").replace("Input should", "it should")
-    return f"{where}: {name} = {fault['input']!r}: {reason}", ""
+    return f"{where}: {name} = {fault['input']!r}: {reason(fault['msg'])}", ""
 
 
 def _lines(file: Path) -> dict[str, int]:

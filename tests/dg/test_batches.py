@@ -83,7 +83,8 @@ def test_evaluation_sees_every_image_once_in_order_and_whole(three_domains: Doma
 
 def test_evaluation_uses_the_model_s_mean_and_size(tiny_info: ModelInfo) -> None:
     white = Image("white", "white", 0, np.full((5, 9, 3), 255, dtype=np.uint8))
-    info = replace(tiny_info, image_size=16, mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 0.25))
+    prepared = replace(tiny_info.preprocessing, mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 0.25))
+    info = replace(tiny_info, image_size=16, preprocessing=prepared)
     ((pixels, _),) = evaluation_batches([white], info, 4)
     assert pixels.shape == (1, 3, 16, 16)
     assert [float(channel.mean()) for channel in pixels[0]] == [1.0, 1.0, 0.0]

@@ -13,6 +13,7 @@ from toolkit.export.calibrate import Images, Part, Predict, Sample
 from toolkit.export.choose import Lowered, choose
 from toolkit.export.reference import Reference
 from toolkit.pixels import to_pixels
+from toolkit.preprocessing import Preprocessing
 from toolkit.progress import silent
 
 LABELS = np.arange(100) % 2
@@ -88,7 +89,6 @@ def test_a_sample_without_images_decides_nothing() -> None:
 
 def test_pixels_are_those_the_images_were_made_from() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 5), dtype=np.uint8)
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    shaped = [np.array(values, np.float32)[:, None, None] for values in (mean, std)]
-    normalised = (pixels.astype(np.float32) / 255 - shaped[0]) / shaped[1]
-    np.testing.assert_array_equal(to_pixels(normalised, mean, std), pixels)
+    prepared = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", 1.0, "squash", "timm")
+    mean, std = (np.array(values, np.float32)[:, None, None] for values in (prepared.mean, prepared.std))
+    np.testing.assert_array_equal(to_pixels((pixels.astype(np.float32) / 255 - mean) / std, prepared), pixels)

@@ -21,6 +21,7 @@ from toolkit.export.artifact import export
 from toolkit.export.reference import compared
 from toolkit.models.resize import resized, take_any_size
 from toolkit.models.source import LoadedModel
+from toolkit.preprocessing import Preprocessing
 from toolkit.records import Artifact
 
 Models = Callable[..., LoadedModel]
@@ -107,16 +108,20 @@ def test_nodes_are_named_after_their_layers(models: Models, exported: Exported, 
 def test_the_file_says_how_it_is_used_and_not_where_it_was_made(
     models: Models, exported: Exported, tmp_path: Path
 ) -> None:
+    prepared = Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "lanczos", 0.875, "center", "folder/of/mine/config.json")
     model = models()
+    model = replace(model, info=replace(model.info, preprocessing=prepared))
     artifact = exported(model)
     facts = {entry.key: entry.value for entry in onnx.load(tmp_path / "out" / artifact.file).metadata_props}
     assert json.loads(facts["classes"]) == list(model.info.classes)
-    assert json.loads(facts["mean"]) == pytest.approx(model.info.mean)
-    assert json.loads(facts["std"]) == pytest.approx(model.info.std)
+    assert (json.loads(facts["mean"]), json.loads(facts["std"])) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
+    assert (facts["interpolation"], float(facts["crop"]), facts["crop_mode"]) == ("lanczos", 0.875, "center")
     assert facts["image_size"] == "16"
     assert facts["model_sha256"] == model.info.weights_sha256
     assert "toolkit_version" in facts
-    assert b"site-packages" not in (tmp_path / "out" / artifact.file).read_bytes()
+    content = (tmp_path / "out" / artifact.file).read_bytes()
+    assert b"site-packages" not in content
+    assert b"folder/of/mine" not in content
 
 
 def test_exporting_again_writes_the_same_bytes(models: Models, exported: Exported) -> None:
@@ -139,7 +144,8 @@ def test_raw_pixels(models: Models, exported: Exported, tmp_path: Path, precisio
     artifact = exported(model, input="uint8", precision=precision)
     assert artifact.inputs[0].dtype == "uint8"
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16), dtype=np.uint8)
-    mean, std = (np.array(values, np.float32)[:, None, None] for values in (model.info.mean, model.info.std))
+    prepared = model.info.preprocessing
+    mean, std = (np.array(values, np.float32)[:, None, None] for values in (prepared.mean, prepared.std))
     with torch.inference_mode():
         expected = model.module(torch.from_numpy((pixels.astype(np.float32) / 255 - mean) / std)).numpy()
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])

@@ -16,7 +16,6 @@ import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from timm.data.config import resolve_model_data_config
 from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -26,6 +25,7 @@ from toolkit.errors import RecipeError, StorageError, UnknownName, UnsupportedMo
 from toolkit.models.adapt import attentions, canonicalise
 from toolkit.models.count import count
 from toolkit.models.groups import find_groups
+from toolkit.models.preprocessing import preprocessing_of
 from toolkit.models.shapes import blocks_of, drop_blocks, take_shapes
 from toolkit.models.weights import fill, is_classifier
 from toolkit.records import HeadLayout, ModelInfo, Setting
@@ -47,16 +47,16 @@ def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> LoadedMo
     """A dense model in canonical form, with a head for `classes`.
 
     Raises UnknownName, UnsupportedModel, RecipeError for arguments timm refuses, WeightsError for weights that cannot
-    be had or do not fit. `info.weights_sha256` is empty until the model is saved.
+    be had or do not fit, or for a damaged file beside them that says how images are prepared. `info.weights_sha256` is
+    empty until the model is saved.
     """
-    _check_name(settings.name)
+    check_name(settings.name)
     args: dict[str, Setting] = dict(settings.args)
     if settings.image_size is not None:
         args["img_size"] = settings.image_size
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = _create(settings.name, args, len(classes), from_hub=settings.weights == "hub")
-    config = resolve_model_data_config(module)
     fresh: tuple[str, ...] = ()
     if settings.weights == "hub" and timm.models.get_pretrained_cfg_value(settings.name, "num_classes") != len(classes):
         fresh = tuple(name for name, _ in module.named_parameters() if is_classifier(name))
@@ -72,9 +72,7 @@ def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> LoadedMo
         args=args,
         classes=tuple(classes),
         image_size=size,
-        mean=tuple(float(value) for value in config["mean"]),
-        std=tuple(float(value) for value in config["std"]),
-        interpolation=config["interpolation"],
+        preprocessing=preprocessing_of(settings),
         removed_blocks=(),
         layouts=layouts_of(module),
         parameters=costs.parameters,
@@ -102,8 +100,8 @@ def known_models() -> list[str]:
     return sorted(names)
 
 
-def _check_name(name: str) -> None:
-    """`name` is an architecture, or an architecture and the tag of one of its sets of weights."""
+def check_name(name: str) -> None:
+    """Raise UnknownName unless it is an architecture, or one and the tag of one of its sets of weights."""
     architecture, _, tag = name.partition(".")
     if architecture not in known_models():
         raise UnknownName("model", name, known_models())
@@ -145,7 +143,7 @@ def load(folder: Path) -> LoadedModel:
         raise WeightsError(
             f"{file} is not the file that {folder / 'model.json'} describes (its hash differs)", _DAMAGED
         )
-    _check_name(info.name)
+    check_name(info.name)
     with torch.device("meta"):
         module = _create(info.name, info.args, len(info.classes), from_hub=False)
     canonicalise(module)

@@ -39,6 +39,8 @@ class Unit:
     inputs: Mapping[str, str]
     make: Callable[[Path], None]
     """Fills a new, empty folder."""
+    told: tuple[str, ...] = ()
+    """What a person is told before, a line each."""
 
 
 @dataclass
