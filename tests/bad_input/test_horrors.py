@@ -24,6 +24,8 @@ Command = Callable[..., Any]
 PHOTOS = Path("path/to/photos")
 ESCAPES = os.fsdecode(b"\xff\x1b[31m\n.png")
 """A name that is no text, turns a terminal red and breaks a line."""
+NO_WHITE = "floating-point pixels, whose white no format defines (save it with 8 or 16 bits)"
+POINTER = "not an image but a Git LFS pointer, whose file is fetched by `git lfs pull`"
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,9 @@ def horrors(working_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             "a link to nothing": ("ink/class0/gone.png", "ink/lost"),
             "cut short": ("photo/class1/cut.jpg", "photo/class1/cut.png"),
             "empty": ("photo/class1/empty.png",),
-            "floating-point pixels, whose white no format defines (save it with 8 or 16 bits)": ("photo/class1/float.tif",),
+            NO_WHITE: ("photo/class1/float.tif",),
             "not an image but HTML": ("photo/class1/page.jpg",),
-            "not an image but a Git LFS pointer, whose file is fetched by `git lfs pull`": ("photo/class1/pointer.png",),
+            POINTER: ("photo/class1/pointer.png",),
             "not an image but text": (f"photo/class1/{ESCAPES}",),
             "too large (900,000,000 pixels; at most 178,956,970 are read)": ("photo/class1/huge.png",),
         },

@@ -53,7 +53,7 @@ GREY = ("1", "L", "LA", "La")
 SIGNED, WHITE_IS_ZERO = 2, 0
 """Values of TIFF's tags."""
 DARK = 16
-"""A picture of more than 8 bits whose brightest pixel is below 1/DARK of the range is all but black in 8."""
+"""A picture of more than 8 bits whose brightest pixel is not above 1/DARK of the range is all but black in 8."""
 WIDE = "more than 8 bits, scaled to 8"
 NO_RANGE = "{kind} pixels, whose white no format defines (save it with 8 or 16 bits)"
 
@@ -134,7 +134,7 @@ def _picture_of(image: Pillow.Image, background: str) -> Picture:
     image.load()
     if image.mode.startswith("I"):
         plain, dark = _from_16_bits(image)
-        remarks.append(f"more than 8 bits, of whose range less than 1/{DARK} is used: all but black" if dark else WIDE)
+        remarks.append(f"more than 8 bits, of whose range only 1/{DARK} is used: all but black" if dark else WIDE)
     elif image.has_transparency_data:
         plain = image.convert("LA" if image.mode in GREY else "RGBA")
     else:
@@ -202,7 +202,7 @@ def _from_16_bits(image: Pillow.Image) -> tuple[Pillow.Image, bool]:
     grey = Pillow.fromarray(((values * 255 + top // 2) // top).astype(np.uint8))
     if isinstance(key, int):
         grey.putalpha(Pillow.fromarray(np.where(values == key, 0, 255).astype(np.uint8)))
-    return grey, int(values.max()) < top // DARK
+    return grey, int(values.max()) <= top // DARK
 
 
 def _in_srgb(pixels: Pillow.Image, profile: bytes | None) -> Pillow.Image:

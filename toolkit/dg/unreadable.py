@@ -62,14 +62,13 @@ def why_not_decoded(error: Exception, file: BinaryIO) -> str:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = file.read(LOOKED_AT)
-    known = _format_of(head)
-    if known is None:
-        return _other_than_a_picture(head)
-    said = str(error).lower()
-    if any(words in said for words in CUT_SHORT) or _webp_bytes(head) > size:
+    if any(words in str(error).lower() for words in CUT_SHORT) or _webp_bytes(head) > size:
         return "cut short"
     if not isinstance(error, UnidentifiedImageError):
         return "damaged"
+    known = _format_of(head)
+    if known is None:
+        return _other_than_a_picture(head)
     variant = f", or a kind of {known} that is not read" if known in ("TIFF", "BMP") else ""
     return f"damaged or cut short{variant}"
 
