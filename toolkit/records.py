@@ -363,34 +363,6 @@ class TrainingHistory:
 
 
 @dataclass(frozen=True)
-class ImageCheck:
-    """What was found when every image file of a data set was decoded once."""
-
-    unreadable: dict[str, str]
-    """Name of an image, and why it cannot be read."""
-    remarks: dict[str, int]
-    """What was done to pictures that are not plain RGB, and to how many."""
-    schema: int = SCHEMA
-
-
-@dataclass(frozen=True)
-class DataSummary:
-    """Which images a run uses, and what of its data folder it does not."""
-
-    domains: dict[str, int]
-    """Domain to the number of its images."""
-    held_out: str | None
-    classes: tuple[str, ...]
-    left_out: dict[str, tuple[str, ...]]
-    """A reason, and the files and folders (with a "/" at the end) that are not used because of it."""
-    remarks: dict[str, int]
-    """What was done to pictures that are not plain RGB, and to how many."""
-    notes: tuple[str, ...]
-    """What a user should know."""
-    schema: int = SCHEMA
-
-
-@dataclass(frozen=True)
 class StageRecord:
     """`stage.json` of a finished stage: made from what, by whom."""
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, features
 
 from toolkit import records
-from toolkit.records import DataSummary
+from toolkit.dg.summary import DataSummary
 
 Command = Callable[..., Any]
 

@@ -7,10 +7,9 @@ import pytest
 from PIL import Image
 
 from toolkit import recipe
-from toolkit.dg.broken import find_broken, without_broken
+from toolkit.dg.broken import ImageCheck, find_broken, without_broken
 from toolkit.dg.domains import Domains, read_domains
 from toolkit.errors import DataError
-from toolkit.records import ImageCheck
 
 MakeFolder = Callable[[Mapping[str, int]], Path]
 SOUND = ImageCheck({}, {})

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from toolkit import recipe
 from toolkit.dg.domains import read_domains
-from toolkit.dg.summary import lines_of, summarise
-from toolkit.records import DataSummary
+from toolkit.dg.summary import DataSummary, lines_of, summarise
 
 MakeFolder = Callable[[Mapping[str, int]], Path]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from toolkit.dg import picture
@@ -18,10 +18,21 @@ from toolkit.dg.left_out import LeftOut, by_reason, listed
 from toolkit.dg.unreadable import Unreadable
 from toolkit.errors import DataError
 from toolkit.progress import Progress, silent
-from toolkit.records import ImageCheck
+from toolkit.records import SCHEMA
 
 THREADS = 8
 """Reading waits for the disk, and decoding releases Python's lock: more threads than cores do no harm."""
+
+
+@dataclass(frozen=True)
+class ImageCheck:
+    """What was found when every image file of a data set was decoded once; kept as a record."""
+
+    unreadable: dict[str, str]
+    """Name of an image, and why it cannot be read."""
+    remarks: dict[str, int]
+    """What was done to pictures that are not plain RGB, and to how many."""
+    schema: int = SCHEMA
 
 
 def find_broken(domains: Domains, report: Progress = silent) -> ImageCheck:

@@ -3,10 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from toolkit.dg.domains import Domains
 from toolkit.dg.left_out import by_reason, listed, shown, told
-from toolkit.records import DataSummary
+from toolkit.records import SCHEMA
+
+if TYPE_CHECKING:  # a report that reads the record needs no more
+    from toolkit.dg.domains import Domains
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """`data.json` beside a trained model: which images it was made from, and what of their folder was not used."""
+
+    domains: dict[str, int]
+    """Domain to the number of its images."""
+    held_out: str | None
+    classes: tuple[str, ...]
+    left_out: dict[str, tuple[str, ...]]
+    """A reason, and the files and folders that are not used because of it."""
+    remarks: dict[str, int]
+    """What was done to pictures that are not plain RGB, and to how many."""
+    notes: tuple[str, ...]
+    """What a user should know."""
+    schema: int = SCHEMA
 
 
 def summarise(domains: Domains) -> DataSummary:

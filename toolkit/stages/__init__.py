@@ -22,6 +22,7 @@ from toolkit.records import DENSE, SLIM
 from toolkit.runfolder import RunFolder
 
 if TYPE_CHECKING:
+    from toolkit.dg.broken import ImageCheck
     from toolkit.dg.domains import Domains
 
 PRUNED, FINETUNED, PARITY = "pruned", "finetuned", "parity"
@@ -121,10 +122,12 @@ class Stage:
         return None
 
 
-def _read_check(file: Path) -> records.ImageCheck | None:
+def _read_check(file: Path) -> ImageCheck | None:
     """What was found at an earlier command; None where there is nothing, or nothing that we can read."""
+    from toolkit.dg.broken import ImageCheck
+
     try:
-        return records.load(records.ImageCheck, file)
+        return records.load(ImageCheck, file)
     except RecordError:
         return None
 
