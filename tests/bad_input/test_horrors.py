@@ -68,7 +68,7 @@ def horrors(working_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         passed_over={
             ".heic, a format that is not read": ("ink/class0/phone.HEIC", "sketch/emu/1.heic"),
             ".svg, a format that is not read": ("vector/class0/1.svg",),
-            "a folder of other files": ("annotations/",),
+            "a folder without images": ("annotations/",),
             "hidden, or the system's own": (
                 "__MACOSX", "ink/.DS_Store", "ink/.ipynb_checkpoints", "ink/class0/._0.png", "ink/class0/Thumbs.db",
             ),

@@ -74,16 +74,18 @@ def test_every_format_is_used_that_pillow_reads(make_folder: MakeFolder) -> None
 def test_folders_without_images_are_named(make_folder: MakeFolder) -> None:
     content = {f"{domain}/{label}": 1 for domain in ("art", "photo") for label in ("cat", "dog")}
     root = make_folder({**content, "art/emu": 0, "photo/emu": 0, "sketch/cat": 0, "lists": 0, "art/notes": 0, "raw": 0})
+    (root / "runs" / "default").mkdir(parents=True)  # where the toolkit is used inside the folder of images
     (root / "lists" / "train.txt").write_text("all of them")
     (root / "art" / "notes" / "1.xml").write_text("<a/>")
     (root / "raw" / "1.NEF").write_bytes(b"")
     found = [each for each in list_folder(root).left_out if each.name.endswith("/")]
     assert found == [
         LeftOut("art/emu/", "a class without images"),
-        LeftOut("art/notes/", "a folder of other files", fault=False),
-        LeftOut("lists/", "a folder of other files", fault=False),
+        LeftOut("art/notes/", "a folder without images", fault=False),
+        LeftOut("lists/", "a folder without images", fault=False),
         LeftOut("photo/emu/", "a class without images"),
         LeftOut("raw/", "a domain without images"),
+        LeftOut("runs/", "a folder without images", fault=False),
         LeftOut("sketch/", "a domain without images"),
     ]
     plain = [each for each in list_folder(root / "art").left_out if each.fault]

@@ -18,7 +18,7 @@ from toolkit.errors import DataError
 LAYOUTS = "expected DOMAIN/CLASS/image, or CLASS/image for a single domain"
 EMPTY_CLASS = "a class without images"
 EMPTY_DOMAIN = "a domain without images"
-NO_IMAGES = "a folder of other files"
+NO_IMAGES = "a folder without images"
 
 
 @dataclass(frozen=True)
@@ -58,18 +58,24 @@ def list_folder(root: Path, background: str = "white") -> Listing:
 
 
 def _empty_folders(tree: Tree, depth: int) -> Iterator[LeftOut]:
-    """Folders in the place of a class or a domain that hold no image. It is a fault where one was to be expected: in a
-    folder that holds pictures we do not read, or nothing; and none in a folder of other files."""
+    """Folders in the place of a class or a domain that hold no image. It is a fault where images were to be expected:
+    where it is empty, or holds pictures that we cannot read, or folders named as classes."""
     used = {parent for image in tree.images for parent in image.parents}
-    reasons: dict[Name, set[str]] = {}
+    classes = {image.parent.name for image in tree.images}
+    inside: dict[Name, set[str]] = {}  # folder to why what is in it is left out
     for each in tree.left_out:
         for parent in Name(each.name).parents:
-            reasons.setdefault(parent, set()).add(each.reason)
+            inside.setdefault(parent, set()).add(each.reason)
+    folders: dict[Name, set[str]] = {}
     for folder in tree.folders:
-        if len(folder.parts) < depth and folder not in used and (len(folder.parts) == 1 or folder.parent in used):
-            other_files = reasons.get(folder, set()) - {HIDDEN} == {NO_PICTURE}
-            expected = EMPTY_CLASS if len(folder.parts) == depth - 1 else EMPTY_DOMAIN
-            yield LeftOut(f"{folder}/", NO_IMAGES if other_files else expected, fault=not other_files)
+        folders.setdefault(folder.parent, set()).add(folder.name)
+    for folder in tree.folders:
+        level = len(folder.parts)
+        if level < depth and folder not in used and (level == 1 or folder.parent in used):
+            others, below = inside.get(folder, set()) - {HIDDEN}, folders.get(folder, set())
+            expected = others != {NO_PICTURE} if others else not below or bool(below & classes)
+            reason = NO_IMAGES if not expected else EMPTY_CLASS if level == depth - 1 else EMPTY_DOMAIN
+            yield LeftOut(f"{folder}/", reason, fault=expected)
 
 
 def _depth(root: Path, images: Sequence[Name]) -> int:
