@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolkit import records
+from toolkit.dg.broken import ImageCheck
+from toolkit.dg.summary import DataSummary
 from toolkit.errors import RecordError
 from toolkit.preprocessing import Preprocessing
 from toolkit.records import (
@@ -35,7 +37,9 @@ from toolkit.records import (
 KINDS = (
     Artifact,
     BenchReport,
+    DataSummary,
     Environment,
+    ImageCheck,
     Measurement,
     ModelInfo,
     ModelSummary,

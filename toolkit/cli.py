@@ -99,12 +99,12 @@ def _carry_out(names: list[str], settings: resolve.Resolved, values: dict[str, A
         tell(f"still in force from earlier commands on this run: {kept}")
     path = Path(settings.recipe.run)
     if values["dry_run"]:
-        run = Run(settings.recipe, runfolder.RunFolder(path), shown, dry=True)
+        run = Run(settings.recipe, runfolder.RunFolder(path), shown, dry=True, tell=tell)
         for step in pipeline.plan(run, names, values["force"]):
             tell(f"{step.stage}: {step.result}: {step.reason or 'up to date'}")
         return
     with runfolder.opened(path) as folder:
-        run = Run(settings.recipe, folder, shown)
+        run = Run(settings.recipe, folder, shown, tell=tell)
         failure = pipeline.execute(run, settings, names, force=values["force"], tell=tell)
         if names[-1] == "report" and not values["quiet"]:
             _show_report(run)
@@ -170,7 +170,7 @@ def _errors_reported() -> Iterator[None]:
     try:
         yield
     except ToolkitError as error:
-        print(f"error: {error.message}", file=sys.stderr)
+        print(f"error: {error.message}".replace("\n", "\n       "), file=sys.stderr)
         if error.hint:
             print(f"       {error.hint}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None

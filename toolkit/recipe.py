@@ -103,7 +103,9 @@ class Data(Section):
     validation_share: Share = 0.2
     """Share of each source domain's images kept from training, for selection and for the accuracies reported."""
     skip_broken: bool = False
-    """Leave out images that cannot be decoded, and count them, instead of stopping."""
+    """Leave out images that cannot be read, links to nothing and empty classes, and count them, instead of stopping."""
+    background: Literal["white", "grey", "black"] = "white"
+    """What transparent pictures are laid on."""
     workers: Annotated[int, Field(ge=0)] | None = None
     """Processes that load images; by default one fewer than the cores, and none for built-in data."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from toolkit.dg.summary import DataSummary
 from toolkit.preprocessing import Preprocessing
 from toolkit.records import (
     Artifact,
@@ -149,6 +150,7 @@ def page(
         dense=dense,
         environment=environment,
         recipe="prune:\n  budget: macs=0.5\n",
+        data=DataSummary({"photo": 80, "sketch": 90}, "sketch", ("dog", "giraffe & co"), {"empty": ("a.png",)}, {}, ()),
         slim=slim,
         plan=plan,
         training=TrainingHistory("erm", 600, 605.0, evaluations, 200),

@@ -47,14 +47,13 @@ class Train(Stage):
         return run.folder.read(DENSE, "model.json", ModelInfo)
 
     def told(self, run: Run) -> list[str]:
-        broken = run.domains.broken
-        left_out = [f"{len(broken)} broken images left out: {', '.join(broken[:5])}"] if broken else []
-        return [*left_out, describe(run, DENSE)]
+        return [describe(run, DENSE)]
 
 
 def _train(run: Run, inputs: dict[str, str], out: Path) -> None:
     from toolkit.dg import objectives
     from toolkit.dg.fit import TrainingPlan, fit
+    from toolkit.dg.summary import summarise
     from toolkit.models import source
 
     recipe, domains = run.recipe, run.domains
@@ -70,6 +69,7 @@ def _train(run: Run, inputs: dict[str, str], out: Path) -> None:
     with run.shown("train") as report:
         history = fit(model, domains, plan, report)
     records.save(history, out / "history.json")
+    records.save(summarise(domains), out / "data.json")
     source.save(model.module, model.info, out)
 
 
