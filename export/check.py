@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from onnx import ModelProto, ValueInfoProto
 
 from toolkit import recipe
 from toolkit.errors import CheckFailed, UnsupportedModel
+from toolkit.export import INPUT, OUTPUT, onnx_session
 from toolkit.export.calibrate import Images, Predict, in_batches, shares
 from toolkit.export.prepare import Prepared, random_images
-from toolkit.export.trace import INPUT, OUTPUT, fits
+from toolkit.export.trace import fits
 from toolkit.models.resize import resized
 from toolkit.pixels import normalised, to_pixels
 from toolkit.records import Lowered, ModelInfo, TensorSpec
@@ -93,18 +93,12 @@ def costs(prepared: Prepared, options: recipe.Export, run: Predict) -> Lowered:
     return replace(known, accuracy=sample.by_domain(found), reference=sample.by_domain(reference))
 
 
-def difference_in_onnxruntime(model: bytes | Path, prepared: Prepared, options: recipe.Export) -> float | None:
+def difference_in_onnxruntime(graph: bytes, prepared: Prepared, options: recipe.Export) -> float | None:
     """The same for a graph that onnxruntime runs; None in bf16, for which it has no kernels on processors."""
     if options.precision == "bf16":
         return None
-    session = onnxruntime.InferenceSession(model, _quiet(), providers=["CPUExecutionProvider"])
-    return difference(prepared, options, lambda images: session.run([OUTPUT], {INPUT: images})[0])
-
-
-def _quiet() -> onnxruntime.SessionOptions:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return options
+    with onnx_session.opened(graph) as run:
+        return difference(prepared, options, run)
 
 
 def serialized(proto: ModelProto) -> bytes:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,20 +40,21 @@ class Onnx(Target):
 
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:
         """Write `model.onnx`, and `model.onnx.data` beside it where one file cannot hold the weights."""
-        from toolkit.export import check, fusion
+        from toolkit.export import check, fusion, onnx_session
 
         describe(prepared.proto, prepared.info)
         file = out / FILE
         beside = _write(prepared.proto, file)
         check.check_graph(prepared.proto, prepared.info, options, file)
-        runs = options.precision != "bf16"  # which onnxruntime has no kernels for on processors
-        return Written(
-            FILE,
-            beside,
-            ("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu"),
-            difference=check.difference_in_onnxruntime(file, prepared, options),
-            fusion=fusion.in_onnxruntime(file, len(prepared.layouts), prepared.opset) if runs else (),
-        )
+        written = Written(FILE, beside, ("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu"))
+        if options.precision == "bf16":  # onnxruntime has no kernels for it on processors
+            return written
+        with tempfile.TemporaryDirectory() as folder:
+            optimised = Path(folder) / FILE
+            with onnx_session.opened(file, optimised) as run:
+                difference = check.difference(prepared, options, run)
+            fused = fusion.in_onnxruntime(file, optimised, len(prepared.layouts), prepared.opset)
+        return replace(written, difference=difference, fusion=fused)
 
 
 def describe(proto: ModelProto, info: ModelInfo) -> None:
