@@ -7,15 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import onnx
-import onnxruntime
 from onnx import ModelProto, ValueInfoProto
 
 from toolkit import recipe
 from toolkit.errors import CheckFailed, UnsupportedModel
+from toolkit.export import INPUT, OUTPUT, onnx_session
 from toolkit.export.calibrate import Images, Predict, in_batches, shares
 from toolkit.export.prepare import Prepared, random_images
 from toolkit.export.reference import FLOAT32, answers, compared
-from toolkit.export.trace import INPUT, OUTPUT, fits
+from toolkit.export.trace import fits
 from toolkit.models.resize import resized
 from toolkit.pixels import normalised, to_pixels
 from toolkit.records import Lowered, ModelInfo, TensorSpec
@@ -68,6 +68,11 @@ def difference(prepared: Prepared, options: recipe.Export, run: Predict) -> floa
     return largest
 
 
+def judged(prepared: Prepared, options: recipe.Export, run: Predict) -> tuple[float, Lowered | None]:
+    """The written file's `difference`, and its `costs` in all precisions but fp32, where logits are enough to judge."""
+    return difference(prepared, options, run), None if options.precision == "fp32" else costs(prepared, options, run)
+
+
 def costs(prepared: Prepared, options: recipe.Export, run: Predict) -> Lowered:
     """What the written file costs on the sample; CheckFailed where that is more than the margin in any domain."""
     known, info = prepared.reference, prepared.info
@@ -86,21 +91,12 @@ def costs(prepared: Prepared, options: recipe.Export, run: Predict) -> Lowered:
     return replace(made, accuracy=sample.by_domain(found), reference=sample.by_domain(known.accuracies))
 
 
-def difference_in_onnxruntime(model: bytes | Path, prepared: Prepared, options: recipe.Export) -> float | None:
+def difference_in_onnxruntime(graph: bytes, prepared: Prepared, options: recipe.Export) -> float | None:
     """The same for a graph that onnxruntime runs; None in bf16, for which it has no kernels on processors."""
-    return None if options.precision == "bf16" else difference(prepared, options, in_onnxruntime(model))
-
-
-def in_onnxruntime(model: bytes | Path) -> Predict:
-    """The answers of a graph or a file, from onnxruntime on the processor."""
-    session = onnxruntime.InferenceSession(model, _quiet(), providers=["CPUExecutionProvider"])
-    return lambda images: session.run([OUTPUT], {INPUT: images})[0]
-
-
-def _quiet() -> onnxruntime.SessionOptions:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return options
+    if options.precision == "bf16":
+        return None
+    with onnx_session.opened(graph) as run:
+        return difference(prepared, options, run)
 
 
 def serialized(proto: ModelProto) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,23 +38,23 @@ class Onnx(Target):
 
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:
         """Write `model.onnx`, and `model.onnx.data` beside it where one file cannot hold the weights."""
-        from toolkit.export import check, fusion
+        from toolkit.export import check, fusion, onnx_session
 
         onnx.helper.set_model_props(prepared.proto, facts(prepared.info))
         file = out / FILE
         beside = _write(prepared.proto, file)
         check.check_graph(prepared.proto, prepared.info, options, file)
         written = Written(FILE, beside, ("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu"))
-        if options.precision == "bf16":  # which onnxruntime has no kernels for on processors
+        if options.precision == "bf16":  # onnxruntime has no kernels for it on processors
             return written
-        run = check.in_onnxruntime(file)
-        return replace(
-            written,
-            difference=check.difference(prepared, options, run),
-            # In int8 this very graph has been asked when its blocks were chosen.
-            lowered=check.costs(prepared, options, run) if options.precision == "fp16" else None,
-            fusion=fusion.in_onnxruntime(file, len(prepared.layouts), prepared.opset),
-        )
+        with tempfile.TemporaryDirectory() as folder:
+            optimised = Path(folder) / FILE
+            with onnx_session.opened(file, optimised) as run:
+                difference = check.difference(prepared, options, run)
+                # In int8 this very graph has been asked when its blocks were chosen.
+                lowered = check.costs(prepared, options, run) if options.precision == "fp16" else None
+            fused = fusion.in_onnxruntime(file, optimised, len(prepared.layouts), prepared.opset)
+        return replace(written, difference=difference, lowered=lowered, fusion=fused)
 
 
 def _write(proto: ModelProto, file: Path) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 
 import numpy as np
 import onnx
@@ -21,11 +21,13 @@ from toolkit.export.choices import LINEAR_PATCHES, PAD_HEADS, Choices
 from toolkit.export.choose import choose
 from toolkit.export.custom_node import add_bodies
 from toolkit.export.flat import flatten
+from toolkit.export.onnx_session import guest
 from toolkit.export.precision import DTYPES, kept_by, lower, ranges
-from toolkit.export.quantize import predict_with, quantized
+from toolkit.export.quantize import Candidates
 from toolkit.export.reference import Reference, answers, check_rewritten, reference
 from toolkit.export.rewrite import fold_normalisation, linear_patches, pad_for_kernel, rewrite
 from toolkit.export.trace import fits, traced
+from toolkit.isolated import Isolated
 from toolkit.models.resize import patch_size, take_any_size
 from toolkit.models.shapes import blocks_of
 from toolkit.models.source import LoadedModel
@@ -171,28 +173,22 @@ class _Work:
         if not fits(source):
             raise UnsupportedModel("int8 is made from graphs of up to 2 GiB; this one is larger", "another --precision")
 
-        @lru_cache(maxsize=1)  # mostly the first one is taken
-        def graph(kept: tuple[int, ...]) -> ModelProto:
-            return quantized(
-                source,
-                calibration,
-                symmetric=self.choices.symmetric,
-                products=self.options.quantize_attention,
-                kept=kept,
-            )
+        count, doing = len(blocks_of(flat)), "quantising the graph"
+        settings = source.SerializeToString(), calibration, self.choices.symmetric, self.options.quantize_attention
+        with Isolated(guest(), doing, Candidates, *settings) as candidates:
 
-        def predict(kept: Collection[int]) -> Predict:
-            run = predict_with(graph(tuple(kept)))
-            return lambda images: run(self.fed(images))
+            def predict(kept: Collection[int]) -> Predict:
+                return lambda images: candidates.call(doing, Candidates.answers, tuple(kept), self.fed(images))
 
-        choice = choose(predict, known, len(blocks_of(flat)), report)
+            choice = choose(predict, known, count, report)
+            made_of = candidates.call(doing, Candidates.graph, choice.blocks)
         made = replace(
             made or Lowered({}, {}),
             accuracy=known.sample.by_domain(choice.accuracies),
             reference=known.sample.by_domain(known.accuracies),
             unquantised=tuple(sorted(choice.blocks)),
         )
-        return graph(choice.blocks), made
+        return ModelProto.FromString(made_of), made
 
     def asked(self, module: nn.Module) -> Predict:
         """What torch computes with a module that is fed as the file is."""

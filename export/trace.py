@@ -12,8 +12,8 @@ from onnx import ModelProto, NodeProto
 from torch import nn
 
 from toolkit.errors import UnsupportedModel
+from toolkit.export import INPUT, OUTPUT
 
-INPUT, OUTPUT = "images", "logits"
 DIMENSIONS = ("batch", "channels", "height", "width")
 """Names of those of the input that are free."""
 LARGEST_BYTES = (1 << 31) - (1 << 22)
