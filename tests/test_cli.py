@@ -8,7 +8,6 @@ import re
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,10 +72,9 @@ def test_a_run_ends_with_the_table_and_the_path_of_the_page(finished: tuple[Path
 
 def test_what_is_up_to_date_is_not_made_again(here: Path, command: Command, snapshot: Snapshot) -> None:
     before = snapshot(here, "log.jsonl", "environment.json", "report.html")
-    started = time.monotonic()
     ended = command("run")
-    assert time.monotonic() - started < 20
     assert ended.made == []
+    assert "checking images" not in ended.err
     assert ended.err.count("is up to date") == 7
     assert snapshot(here, "log.jsonl", "environment.json", "report.html") == before
 

@@ -47,6 +47,7 @@ def add_depth(photos: Path) -> None:
     shutil.copy(photos / "ink" / "class0" / "3.png", photos / "ink" / "3.png")
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize(
     "case",
     [

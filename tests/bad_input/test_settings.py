@@ -66,6 +66,7 @@ def same_here(finished: tuple[Path, Any], tmp_path_factory: pytest.TempPathFacto
     return folder
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("case", [*NAMES, *VALUES], ids=lambda case: " ".join(case[0]))
 @pytest.mark.parametrize("run", ["runs/default", "more/runs/new"])
 def test_bad_setting(

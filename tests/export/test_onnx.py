@@ -38,6 +38,7 @@ def test_heads_laid_out_by_one_transposition(models: Models, exported: Exported,
     assert len(layouts) == 3, "of all heads, of the keys, and back"
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize(
     ("attention", "opset"),
     [*(("decomposed", opset) for opset in (17, 18, 20, 23)), ("custom", 17), ("custom", 23)],
@@ -65,6 +66,7 @@ def test_every_opset_and_form(
     assert statuses == {"not"}
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("heads", ["even", "uneven"])
 @pytest.mark.parametrize("name", NAMES)
 def test_from_opset_23_on_attention_is_a_node_for_each_run_of_heads(
@@ -210,6 +212,7 @@ def test_an_unknown_target_names_the_known_ones() -> None:
         target("onxx")
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("heads", ["even", "uneven"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("batch_size", [(1, 4, 8), (2,)])

@@ -77,6 +77,7 @@ def test_building_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_86", "sm_89", "sm_120"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
 def test_engines_for_gpus_that_are_not_there(
