@@ -183,7 +183,7 @@ def _collated(items: list[Item]) -> Batch | DataError:
 
 
 def _loaded(loader: DataLoader[Item]) -> Iterator[Batch]:
-    """The batches of a loader. Raises the DataError of an image as it is, and says it of a process that was lost."""
+    """A loader's batches. Raises the DataError that an image has met, and ToolkitError where a process was lost."""
     try:
         for batch in loader:
             if isinstance(batch, DataError):
