@@ -109,7 +109,7 @@ def test_a_fraction_gives_back_the_pixels_it_was_made_from() -> None:
         (VIT, {"image_mean": None}, "'image_mean' None"),
         (VIT, {"image_std": ["0.5"]}, "'image_std' ['0.5']"),
         (VIT, {"image_std": []}, "'image_std' []"),
-        (VIT, {"rescale_factor": 0}, "'rescale_factor' 0 is not positive"),
+        (VIT, {"rescale_factor": 0}, "'rescale_factor' 0 is not between 0 and 1"),
         (VIT, {"resample": 9}, "'resample' 9"),
         (VIT, {"resample": "bicubic"}, "'resample' 'bicubic'"),
         (VIT, {"resample": None}, "'resample' None"),

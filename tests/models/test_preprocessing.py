@@ -12,17 +12,20 @@ import pytest
 import timm
 import torch
 import yaml
-from PIL import Image
+from PIL import Image as Pillow
+from timm.data import ImageNetInfo
 from timm.data.config import resolve_data_config
 from timm.data.transforms_factory import create_transform
 from timm.models import get_pretrained_cfg, save_for_hf
 
 from toolkit import recipe, records
+from toolkit.dg.batches import evaluation_batches
+from toolkit.dg.image import Image
 from toolkit.dg.transforms import evaluation_transform
 from toolkit.errors import RecordError, WeightsError
 from toolkit.models import source
 from toolkit.models.preprocessing import beside, preprocessing_of
-from toolkit.preprocessing import Preprocessing
+from toolkit.preprocessing import CropMode, Preprocessing
 from toolkit.records import ModelInfo
 
 NAME = "deit_tiny_patch16_224"
@@ -129,10 +132,10 @@ def test_a_file_is_not_read_where_all_is_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("preprocessor_config.json", "{", "Expecting property name"),
+        ("preprocessor_config.json", "{", "it is not JSON: Expecting property name"),
         ("preprocessor_config.json", "[]", "it holds no settings"),
         ("preprocessor_config.json", "{}", "'size' None means a square or the shorter side"),
-        ("config.json", "\xff", "can't decode"),
+        ("config.json", "\xff", "it is not text"),
         ("config.json", '{"pretrained_cfg": 5}', "'pretrained_cfg' 5 holds no settings"),
         ("config.json", '{"pretrained_cfg": {"mean": [123.7, 116.3, 103.5]}}', "123.7 is for colours from 0 to 255"),
         ("config.json", '{"pretrained_cfg": {"mean": [NaN, 0, 0]}}', "nan is not between 0 and 1"),
@@ -142,7 +145,7 @@ def test_a_file_is_not_read_where_all_is_set(tmp_path: Path) -> None:
         ("config.json", '{"pretrained_cfg": {"interpolation": "random"}}', "interpolation 'random': it should be"),
         ("config.json", '{"pretrained_cfg": {"crop_pct": 1.1}}', "crop 1.1: it should be less than or equal to 1"),
         ("config.json", '{"pretrained_cfg": {"crop_mode": "fit"}}', "crop_mode 'fit': it should be 'squash', 'center'"),
-        ("args.yaml", "crop_pct: [", "expected the node content"),
+        ("args.yaml", "crop_pct: [", "it is not YAML"),
     ],
 )
 def test_a_file_that_cannot_be_followed(tmp_path: Path, name: str, text: str, said: str) -> None:
@@ -183,5 +186,31 @@ def test_images_are_prepared_as_timm_does(shared: Path, tmp_path: Path, config: 
     theirs = create_transform(**resolve_data_config(pretrained_cfg=config), is_training=False)
     ours = evaluation_transform(info)
     for file in pictures(shared):
-        picture = Image.open(file).convert("RGB")
+        picture = Pillow.open(file).convert("RGB")
         assert torch.equal(ours(picture), theirs(picture))
+
+
+CASES: tuple[tuple[CropMode, float], ...] = (("squash", 1.0), ("center", 0.9), ("center", 0.875), ("squash", 0.875))
+
+
+@pytest.mark.slow
+def test_what_crops_do_to_a_real_model(shared: Path) -> None:
+    """The table in docs/preprocessing.md."""
+    classes = ImageNetInfo("imagenet-1k").label_names()
+    files = sorted((shared / "data" / "imagenet_samples").glob("*/*"))
+    images = [Image(file.name, file.name, classes.index(file.parent.name), file) for file in files]
+    weights = shared / "weights" / "deit_tiny_patch16_224.safetensors"
+    model = source.build(recipe.Model(name=NAME, weights=str(weights)), classes, seed=0)
+    answers = {}
+    for mode, crop in CASES:
+        prepared = replace(model.info.preprocessing, crop_mode=mode, crop=crop)
+        batches = evaluation_batches(images, replace(model.info, preprocessing=prepared), 32, workers=0)
+        with torch.inference_mode():
+            answers[mode, crop] = torch.cat([model.module(torch.from_numpy(pixels)).argmax(1) for pixels, _ in batches])
+    labels = torch.tensor([image.label for image in images])
+    for case, found in answers.items():
+        accuracy = (found == labels).float().mean().item()
+        same = (found == answers["squash", 1.0]).float().mean().item()
+        print(f"{case}: {accuracy:.1%} of {len(labels)} right, {same:.1%} answered as with squash")
+        assert 0.73 < accuracy < 0.81
+        assert same > 0.7

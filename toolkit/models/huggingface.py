@@ -55,8 +55,8 @@ def settings_in(config: Config) -> dict[str, Any]:
 def _normalisation(config: Config) -> tuple[list[float], list[float]]:
     """(value * factor - mean) / std for values from 0 to 255, as mean and std for values from 0 to 1."""
     factor = _numbers(config, "rescale_factor", 1 / 255)[0] if _does(config, "do_rescale") else 1.0
-    if factor <= 0:
-        raise ValueError(f"'rescale_factor' {factor:g} is not positive")
+    if not 0 < factor <= 1:
+        raise ValueError(f"'rescale_factor' {factor} is not between 0 and 1")
     if not _does(config, "do_normalize"):
         return [0.0], [1 / (255 * factor)]
     mean, std = _numbers(config, "image_mean"), _numbers(config, "image_std")
@@ -67,7 +67,7 @@ def _filter(config: Config) -> Interpolation:
     number = config.get("resample")
     if number is None and not _does(config, "do_resize"):
         return "bicubic"  # images of the model's size, which no filter changes
-    if not isinstance(number, int) or number not in range(len(FILTERS)):
+    if not isinstance(number, int) or isinstance(number, bool) or number not in range(len(FILTERS)):
         raise ValueError(f"'resample' {number!r} is no number of a filter of Pillow's")
     return FILTERS[number]
 
@@ -116,7 +116,7 @@ def _square(config: Config, key: str) -> int:
         if sides.keys() != {"height", "width"} or sides["height"] != sides["width"]:
             raise ValueError(f"{key!r} {sides} is not the height and width of a square")
         found = sides["height"]
-    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+    if not isinstance(found, int) or isinstance(found, bool) or not 0 < found < 2**16:
         raise ValueError(f"{key!r} {found!r} is no number of pixels")
     return found
 
@@ -141,5 +141,5 @@ def _numbers(config: Config, key: str, missing: float | None = None) -> list[flo
     found = config.get(key, missing)
     values = found if isinstance(found, list) else [found]
     if not values or not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        raise ValueError(f"{key!r} {found!r} is not what red, green and blue need: a number each")
+        raise ValueError(f"{key!r} {found!r} is neither a number nor a list of numbers")
     return values

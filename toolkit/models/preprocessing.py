@@ -116,18 +116,31 @@ def _in_args_of_timm(args: Settings, name: str) -> Settings | None:
 def _read(file: Path, read: Callable[[Settings], Settings | None]) -> Preprocessing | None:
     """What a file says, in our terms; None where it says nothing of images."""
     try:
-        text = file.read_text(encoding="utf-8")
-        content = yaml.safe_load(text) if file.suffix == ".yaml" else json.loads(text)
-        if not isinstance(content, dict):
-            raise ValueError("it holds no settings")
-        found = read(content)
+        found = read(_parsed(file))
         return None if found is None else _checked(found, str(file))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        what = str(error.strerror) if isinstance(error, OSError) else str(error)
+    except (ValueError, OverflowError) as error:
         raise WeightsError(
-            f"how images are prepared cannot be taken from {file}: {what}",
+            f"how images are prepared cannot be taken from {file}: {error}",
             "mend it, or set model.mean, model.std, model.interpolation and model.crop, and it is not read",
         ) from error
+
+
+def _parsed(file: Path) -> Settings:
+    """Raises ValueError for what is neither JSON nor YAML, or no settings."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        found = yaml.safe_load(text) if file.suffix == ".yaml" else json.loads(text)
+    except OSError as error:
+        raise ValueError(f"it cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise ValueError("it is not text") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON: {error}") from None
+    except yaml.YAMLError:
+        raise ValueError("it is not YAML") from None
+    if not isinstance(found, dict):
+        raise ValueError("it holds no settings")
+    return found
 
 
 def _checked(found: Settings, origin: str) -> Preprocessing:
