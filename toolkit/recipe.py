@@ -21,6 +21,13 @@ def _listed(value: object) -> object:
     return [value] if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _single(value: object) -> object:
+    """Images and patches are square: where timm takes a pair, this takes a number."""
+    if not isinstance(value, int | float | str | None):
+        raise ValueError("it should be one number, one word, true or false (images and patches are square)")
+    return value
+
+
 Listed = BeforeValidator(_listed)
 RewriteName = Literal[
     "layer-scale",
@@ -50,7 +57,7 @@ class Model(Section):
     """What it starts from: "hub" (timm's weights), "none" (random), or a file (safetensors, .pth of plain tensors)."""
     image_size: Annotated[int, Field(ge=8)] | None = None
     """Height and width of the input in pixels; the architecture's own by default."""
-    args: dict[str, Setting] = {}
+    args: dict[str, Annotated[Setting, BeforeValidator(_single)]] = {}
     """More arguments for timm, such as patch_size or depth."""
 
 

@@ -24,6 +24,7 @@ from toolkit.runfolder import RunFolder
 
 if TYPE_CHECKING:
     from toolkit.dg.domains import Domains
+    from toolkit.models.source import LoadedModel
 
 PRUNED, FINETUNED, PARITY = "pruned", "finetuned", "parity"
 """Results of the stages, as folders of the run; the dense model's is named as the model."""
@@ -69,6 +70,19 @@ class Run:
         if not self.dry:
             self.folder.write_text(name, json.dumps(broken))
         return found
+
+    @cached_property
+    def outline(self) -> LoadedModel:
+        """The dense model as shapes, for as many classes as any; BadInput for one that a later stage could not take."""
+        from toolkit.models import source
+
+        return source.outline(self.recipe.model, ("one", "other"))
+
+    @property
+    def has_dense(self) -> bool:
+        """Whether a dense model of these settings has been made; its data or training may still be out of date."""
+        dense = self.folder.stage(DENSE)
+        return dense is not None and dense.inputs.get("model") == hash_of(self.recipe.model)
 
     def weights_of(self, result: str) -> str:
         """Hash of a finished model."""
