@@ -28,7 +28,8 @@ from toolkit.export.reference import Reference, answers, check_rewritten, refere
 from toolkit.export.rewrite import fold_normalisation, linear_patches, pad_for_kernel, rewrite
 from toolkit.export.trace import fits, traced
 from toolkit.isolated import Isolated
-from toolkit.models.resize import patch_size, take_any_size
+from toolkit.models.patches import patch_size
+from toolkit.models.resize import take_any_size
 from toolkit.models.shapes import blocks_of
 from toolkit.models.source import LoadedModel
 from toolkit.pixels import to_pixels

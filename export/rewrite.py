@@ -59,10 +59,12 @@ def fold_norms(module: nn.Module) -> int:
             _fold_into_attention(norm, attention)
             folded += 1
         folded += _fold_into_linear(block.get_submodule("norm2"), [block.get_submodule("mlp.fc1")])
-    # The classifiers read the norm of one token or the mean over tokens, before or after the norm: all linear.
+    # The classifiers read the norm of one token, the norm of what is pooled, or the mean over norms: all linear.
     heads = [head for name in ("head", "head_dist") if isinstance(head := getattr(module, name, None), nn.Linear)]
-    last = module.get_submodule("fc_norm" if isinstance(getattr(module, "fc_norm", None), nn.LayerNorm) else "norm")
-    return folded + _fold_into_linear(last, heads)
+    if isinstance(pooled := getattr(module, "fc_norm", None), nn.LayerNorm):
+        return folded + _fold_into_linear(pooled, heads)
+    largest = getattr(module, "global_pool", None) in ("max", "avgmax")  # of norms: a gain below 0 makes it the least
+    return folded if largest else folded + _fold_into_linear(module.get_submodule("norm"), heads)
 
 
 def fold_softmax_scale(module: nn.Module) -> int:

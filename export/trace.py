@@ -80,7 +80,7 @@ def _lower_to_17(proto: ModelProto) -> None:
             kept = [attribute for attribute in node.attribute if attribute.name != "num_outputs"]
             del node.attribute[:]
             node.attribute.extend(kept)
-        elif node.op_type == "ReduceMean" and len(node.input) == 2:  # its axes were an attribute before 18
+        elif node.op_type in ("ReduceMean", "ReduceMax") and len(node.input) == 2:  # axes: an attribute before 18
             axes = constants[node.input.pop()].tolist()
             node.attribute.append(onnx.helper.make_attribute("axes", axes))
             kept = [attribute for attribute in node.attribute if attribute.name != "noop_with_empty_axes"]

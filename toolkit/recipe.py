@@ -47,6 +47,13 @@ def _not_zero(values: tuple[float, ...] | None) -> tuple[float, ...] | None:
     return values
 
 
+def _single(value: object) -> object:
+    """Images and patches are square: where timm takes a pair, this takes a number."""
+    if not isinstance(value, int | float | str | None):
+        raise ValueError("it should be one number, one word, true or false (images and patches are square)")
+    return value
+
+
 Listed = BeforeValidator(_listed)
 Mean = Annotated[tuple[float, ...] | None, Listed, AfterValidator(_by_channel)]
 Std = Annotated[tuple[float, ...] | None, Listed, AfterValidator(_by_channel), AfterValidator(_not_zero)]
@@ -78,7 +85,7 @@ class Model(Section):
     """What it starts from: "hub" (timm's weights), "none" (random), or a file (safetensors, .pth of plain tensors)."""
     image_size: Annotated[int, Field(ge=8)] | None = None
     """Height and width of the input in pixels; the architecture's own by default."""
-    args: dict[str, Setting] = {}
+    args: dict[str, Annotated[Setting, BeforeValidator(_single)]] = {}
     """More arguments for timm, such as patch_size or depth."""
     mean: Mean = None
     """Mean that images are normalised with, for colours from 0 to 1: one number, or one each for red, green and blue.

@@ -16,15 +16,15 @@ import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from timm.layers.patch_embed import PatchEmbed
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from toolkit import hashing, recipe, records
-from toolkit.errors import RecipeError, StorageError, UnknownName, UnsupportedModel, WeightsError
+from toolkit.errors import RecipeError, StorageError, UnknownName, WeightsError
+from toolkit.models.acceptance import accept
 from toolkit.models.adapt import attentions, canonicalise
 from toolkit.models.count import count
-from toolkit.models.groups import find_groups
+from toolkit.models.forms import check_forms
+from toolkit.models.patches import image_size
 from toolkit.models.preprocessing import preprocessing_of
 from toolkit.models.shapes import blocks_of, drop_blocks, take_shapes
 from toolkit.models.weights import fill, is_classifier
@@ -52,8 +52,8 @@ def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> LoadedMo
     """
     check_name(settings.name)
     args: dict[str, Setting] = dict(settings.args)
-    if settings.image_size is not None:
-        args["img_size"] = settings.image_size
+    if settings.image_size is not None and args.setdefault("img_size", settings.image_size) != settings.image_size:
+        raise RecipeError(f"model.image_size is {settings.image_size}, img_size of model.args is {args['img_size']}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = _create(settings.name, args, len(classes), from_hub=settings.weights == "hub")
@@ -64,8 +64,8 @@ def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> LoadedMo
         fresh = fill(module, Path(settings.weights).expanduser())
     canonicalise(module)
     module.eval()
-    size = _image_size(module)
-    find_groups(module, size)  # a model that cannot be cut is refused before it is trained
+    accept(module, settings.name)
+    size = image_size(module)
     costs = count(module, size)
     info = ModelInfo(
         name=settings.name,
@@ -82,14 +82,10 @@ def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> LoadedMo
     return LoadedModel(module, info, fresh)
 
 
-def _image_size(module: nn.Module) -> int:
-    """Height and width of the input in pixels."""
-    embedding = module.get_submodule("patch_embed")
-    assert isinstance(embedding, PatchEmbed)
-    size = embedding.img_size
-    if size is None or embedding.num_patches == 0:
-        raise RecipeError(f"an image of {size} pixels holds no patch of {embedding.patch_size}", "see model.image_size")
-    return int(size[0])
+def outline(settings: recipe.Model, classes: Sequence[str]) -> LoadedModel:
+    """What `build` makes, as shapes without numbers (on the meta device): quick whatever its size, with its errors."""
+    with torch.device("meta"):
+        return build(settings.model_copy(update={"weights": "none"}), classes, seed=0)
 
 
 def known_models() -> list[str]:
@@ -196,9 +192,7 @@ def _create(name: str, args: Mapping[str, Setting], classes: int, *, from_hub: b
             f"timm's weights for {name} cannot be had: {error}",
             "give a file (--weights FILE), or start from random weights (--weights none)",
         ) from error
-    if isinstance(module, VisionTransformer) and module.attn_pool is not None:
-        raise UnsupportedModel(f"{name} pools with attention, which cannot be cut yet")
-    blocks_of(module)
+    check_forms(module, name)
     return module
 
 

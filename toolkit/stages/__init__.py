@@ -24,6 +24,7 @@ from toolkit.runfolder import RunFolder
 if TYPE_CHECKING:
     from toolkit.dg.broken import ImageCheck
     from toolkit.dg.domains import Domains
+    from toolkit.models.source import LoadedModel
 
 PRUNED, FINETUNED, PARITY = "pruned", "finetuned", "parity"
 """Results of the stages, as folders of the run; the dense model's is named as the model."""
@@ -87,6 +88,19 @@ class Run:
         """One could not be read although it had been: the next command decodes all of them again."""
         for file in (self.folder.path / ".work").glob("images-*.json"):
             file.unlink(missing_ok=True)
+
+    @cached_property
+    def outline(self) -> LoadedModel:
+        """The dense model as shapes, for as many classes as any; BadInput for one that a later stage could not take."""
+        from toolkit.models import source
+
+        return source.outline(self.recipe.model, ("one", "other"))
+
+    @property
+    def has_dense(self) -> bool:
+        """Whether a dense model of these settings has been made; its data or training may still be out of date."""
+        dense = self.folder.stage(DENSE)
+        return dense is not None and dense.inputs.get("model") == hash_of(self.recipe.model)
 
     def weights_of(self, result: str) -> str:
         """Hash of a finished model."""

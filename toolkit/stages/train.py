@@ -21,6 +21,8 @@ class Train(Stage):
         check_name(run.recipe.model.name)
         preprocessing_of(run.recipe.model)
         check_training(run.recipe.train)
+        if not run.has_dense:
+            _ = run.outline  # seconds now, instead of hours of training and then an error
 
     def units(self, run: Run) -> list[Unit]:
         from toolkit.models import preprocessing
