@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import openvino
 
-from toolkit.errors import CheckFailed, StorageError
+from toolkit.errors import CheckFailed, StorageError, plainly
 from toolkit.export import Abilities, Target, Written
 from toolkit.progress import Progress
 
@@ -54,11 +54,13 @@ class OpenVino(Target):
         try:
             model = core.read_model(io.BytesIO(onnx))
         except RuntimeError as error:
-            raise CheckFailed(f"OpenVINO {openvino.__version__} cannot read the graph: {error}") from error
+            raise CheckFailed(f"OpenVINO {openvino.__version__} cannot read the graph: {plainly(error)}") from error
         try:
             openvino.save_model(model, out / FILE, compress_to_fp16=False)
         except RuntimeError as error:
-            raise StorageError(f"cannot write {out / FILE}: {error}", "make room on the disk and try again") from error
+            raise StorageError(
+                f"cannot write {out / FILE}: {plainly(error)}", "make room on the disk and try again"
+            ) from error
         written = Written(FILE, (WEIGHTS,), ("onnx", "onnxscript", "openvino"))
         compiled = compile_file(out / FILE, options.precision)
         if not runs_in(compiled, options.precision):
@@ -85,7 +87,7 @@ def compile_file(file: Path, precision: str, **settings: str | int) -> Any:
     try:
         return openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": hint, **settings})
     except RuntimeError as error:
-        raise CheckFailed(f"OpenVINO {openvino.__version__} cannot compile {file}: {error}") from error
+        raise CheckFailed(f"OpenVINO {openvino.__version__} cannot compile {file}: {plainly(error)}") from error
 
 
 def runs_in(compiled: Any, precision: str) -> bool:

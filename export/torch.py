@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from toolkit import hashing
-from toolkit.errors import CheckFailed, StorageError
+from toolkit.errors import CheckFailed, StorageError, plainly
 from toolkit.export import Abilities, Target, Written
 from toolkit.limits import PROC, text_of
 from toolkit.progress import Progress
@@ -111,7 +111,7 @@ def _write(program: torch.export.ExportedProgram, file: Path) -> None:
     try:
         file.write_bytes(buffer.getbuffer())
     except OSError as error:
-        raise StorageError(f"cannot write {file}: {error}", "make room on the disk and try again") from error
+        raise StorageError(f"cannot write {file}: {plainly(error)}", "make room on the disk and try again") from error
 
 
 def _compile(program: torch.export.ExportedProgram, file: Path) -> None:
@@ -123,7 +123,7 @@ def _compile(program: torch.export.ExportedProgram, file: Path) -> None:
     try:
         torch._inductor.aoti_compile_and_package(program, package_path=str(file), inductor_configs=settings)
     except torch._inductor.exc.InductorError as error:
-        raise CheckFailed(f"PyTorch cannot compile this model: {error}", "--no-compile") from error
+        raise CheckFailed(f"PyTorch cannot compile this model: {plainly(error)}", "--no-compile") from error
 
 
 PLUGIN: Target = TorchExport()

@@ -20,6 +20,7 @@ SETTINGS = [
     if f"{section}.{name}" not in options.NO_FLAG
 ]
 WITHOUT_DEFAULT = {
+    "model.weights_key": "state_dict_ema",
     "model.image_size": 64,
     "data.hold_out": "sketch",
     "data.workers": 3,
