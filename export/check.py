@@ -10,7 +10,7 @@ import onnx
 from onnx import ModelProto, ValueInfoProto
 
 from toolkit import recipe
-from toolkit.errors import CheckFailed, UnsupportedModel
+from toolkit.errors import CheckFailed, UnsupportedModel, plainly
 from toolkit.export import INPUT, OUTPUT, onnx_session
 from toolkit.export.calibrate import Images, Predict, in_batches, shares
 from toolkit.export.prepare import Prepared, random_images
@@ -45,7 +45,7 @@ def check_graph(proto: ModelProto, info: ModelInfo, options: recipe.Export, file
     try:
         onnx.checker.check_model(proto if file is None else file, full_check=True)  # with strict shape inference
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise CheckFailed(f"the exported graph is not valid ONNX: {error}") from error
+        raise CheckFailed(f"the exported graph is not valid ONNX: {plainly(error)}") from error
     found = tuple(_spec(value) for value in (*proto.graph.input, *proto.graph.output))
     if found != specs(info, options):
         raise CheckFailed(f"the exported graph takes and gives {found}, expected {specs(info, options)}")

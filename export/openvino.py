@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.errors import CheckFailed, StorageError
+from toolkit.errors import CheckFailed, StorageError, plainly
 from toolkit.export import Abilities, Target, Written
 from toolkit.export.facts import facts
 from toolkit.isolated import Guest, Isolated
@@ -83,13 +83,16 @@ class _Model:
         try:
             model = openvino.Core().read_model(io.BytesIO(onnx))
         except RuntimeError as error:
-            raise CheckFailed(f"OpenVINO {openvino.__version__} cannot read the graph: {error}", HINT) from error
+            what = f"OpenVINO {openvino.__version__} cannot read the graph: {plainly(error)}"
+            raise CheckFailed(what, HINT) from error
         for name, value in said.items():
             model.set_rt_info(value, ["toolkit", name])
         try:
             openvino.save_model(model, file, compress_to_fp16=False)
         except RuntimeError as error:
-            raise StorageError(f"cannot write {file}: {error}", "make room on the disk and try again") from error
+            raise StorageError(
+                f"cannot write {file}: {plainly(error)}", "make room on the disk and try again"
+            ) from error
 
     def compile(self, precision: str) -> str:
         """Compile the IR; the type that it computes in."""
@@ -119,7 +122,8 @@ def compile_file(file: Path, precision: str, **settings: str | int) -> Any:
     try:
         return openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": hint, **settings})
     except RuntimeError as error:
-        raise CheckFailed(f"OpenVINO {openvino.__version__} cannot compile {file.name}: {error}", HINT) from error
+        what = f"OpenVINO {openvino.__version__} cannot compile {file.name}: {plainly(error)}"
+        raise CheckFailed(what, HINT) from error
 
 
 def computes_in(compiled: Any) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from toolkit import hashing
-from toolkit.errors import CheckFailed, StorageError
+from toolkit.errors import CheckFailed, StorageError, plainly
 from toolkit.export import Abilities, Target, Written
 from toolkit.export.facts import facts
 from toolkit.isolated import Guest, Isolated
@@ -119,7 +119,7 @@ def _compiled(program: Path, file: Path) -> _Program:
     try:
         torch._inductor.aoti_compile_and_package(loaded, package_path=str(file), inductor_configs=settings)
     except torch._inductor.exc.InductorError as error:
-        raise CheckFailed(f"PyTorch cannot compile this model: {error}", "--no-compile") from error
+        raise CheckFailed(f"PyTorch cannot compile this model: {plainly(error)}", "--no-compile") from error
     return _Program(file, compiled=True)
 
 
@@ -141,7 +141,7 @@ def _write(program: torch.export.ExportedProgram, said: dict[str, str], file: Pa
     try:
         file.write_bytes(buffer.getbuffer())
     except OSError as error:
-        raise StorageError(f"cannot write {file}: {error}", "make room on the disk and try again") from error
+        raise StorageError(f"cannot write {file}: {plainly(error)}", "make room on the disk and try again") from error
 
 
 def _check_room(program: torch.export.ExportedProgram, out: Path) -> None:

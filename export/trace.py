@@ -11,7 +11,7 @@ import torch
 from onnx import ModelProto, NodeProto
 from torch import nn
 
-from toolkit.errors import UnsupportedModel
+from toolkit.errors import UnsupportedModel, plainly
 from toolkit.export import INPUT, OUTPUT
 
 DIMENSIONS = ("batch", "channels", "height", "width")
@@ -61,7 +61,9 @@ def program(
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
-        raise UnsupportedModel(f"the ONNX exporter cannot write this model: {error}") from error
+        raise UnsupportedModel(
+            f"the ONNX exporter cannot write this model: {plainly(error.__cause__ or error)}"
+        ) from error
     if exported is None:
         raise UnsupportedModel("the ONNX exporter wrote nothing")
     proto: ModelProto = exported.model_proto

@@ -20,6 +20,7 @@ SETTINGS = [
     if f"{section}.{name}" not in options.NO_FLAG
 ]
 WITHOUT_DEFAULT = {
+    "model.weights_key": "state_dict_ema",
     "model.image_size": 64,
     "model.mean": (0.25, 0.5, 0.75),
     "model.std": (0.25, 0.5, 0.75),

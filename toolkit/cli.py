@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from toolkit import __version__, options, resolve
-from toolkit.errors import RecipeError, StorageError, ToolkitError, UnknownName
+from toolkit.errors import RecipeError, StorageError, ToolkitError, UnknownName, plainly
 
+LOG = logging.getLogger(__name__)
 app = typer.Typer(
     name="toolkit",
     no_args_is_help=True,
@@ -50,8 +53,26 @@ OWN_FLAGS = {
 
 
 def main() -> None:
-    """Entry point of the `toolkit` command."""
-    app()
+    """Entry point of the `toolkit` command. What libraries warn of is shown where they are asked for it."""
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", module=r"(?!toolkit\b)")
+    try:
+        app()
+    except Exception as error:
+        _report_fault(error)
+        raise SystemExit(1) from None
+
+
+def _report_fault(error: Exception) -> None:
+    """What nobody has foreseen ends a command with two lines, and a file for whoever mends it."""
+    import tempfile
+    import traceback
+
+    file = Path(tempfile.mkdtemp(prefix="toolkit-")) / "traceback.txt"
+    file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    print(f"error: this is a fault of the toolkit: {type(error).__name__}: {plainly(error)}", file=sys.stderr)
+    print(f"       please report it, with {file}", file=sys.stderr)
 
 
 @app.callback(invoke_without_command=True)
@@ -173,6 +194,8 @@ def _errors_reported() -> Iterator[None]:
         print(f"error: {error.message}".replace("\n", "\n       "), file=sys.stderr)
         if error.hint:
             print(f"       {error.hint}", file=sys.stderr)
+        if error.__cause__ is not None:
+            LOG.info("what a library said", exc_info=error.__cause__)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)

@@ -25,6 +25,7 @@ A message says what happened and why; `hint` says what to do about it.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -135,3 +136,17 @@ def suggestion(name: str, known: Iterable[str], shown: int = 12) -> str:
         return f"did you mean {' or '.join(close)}?"
     listed = ", ".join(known[:shown])
     return f"known: {listed}{', ...' if len(known) > shown else ''}" if known else ""
+
+
+def plainly(error: BaseException, longest: int = 200) -> str:
+    """What a library says, in one line for a message of ours: no colours, no folders of libraries, no places in their
+    sources, not too long; the kind of error where it says nothing."""
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", str(error))
+    text = re.sub(r"[^\s\"'(]*/(?:site|dist)-packages/", "", text)
+    lines = (line.strip() for line in text.splitlines())
+    said = next((line for line in lines if line and not _PLACE.search(line)), "") or type(error).__name__
+    return said if len(said) <= longest else f"{said[: longest - 3]}..."
+
+
+_PLACE = re.compile(r"\.(?:cpp|cc|hpp|h|py):\d+:?$")
+"""A line that ends with where in its sources a library failed."""

@@ -7,17 +7,24 @@ and lays flags over it.
 
 from __future__ import annotations
 
+import re
+from math import isfinite
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from toolkit.preprocessing import CropMode, Interpolation
 from toolkit.records import Axis, Setting
-
-
-def reason(message: str) -> str:
-    """What is wrong with a setting, from the message of pydantic's error."""
-    return message.removeprefix("Value error, ").replace("Input should", "it should")
 
 
 def _listed(value: object) -> object:
@@ -47,16 +54,23 @@ def _not_zero(values: tuple[float, ...] | None) -> tuple[float, ...] | None:
     return values
 
 
-def _single(value: object) -> object:
-    """Images and patches are square: where timm takes a pair, this takes a number."""
-    if not isinstance(value, int | float | str | None):
-        raise ValueError("it should be one number, one word, true or false (images and patches are square)")
+def _one_value(value: object) -> object:
+    """A number, a text, true, false or null."""
+    if not isinstance(value, int | float | str | None) or (isinstance(value, float) and not isfinite(value)):
+        raise ValueError("it should be one number or text, true, false or null; images and patches are square")
+    return value
+
+
+def _architectures(value: str) -> str:
+    if not re.fullmatch(r"sm_\d+(,sm_\d+)*", value):
+        raise ValueError("it should be sm_ and a number, or several, as in sm_86,sm_89")
     return value
 
 
 Listed = BeforeValidator(_listed)
 Mean = Annotated[tuple[float, ...] | None, Listed, AfterValidator(_by_channel)]
 Std = Annotated[tuple[float, ...] | None, Listed, AfterValidator(_by_channel), AfterValidator(_not_zero)]
+Argument = Annotated[Setting, PlainValidator(_one_value)]
 RewriteName = Literal[
     "layer-scale",
     "norms",
@@ -75,7 +89,17 @@ Positive = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """Settings that cannot change after they were read, and that know all their keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number_is_true(cls, value: object, info: ValidationInfo) -> object:
+        """`epochs: yes` is not 1."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("it should not be true or false, nor yes, no, on or off without quotes")
+        return value
 
 
 class Model(Section):
@@ -83,9 +107,11 @@ class Model(Section):
     """Name of a ViT, DeiT or BEiT in timm."""
     weights: str = "hub"
     """What it starts from: "hub" (timm's weights), "none" (random), or a file (safetensors, .pth of plain tensors)."""
+    weights_key: str | None = None
+    """Which weights of a file that holds several: an entry such as state_dict_ema, or what their names begin with."""
     image_size: Annotated[int, Field(ge=8)] | None = None
     """Height and width of the input in pixels; the architecture's own by default."""
-    args: dict[str, Annotated[Setting, BeforeValidator(_single)]] = {}
+    args: dict[str, Argument] = {}
     """More arguments for timm, such as patch_size or depth."""
     mean: Mean = None
     """Mean that images are normalised with, for colours from 0 to 1: one number, or one each for red, green and blue.
@@ -224,7 +250,7 @@ class Export(Section):
     """In int8: attention's two products as well."""
     verify: bool = False
     """Open what was written and compare its answers with the model's on a sample of images."""
-    target: Annotated[str, Field(pattern=r"^sm_\d+(,sm_\d+)*$")] | None = None
+    target: Annotated[str, AfterValidator(_architectures)] | None = None
     """GPUs an engine is for: sm_87, or several, as in sm_86,sm_89. By default the one in this machine; TensorRT for RTX
     builds for all from Ampere on."""
     builder_level: Annotated[int, Field(ge=0, le=5)] = 3
@@ -288,7 +314,7 @@ class Bench(Section):
 class Recipe(Section):
     run: str = "runs/default"
     """Folder of the results."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of everything random."""
     model: Model = Model()
     data: Data = Data()

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from timm.data.config import resolve_data_config
 from timm.models import get_pretrained_cfg
 
-from toolkit import recipe, records
+from toolkit import recipe, records, resolve
 from toolkit.errors import WeightsError
 from toolkit.models import huggingface
 from toolkit.preprocessing import Preprocessing
@@ -149,5 +149,5 @@ def _checked(found: Settings, origin: str) -> Preprocessing:
         said = recipe.Model.model_validate(found)
     except ValidationError as error:
         fault = error.errors()[0]
-        raise ValueError(f"{fault['loc'][0]} {found[str(fault['loc'][0])]!r}: {recipe.reason(fault['msg'])}") from None
+        raise ValueError(f"{fault['loc'][0]} {found[str(fault['loc'][0])]!r}: {resolve.wanted(fault)[0]}") from None
     return Preprocessing(**said.model_dump(include=set(PARTS)), origin=origin)
