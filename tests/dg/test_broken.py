@@ -64,7 +64,9 @@ def test_an_empty_class_is_a_fault_that_can_be_skipped(make_folder: MakeFolder) 
     assert without_broken(domains, SOUND, skip=True).classes == ("a", "b")
 
 
-def test_only_the_first_few_of_many_are_named(three_domains: Domains) -> None:
+def test_only_the_first_few_of_many_are_named(three_domains: Domains, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "toolkit")
     many = ImageCheck(dict.fromkeys("012345678", "empty"), {})
     with pytest.raises(DataError, match=r"9 empty: 0, 1, 2, 3, 4 and 4 more"):
         without_broken(three_domains, many, skip=False)
+    assert caplog.messages == [f"{name}: empty" for name in "012345678"]

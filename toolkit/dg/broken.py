@@ -6,6 +6,7 @@ and give it to `without_broken` next time.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -14,12 +15,13 @@ from pathlib import Path
 from toolkit.dg import picture
 from toolkit.dg.domains import Domains
 from toolkit.dg.image import Image
-from toolkit.dg.left_out import LeftOut, by_reason, listed
+from toolkit.dg.left_out import LeftOut, by_reason, listed, shown
 from toolkit.dg.unreadable import Unreadable
 from toolkit.errors import DataError
 from toolkit.progress import Progress, silent
 from toolkit.records import SCHEMA
 
+LOG = logging.getLogger(__name__)
 THREADS = 8
 """Reading waits for the disk, and decoding releases Python's lock: more threads than cores do no harm."""
 
@@ -59,11 +61,13 @@ def without_broken(domains: Domains, found: ImageCheck, skip: bool) -> Domains:
     lacks or that cannot be opened, unless `skip` is set."""
     broken = [LeftOut(name, reason) for name, reason in found.unreadable.items()]
     faults = [each for each in (*domains.left_out, *broken) if each.fault]
+    for each in faults:
+        LOG.info("%s: %s", shown(each.name), each.reason)
     if faults and not skip:
         why = [f"{len(names)} {reason}: {listed(names)}" for reason, names in by_reason(faults).items()]
         raise DataError(
             "\n".join(["not all images can be used:", *why]),
-            "mend or remove what is named, or leave it out with --skip-broken",
+            "mend or remove them (--verbose names all), or leave them out with --skip-broken",
         )
     return replace(domains.without(broken) if broken else domains, remarks=found.remarks)
 
