@@ -42,9 +42,9 @@ def check_arguments(name: str, args: Mapping[str, Setting]) -> None:
 
 
 def of_arguments(name: str, args: Mapping[str, Setting], error: Exception) -> RecipeError:
-    """The error for values that timm cannot build `name` with: those without one of which it can, if there are such."""
+    """The error for values that timm cannot build `name` with: those without which it can, else those it speaks of."""
     guilty = [argument for argument in args if _builds(name, {key: args[key] for key in args if key != argument})]
-    blamed = guilty or list(args)
+    blamed = guilty or [argument for argument in args if argument in str(error)] or list(args)
     if not blamed:
         return RecipeError(f"timm cannot build {name} here: {plainly(error)}", "choose another --model")
     if _builds(name, args):
