@@ -98,7 +98,8 @@ def test_flags_that_are_not_given_are_not_there() -> None:
 
 @pytest.mark.parametrize("command", [*STAGE_HELP, "run"])
 def test_every_option_has_a_help_text_and_one_name(command: str) -> None:
-    found = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
+    group: Any = typer.main.get_command(app)
+    _, found, _ = group.resolve_command(typer.Context(group), [command])
     assert found.help
     assert [option.name for option in found.params if not getattr(option, "help", "")] == []
     names = [name for option in found.params for name in (*option.opts, *option.secondary_opts)]
