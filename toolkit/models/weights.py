@@ -36,14 +36,14 @@ def fill(module: nn.Module, file: Path, key: str | None = None) -> tuple[str, ..
         state = _as_timm_has_them(module, given)
     except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, ValueError) as error:
         raise _misfit(module, given, _faults(given, own), file) from error
+    if faults := _faults(state, own):
+        raise _misfit(module, given, faults, file)
     fresh = [
         name for name in own if is_classifier(name) and (name not in state or own[name].shape != state[name].shape)
     ]
     for name in fresh:
         LOG.info("%s starts fresh: the file has none for %d classes", name, len(own[name]))
         state[name] = own[name]
-    if faults := _faults(state, own):
-        raise _misfit(module, given, faults, file)
     _check_finite(state, file)
     _tell_patches(given, own, file)
     module.load_state_dict(state, strict=True)
@@ -59,12 +59,13 @@ def _tell_patches(given: Mapping[str, Tensor], own: Mapping[str, Tensor], file: 
 
 
 def _faults(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
-    """Every tensor that is missing, too many or of another shape."""
-    faults = [f"{name} is missing" for name in own if name not in state]
+    """Every tensor that is missing, too many or of another shape; a classifier may be missing or of another shape."""
+    needed = [name for name in own if not is_classifier(name)]
+    faults = [f"{name} is missing" for name in needed if name not in state]
     faults += [f"{name} is not part of the model" for name in state if name not in own]
     faults += [
         f"{name} is {list(state[name].shape)}, the model needs {list(own[name].shape)}"
-        for name in own
+        for name in needed
         if name in state and state[name].shape != own[name].shape
     ]
     return faults
