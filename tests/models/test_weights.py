@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from toolkit import recipe, yaml_file
-from toolkit.errors import RecipeError, WeightsError
+from toolkit.errors import WeightsError
 from toolkit.models import source
 from toolkit.models.adapt import canonicalise
 from toolkit.models.weights import fill
@@ -269,9 +269,13 @@ def test_build_takes_a_file(tmp_path: Path) -> None:
     assert torch.equal(built.module.get_parameter("cls_token"), trained.get_parameter("cls_token"))
 
 
-def test_a_key_without_a_file() -> None:
-    with pytest.raises(RecipeError, match="weights_key has no meaning with weights 'none'"):
-        source.build(small("none", weights_key="ema"), ("cat", "dog"), seed=0)
+def test_a_file_of_ours_says_how_many_heads_it_has(tmp_path: Path) -> None:
+    """Its tensors do not."""
+    built = source.build(small("none"), ("cat", "dog", "emu"), seed=0)
+    source.save(built.module, built.info, tmp_path)
+    with pytest.raises(WeightsError, match=r"is of a model with 3 heads, not 4\n--set model\.args\.num_heads=3"):
+        fill(model(num_heads=4), tmp_path / "model.safetensors")
+    assert fill(model(), tmp_path / "model.safetensors") == ()
 
 
 def test_published_weights_classify(shared: Path) -> None:

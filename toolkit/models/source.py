@@ -51,8 +51,6 @@ def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> LoadedMo
     be had or do not fit. `info.weights_sha256` is empty until the model is saved.
     """
     _check_name(settings.name)
-    if settings.weights_key is not None and settings.weights in ("hub", "none"):
-        raise RecipeError(f"model.weights_key has no meaning with weights {settings.weights!r}", "it is for a file")
     args: dict[str, Setting] = dict(settings.args)
     if settings.image_size is not None:
         args["img_size"] = settings.image_size

@@ -11,9 +11,11 @@ import torch
 from timm.models import beit, vision_transformer
 from torch import Tensor, nn
 
-from toolkit.errors import WeightsError
+from toolkit import records
+from toolkit.errors import RecordError, WeightsError
 from toolkit.models import networks, weight_file
 from toolkit.models.kinship import differences
+from toolkit.records import ModelInfo
 
 LOG = logging.getLogger(__name__)
 SHOWN, SHOWN_BESIDE_A_KIND = 8, 3
@@ -44,6 +46,7 @@ def fill(module: nn.Module, file: Path, key: str | None = None) -> tuple[str, ..
     for name in fresh:
         LOG.info("%s starts fresh: the file has none for %d classes", name, len(own[name]))
         state[name] = own[name]
+    _check_heads(module, file)
     _check_finite(state, file)
     _tell_patches(given, own, file)
     module.load_state_dict(state, strict=True)
@@ -106,6 +109,21 @@ def _odd(tensor: Tensor, needed: bool) -> str:
         return "quantised" if tensor.is_quantized else "sparse"
     dtype = str(tensor.dtype).removeprefix("torch.")
     return dtype if needed and not tensor.is_floating_point() else ""
+
+
+def _check_heads(module: nn.Module, file: Path) -> None:
+    """A file of ours lies beside a record of its heads, which tensors do not show."""
+    try:
+        info = records.load(ModelInfo, file.parent / "model.json") if file.name == "model.safetensors" else None
+    except RecordError:  # there is none, or it is somebody else's
+        info = None
+    if info is not None:
+        theirs = [len(layout.heads) for layout in info.layouts]
+        ours = [part.num_heads for part in module.modules() if hasattr(part, "num_heads")]
+        if theirs != ours:
+            raise WeightsError(
+                f"{file} is of a model with {theirs[0]} heads, not {ours[0]}", f"--set model.args.num_heads={theirs[0]}"
+            )
 
 
 def _check_finite(state: Mapping[str, Tensor], file: Path) -> None:
