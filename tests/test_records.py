@@ -169,7 +169,7 @@ def test_json_that_is_no_object_is_refused(text: str) -> None:
         records.loads(ModelInfo, text)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"not json", b"\xff\xfe\x00"])
+@pytest.mark.parametrize("content", [b"", b"{", b"not json", b"\xff\xfe\x00", b"[" * 100_000], ids=len)
 def test_a_file_that_is_not_json_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.json"
     path.write_bytes(content)

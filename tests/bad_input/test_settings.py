@@ -70,7 +70,7 @@ VALUES = [
         "timm refuses to build deit_tiny_patch16_224 with depth='x'",
         "depth=12",
     ),
-    (["train", "--weights-key", "ema"], "model.weights_key has no meaning with weights 'none'", "for a file"),
+    (["train", "--weights-key", "ema"], "weights_key is for a file, not for weights 'none'", ""),
     (["export", "--set", "export.precision=fp8"], "it should be 'fp32', 'fp16', 'bf16' or 'int8'", "did you mean fp"),
     (["export", "--set", "export.target=gpu"], "export.target = 'gpu': it should be sm_ and a number", ""),
     (["prune", "--set", "run=elsewhere"], "the run folder is not a --set", "--run DIR"),

@@ -55,6 +55,14 @@ def test_a_training_checkpoint_of_timm(new: bool, tmp_path: Path) -> None:
     assert torch.serialization.get_safe_globals() == before, "nothing becomes safe for the rest of the process"
 
 
+def test_tensors_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.serialization.location_tag", lambda _: "cuda:0")
+        torch.save(STATE, tmp_path / "weights.pth")
+    assert b"cuda:0" in (tmp_path / "weights.pth").read_bytes()
+    assert same(read(tmp_path / "weights.pth"))
+
+
 class Trap:
     """Unpickling it makes a file."""
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from toolkit import recipe, yaml_file
-from toolkit.errors import RecipeError, WeightsError
+from toolkit.errors import WeightsError
 from toolkit.models import source
 from toolkit.models.adapt import canonicalise
 from toolkit.models.weights import fill
@@ -131,6 +131,23 @@ def test_misfits_are_named(tmp_path: Path) -> None:
         assert fault in caught.value.message
 
 
+@pytest.mark.parametrize("name", [VIT, BEIT])
+def test_no_shape_of_any_tensor_is_too_odd_to_be_named(name: str, tmp_path: Path) -> None:
+    ours = model(name)
+    state = {key: tensor.clone() for key, tensor in ours.state_dict().items()}
+    for key in state:
+        for shape in ((), (0,), (1, 0, 24), (2, 3, 1, 1, 1)):
+            file = written({**state, key: torch.zeros(shape)}, tmp_path / "weights.safetensors")
+            said = key
+            try:
+                fresh = fill(ours, file)
+            except WeightsError as error:
+                said = error.message
+            else:
+                assert fresh == (key,)
+            assert key in said
+
+
 AVERAGED = {"global_pool": "avg"}
 KINDS = [
     (VIT, {}, BEIT, {}, "the file is a ViT or DeiT", "--model vit_base_patch8_224"),
@@ -149,6 +166,7 @@ KINDS = [
     (VIT, {"qkv_bias": False}, VIT, {}, "has biases of queries, keys and values, the file has none", "qkv_bias=false"),
     (VIT, {"depth": 2}, VIT, {}, "its depth is 2, the model's 1", "depth=2"),
     (VIT, {"embed_dim": 48}, VIT, {}, "its width is 48, the model's 24", "embed_dim=48"),
+    (VIT, {"embed_dim": 384}, VIT, {}, "its width is 384, the model's 24", "--model vit_small_patch16_224"),
     (VIT, {"mlp_ratio": 2}, VIT, {}, "its MLP ratio is 2, the model's 4", "mlp_ratio=2"),
     (VIT, {"in_chans": 1}, VIT, {}, "its number of colour channels is 1, the model's 3", "check model.name"),
 ]
@@ -251,9 +269,13 @@ def test_build_takes_a_file(tmp_path: Path) -> None:
     assert torch.equal(built.module.get_parameter("cls_token"), trained.get_parameter("cls_token"))
 
 
-def test_a_key_without_a_file() -> None:
-    with pytest.raises(RecipeError, match="weights_key has no meaning with weights 'none'"):
-        source.build(small("none", weights_key="ema"), ("cat", "dog"), seed=0)
+def test_a_file_of_ours_says_how_many_heads_it_has(tmp_path: Path) -> None:
+    """Its tensors do not."""
+    built = source.build(small("none"), ("cat", "dog", "emu"), seed=0)
+    source.save(built.module, built.info, tmp_path)
+    with pytest.raises(WeightsError, match=r"is of a model with 3 heads, not 4\n--set model\.args\.num_heads=3"):
+        fill(model(num_heads=4), tmp_path / "model.safetensors")
+    assert fill(model(), tmp_path / "model.safetensors") == ()
 
 
 def test_published_weights_classify(shared: Path) -> None:

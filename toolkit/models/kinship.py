@@ -66,6 +66,7 @@ BEIT_TRAITS = (
         "use_rel_pos_bias=false",
     ),
 )
+PATCHES = "patch_embed.proj.weight"  # [width, channels, patch, patch]
 RENAMED = {"register_tokens": "reg_token"}
 """Names of other authors that timm converts."""
 STRANGERS = (
@@ -86,13 +87,13 @@ def differences(state: State, module: nn.Module) -> list[Difference]:
     own = module.state_dict()
     if stranger := _stranger(state, own):
         return [Difference(f"its tensors have the names of {stranger}, not of timm")]
-    if "patch_embed.proj.weight" not in state:
+    if _length(state, PATCHES, 0) == 0:
         return []
     if other := _other_family(state, module):
         return [other]
-    tokens = [*_distilled(state, own, module), *_registers(state, own)]
+    tokens = [*_distilled(state, own), *_registers(state, own)]
     traits = _traits(state, own, BEIT_TRAITS if isinstance(module, Beit) else VIT_TRAITS)
-    return [*_sizes(state, own), *tokens, *traits, *_positions(state, module)]
+    return [*_sizes(state, own, module), *tokens, *traits, *_positions(state, module)]
 
 
 def _stranger(state: State, own: State) -> str | None:
@@ -110,7 +111,7 @@ def _other_family(state: State, module: nn.Module) -> Difference | None:
     return None
 
 
-def _distilled(state: State, own: State, module: nn.Module) -> list[Difference]:
+def _distilled(state: State, own: State) -> list[Difference]:
     if ("dist_token" in state) == ("dist_token" in own):
         return []
     said = "the file is a distilled DeiT (dist_token)" if "dist_token" in state else "the file is not distilled"
@@ -120,16 +121,23 @@ def _distilled(state: State, own: State, module: nn.Module) -> list[Difference]:
 
 def _model(state: State, family: str) -> str:
     """--model for the plainest model of a family, "beit_{}", that has the file's width and patches, or usual ones."""
-    weight = state["patch_embed.proj.weight"]
-    for size in (SIZES.get(len(weight), "base"), "base"):
-        for patch in (weight.shape[-1], 16):
-            if found := timm.list_models(f"{family.format(size)}_patch{patch}_*"):
+    width, patch = _length(state, PATCHES, 0), _length(state, PATCHES, 3)
+    for size in (SIZES.get(width, "base"), "base"):
+        for side in (patch, 16):
+            if found := timm.list_models(f"{family.format(size)}_patch{side}_*"):
                 return f"--model {min(found, key=lambda name: (len(name), name))}"
     return ""
 
 
+def _resized(module: nn.Module, width: int) -> str:
+    """--model for the same architecture in the size that has this width, where there is one."""
+    name = str(getattr(module, "pretrained_cfg", {}).get("architecture"))
+    sized = re.sub(rf"_({'|'.join(SIZES.values())})_", f"_{SIZES.get(width)}_", name)
+    return f"--model {sized}" if sized != name and timm.is_model(sized) else ""
+
+
 def _registers(state: State, own: State) -> list[Difference]:
-    theirs, ours = (found["reg_token"].shape[1] if "reg_token" in found else 0 for found in (state, own))
+    theirs, ours = (_length(held, "reg_token", 1) for held in (state, own))
     return _number("number of register tokens", "reg_tokens", theirs, ours)
 
 
@@ -143,41 +151,44 @@ def _traits(state: State, own: State, traits: tuple[Trait, ...]) -> list[Differe
     return found
 
 
-def _sizes(state: State, own: State) -> list[Difference]:
-    patches, hidden = "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"
-    width, ours = (len(held[patches]) for held in (state, own))
+def _sizes(state: State, own: State, module: nn.Module) -> list[Difference]:
+    width, ours = (_length(held, PATCHES, 0) for held in (state, own))
     found = _number("width", "embed_dim", width, ours)
-    if found:  # the file does not say how many
-        found = [Difference(found[0].said, f"{found[0].settings} --set model.args.num_heads=...")]
+    if found:  # the file does not say how many heads
+        wider = _resized(module, width) or f"{found[0].settings} --set model.args.num_heads=..."
+        found = [Difference(found[0].said, wider)]
     depth, deep = (len({name.split(".")[1] for name in held if name.startswith("blocks.")}) for held in (state, own))
     found += _number("depth", "depth", depth, deep)
-    if hidden in state and hidden in own:
-        found += _number("MLP ratio", "mlp_ratio", len(state[hidden]) / width, len(own[hidden]) / ours)
-    return [*found, *_number("number of colour channels", "", *(held[patches].shape[1] for held in (state, own)))]
+    hidden, usual = (_length(held, "blocks.0.mlp.fc1.weight", 0) for held in (state, own))
+    if width and hidden and usual:
+        found += _number("MLP ratio", "mlp_ratio", hidden / width, usual / ours)
+    return [*found, *_number("number of colour channels", "", *(_length(held, PATCHES, 1) for held in (state, own)))]
 
 
 def _number(what: str, argument: str, theirs: float, ours: float) -> list[Difference]:
     if theirs == ours:
         return []
-    return [
-        Difference(
-            f"its {what} is {theirs:g}, the model's {ours:g}", _set(f"{argument}={theirs:g}") if argument else ""
-        )
-    ]
+    said = f"its {what} is {theirs:g}, the model's {ours:g}"
+    return [Difference(said, _set(f"{argument}={theirs:g}") if argument else "")]
 
 
 def _positions(state: State, module: nn.Module) -> list[Difference]:
     """Whether the table of positions has entries for the class token and its like."""
     if "pos_embed" not in state or getattr(module, "pos_embed", None) is None:
         return []
-    count = state["pos_embed"].shape[1] if state["pos_embed"].dim() == 3 else 0
-    extra = sum(state[name].shape[1] for name in ("cls_token", "dist_token", "reg_token") if name in state)
+    count = _length(state, "pos_embed", 1)
+    extra = sum(_length(state, name, 1) for name in ("cls_token", "dist_token", "reg_token"))
     without = bool(getattr(module, "no_embed_class", False))
     if extra and without and _is_square(count - extra) and not _is_square(count):
         return [Difference(f"its {count} positions include the class token's", _set("no_embed_class=false"))]
     if extra and not without and _is_square(count) and not _is_square(count - extra):
         return [Difference(f"its {count} positions do not include the class token's", _set("no_embed_class=true"))]
     return []
+
+
+def _length(state: State, name: str, dim: int) -> int:
+    """Length of a tensor along a dimension; 0 where there is no such tensor or dimension."""
+    return state[name].shape[dim] if name in state and state[name].dim() > dim else 0
 
 
 def _is_square(count: int) -> bool:

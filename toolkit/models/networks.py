@@ -54,7 +54,7 @@ def choose(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], key: str | 
     Where no tensor has a name of the model's, the usual entry is taken whole: timm may know the names.
     """
     there = _networks(tensors, own)
-    found = there if key is None else [prefix for prefix in there if _begins(prefix, key.strip("./"))]
+    found = there if key is None else [prefix for prefix in there if _begins(prefix, label(key))]
     if key is not None and not found:
         raise WeightsError(f"{file} holds no network {key!r} for this model", f"there are: {', '.join(_keys(tensors))}")
     prefix = _preferred(found) if found else _usual_entry(tensors)

@@ -52,8 +52,6 @@ def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> LoadedMo
     empty until the model is saved.
     """
     check_name(settings.name)
-    if settings.weights_key is not None and settings.weights in ("hub", "none"):
-        raise RecipeError(f"model.weights_key has no meaning with weights {settings.weights!r}", "it is for a file")
     args: dict[str, Setting] = dict(settings.args)
     if settings.image_size is not None and args.setdefault("img_size", settings.image_size) != settings.image_size:
         raise RecipeError(f"model.image_size is {settings.image_size}, img_size of model.args is {args['img_size']}")

@@ -62,7 +62,7 @@ _JOIN = (
     "import sys; from safetensors.torch import load_file, save_file; "
     "save_file({k: v for part in sys.argv[2:] for k, v in load_file(part).items()}, sys.argv[1])"
 )
-_PART = re.compile(r"-\d+-of-(?!0*1\.)\d+\.")
+_PART = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.")
 """In the name of one file of several: model-00001-of-00002.safetensors."""
 
 

@@ -11,9 +11,11 @@ import torch
 from timm.models import beit, vision_transformer
 from torch import Tensor, nn
 
-from toolkit.errors import WeightsError
+from toolkit import records
+from toolkit.errors import RecordError, WeightsError
 from toolkit.models import networks, weight_file
 from toolkit.models.kinship import differences
+from toolkit.records import ModelInfo
 
 LOG = logging.getLogger(__name__)
 SHOWN, SHOWN_BESIDE_A_KIND = 8, 3
@@ -36,14 +38,15 @@ def fill(module: nn.Module, file: Path, key: str | None = None) -> tuple[str, ..
         state = _as_timm_has_them(module, given)
     except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, ValueError) as error:
         raise _misfit(module, given, _faults(given, own), file) from error
+    if faults := _faults(state, own):
+        raise _misfit(module, given, faults, file)
     fresh = [
         name for name in own if is_classifier(name) and (name not in state or own[name].shape != state[name].shape)
     ]
     for name in fresh:
         LOG.info("%s starts fresh: the file has none for %d classes", name, len(own[name]))
         state[name] = own[name]
-    if faults := _faults(state, own):
-        raise _misfit(module, given, faults, file)
+    _check_heads(module, file)
     _check_finite(state, file)
     _tell_patches(given, own, file)
     module.load_state_dict(state, strict=True)
@@ -59,12 +62,13 @@ def _tell_patches(given: Mapping[str, Tensor], own: Mapping[str, Tensor], file: 
 
 
 def _faults(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
-    """Every tensor that is missing, too many or of another shape."""
-    faults = [f"{name} is missing" for name in own if name not in state]
+    """Every tensor that is missing, too many or of another shape; a classifier may be missing or of another shape."""
+    needed = [name for name in own if not is_classifier(name)]
+    faults = [f"{name} is missing" for name in needed if name not in state]
     faults += [f"{name} is not part of the model" for name in state if name not in own]
     faults += [
         f"{name} is {list(state[name].shape)}, the model needs {list(own[name].shape)}"
-        for name in own
+        for name in needed
         if name in state and state[name].shape != own[name].shape
     ]
     return faults
@@ -105,6 +109,21 @@ def _odd(tensor: Tensor, needed: bool) -> str:
         return "quantised" if tensor.is_quantized else "sparse"
     dtype = str(tensor.dtype).removeprefix("torch.")
     return dtype if needed and not tensor.is_floating_point() else ""
+
+
+def _check_heads(module: nn.Module, file: Path) -> None:
+    """A file of ours lies beside a record of its heads, which tensors do not show."""
+    try:
+        info = records.load(ModelInfo, file.parent / "model.json") if file.name == "model.safetensors" else None
+    except RecordError:  # there is none, or it is somebody else's
+        info = None
+    if info is not None:
+        theirs = [len(layout.heads) for layout in info.layouts]
+        ours = [part.num_heads for part in module.modules() if hasattr(part, "num_heads")]
+        if theirs != ours:
+            raise WeightsError(
+                f"{file} is of a model with {theirs[0]} heads, not {ours[0]}", f"--set model.args.num_heads={theirs[0]}"
+            )
 
 
 def _check_finite(state: Mapping[str, Tensor], file: Path) -> None:
