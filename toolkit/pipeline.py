@@ -120,6 +120,8 @@ def _checked(run: Run, names: Sequence[str]) -> list[Stage]:
     stages = needed(names)
     for stage in stages:
         stage.check(run)
+    for stage in stages:
+        stage.check_data(run)
     return stages
 
 

@@ -66,6 +66,11 @@ def test_every_opset_and_form(
     assert statuses == {"not"}
 
 
+def test_the_largest_of_tokens_in_opset_17(models: Models, exported: Exported) -> None:
+    artifact = exported(models(NAMES[0], global_pool="avgmax"), opset=17)
+    assert artifact.max_abs_difference is not None
+
+
 @pytest.mark.each_choice
 @pytest.mark.parametrize("heads", ["even", "uneven"])
 @pytest.mark.parametrize("name", NAMES)

@@ -56,6 +56,18 @@ def test_each_rewrite_alone_changes_no_logit(name: str, kind: str, make: Make) -
     assert_equal(changed, model)
 
 
+@pytest.mark.parametrize("pool", ["max", "avgmax", "avg"])
+@pytest.mark.parametrize("after", [False, True])
+def test_a_norm_before_the_largest_is_taken_keeps_its_gain(pool: str, after: bool, small: Make) -> None:
+    """A gain below zero makes the largest of the norm the least of what is behind it."""
+    model = small("vit_tiny_patch16_224", depth=2, global_pool=pool, fc_norm=after)
+    with torch.no_grad():
+        model.module.get_submodule("fc_norm" if after else "norm").get_parameter("weight").sub_(1.0)
+    changed = copy.deepcopy(model.module)
+    rewrite(changed, ["norms"])
+    assert_equal(changed, model)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("only_what_is_read", [False, True])
 def test_all_rewrites_together_change_no_logit(name: str, only_what_is_read: bool, make: Make) -> None:

@@ -129,12 +129,6 @@ def test_a_model_that_no_memory_holds() -> None:
         source.build(settings({"mlp_ratio": 1e12}), CLASSES, seed=0)
 
 
-def test_an_image_smaller_than_a_patch_is_refused() -> None:
-    small = recipe.Model(name="vit_tiny_patch16_224", weights="none", image_size=8)
-    with pytest.raises(RecipeError, match="holds no patch"):
-        source.build(small, CLASSES, seed=0)
-
-
 def hub(classes: int, fault: Exception | None = None) -> Callable[..., torch.nn.Module]:
     """Stands for `timm.create_model`: the same, but weights from the hub are random, or cannot be had."""
     real = timm.create_model

@@ -116,7 +116,10 @@ class Stage:
     """A file that is quick to write, and written every time."""
 
     def check(self, run: Run) -> None:
-        """Raise BadInput for settings that cannot be carried out; called before anything is made."""
+        """Raise BadInput for settings that cannot be carried out; called before data are read or anything is made."""
+
+    def check_data(self, run: Run) -> None:
+        """Raise BadInput for settings that these data do not allow; called before anything is made."""
 
     def units(self, run: Run) -> list[Unit]:
         """Its results. Called when the stages before are finished."""

@@ -36,7 +36,9 @@ class Export(Stage):
             target(name).check(settings)
             if not run.has_dense or settings.image_size:
                 check_possible(name, run.outline, settings)
-        if settings.calibration_domains:
+
+    def check_data(self, run: Run) -> None:
+        if run.recipe.export.calibration_domains:
             _calibration_parts(run)
 
     def units(self, run: Run) -> list[Unit]:

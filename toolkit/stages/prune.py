@@ -27,6 +27,8 @@ class Prune(Stage):
         criterion(settings.criterion)
         allocator(settings.scope)
         budget_of(settings)
+
+    def check_data(self, run: Run) -> None:
         if not run.has_dense:
             _check_budget(run)
 
