@@ -16,6 +16,7 @@ from toolkit.export.calibrate import Images, Predict, in_batches, shares
 from toolkit.export.prepare import Prepared, random_images
 from toolkit.export.reference import FLOAT32, answers, compared
 from toolkit.export.trace import INPUT, OUTPUT, fits
+from toolkit.export.widened import widened
 from toolkit.models.resize import resized
 from toolkit.pixels import normalised, to_pixels
 from toolkit.records import Lowered, ModelInfo, TensorSpec
@@ -87,8 +88,16 @@ def costs(prepared: Prepared, options: recipe.Export, run: Predict) -> Lowered:
 
 
 def difference_in_onnxruntime(model: bytes | Path, prepared: Prepared, options: recipe.Export) -> float | None:
-    """The same for a graph that onnxruntime runs; None in bf16, for which it has no kernels on processors."""
-    return None if options.precision == "bf16" else difference(prepared, options, in_onnxruntime(model))
+    """The same for a graph that onnxruntime runs.
+
+    In bf16, for which it has no kernels on processors, the graph computes in float32; None where it is too large then.
+    """
+    if options.precision == "bf16":
+        graph = widened(prepared.proto)
+        if not fits(graph):
+            return None
+        model = graph.SerializeToString()
+    return difference(prepared, options, in_onnxruntime(model))
 
 
 def in_onnxruntime(model: bytes | Path) -> Predict:

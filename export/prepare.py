@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 
 import numpy as np
 import onnx
@@ -75,12 +75,12 @@ def prepare(
     """Everything up to the writing. `sample` is needed for all precisions but fp32."""
     if not model.info.weights_sha256:
         raise BadInput("the model has no hash, so its export could not be traced back to it", "save the model first")
+    if sample is None and options.precision != "fp32":
+        raise BadInput(f"{options.precision} needs images of the source domains to choose by", "see data.path")
     work = _Work(model.info, options, choices)
     module, rewrites = work.flat(model.module)
-    if options.precision == "fp32":
+    if sample is None or options.precision == "fp32":
         return Prepared(model, module, partial(work.graph, module), rewrites, None, None)
-    if sample is None:
-        raise BadInput(f"{options.precision} needs images of the source domains to choose by", "see data.path")
     if options.input == "uint8":
         sample = sample.of_pixels(model.info.mean, model.info.std)
     known = reference(model, sample)
@@ -171,8 +171,7 @@ class _Work:
         if not fits(source):
             raise UnsupportedModel("int8 is made from graphs of up to 2 GiB; this one is larger", "another --precision")
 
-        @lru_cache(maxsize=1)  # mostly the first one is taken
-        def graph(kept: tuple[int, ...]) -> ModelProto:
+        def graph(kept: Collection[int]) -> ModelProto:
             return quantized(
                 source,
                 calibration,
@@ -182,7 +181,7 @@ class _Work:
             )
 
         def predict(kept: Collection[int]) -> Predict:
-            run = predict_with(graph(tuple(kept)))
+            run = predict_with(graph(kept))
             return lambda images: run(self.fed(images))
 
         choice = choose(predict, known, len(blocks_of(flat)), report)
