@@ -7,13 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
 
-from toolkit import recipe
+from toolkit import recipe, records
 from toolkit.bench.feed import answers
 from toolkit.bench.identity import identify
 from toolkit.bench.runtimes import runtime
@@ -21,8 +25,10 @@ from toolkit.export import check
 from toolkit.export.artifact import export
 from toolkit.export.calibrate import Images, Part, Sample, batches
 from toolkit.export.widened import widened
+from toolkit.models.adapt import attentions
 from toolkit.models.source import LoadedModel
-from toolkit.records import Artifact, Lowered
+from toolkit.pixels import to_pixels
+from toolkit.records import Artifact, Lowered, TrainingHistory
 
 MARGIN = 0.02
 NAMES = ("deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224")
@@ -123,3 +129,54 @@ def answered(made: Export, images: Images) -> Images:
 def test_outliers_are_spared(exports: Callable[..., Export]) -> None:
     name, kind, _ = QUICK["int8"]
     assert exports(name, kind, "int8", "standard").lowered.unquantised
+
+
+RECIPE = """\
+model:
+  name: deit_tiny_patch16_224
+  weights: weights.safetensors
+  image_size: 16
+  args: {patch_size: 4, embed_dim: 48, depth: 2, num_heads: 2, mlp_ratio: 2.0}
+data: {path: photos, hold_out: none, workers: 0}
+train: {epochs: 0}
+prune: {budget: macs=0.95, axes: [mlp], criterion: magnitude-l2, samples: 8}
+finetune: {epochs: 0, distill: false}
+"""
+
+
+def test_what_a_user_is_told(
+    trained: Callable[[str], LoadedModel],
+    with_outliers: Callable[[LoadedModel], LoadedModel],
+    digits: Callable[[LoadedModel], tuple[torch.Tensor, torch.Tensor]],
+    command: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`toolkit export --precision int8` in a run whose model has outliers."""
+    monkeypatch.chdir(tmp_path)
+    model = with_outliers(trained("deit_tiny_patch16_224"))
+    save_file(as_timm_has_it(model.module), "weights.safetensors")
+    Path("toolkit.yaml").write_text(RECIPE)
+    images, labels = digits(model)
+    pixels = to_pixels(images.numpy(), model.info.mean, model.info.std)
+    for number in range(1400, 1700):
+        folder = Path("photos", "one" if number % 2 else "two", str(int(labels[number])))
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[number].transpose(1, 2, 0)).save(folder / f"{number}.png")
+    ended = command("export", "--precision", "int8")
+    assert ended.code == 0, ended.err
+    for result, artifact in (("dense", "onnx-int8-dense"), ("finetuned", "onnx-int8")):
+        history = records.load(TrainingHistory, Path("runs/default", result, "history.json"))
+        lowered = records.load(Artifact, Path("runs/default/artifacts", artifact, "artifact.json")).lowered
+        assert lowered is not None
+        assert lowered.reference == history.evaluations[0].accuracy
+        assert min(lowered.accuracy.values()) > 0.75
+        assert lowered.unquantised
+
+
+def as_timm_has_it(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Its weights with queries', keys' and values' biases in one."""
+    state = dict(module.state_dict())
+    for place in attentions(module):
+        state[f"{place}.qkv.bias"] = torch.cat([state.pop(f"{place}.{part}_bias") for part in "qkv"])
+    return state
