@@ -89,8 +89,14 @@ def check_training(settings: Training) -> None:
 def describe(run: Run, result: str) -> str:
     """Accuracies of the kept state, in one line."""
     history = run.folder.read(result, "history.json", TrainingHistory)
+    each = ", ".join(f"{domain} {accuracy:.1%}" for domain, accuracy in accuracies(run, result).items())
+    return f"step {history.selected_step} of {history.steps} kept; on the validation images: {each}"
+
+
+def accuracies(run: Run, result: str) -> dict[str, float]:
+    """Of the kept state, by source domain, on the validation images."""
+    history = run.folder.read(result, "history.json", TrainingHistory)
     kept = next((found for found in history.evaluations if found.step == history.selected_step), None)
     if kept is None:
         raise ToolkitError(f"{result}/history.json has no evaluation at its selected step {history.selected_step}")
-    accuracies = ", ".join(f"{domain} {accuracy:.1%}" for domain, accuracy in kept.accuracy.items())
-    return f"step {history.selected_step} of {history.steps} kept; on the validation images: {accuracies}"
+    return kept.accuracy
