@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit.errors import BadInput, MissingDependency
+from toolkit.errors import BadInput, MissingDependency, plainly
 
 PACKAGES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 """Target to the module that builds and loads its engines."""
@@ -59,8 +59,11 @@ class Library:
     """An installed TensorRT, whichever it is."""
 
     package: str
-    module: Any
     can: Version
+
+    @property
+    def module(self) -> Any:
+        return importlib.import_module(self.package)
 
     @property
     def version(self) -> str:
@@ -74,9 +77,9 @@ def library(target: str) -> Library:
         module = importlib.import_module(package)
     except ImportError as error:
         raise MissingDependency(
-            f"the target {target!r} needs {package}, which cannot be imported: {error}", _HOW[target]
+            f"the target {target!r} needs {package}, which cannot be imported: {plainly(error)}", _HOW[target]
         ) from error
-    return Library(package, module, version_of(package, str(module.__version__)))
+    return Library(package, version_of(package, str(module.__version__)))
 
 
 _HOW = {

@@ -18,6 +18,7 @@ from toolkit.export import HeadWidths
 from toolkit.models.adapt import attentions
 from toolkit.models.attention import HeadwiseAttention
 from toolkit.models.shapes import blocks_of, replace_parameter
+from toolkit.preprocessing import Preprocessing
 from toolkit.records import HeadLayout
 
 PRE_NORM = (vision_transformer.Block, beit.Block)
@@ -104,11 +105,12 @@ REWRITES: Mapping[str, Rewrite] = {
 }
 
 
-def fold_normalisation(module: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+def fold_normalisation(module: nn.Module, prepared: Preprocessing) -> None:
     """W (p - mean) / std + b = (W / std) p + (b - W mean / std): let the patch embedding take pixels p from 0 to 1."""
     embedding = module.get_submodule("patch_embed.proj")
     assert isinstance(embedding, nn.Conv2d)
-    means, stds = (embedding.weight.new_tensor(values)[None, :, None, None] for values in (mean, std))
+    sides = (prepared.mean, prepared.std)
+    means, stds = (embedding.weight.new_tensor(values)[None, :, None, None] for values in sides)
     with torch.no_grad():
         _add_bias(embedding, -(embedding.weight * means / stds).sum(dim=(1, 2, 3)))
         embedding.weight.div_(stds)

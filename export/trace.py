@@ -11,9 +11,9 @@ import torch
 from onnx import ModelProto, NodeProto
 from torch import nn
 
-from toolkit.errors import UnsupportedModel
+from toolkit.errors import UnsupportedModel, plainly
+from toolkit.export import INPUT, OUTPUT
 
-INPUT, OUTPUT = "images", "logits"
 DIMENSIONS = ("batch", "channels", "height", "width")
 """Names of those of the input that are free."""
 LARGEST_BYTES = (1 << 31) - (1 << 22)
@@ -61,7 +61,9 @@ def program(
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
-        raise UnsupportedModel(f"the ONNX exporter cannot write this model: {error}") from error
+        raise UnsupportedModel(
+            f"the ONNX exporter cannot write this model: {plainly(error.__cause__ or error)}"
+        ) from error
     if exported is None:
         raise UnsupportedModel("the ONNX exporter wrote nothing")
     proto: ModelProto = exported.model_proto

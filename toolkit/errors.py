@@ -2,6 +2,7 @@
 
     ToolkitError
     ├── CheckFailed            1   a check of ours failed: parity, an invariant, a gate
+    │   └── LibraryDied            a library has ended the process that it ran in
     ├── BadInput               2   something given to us cannot be used
     │   ├── UnknownName            no model, method, criterion, domain, ... of that name
     │   ├── RecipeError            a setting that does not exist or has no meaning
@@ -24,6 +25,7 @@ A message says what happened and why; `hint` says what to do about it.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -46,6 +48,10 @@ class CheckFailed(ToolkitError):
     """A check ran and did not hold."""
 
 
+class LibraryDied(CheckFailed):
+    """A library has ended the process that it ran in (see `isolated`), or a system has."""
+
+
 class BadInput(ToolkitError):
     """Something given to us cannot be used."""
 
@@ -58,6 +64,9 @@ class UnknownName(BadInput):
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
         super().__init__(f"unknown {kind} {name!r}", suggestion(name, self.known))
+
+    def __reduce__(self) -> tuple[type[UnknownName], tuple[str, str, list[str]]]:
+        return UnknownName, (self.kind, self.name, self.known)
 
 
 class RecipeError(BadInput):
@@ -127,3 +136,17 @@ def suggestion(name: str, known: Iterable[str], shown: int = 12) -> str:
         return f"did you mean {' or '.join(close)}?"
     listed = ", ".join(known[:shown])
     return f"known: {listed}{', ...' if len(known) > shown else ''}" if known else ""
+
+
+def plainly(error: BaseException, longest: int = 200) -> str:
+    """What a library says, in one line for a message of ours: no colours, no folders of libraries, no places in their
+    sources, not too long; the kind of error where it says nothing."""
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", str(error))
+    text = re.sub(r"[^\s\"'(]*/(?:site|dist)-packages/", "", text)
+    lines = (line.strip() for line in text.splitlines())
+    said = next((line for line in lines if line and not _PLACE.search(line)), "") or type(error).__name__
+    return said if len(said) <= longest else f"{said[: longest - 3]}..."
+
+
+_PLACE = re.compile(r"\.(?:cpp|cc|hpp|h|py):\d+:?$")
+"""A line that ends with where in its sources a library failed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from toolkit.errors import DeviceUnreachable, MissingDependency
+from toolkit.errors import DeviceUnreachable, MissingDependency, plainly
 
 
 def runtime() -> Any:
@@ -14,7 +14,7 @@ def runtime() -> Any:
         return importlib.import_module("cuda.bindings.runtime")
     except ImportError as error:
         raise MissingDependency(
-            f"engines need cuda-bindings, which cannot be imported: {error}", "pip install cuda-bindings"
+            f"engines need cuda-bindings, which cannot be imported: {plainly(error)}", "pip install cuda-bindings"
         ) from error
 
 

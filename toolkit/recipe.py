@@ -7,10 +7,23 @@ and lays flags over it.
 
 from __future__ import annotations
 
+import re
+from math import isfinite
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from toolkit.preprocessing import CropMode, Interpolation
 from toolkit.records import Axis, Setting
 
 
@@ -18,17 +31,46 @@ def _listed(value: object) -> object:
     """ "1,8" and 8 stand for lists, on a command line and in a file."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(",")]
-    return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-def _single(value: object) -> object:
-    """Images and patches are square: where timm takes a pair, this takes a number."""
-    if not isinstance(value, int | float | str | None):
-        raise ValueError("it should be one number, one word, true or false (images and patches are square)")
+def _by_channel(values: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    """Three numbers for colours from 0 to 1, from three or one."""
+    if values is None:
+        return None
+    if len(values) not in (1, 3):
+        raise ValueError("it needs one number, or three: red, green, blue")
+    for value in values:
+        if 1 < value <= 255:
+            raise ValueError(f"{value:g} is for colours from 0 to 255, here they go from 0 to 1; divide by 255")
+        if not 0 <= value <= 1:  # nan compares with nothing
+            raise ValueError(f"{value:g} is not between 0 and 1, as colours are")
+    return values if len(values) == 3 else values * 3
+
+
+def _not_zero(values: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    if values and not all(values):
+        raise ValueError("0 cannot be divided by")
+    return values
+
+
+def _one_value(value: object) -> object:
+    """A number, a text, true, false or null."""
+    if not isinstance(value, int | float | str | None) or (isinstance(value, float) and not isfinite(value)):
+        raise ValueError("it should be one number or text, true, false or null; images and patches are square")
+    return value
+
+
+def _architectures(value: str) -> str:
+    if not re.fullmatch(r"sm_\d+(,sm_\d+)*", value):
+        raise ValueError("it should be sm_ and a number, or several, as in sm_86,sm_89")
     return value
 
 
 Listed = BeforeValidator(_listed)
+Mean = Annotated[tuple[float, ...] | None, Listed, AfterValidator(_by_channel)]
+Std = Annotated[tuple[float, ...] | None, Listed, AfterValidator(_by_channel), AfterValidator(_not_zero)]
+Argument = Annotated[Setting, PlainValidator(_one_value)]
 RewriteName = Literal[
     "layer-scale",
     "norms",
@@ -47,7 +89,17 @@ Positive = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """Settings that cannot change after they were read, and that know all their keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number_is_true(cls, value: object, info: ValidationInfo) -> object:
+        """`epochs: yes` is not 1."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("it should not be true or false, nor yes, no, on or off without quotes")
+        return value
 
 
 class Model(Section):
@@ -55,10 +107,31 @@ class Model(Section):
     """Name of a ViT, DeiT or BEiT in timm."""
     weights: str = "hub"
     """What it starts from: "hub" (timm's weights), "none" (random), or a file (safetensors, .pth of plain tensors)."""
+    weights_key: str | None = None
+    """Which weights of a file that holds several: an entry such as state_dict_ema, or what their names begin with."""
     image_size: Annotated[int, Field(ge=8)] | None = None
     """Height and width of the input in pixels; the architecture's own by default."""
-    args: dict[str, Annotated[Setting, BeforeValidator(_single)]] = {}
+    args: dict[str, Argument] = {}
     """More arguments for timm, such as patch_size or depth."""
+    mean: Mean = None
+    """Mean that images are normalised with, for colours from 0 to 1: one number, or one each for red, green and blue.
+    By default what a config file beside the weights says, else timm."""
+    std: Std = None
+    """Standard deviation that images are normalised with; by default as for mean."""
+    interpolation: Interpolation | None = None
+    """Filter that resizes images: nearest, bilinear, bicubic, lanczos, box or hamming; by default as for mean."""
+    crop: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Images are resized to image_size / crop, and the centre is cut out; by default what a config file beside the
+    weights says, else the whole image is squashed to a square."""
+    crop_mode: CropMode | None = None
+    """What is resized to that length: the shorter side (center, the default where crop is set), both sides (squash), or
+    the longer one, with a border of the mean (border)."""
+
+    @model_validator(mode="after")
+    def _key_is_for_a_file(self) -> Model:
+        if self.weights_key is not None and self.weights in ("hub", "none"):
+            raise ValueError(f"weights_key is for a file, not for weights {self.weights!r}")
+        return self
 
 
 class Data(Section):
@@ -69,7 +142,9 @@ class Data(Section):
     validation_share: Share = 0.2
     """Share of each source domain's images kept from training, for selection and for the accuracies reported."""
     skip_broken: bool = False
-    """Leave out images that cannot be decoded, and count them, instead of stopping."""
+    """Leave out images that cannot be read, links to nothing and empty classes, and count them, instead of stopping."""
+    background: Literal["white", "grey", "black"] = "white"
+    """What transparent pictures are laid on."""
     workers: Annotated[int, Field(ge=0)] | None = None
     """Processes that load images; by default one fewer than the cores, and none for built-in data."""
 
@@ -181,7 +256,7 @@ class Export(Section):
     """In int8: attention's two products as well."""
     verify: bool = False
     """Open what was written and compare its answers with the model's on a sample of images."""
-    target: Annotated[str, Field(pattern=r"^sm_\d+(,sm_\d+)*$")] | None = None
+    target: Annotated[str, AfterValidator(_architectures)] | None = None
     """GPUs an engine is for: sm_87, or several, as in sm_86,sm_89. By default the one in this machine; TensorRT for RTX
     builds for all from Ampere on."""
     builder_level: Annotated[int, Field(ge=0, le=5)] = 3
@@ -245,7 +320,7 @@ class Bench(Section):
 class Recipe(Section):
     run: str = "runs/default"
     """Folder of the results."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of everything random."""
     model: Model = Model()
     data: Data = Data()

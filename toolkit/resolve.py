@@ -8,17 +8,22 @@ flag names another model or other data, the built-in example is what is run.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import yaml
 from pydantic import ValidationError
 
+from toolkit import yaml_file
 from toolkit.errors import RecipeError, suggestion
 from toolkit.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 Values: TypeAlias = dict[str, Any]
 """A recipe as read: sections of settings, nothing checked yet."""
@@ -63,13 +68,14 @@ def resolve(file: Path | None, run: Path | None, flags: Flags) -> Resolved:
     if file is None and run is None:
         file = _recipe_of(Path(Recipe().run))
     base = _read(file) if file else {}
-    folder = run or Path(str(base.get("run") or Recipe().run))
+    named = base.get("run") or Recipe().run
+    folder = run or Path(str(named))
     kept = {name: value for name, value in _flags_of(folder).items() if not _taken_back(name, flags)}
     merged = {**kept, **flags}
     if file is None and "model.name" not in merged and merged.get("data.path", EXAMPLE_DATA) == EXAMPLE_DATA:
         base = yaml.safe_load(files("toolkit").joinpath("default.yaml").read_text(encoding="utf-8"))
     values = _laid_over(base, merged)
-    values["run"] = str(folder)
+    values["run"] = str(run) if run else named
     return Resolved(_validated(values, file, merged), file, merged, kept)
 
 
@@ -80,10 +86,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         raise RecipeError(f"--set {text!r} is not section.setting=value", "for example --set prune.ratio=0.75")
     if name == "run":
         raise RecipeError("the run folder is not a --set", "--run DIR")
-    try:
-        return name, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {text!r}: the value is not YAML: {error}") from None
+    return name, yaml_file.parse(value, f"the value of --set {_shown(text)}")
 
 
 def as_yaml(recipe: Recipe) -> str:
@@ -125,15 +128,15 @@ def _last(name: str) -> str:
 
 def _read(file: Path) -> Values:
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = yaml_file.read(file)
     except FileNotFoundError:
         raise RecipeError(f"recipe {file} does not exist", "`toolkit init` writes one") from None
     except OSError as error:
         raise RecipeError(f"{file} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{file} is not YAML: {error}") from None
     if not isinstance(values, dict | None):
-        raise RecipeError(f"{file} must hold sections of settings")
+        raise RecipeError(f"{file} must hold sections of settings", "`toolkit init` writes one")
+    if odd := [name for name in values or {} if not isinstance(name, str)]:
+        raise RecipeError(f"{file}: {odd[0]!r} is no section of settings", suggestion(str(odd[0]), Recipe.model_fields))
     return values or {}
 
 
@@ -141,14 +144,14 @@ def _validated(values: Values, file: Path | None, flags: Flags) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        lines = _lines(file) if file else {}
-        faults = [_fault(dict(fault), file, lines, flags) for fault in error.errors()]
+        lines = yaml_file.lines(file) if file else {}
+        faults = [_fault(fault, file, lines, flags) for fault in error.errors()]
     raise RecipeError("; ".join(message for message, _ in faults), next((hint for _, hint in faults if hint), ""))
 
 
-def _fault(fault: dict[str, Any], file: Path | None, lines: Mapping[str, int], flags: Flags) -> tuple[str, str]:
+def _fault(fault: ErrorDetails, file: Path | None, lines: Mapping[str, int], flags: Flags) -> tuple[str, str]:
     """One of pydantic's findings, in our words: message and hint."""
-    path = [str(part) for part in fault["loc"]]
+    path = [str(part) for part in fault["loc"] if part != "[key]"]
     name = ".".join(path)
     parts = [".".join(path[:length]) for length in range(len(path), 0, -1)]
     line = next((lines[part] for part in parts if part in lines), None)
@@ -159,19 +162,47 @@ def _fault(fault: dict[str, Any], file: Path | None, lines: Mapping[str, int], f
     if fault["type"] == "extra_forbidden":
         section = Recipe if len(path) == 1 else Recipe.model_fields[path[0]].default.__class__
         return f"{where}: unknown setting {name!r}", suggestion(path[-1], section.model_fields)
-    reason = str(fault["msg"]).removeprefix("Value error, ").replace("Input should", "it should")
-    return f"{where}: {name} = {fault['input']!r}: {reason}", ""
+    found, hint = wanted(fault)
+    return f"{where}: {name} = {_shown(fault['input'])}: {found}", hint
 
 
-def _lines(file: Path) -> dict[str, int]:
-    """Dotted name of every setting in a file to its line, counted from 1."""
+_WANTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite_number": "a number",
+    "bool": "true or false",
+    "string": "a text",
+    "tuple": "a list",
+    "dict": "names and values",
+    "model": "a section of settings",
+    "invalid_key": "a text",
+    "greater_than": "greater than {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "at most {le:g}",
+    "literal_error": "{expected}",
+}
+"""What a setting should be, by the whole type of pydantic's finding or its first word."""
 
-    def walk(node: yaml.Node | None, prefix: str) -> Iterator[tuple[str, int]]:
-        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
-            yield f"{prefix}{key.value}", key.start_mark.line + 1
-            yield from walk(value, f"{prefix}{key.value}.")
 
-    return dict(walk(yaml.compose(file.read_text(encoding="utf-8")), ""))
+def wanted(fault: ErrorDetails) -> tuple[str, str]:
+    """What should have been there, and how to write it."""
+    kind, given, details = fault["type"], fault["input"], fault.get("ctx", {})
+    if kind == "value_error":
+        return str(details["error"]), ""
+    form = _WANTED.get(kind) or _WANTED.get(kind.partition("_")[0]) or "something else"
+    hint = ""
+    if kind == "string_type" and isinstance(given, int | float):
+        hint = "write it in quotes: digits are a number, and yes, no, on and off are true and false"
+    elif kind == "literal_error":
+        hint = suggestion(str(given), re.findall(r"'([^']+)'", details["expected"]))
+    return f"it should be {form.format(**details)}", hint
+
+
+def _shown(value: object, longest: int = 100) -> str:
+    """What was given, as far as a line can hold it."""
+    text = repr(value)
+    return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def _remembered(run: Path) -> Values:
@@ -180,13 +211,15 @@ def _remembered(run: Path) -> Values:
 
 
 def _flags_of(run: Path) -> Flags:
-    flags = _remembered(run).get("flags")
-    return flags if isinstance(flags, dict) else {}
+    flags = _remembered(run).get("flags") or {}
+    if not isinstance(flags, dict) or not all(isinstance(name, str) for name in flags):
+        raise RecipeError(f"{run / FLAGS_FILE} holds no flags by name", "remove it: flags of earlier commands are lost")
+    return flags
 
 
 def _recipe_of(run: Path) -> Path | None:
     """The recipe a run was started with; its own copy if that is gone."""
     file = _remembered(run).get("recipe")
-    if file is None or Path(file).is_file():
-        return Path(file) if file else None
+    if not isinstance(file, str) or Path(file).is_file():
+        return Path(file) if isinstance(file, str) else None
     return run / "recipe.yaml"

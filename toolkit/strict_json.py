@@ -47,7 +47,7 @@ def load(kind: type[Record], path: Path, schema: int) -> Record:
     except FileNotFoundError:
         raise RecordError(f"{path} does not exist") from None
     except UnicodeDecodeError as error:
-        raise RecordError(f"{path} is not JSON: {error}") from None
+        raise RecordError(f"{path} is not JSON: it is not text in UTF-8") from error
     return loads(kind, text, str(path), schema)
 
 
@@ -56,7 +56,9 @@ def loads(kind: type[Record], text: str, source: str, schema: int) -> Record:
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
-        raise RecordError(f"{source} is not JSON: {error}") from None
+        raise RecordError(f"{source} is not JSON from line {error.lineno}, column {error.colno} on") from error
+    except RecursionError as error:
+        raise RecordError(f"{source} is not JSON of ours: it is nested too deeply") from error
     if not isinstance(content, dict):
         raise RecordError(f"{source} is not a {kind.__name__}: it holds no JSON object")
     found = content.get("schema", schema)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,3 +39,25 @@ def small_disk() -> Callable[[int], AbstractContextManager[None]]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     return limited
+
+
+RAW = re.compile(
+    r"\x1b|Traceback|(site|dist)-packages|\.py:\d+|Unpickl|GLOBAL|weights_only(?!=False)|Input should|pydantic"
+    r"|is invalid for input|Error\(s\) in loading|HeaderTooLarge|while (parsing|scanning|constructing)|codec can't"
+    r"|__init__|Errno|NoneType|object has no attribute|(Key|Value|Type|Runtime|Attribute|Assertion|OS)Error"
+)
+"""Words of Python, torch, timm, pydantic, safetensors and yaml that are not for a user."""
+
+
+@pytest.fixture(scope="session")
+def in_our_words() -> Callable[[Any], str]:
+    """`in_our_words(ended)`: the error of a command that refused its input, which is ours alone and one line."""
+
+    def checked(ended: Any) -> str:
+        assert (ended.code, ended.out) == (2, ""), ended.err
+        found = RAW.search(ended.err)
+        assert found is None, f"{found} in {ended.err}"
+        (error,) = [line for line in ended.err.splitlines() if line.startswith("error: ")]
+        return str(error)
+
+    return checked

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import shutil
+from argparse import Namespace
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 import timm
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 Command = Callable[..., Any]
 Unchanged = Callable[..., AbstractContextManager[None]]
@@ -50,30 +53,116 @@ class Payload:
         return Path.touch, (Path("executed"),)
 
 
-@pytest.mark.parametrize("how", ["torch.save", "pickle"])
-def test_weights_that_would_need_unpickling_are_not_executed(
-    here: Path, command: Command, unchanged: Unchanged, how: str
+def torch_saved(content: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def damaged() -> bytes:
+    return Path("runs/default/dense/model.safetensors").read_bytes()[:20_000]
+
+
+def with_nan() -> bytes:
+    tensors = plain_weights()
+    tensors["blocks.1.norm2.bias"][0] = float("nan")
+    return save(tensors)
+
+
+BEIT = {"blocks.0.attn.q_bias": torch.zeros(64)}
+FILES: dict[str, tuple[str, Callable[[], bytes], str, str]] = {
+    "code": ("bad.pth", lambda: torch_saved({"model": Payload()}), "that could run code", "python -c"),
+    "a pickle": ("bad.pth", lambda: pickle.dumps(Payload()), "opening it could run code", "python -c"),
+    "paths": (
+        "bad.pth",
+        lambda: torch_saved({"state_dict": plain_weights(), "args": Namespace(out=PurePosixPath("runs"))}),
+        "PurePosixPath",
+        "bad-clean.pth",
+    ),
+    "truncated": ("bad.safetensors", damaged, "bad.safetensors is truncated or damaged", "again"),
+    "web page": ("bad.pth", lambda: b"<!doctype html><html></html>", "bad.pth is a web page", "download"),
+    "git-lfs": ("bad.pth", lambda: b"version https://git-lfs.github.com/spec/v1\noid x", "git-lfs pointer", "pull"),
+    "ONNX": ("bad.onnx", lambda: b"\x08\x08\x12\x07pytorch", "bad.onnx is an ONNX model", "exported from"),
+    "empty": ("bad.pth", lambda: b"", "bad.pth is empty", "again"),
+    "NaN": ("bad.safetensors", with_nan, "NaN or infinite, in blocks.1.norm2.bias", "earlier checkpoint"),
+    "BEiT": ("bad.safetensors", lambda: save({**plain_weights(), **BEIT}), "the file is a BEiT", "--model beit"),
+    "distilled": (
+        "bad.safetensors",
+        lambda: save({**plain_weights(), "dist_token": torch.zeros(1, 1, 64), "pos_embed": torch.zeros(1, 18, 64)}),
+        "the file is a distilled DeiT (dist_token)",
+        "--model deit_base_distilled_patch16_224",
+    ),
+    "two": (
+        "bad.pth",
+        lambda: torch_saved({"student": plain_weights(), "teacher": plain_weights()}),
+        "bad.pth holds several networks: student, teacher",
+        "--weights-key student",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def same_here(finished: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One copy of the finished run for all commands that must not change it."""
+    folder = tmp_path_factory.mktemp("bad") / "work"
+    shutil.copytree(finished[0], folder)
+    return folder
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_file_that_is_refused(
+    same_here: Path,
+    command: Command,
+    unchanged: Unchanged,
+    in_our_words: Callable[[Any], str],
+    monkeypatch: pytest.MonkeyPatch,
+    case: str,
 ) -> None:
-    file = here / "bad.pth"
-    if how == "pickle":
-        file.write_bytes(pickle.dumps(Payload()))
-    else:
-        torch.save({"model": Payload()}, file)
-    with unchanged(here):
-        ended = command("train", "--weights", "bad.pth")
-    assert ended.code == 2
-    assert "bad.pth cannot be read as plain tensors" in ended.err
-    assert "unpickling could run code" in ended.err
-    assert not (here / "executed").exists()
+    name, content, said, mend = FILES[case]
+    monkeypatch.chdir(same_here)
+    (same_here / name).write_bytes(content())
+    with unchanged(same_here):
+        ended = command("train", "--recipe", "toolkit.yaml", "--weights", name)
+    assert said in in_our_words(ended)
+    assert mend in ended.err
+    assert not Path("executed").exists()
 
 
-def test_weights_file_that_is_truncated(here: Path, command: Command, unchanged: Unchanged) -> None:
-    whole = (here / "runs/default/dense/model.safetensors").read_bytes()
-    (here / "bad.safetensors").write_bytes(whole[: len(whole) // 2])
-    with unchanged(here):
-        ended = command("train", "--weights", "bad.safetensors")
-    assert ended.code == 2
-    assert "bad.safetensors is truncated or not a safetensors file" in ended.err
+def test_a_folder_as_weights(here: Path, command: Command, in_our_words: Callable[[Any], str]) -> None:
+    ended = command("train", "--weights", "runs/default/dense")
+    assert "runs/default/dense is a folder" in in_our_words(ended)
+    assert "--weights runs/default/dense/model.safetensors" in ended.err
+    (here / "MINE.SAFETENSORS").write_bytes(save(plain_weights()))
+    assert command("train", "--weights", "MINE.SAFETENSORS", "--epochs", "0").code == 0
+
+
+def test_weights_of_a_model_that_was_cut(here: Path, command: Command, in_our_words: Callable[[Any], str]) -> None:
+    ended = command("train", "--weights", "runs/default/finetuned/model.safetensors")
+    assert "does not fit deit_tiny_patch16_224" in in_our_words(ended)
+    assert "`toolkit inspect runs/default/finetuned` shows it; a model that was cut cannot be trained anew" in ended.err
+
+
+def test_a_training_checkpoint_is_taken_and_its_average_is_named(
+    here: Path, command: Command, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = plain_weights()
+    average = {f"module.{name}": value + 1 for name, value in weights.items()}
+    content = {"epoch": 3, "state_dict": weights, "state_dict_ema": average, "args": Namespace(lr=0.1)}
+    torch.save(content, here / "last.pth.tar")
+    taken = []
+    for words in ([], ["--weights-key", "state_dict_ema"]):
+        assert command("train", "--weights", "last.pth.tar", "--epochs", "0", *words).code == 0
+        taken.append(load_file(here / "runs/default/dense/model.safetensors")["cls_token"])
+    assert torch.equal(taken[0], weights["cls_token"])
+    assert torch.equal(taken[1], weights["cls_token"] + 1)
+    assert "also there: state_dict_ema (--weights-key state_dict_ema takes that)" in caplog.text
+
+
+def test_a_prefix_is_said(here: Path, command: Command, caplog: pytest.LogCaptureFixture) -> None:
+    save_file({f"_orig_mod.module.{name}": value for name, value in plain_weights().items()}, here / "a.safetensors")
+    assert command("train", "--weights", "a.safetensors", "--epochs", "0").code == 0
+    assert "tensors below '_orig_mod.module'" in caplog.text
+    assert caplog.records[-1].levelname == "WARNING", "which is shown without --verbose"
 
 
 def test_model_of_the_run_that_is_truncated(here: Path, command: Command, unchanged: Unchanged) -> None:

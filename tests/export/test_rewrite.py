@@ -156,8 +156,9 @@ def test_heads_are_padded_to_one_width_where_they_have_two_or_an_odd_one(small: 
 def test_the_input_normalisation_is_folded_into_the_patch_embedding(name: str, make: Make) -> None:
     model = make(name, depth=2)
     changed = copy.deepcopy(model.module)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (model.info.mean, model.info.std))
-    fold_normalisation(changed, model.info.mean, model.info.std)
+    prepared = model.info.preprocessing
+    mean, std = (torch.tensor(values)[:, None, None] for values in (prepared.mean, prepared.std))
+    fold_normalisation(changed, prepared)
     assert_equal(changed, model, images(model) * std + mean)
 
 

@@ -17,6 +17,7 @@ from toolkit import hashing, recipe, records
 from toolkit.errors import RecipeError, RecordError, StorageError, UnknownName, WeightsError
 from toolkit.models import source
 from toolkit.models.source import LoadedModel
+from toolkit.preprocessing import Preprocessing
 from toolkit.records import ModelInfo, Setting
 
 CLASSES = ("cat", "dog", "emu")
@@ -52,8 +53,8 @@ def test_what_is_built() -> None:
     assert model.info.args == {**ARGS, "img_size": 16}
     assert model.info.image_size == 16
     assert model.info.classes == CLASSES
-    assert (model.info.mean, model.info.std) == ((0.5,) * 3, (0.5,) * 3)
-    assert model.info.interpolation == "bicubic"
+    timms = Preprocessing((0.5,) * 3, (0.5,) * 3, "bicubic", 1.0, "squash", "timm's vit_tiny_patch16_224")
+    assert model.info.preprocessing == timms
     assert model.info.parameters == sum(parameter.numel() for parameter in model.module.parameters())
     assert model.module(torch.zeros(2, 3, 16, 16)).shape == (2, 3)
 
@@ -105,12 +106,27 @@ def test_other_families_of_timm_are_not_known() -> None:
 
 @pytest.mark.parametrize(
     "args",
-    [{"nope": 1}, {"num_heads": 5}, {"num_heads": 0}, {"patch_size": 0}, {"depth": "x"}, {"act_layer": "nosuch"}],
+    [{"num_heads": 5}, {"num_heads": 0}, {"patch_size": 0}, {"depth": "x"}, {"act_layer": "nosuch"}],
     ids=str,
 )
 def test_arguments_that_timm_refuses(args: dict[str, Setting]) -> None:
-    with pytest.raises(RecipeError, match="timm refuses to build vit_tiny_patch16_224"):
+    ((argument, value),) = args.items()
+    with pytest.raises(RecipeError, match=f"timm refuses to build vit_tiny_patch16_224 with {argument}={value!r}"):
         source.build(settings(args), CLASSES, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "closest"),
+    [("vit_tiny_patch16_224", "heads", "num_heads"), ("beit_base_patch16_224", "init_value", "init_values")],
+)
+def test_an_argument_that_the_architecture_has_not(name: str, argument: str, closest: str) -> None:
+    with pytest.raises(RecipeError, match=rf"{name} takes no '{argument}'\ndid you mean {closest}"):
+        source.build(settings({argument: 1}, name), CLASSES, seed=0)
+
+
+def test_a_model_that_no_memory_holds() -> None:
+    with pytest.raises(RecipeError, match=r"mlp_ratio=\S+ .*too large for this machine"):
+        source.build(settings({"mlp_ratio": 1e12}), CLASSES, seed=0)
 
 
 def hub(classes: int, fault: Exception | None = None) -> Callable[..., torch.nn.Module]:
@@ -127,10 +143,50 @@ def hub(classes: int, fault: Exception | None = None) -> Callable[..., torch.nn.
 
 def test_hub_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm, "create_model", hub(1000, OSError("no route to host")))
-    with pytest.raises(WeightsError, match=r"no route to host\n.*--weights"):
+    with pytest.raises(WeightsError, match=r"could not be fetched from \S+\n.*--weights") as caught:
         source.build(settings(weights="hub"), CLASSES, seed=0)
+    assert "no route" not in caught.value.message
+    assert "no route" in str(caught.value.__cause__)
     with pytest.raises(RecipeError, match="nope"):
         source.build(settings({"nope": 1}, weights="hub"), CLASSES, seed=0)
+
+
+def test_a_model_that_timm_has_no_weights_for() -> None:
+    with pytest.raises(WeightsError, match=r"timm has no weights for vit_base_patch32_plus_256\n.*--weights"):
+        source.build(settings(name="vit_base_patch32_plus_256", weights="hub"), CLASSES, seed=0)
+
+
+def fetched(monkeypatch: pytest.MonkeyPatch, **args: Setting) -> None:
+    """Stands for the hub: timm gets weights of its usual model, made small by default."""
+    small = {"patch_size": 8, "depth": 2, "embed_dim": 24, "num_heads": 3, "img_size": 16, **args}
+    state = timm.create_model("vit_tiny_patch16_224", **small).state_dict()
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: dict(state))
+
+
+def test_hub_weights_of_other_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched(monkeypatch, embed_dim=48)
+    with pytest.raises(WeightsError, match=r"vit_tiny_patch16_224 do not fit a model with .*embed_dim=24"):
+        source.build(settings(weights="hub"), CLASSES, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [({"init_values": 0.1}, r"blocks\.0\.ls1\.gamma.* would be random"), ({"num_heads": 4}, "another number of heads")],
+)
+def test_hub_weights_do_not_leave_parts_random_unsaid(
+    args: dict[str, Setting], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched(monkeypatch)
+    with pytest.raises(WeightsError, match=said):
+        source.build(settings(args, weights="hub"), CLASSES, seed=0)
+
+
+def test_hub_weights_without_a_place_are_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fetched(monkeypatch)
+    assert source.build(settings(weights="hub"), CLASSES, seed=0).fresh == ("head.weight", "head.bias")
+    assert "blocks.2.norm1.weight" in caplog.text
 
 
 def test_hub_weights_for_other_classes_leave_a_fresh_head(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,11 @@
-"""Weight files: read without running anything, fitted to the model, or refused with the tensors' names."""
+"""Weights are fitted to the model as timm does it, or refused with the kind of model they are for."""
 
 from __future__ import annotations
 
-import pickle
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -11,34 +13,41 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from toolkit import recipe
+from toolkit import recipe, yaml_file
 from toolkit.errors import WeightsError
 from toolkit.models import source
 from toolkit.models.adapt import canonicalise
-from toolkit.models.weights import fill, read
+from toolkit.models.weights import fill
 
 NAMES = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224")
+VIT, DISTILLED, BEIT = NAMES
+State = dict[str, Tensor]
 
 
-def model(name: str = NAMES[0], classes: int = 3, size: int = 32, seed: int = 0, width: int = 24) -> nn.Module:
+def built(name: str, size: int, **args: object) -> nn.Module:
+    small: dict[str, object] = {"patch_size": 8, "depth": 1, "embed_dim": 24, "num_heads": 3, "num_classes": 3}
+    module: nn.Module = timm.create_model(name, img_size=size, **{**small, **args})
+    return module.eval()
+
+
+def model(name: str = VIT, size: int = 32, seed: int = 0, **args: object) -> nn.Module:
+    """Every parameter is random: biases, positions and layer scales too."""
     torch.manual_seed(seed)
-    built: nn.Module = timm.create_model(
-        name, num_classes=classes, img_size=size, patch_size=8, depth=1, embed_dim=width, num_heads=3
-    )
-    for parameter in built.parameters():
+    module = built(name, size, **args)
+    for parameter in module.parameters():
         nn.init.normal_(parameter)
-    return built.eval()
+    return module
 
 
-def written(module: nn.Module, file: Path) -> Path:
-    save_file(module.state_dict(), file)
+def written(state: State, file: Path) -> Path:
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, file)
     return file
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_safetensors(name: str, tmp_path: Path) -> None:
     trained, fresh = model(name), model(name, seed=1)
-    assert fill(fresh, written(trained, tmp_path / "weights.safetensors")) == ()
+    assert fill(fresh, written(trained.state_dict(), tmp_path / "weights.safetensors")) == ()
     assert all(torch.equal(tensor, fresh.state_dict()[key]) for key, tensor in trained.state_dict().items())
 
 
@@ -47,133 +56,226 @@ def test_the_file_of_a_dense_model_of_ours(name: str, tmp_path: Path) -> None:
     trained, fresh = model(name), model(name, seed=1)
     expected = {key: tensor.clone() for key, tensor in trained.state_dict().items()}
     canonicalise(trained)
-    assert fill(fresh, written(trained, tmp_path / "model.safetensors")) == ()
+    assert fill(fresh, written(trained.state_dict(), tmp_path / "model.safetensors")) == ()
     assert all(torch.equal(tensor, fresh.state_dict()[key]) for key, tensor in expected.items())
 
 
-@pytest.mark.parametrize("key", [None, "model", "state_dict"])
-def test_pth_of_plain_tensors(key: str | None, tmp_path: Path) -> None:
-    state, file = model().state_dict(), tmp_path / "weights.pth"
-    torch.save(state if key is None else {key: state, "epoch": 3}, file)
-    fresh = model(seed=1)
-    fill(fresh, file)
-    assert torch.equal(fresh.get_parameter("cls_token"), state["cls_token"])
+def as_facebook_has_it(state: State) -> State:
+    """DINOv2 with registers, by the names of its authors: its positions begin with the class token's."""
+    renamed = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
+    renamed["register_tokens"] = renamed.pop("reg_token")
+    renamed["pos_embed"] = torch.cat([torch.randn(1, 1, 24), renamed["pos_embed"]], dim=1)
+    return {**renamed, "mask_token": torch.randn(1, 24)}
 
 
-class Trap:
-    """Unpickling it makes a file."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple[object, tuple[Path]]:
-        return Path.touch, (self.file,)
-
-
-@pytest.mark.parametrize("how", ["torch", "pickle"])
-def test_a_pickle_with_code_is_refused_and_not_run(how: str, tmp_path: Path) -> None:
-    file, sprung = tmp_path / "weights.pth", tmp_path / "sprung"
-    content = {"model": model().state_dict(), "extra": Trap(sprung)}
-    if how == "torch":
-        torch.save(content, file)
-    else:
-        file.write_bytes(pickle.dumps(content))
-    with pytest.raises(WeightsError, match=r"cannot be read as plain tensors(.|\n)*could run code"):
-        read(file)
-    assert not sprung.exists()
-
-
-@pytest.mark.parametrize("size", [0, 1, 100, 5000])
-def test_a_truncated_file(size: int, tmp_path: Path) -> None:
-    whole = tmp_path / "whole.pth"
-    torch.save(model().state_dict(), whole)
-    for file, content in (
-        (tmp_path / "weights.pth", whole.read_bytes()),
-        (tmp_path / "weights.safetensors", written(model(), tmp_path / "whole").read_bytes()),
-    ):
-        file.write_bytes(content[:size])
-        with pytest.raises(WeightsError, match=file.name):
-            read(file)
-
-
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"does not exist\n"):
-        read(tmp_path / "nothing.safetensors")
-
-
-def test_a_pth_without_tensors(tmp_path: Path) -> None:
-    torch.save({"epoch": 3}, tmp_path / "weights.pth")
-    with pytest.raises(WeightsError, match="no state_dict"):
-        read(tmp_path / "weights.pth")
-    torch.save([1, 2], tmp_path / "weights.pth")
-    with pytest.raises(WeightsError, match="no state_dict"):
-        read(tmp_path / "weights.pth")
-
-
-def test_misfits_are_named(tmp_path: Path) -> None:
-    state: dict[str, Tensor] = model().state_dict()
-    state["norm.strange"] = state.pop("norm.weight")
-    state["norm.bias"] = torch.zeros(7)
-    save_file(state, tmp_path / "weights.safetensors")
-    with pytest.raises(WeightsError) as caught:
-        fill(model(), tmp_path / "weights.safetensors")
-    for fault in ("norm.weight is missing", "norm.strange is not part", "norm.bias is [7], the model needs [24]"):
-        assert fault in caught.value.message
-
-
-def test_a_wholly_different_model_lists_a_few_and_counts_the_rest(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"; and \d+ more"):
-        fill(model(), written(model(width=48), tmp_path / "weights.safetensors"))
-
-
-def test_weights_of_another_family_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="does not fit"):
-        fill(model(), written(model("beit_base_patch16_224"), tmp_path / "weights.safetensors"))
-    with pytest.raises(WeightsError, match="does not fit"):
-        fill(model("beit_base_patch16_224"), written(model(), tmp_path / "weights.safetensors"))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_classifier_for_other_classes_starts_fresh(name: str, tmp_path: Path) -> None:
-    trained, fresh = model(name, classes=1000), model(name, seed=1)
-    own = fresh.get_parameter("head.weight").clone()
-    started = fill(fresh, written(trained, tmp_path / "weights.safetensors"))
-    heads = ("head", "head_dist") if "distilled" in name else ("head",)
-    assert set(started) == {f"{head}.{part}" for head in heads for part in ("weight", "bias")}
-    assert torch.equal(fresh.get_parameter("head.weight"), own)
-    assert torch.equal(fresh.get_parameter("cls_token"), trained.get_parameter("cls_token"))
+def as_deit3_has_it(state: State) -> State:
+    return {name.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): state[name] for name in state}
 
 
 @pytest.mark.filterwarnings("ignore:torch.searchsorted:UserWarning")  # both in timm's interpolation
 @pytest.mark.filterwarnings("ignore:Using a non-tuple sequence:UserWarning")
-@pytest.mark.parametrize("name", NAMES)
-def test_another_image_size_resamples_positions(name: str, tmp_path: Path) -> None:
-    trained, larger = model(name), model(name, size=48, seed=1)
-    fill(larger, written(trained, tmp_path / "weights.safetensors"))
-    table = "blocks.0.attn.relative_position_bias_table" if name.startswith("beit") else "pos_embed"
-    assert larger.get_parameter(table).shape != trained.get_parameter(table).shape
-    assert 0 < larger.get_parameter(table).std() <= 1.5 * trained.get_parameter(table).std()
-    assert torch.equal(larger.get_parameter("head.weight"), trained.get_parameter("head.weight"))
+@pytest.mark.parametrize(
+    ("name", "change", "sizes", "args"),
+    [
+        (VIT, dict, (32, 48), {}),
+        (DISTILLED, dict, (32, 24), {}),
+        (BEIT, dict, (32, 48), {}),
+        (VIT, dict, (70, 42), {"patch_size": 14, "reg_tokens": 4, "no_embed_class": True, "init_values": 1e-5}),
+        ("vit_small_patch14_reg4_dinov2", as_facebook_has_it, (70, 42), {"patch_size": 14}),
+        ("deit3_small_patch16_224", as_deit3_has_it, (32, 48), {}),
+        ("flexivit_small", dict, (32, 48), {}),
+    ],
+)
+def test_another_image_size_gives_timm_s_numbers(
+    name: str,
+    change: Callable[[State], State],
+    sizes: tuple[int, int],
+    args: dict[str, object],
+    tmp_path: Path,
+) -> None:
+    state = change(model(name, sizes[0], **args).state_dict())
+    ours = model(name, sizes[1], seed=1, **args)
+    fresh = fill(ours, written(state, tmp_path / "weights.safetensors"))
+    config = {"state_dict": state, "num_classes": 0 if fresh else 3}
+    theirs = built(name, sizes[1], pretrained=True, pretrained_cfg_overlay=config, **args)
+    assert set(fresh) <= {"head.weight", "head.bias"}
+    for key, tensor in theirs.state_dict().items():
+        assert key in fresh or torch.equal(ours.state_dict()[key], tensor), key
+
+
+def test_a_classifier_for_other_classes_starts_fresh(tmp_path: Path) -> None:
+    trained, fresh = model(DISTILLED, num_classes=1000), model(DISTILLED, seed=1)
+    own = fresh.get_parameter("head.weight").clone()
+    started = fill(fresh, written(trained.state_dict(), tmp_path / "weights.safetensors"))
+    assert set(started) == {f"{head}.{part}" for head in ("head", "head_dist") for part in ("weight", "bias")}
+    assert torch.equal(fresh.get_parameter("head.weight"), own)
+    assert torch.equal(fresh.get_parameter("cls_token"), trained.get_parameter("cls_token"))
 
 
 def test_a_backbone_without_classifier_keeps_the_fresh_one(tmp_path: Path) -> None:
-    trained, fresh = model(), model(seed=1)
-    backbone = {name: tensor for name, tensor in trained.state_dict().items() if not name.startswith("head.")}
-    save_file(backbone, tmp_path / "backbone.safetensors")
+    trained, fresh = model().state_dict(), model(seed=1)
     before = fresh.get_parameter("head.weight").clone()
-    assert set(fill(fresh, tmp_path / "backbone.safetensors")) == {"head.weight", "head.bias"}
+    backbone = {name: tensor for name, tensor in trained.items() if not name.startswith("head.")}
+    assert set(fill(fresh, written(backbone, tmp_path / "backbone.safetensors"))) == {"head.weight", "head.bias"}
     assert torch.equal(fresh.get_parameter("head.weight"), before)
-    assert torch.equal(fresh.get_parameter("norm.weight"), trained.get_parameter("norm.weight"))
+    assert torch.equal(fresh.get_parameter("norm.weight"), trained["norm.weight"])
+
+
+def test_misfits_are_named(tmp_path: Path) -> None:
+    state = model().state_dict()
+    state["norm.strange"] = state.pop("norm.weight")
+    state["norm.bias"] = torch.zeros(7)
+    with pytest.raises(WeightsError) as caught:
+        fill(model(), written(state, tmp_path / "weights.safetensors"))
+    for fault in ("norm.weight is missing", "norm.strange is not part", "norm.bias is [7], the model needs [24]"):
+        assert fault in caught.value.message
+
+
+@pytest.mark.parametrize("name", [VIT, BEIT])
+def test_no_shape_of_any_tensor_is_too_odd_to_be_named(name: str, tmp_path: Path) -> None:
+    ours = model(name)
+    state = {key: tensor.clone() for key, tensor in ours.state_dict().items()}
+    for key in state:
+        for shape in ((), (0,), (1, 0, 24), (2, 3, 1, 1, 1)):
+            file = written({**state, key: torch.zeros(shape)}, tmp_path / "weights.safetensors")
+            said = key
+            try:
+                fresh = fill(ours, file)
+            except WeightsError as error:
+                said = error.message
+            else:
+                assert fresh == (key,)
+            assert key in said
+
+
+AVERAGED = {"global_pool": "avg"}
+KINDS = [
+    (VIT, {}, BEIT, {}, "the file is a ViT or DeiT", "--model vit_base_patch8_224"),
+    (BEIT, {}, VIT, {}, "the file is a BEiT", "--model beit_base_patch16_224"),
+    (DISTILLED, {}, VIT, {}, "the file is a distilled DeiT (dist_token)", "--model deit_base_distilled_patch16_224"),
+    (VIT, {}, DISTILLED, {}, "the file is not distilled", "--model deit_base_patch16_224"),
+    (VIT, {"reg_tokens": 4}, VIT, {}, "its number of register tokens is 4, the model's 0", "reg_tokens=4"),
+    (VIT, {}, VIT, {"class_token": False, **AVERAGED}, "has a class token, the model has none", "class_token=true"),
+    (VIT, {}, VIT, {"no_embed_class": True}, "its 17 positions include the class token's", "no_embed_class=false"),
+    (VIT, {"no_embed_class": True}, VIT, {}, "its 16 positions do not include the", "no_embed_class=true"),
+    (VIT, AVERAGED, VIT, {}, "the file has a norm after averaging the tokens", "global_pool=avg"),
+    (VIT, {}, VIT, AVERAGED, "the model has a norm after averaging the tokens", "fc_norm=false"),
+    (BEIT, {}, BEIT, {"global_pool": "token"}, "the file has a norm after averaging the tokens", "global_pool=avg"),
+    (VIT, {"init_values": 1e-5}, VIT, {}, "the file has layer scale, the model has none", "init_values=1e-5"),
+    (VIT, {}, VIT, {"qkv_bias": True, "qk_norm": True}, "the model has norms of queries and keys", "qk_norm=false"),
+    (VIT, {"qkv_bias": False}, VIT, {}, "has biases of queries, keys and values, the file has none", "qkv_bias=false"),
+    (VIT, {"depth": 2}, VIT, {}, "its depth is 2, the model's 1", "depth=2"),
+    (VIT, {"embed_dim": 48}, VIT, {}, "its width is 48, the model's 24", "embed_dim=48"),
+    (VIT, {"embed_dim": 384}, VIT, {}, "its width is 384, the model's 24", "--model vit_small_patch16_224"),
+    (VIT, {"mlp_ratio": 2}, VIT, {}, "its MLP ratio is 2, the model's 4", "mlp_ratio=2"),
+    (VIT, {"in_chans": 1}, VIT, {}, "its number of colour channels is 1, the model's 3", "check model.name"),
+]
+
+
+@pytest.mark.parametrize("case", KINDS, ids=lambda case: case[-1])
+def test_the_kind_of_model_that_a_file_is_for_is_said(case: Any, tmp_path: Path) -> None:
+    file, theirs, name, ours, said, mend = case
+    with pytest.raises(WeightsError) as caught:
+        fill(model(name, **ours), written(model(file, **theirs).state_dict(), tmp_path / "weights.safetensors"))
+    assert said in caught.value.message
+    assert mend in caught.value.hint
+    assert "invalid" not in caught.value.message
+
+
+def test_the_settings_named_build_the_file_s_kind(tmp_path: Path) -> None:
+    state = model(depth=2, mlp_ratio=2.0, init_values=0.1, reg_tokens=4, no_embed_class=True).state_dict()
+    file = written(state, tmp_path / "weights.safetensors")
+    with pytest.raises(WeightsError) as caught:
+        fill(model(), file)
+    settings = re.findall(r"--set model\.args\.(\w+)=(\S+)", caught.value.hint)
+    assert fill(model(seed=1, **{name: yaml_file.parse(value, name) for name, value in settings}), file) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "library"),
+    [
+        ("vit.encoder.layer.0.attention.attention.query.weight", "Hugging Face transformers"),
+        ("encoder.layers.encoder_layer_0.ln_1.weight", "torchvision"),
+        ("backbone.layers.0.ffn.layers.0.0.weight", "OpenMMLab"),
+    ],
+)
+def test_names_of_other_libraries_are_known(name: str, library: str, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=f"its tensors have the names of {library}"):
+        fill(model(), written({name: torch.zeros(2)}, tmp_path / "weights.safetensors"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_become_float32(dtype: torch.dtype, tmp_path: Path) -> None:
+    state = {name: tensor.to(dtype) for name, tensor in model().state_dict().items()}
+    fresh = model(seed=1)
+    fill(fresh, written(state, tmp_path / "weights.safetensors"))
+    assert all(torch.equal(tensor, state[name].float()) for name, tensor in fresh.state_dict().items())
+    assert {tensor.dtype for tensor in fresh.state_dict().values()} == {torch.float32}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda tensor: tensor.to(torch.int8), "int8"),
+        (lambda tensor: tensor.to(torch.complex64), "complex64"),
+        (lambda tensor: tensor.to("meta"), "on the meta device"),
+        (lambda tensor: tensor.to_sparse(), "sparse"),
+        (lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8), "quantised"),
+    ],
+)
+def test_tensors_that_are_no_plain_numbers(change: Callable[[Tensor], Tensor], said: str, tmp_path: Path) -> None:
+    state = model().state_dict()
+    torch.save({**state, "norm.weight": change(state["norm.weight"])}, tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match=rf"no plain floating-point numbers: norm\.weight \(.*{said}\)"):
+        fill(model(), tmp_path / "weights.pth")
+
+
+def test_values_that_are_not_finite(tmp_path: Path) -> None:
+    state = {name: tensor.double() for name, tensor in model().state_dict().items()}
+    state["norm.weight"][3] = float("nan")
+    state["cls_token"] = state["cls_token"] + 1e300  # finite until it becomes float32
+    with pytest.raises(WeightsError, match=r"NaN or infinite, in cls_token, norm\.weight\n"):
+        fill(model(), written(state, tmp_path / "weights.safetensors"))
+    state = model(num_classes=5).state_dict()
+    state["head.weight"][0] = float("nan")
+    started = fill(model(), written(state, tmp_path / "weights.safetensors"))
+    assert started == ("head.weight", "head.bias"), "a classifier that is not taken does not matter"
+
+
+def test_tensors_that_share_memory(tmp_path: Path) -> None:
+    shared, fresh = torch.randn(24), model(seed=1)
+    torch.save({**model().state_dict(), "norm.weight": shared, "norm.bias": shared}, tmp_path / "weights.pth")
+    fill(fresh, tmp_path / "weights.pth")
+    assert torch.equal(fresh.get_parameter("norm.weight"), shared)
+    assert fresh.get_parameter("norm.weight").data_ptr() != fresh.get_parameter("norm.bias").data_ptr()
+
+
+def test_patches_of_another_size_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fill(model(), written(model(patch_size=16, size=64).state_dict(), tmp_path / "weights.safetensors"))
+    assert "its patches of 16 pixels are resampled to 8 pixels" in caplog.text
+
+
+def small(file: Path | str, **more: object) -> recipe.Model:
+    args = {"patch_size": 8, "depth": 1, "embed_dim": 24, "num_heads": 3}
+    return recipe.Model.model_validate({"name": VIT, "weights": str(file), "image_size": 32, "args": args, **more})
 
 
 def test_build_takes_a_file(tmp_path: Path) -> None:
-    trained = model(classes=1000)
-    file = written(trained, tmp_path / "weights.safetensors")
-    args = {"patch_size": 8, "depth": 1, "embed_dim": 24, "num_heads": 3}
-    settings = recipe.Model(name=NAMES[0], weights=str(file), image_size=32, args=dict(args))
-    built = source.build(settings, ("cat", "dog"), seed=0)
+    trained = model(num_classes=1000)
+    file = written(trained.state_dict(), tmp_path / "weights.safetensors")
+    built = source.build(small(file), ("cat", "dog"), seed=0)
     assert built.fresh == ("head.weight", "head.bias")
     assert torch.equal(built.module.get_parameter("cls_token"), trained.get_parameter("cls_token"))
+
+
+def test_a_file_of_ours_says_how_many_heads_it_has(tmp_path: Path) -> None:
+    """Its tensors do not."""
+    built = source.build(small("none"), ("cat", "dog", "emu"), seed=0)
+    source.save(built.module, built.info, tmp_path)
+    with pytest.raises(WeightsError, match=r"is of a model with 3 heads, not 4\n--set model\.args\.num_heads=3"):
+        fill(model(num_heads=4), tmp_path / "model.safetensors")
+    assert fill(model(), tmp_path / "model.safetensors") == ()
 
 
 def test_published_weights_classify(shared: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from toolkit import records
-from toolkit.errors import RunFolderError, StorageError
+from toolkit.errors import RunFolderError, StorageError, plainly
 from toolkit.records import TrainingHistory
 
 Weights = dict[str, Tensor]
@@ -52,7 +52,8 @@ def save(checkpoint: Checkpoint, file: Path) -> None:
     except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
         partial.unlink(missing_ok=True)
         raise StorageError(
-            f"cannot write {file}: {error}", "make room on the disk and run the command again: training goes on"
+            f"cannot write {file}: {plainly(error)}",
+            "make room on the disk and run the command again: training goes on",
         ) from error
 
 
@@ -71,5 +72,5 @@ def load(file: Path, identity: str) -> Checkpoint | None:
         return Checkpoint(identity, history, content["module"], content["best"], content["optimizer"])
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
         raise RunFolderError(
-            f"{file} is no checkpoint of this toolkit: {error}", "remove it to train from the beginning"
+            f"{file} is no checkpoint of this toolkit: {plainly(error)}", "remove it to train from the beginning"
         ) from error

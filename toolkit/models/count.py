@@ -60,6 +60,7 @@ def summarise(model: nn.Module, info: ModelInfo) -> ModelSummary:
     return ModelSummary(
         name=info.name,
         image_size=info.image_size,
+        preprocessing=info.preprocessing,
         embed_width=int(model.get_parameter("patch_embed.proj.weight").shape[0]),
         parameters=total.parameters,
         macs=total.macs,

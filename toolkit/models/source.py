@@ -16,16 +16,17 @@ import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from timm.data.config import resolve_model_data_config
 from torch import nn
 
 from toolkit import hashing, recipe, records
-from toolkit.errors import RecipeError, StorageError, UnknownName, WeightsError
+from toolkit.errors import RecipeError, StorageError, UnknownName, WeightsError, plainly
+from toolkit.models import refusal
 from toolkit.models.acceptance import accept
 from toolkit.models.adapt import attentions, canonicalise
 from toolkit.models.count import count
 from toolkit.models.forms import check_forms
 from toolkit.models.patches import image_size
+from toolkit.models.preprocessing import preprocessing_of
 from toolkit.models.shapes import blocks_of, drop_blocks, take_shapes
 from toolkit.models.weights import fill, is_classifier
 from toolkit.records import HeadLayout, ModelInfo, Setting
@@ -47,21 +48,21 @@ def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> LoadedMo
     """A dense model in canonical form, with a head for `classes`.
 
     Raises UnknownName, UnsupportedModel, RecipeError for arguments timm refuses, WeightsError for weights that cannot
-    be had or do not fit. `info.weights_sha256` is empty until the model is saved.
+    be had or do not fit, or for a damaged file beside them that says how images are prepared. `info.weights_sha256` is
+    empty until the model is saved.
     """
-    _check_name(settings.name)
+    check_name(settings.name)
     args: dict[str, Setting] = dict(settings.args)
     if settings.image_size is not None and args.setdefault("img_size", settings.image_size) != settings.image_size:
         raise RecipeError(f"model.image_size is {settings.image_size}, img_size of model.args is {args['img_size']}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = _create(settings.name, args, len(classes), from_hub=settings.weights == "hub")
-    config = resolve_model_data_config(module)
     fresh: tuple[str, ...] = ()
     if settings.weights == "hub" and timm.models.get_pretrained_cfg_value(settings.name, "num_classes") != len(classes):
         fresh = tuple(name for name, _ in module.named_parameters() if is_classifier(name))
     elif settings.weights not in ("hub", "none"):
-        fresh = fill(module, Path(settings.weights).expanduser())
+        fresh = fill(module, Path(settings.weights).expanduser(), settings.weights_key)
     canonicalise(module)
     module.eval()
     accept(module, settings.name)
@@ -72,9 +73,7 @@ def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> LoadedMo
         args=args,
         classes=tuple(classes),
         image_size=size,
-        mean=tuple(float(value) for value in config["mean"]),
-        std=tuple(float(value) for value in config["std"]),
-        interpolation=config["interpolation"],
+        preprocessing=preprocessing_of(settings),
         removed_blocks=(),
         layouts=layouts_of(module),
         parameters=costs.parameters,
@@ -98,8 +97,8 @@ def known_models() -> list[str]:
     return sorted(names)
 
 
-def _check_name(name: str) -> None:
-    """`name` is an architecture, or an architecture and the tag of one of its sets of weights."""
+def check_name(name: str) -> None:
+    """Raise UnknownName unless it is an architecture, or one and the tag of one of its sets of weights."""
     architecture, _, tag = name.partition(".")
     if architecture not in known_models():
         raise UnknownName("model", name, known_models())
@@ -115,7 +114,7 @@ def save(module: nn.Module, info: ModelInfo, folder: Path) -> ModelInfo:
         save_file(tensors, file)
     except SafetensorError as error:
         raise StorageError(
-            f"cannot write {file}: {error}", "make room on the disk and run the command again"
+            f"cannot write {file}: {plainly(error)}", "make room on the disk and run the command again"
         ) from error
     costs = count(module, info.image_size)
     info = replace(
@@ -141,7 +140,7 @@ def load(folder: Path) -> LoadedModel:
         raise WeightsError(
             f"{file} is not the file that {folder / 'model.json'} describes (its hash differs)", _DAMAGED
         )
-    _check_name(info.name)
+    check_name(info.name)
     with torch.device("meta"):
         module = _create(info.name, info.args, len(info.classes), from_hub=False)
     canonicalise(module)
@@ -169,31 +168,19 @@ def layouts_of(module: nn.Module) -> tuple[HeadLayout, ...]:
     return tuple(attention.layout for attention in attentions(module).values())
 
 
-FACTORY_ARGUMENTS = frozenset(
-    (
-        *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "scriptable"),
-        *("exportable", "no_jit", "features_only", "num_classes", "in_chans", "device", "dtype"),
-    )
-)
-"""Arguments of timm that are not the architecture's: weights come through `weights`, classes from the data."""
-
-
 def _create(name: str, args: Mapping[str, Setting], classes: int, *, from_hub: bool) -> nn.Module:
-    if refused := sorted(FACTORY_ARGUMENTS & args.keys()):
-        raise RecipeError(f"model.args may not hold {', '.join(refused)}", "see model.weights and model.image_size")
+    refusal.check_arguments(name, args)
     try:
         arguments: dict[str, Any] = {**args, "num_classes": classes}
         module: nn.Module = timm.create_model(name, pretrained=from_hub, **arguments)
     except Exception as error:  # timm checks no argument: any class of error may follow
         if not from_hub:
-            what = f"timm refuses to build {name} with {dict(args)}: {type(error).__name__}: {error}"
-            raise RecipeError(what, "see model.args") from error
+            raise refusal.of_arguments(name, args, error) from error
         # Hub, network and cache fail with many unrelated classes too; what builds without weights lacks only those.
         _create(name, args, classes, from_hub=False)
-        raise WeightsError(
-            f"timm's weights for {name} cannot be had: {error}",
-            "give a file (--weights FILE), or start from random weights (--weights none)",
-        ) from error
+        raise refusal.of_hub_weights(name, args, error) from error
+    if from_hub:
+        refusal.check_hub_weights(module, name, args)
     check_forms(module, name)
     return module
 
@@ -205,4 +192,4 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
     except FileNotFoundError:
         raise WeightsError(f"{file} does not exist") from None
     except SafetensorError as error:
-        raise WeightsError(f"{file} is truncated or not a safetensors file: {error}", _DAMAGED) from error
+        raise WeightsError(f"{file} is truncated or not a safetensors file", _DAMAGED) from error

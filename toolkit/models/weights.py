@@ -1,83 +1,138 @@
-"""Read a file of trained weights and fill a timm model with it, or say exactly which tensors do not fit."""
+"""Fill a timm model with the weights of a file, or say what kind of model they are for and which tensors do not fit."""
 
 from __future__ import annotations
 
 import logging
-import pickle
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.models import beit, vision_transformer
 from torch import Tensor, nn
 
-from toolkit.errors import WeightsError
+from toolkit import records
+from toolkit.errors import RecordError, WeightsError
+from toolkit.models import networks, weight_file
+from toolkit.models.kinship import differences
+from toolkit.records import ModelInfo
 
 LOG = logging.getLogger(__name__)
-SHOWN = 8
-"""How many misfitting tensors an error lists."""
+SHOWN, SHOWN_BESIDE_A_KIND = 8, 3
+"""How many misfitting tensors an error lists, and how many where it can say what kind of model they are for."""
 
 
-def fill(module: nn.Module, file: Path) -> tuple[str, ...]:
+def fill(module: nn.Module, file: Path, key: str | None = None) -> tuple[str, ...]:
     """Load `file` into a timm ViT, DeiT or BEiT, resampling position embeddings to its image size as timm does.
 
-    Where the file has a classifier for another number of classes, or none (a backbone), the model keeps its fresh one,
-    and the names of its parameters are returned. Any other difference is a WeightsError that names the tensors.
+    `key` chooses among several networks in the file. Where the network has a classifier for another number of classes,
+    or none (a backbone), the model keeps its fresh one, and the names of its parameters are returned. Any other
+    difference, and any value that is not finite, is a WeightsError that names the tensors.
     """
-    state = _fitted(module, _packed(read(file)), file)
     own = module.state_dict()
+    network = networks.choose(weight_file.read(file), own, key, file)
+    if network.notes:
+        LOG.warning("%s: %s", file, "; ".join(network.notes))
+    given = _packed(_in_float32(network.tensors, own, file))
+    try:
+        state = _as_timm_has_them(module, given)
+    except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, ValueError) as error:
+        raise _misfit(module, given, _faults(given, own), file) from error
+    if faults := _faults(state, own):
+        raise _misfit(module, given, faults, file)
     fresh = [
         name for name in own if is_classifier(name) and (name not in state or own[name].shape != state[name].shape)
     ]
     for name in fresh:
         LOG.info("%s starts fresh: the file has none for %d classes", name, len(own[name]))
         state[name] = own[name]
-    faults = [f"{name} is missing" for name in own if name not in state]
-    faults += [f"{name} is not part of the model" for name in state if name not in own]
-    faults += [
-        f"{name} is {list(state[name].shape)}, the model needs {list(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    if faults:
-        more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-        ours = (file.parent / "model.json").is_file()
-        raise WeightsError(
-            f"{file} does not fit {type(module).__name__}: {'; '.join(faults[:SHOWN])}{more}",
-            "check model.name, model.args and model.image_size"
-            + (f"; a model that was cut cannot be trained anew: see `toolkit inspect {file.parent}`" if ours else ""),
-        )
+    _check_heads(module, file)
+    _check_finite(state, file)
+    _tell_patches(given, own, file)
     module.load_state_dict(state, strict=True)
     return tuple(fresh)
 
 
-def read(file: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file, or of a PyTorch file that holds nothing but tensors and plain containers."""
-    if not file.is_file():
-        raise WeightsError(f"weights file {file} does not exist", 'give a file, "hub" or "none"')
-    if file.suffix == ".safetensors":
-        try:
-            return load_file(file)
-        except SafetensorError as error:
-            raise WeightsError(f"{file} is truncated or not a safetensors file: {error}") from error
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # it is read or refused below
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+def _tell_patches(given: Mapping[str, Tensor], own: Mapping[str, Tensor], file: Path) -> None:
+    """timm resamples patches of another size too, which costs more accuracy than positions do."""
+    name = "patch_embed.proj.weight"
+    theirs, ours = given[name].shape[2:] if name in given else (), own[name].shape[2:]
+    if len(theirs) == 2 and theirs != ours:
+        LOG.warning("%s: its patches of %d pixels are resampled to %d pixels", file, theirs[0], ours[0])
+
+
+def _faults(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+    """Every tensor that is missing, too many or of another shape; a classifier may be missing or of another shape."""
+    needed = [name for name in own if not is_classifier(name)]
+    faults = [f"{name} is missing" for name in needed if name not in state]
+    faults += [f"{name} is not part of the model" for name in state if name not in own]
+    faults += [
+        f"{name} is {list(state[name].shape)}, the model needs {list(own[name].shape)}"
+        for name in needed
+        if name in state and state[name].shape != own[name].shape
+    ]
+    return faults
+
+
+def _misfit(module: nn.Module, given: Mapping[str, Tensor], faults: list[str], file: Path) -> WeightsError:
+    """The error for tensors that do not fit: the file's kind first, then the tensors."""
+    found = differences(given, module)
+    shown = faults[: SHOWN_BESIDE_A_KIND if found else SHOWN]
+    more = [f"and {len(faults) - len(shown)} more"] if len(faults) > len(shown) else []
+    said = [*(difference.said for difference in found), *shown, *more]
+    settings = " ".join(difference.settings for difference in found if difference.settings)
+    hint = f"to build the file's kind of model: {settings}" if settings else ""
+    if (file.parent / "model.json").is_file():
+        hint = f"`toolkit inspect {file.parent}` shows it; a model that was cut cannot be trained anew"
+    name = getattr(module, "pretrained_cfg", {}).get("architecture") or type(module).__name__
+    return WeightsError(
+        f"{file} does not fit {name}: {'; '.join(said)}",
+        hint or "check model.name, model.args and model.image_size",
+    )
+
+
+def _in_float32(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """Half and double precision as the model computes; what is not plain numbers is refused by name."""
+    odd = [f"{name} ({what})" for name, tensor in tensors.items() if (what := _odd(tensor, name in own))]
+    if odd:
         raise WeightsError(
-            f"{file} cannot be read as plain tensors: {reason}",
-            "unpickling could run code, so it is refused; save the model's state_dict, best as safetensors",
-        ) from error
-    for key in ("model", "state_dict"):
-        state = state.get(key, state) if isinstance(state, Mapping) else state
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"{file} holds no state_dict of tensors", "save model.state_dict()")
-    return dict(state)
+            f"{file} holds tensors that are no plain floating-point numbers: {networks.listed(odd)}",
+            "save the state_dict of the model before it was quantised or made sparse",
+        )
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def _odd(tensor: Tensor, needed: bool) -> str:
+    if tensor.is_meta:
+        return "without values, on the meta device"
+    if tensor.is_quantized or tensor.layout != torch.strided:
+        return "quantised" if tensor.is_quantized else "sparse"
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return dtype if needed and not tensor.is_floating_point() else ""
+
+
+def _check_heads(module: nn.Module, file: Path) -> None:
+    """A file of ours lies beside a record of its heads, which tensors do not show."""
+    try:
+        info = records.load(ModelInfo, file.parent / "model.json") if file.name == "model.safetensors" else None
+    except RecordError:  # there is none, or it is somebody else's
+        info = None
+    if info is not None:
+        theirs = [len(layout.heads) for layout in info.layouts]
+        ours = [part.num_heads for part in module.modules() if hasattr(part, "num_heads")]
+        if theirs != ours:
+            raise WeightsError(
+                f"{file} is of a model with {theirs[0]} heads, not {ours[0]}", f"--set model.args.num_heads={theirs[0]}"
+            )
+
+
+def _check_finite(state: Mapping[str, Tensor], file: Path) -> None:
+    broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
+    if broken:
+        raise WeightsError(
+            f"{file} holds values that are NaN or infinite, in {networks.listed(broken)}",
+            "its training has diverged: take an earlier checkpoint",
+        )
 
 
 def _packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -90,16 +145,15 @@ def _packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return packed
 
 
-def _fitted(module: nn.Module, state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
-    """timm's own conversions of old names and of position embeddings for another image size."""
-    try:
-        if isinstance(module, vision_transformer.VisionTransformer):
-            fitted: dict[str, Tensor] = vision_transformer.checkpoint_filter_fn(state, module)
-        else:
-            fitted = beit.checkpoint_filter_fn(state, module)
-    except (KeyError, AttributeError, RuntimeError, ValueError) as error:
-        raise WeightsError(f"{file} does not fit {type(module).__name__}: {error}") from error
-    return fitted
+def _as_timm_has_them(module: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """timm's own conversions of other authors' names, and of positions and patches for another image size."""
+    convert: Callable[..., dict[str, Tensor]] = beit.checkpoint_filter_fn
+    if not isinstance(module, beit.Beit):
+        convert = partial(vision_transformer.checkpoint_filter_fn, adapt_layer_scale=True)
+        name = str(getattr(module, "pretrained_cfg", {}).get("architecture"))
+        if "flexi" in name or "radio" in name:  # which timm resamples in another way
+            convert = partial(convert, interpolation="bilinear", antialias=False)
+    return convert(dict(given), module)
 
 
 def is_classifier(name: str) -> bool:

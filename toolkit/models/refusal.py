@@ -1,0 +1,121 @@
+"""What timm refuses, in our words: arguments an architecture has not, values it cannot take, weights not to be had.
+
+timm checks no argument, and any class of error may follow. What it said stays the error's cause, shown by --verbose.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+import torch
+from timm.models.beit import Beit
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from toolkit.errors import RecipeError, WeightsError, plainly, suggestion
+from toolkit.models.networks import listed
+from toolkit.models.weights import is_classifier
+from toolkit.records import Setting
+
+LOG = logging.getLogger(__name__)
+FACTORY_ARGUMENTS = frozenset(
+    (
+        *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "scriptable"),
+        *("exportable", "no_jit", "features_only", "num_classes", "in_chans", "device", "dtype"),
+    )
+)
+"""Arguments of timm that are not the architecture's: weights come through `weights`, classes from the data."""
+
+
+def check_arguments(name: str, args: Mapping[str, Setting]) -> None:
+    """RecipeError for arguments that this architecture has not, with the closest that it has."""
+    if refused := sorted(FACTORY_ARGUMENTS & args.keys()):
+        raise RecipeError(f"model.args may not hold {', '.join(refused)}", "see model.weights and model.image_size")
+    known = _signature(name).keys() - FACTORY_ARGUMENTS
+    for argument in args:
+        if argument not in known:
+            raise RecipeError(f"model.args: {name} takes no {argument!r}", suggestion(argument, sorted(known)))
+
+
+def of_arguments(name: str, args: Mapping[str, Setting], error: Exception) -> RecipeError:
+    """The error for values that timm cannot build `name` with: those without which it can, else those it speaks of."""
+    guilty = [argument for argument in args if _builds(name, {key: args[key] for key in args if key != argument})]
+    blamed = guilty or [argument for argument in args if argument in str(error)] or list(args)
+    if not blamed:
+        return RecipeError(f"timm cannot build {name} here: {plainly(error)}", "choose another --model")
+    if _builds(name, args):
+        return RecipeError(f"{name} with {_listed(args, list(args))} is too large for this machine", "see model.args")
+    defaults = {key: _signature(name)[key].default for key in blamed}
+    usual = ", ".join(f"{key}={value}" for key, value in defaults.items() if isinstance(value, int | float))
+    said = f": {plainly(error)}" if isinstance(error, AssertionError | ValueError) and str(error) else ""
+    return RecipeError(
+        f"timm refuses to build {name} with {_listed(args, blamed)}{said}",
+        f"see model.args; usual is {usual}" if usual else "see model.args",
+    )
+
+
+def of_hub_weights(name: str, args: Mapping[str, Setting], error: Exception) -> WeightsError:
+    """The error for weights that timm could not fetch, has not, or could not put into a model of these arguments."""
+    start = "give a file (--weights FILE), or start from random weights (--weights none)"
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        tags = timm.list_models(f"{name.partition('.')[0]}.*", pretrained=True)
+        return WeightsError(
+            f"timm has no weights for {name}", f"timm has them for {', '.join(tags)}; or {start}" if tags else start
+        )
+    where = f"huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url or "their server"
+    if isinstance(error, RuntimeError) and "state_dict" in str(error):
+        return WeightsError(
+            f"timm's weights for {name} do not fit a model with {_listed(args, list(args))}",
+            f"leave out the arguments that change its shape, or {start}",
+        )
+    return WeightsError(
+        f"timm's weights for {name} could not be fetched from {where}",
+        f"check the network and try again (--verbose says more); or {start}",
+    )
+
+
+def check_hub_weights(module: nn.Module, name: str, args: Mapping[str, Setting]) -> None:
+    """WeightsError where `args` make a model that timm's weights cannot fill; timm leaves the rest random, unsaid."""
+    if not args.keys() - {"img_size"}:
+        return
+    with torch.device("meta"):
+        usual = timm.create_model(name, pretrained=False)
+    own, theirs = ([key for key in held.state_dict() if not is_classifier(key)] for held in (module, usual))
+    blamed = _listed(args, list(args))
+    if random := [key for key in own if key not in theirs]:
+        raise WeightsError(
+            f"timm's weights for {name} do not fill a model with {blamed}: {listed(random)} would be random",
+            "leave out the arguments that add to it, or start from random weights (--weights none)",
+        )
+    if _heads(module) != _heads(usual):
+        raise WeightsError(f"timm's weights for {name} are for another number of heads than {blamed}", "see model.args")
+    if dropped := [key for key in theirs if key not in own]:
+        LOG.warning("timm's weights for %s: %s have no place in a model with %s", name, listed(dropped), blamed)
+
+
+def _heads(module: nn.Module) -> set[object]:
+    return {part.num_heads for part in module.modules() if hasattr(part, "num_heads")}
+
+
+def _signature(name: str) -> Mapping[str, inspect.Parameter]:
+    kind = Beit if name.partition(".")[0] in timm.list_models(module="beit") else VisionTransformer
+    return inspect.signature(kind).parameters
+
+
+def _builds(name: str, args: Mapping[str, Setting]) -> bool:
+    arguments: dict[str, Any] = dict(args)
+    try:
+        with torch.device("meta"):
+            timm.create_model(name, pretrained=False, **arguments)
+    except Exception:  # as above: of any class
+        return False
+    return True
+
+
+def _listed(args: Mapping[str, Setting], names: list[str]) -> str:
+    return ", ".join(f"{name}={args[name]!r}" for name in names) or "its usual arguments"
