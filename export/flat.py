@@ -35,10 +35,11 @@ def flatten(
     """
     places = attentions(module)
     tokens = -1 if image_size is None else trace(module, image_size)[next(iter(places))].positions
-    padding = 0 if image_size is None else -tokens % tokens_multiple
     batch = Batch()
     blocks = blocks_of(module)
     read = _tokens_read(module) if only_what_is_read and type(blocks[-1]) in PRE_NORM else None
+    alone = read is not None and len(blocks) == 1  # the last block drops what is padded, and there is no other
+    padding = 0 if image_size is None or alone else -tokens % tokens_multiple
     for place, attention in places.items():
         flat = FlatAttention(attention, tokens + padding, tokens + padding, batch, form, padding)
         if read is not None and place == list(places)[-1]:

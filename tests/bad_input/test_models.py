@@ -11,7 +11,7 @@ import pytest
 Command = Callable[..., Any]
 VIT, DISTILLED, BEIT = "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224"
 FILLED = "an image of 36 pixels is not filled by patches of 8: 32 or 40"
-SQUARE = "it should be one number, one word, true or false (images and patches are square)"
+SQUARE = "it should be one number or text, true, false or null; images and patches are square"
 NO_WAY = "as it is asked for cannot be used"
 
 CASES: list[tuple[str, list[str], str]] = [

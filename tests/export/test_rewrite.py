@@ -91,6 +91,15 @@ def test_padded_tokens_change_no_logit(name: str, only_what_is_read: bool, multi
     assert_equal(changed, model)
 
 
+def test_a_single_block_that_drops_what_is_padded_is_not_padded(small: Make) -> None:
+    model = small(depth=1)
+    for less in (True, False):
+        changed = copy.deepcopy(model.module)
+        done = flatten(changed, 16, FORMS["decomposed"], only_what_is_read=less, tokens_multiple=4)
+        assert ("pad-tokens" in done) == (not less)
+        assert_equal(changed, model)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_patch_embedding_is_a_linear_layer(name: str, make: Make) -> None:
     model = make(name, depth=2)
