@@ -91,12 +91,6 @@ class Model(Section):
     args: dict[str, Argument] = {}
     """More arguments for timm, such as patch_size or depth."""
 
-    @model_validator(mode="after")
-    def _key_is_for_a_file(self) -> Model:
-        if self.weights_key is not None and self.weights in ("hub", "none"):
-            raise ValueError(f"weights_key is for a file, not for weights {self.weights!r}")
-        return self
-
 
 class Data(Section):
     path: str = "digits"
