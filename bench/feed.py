@@ -16,7 +16,7 @@ def answers(session: Session, images: npt.NDArray[Any], identity: Identity) -> n
     """Logits [batch, classes] for normalised images [batch, 3, S, S]. A batch that is too
     small for the file is filled up, and its logits cut off again."""
     if identity.dtype == "uint8":
-        images = to_pixels(images, identity.model.mean, identity.model.std)
+        images = to_pixels(images, identity.model.preprocessing)
     size = identity.batch or min(len(images), identity.most or len(images))
     logits = []
     for start in range(0, len(images), size):

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from toolkit import recipe
     from toolkit.export.prepare import Prepared
 
+INPUT, OUTPUT = "images", "logits"
+"""Names of a graph's input and output."""
+
 
 class HeadWidths(NamedTuple):
     """Widths of heads that a kernel takes."""

@@ -1,8 +1,8 @@
-"""Attention as it is written into a graph: on flat tokens, in a form that the graph's readers know."""
+"""Attention on flat tokens: computed by plain products, and written into a graph in a form that its readers know."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -110,15 +110,36 @@ def _products(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None
     return mixed
 
 
+class Operator(NamedTuple):
+    """An ONNX operator that torch does not have, with its attributes."""
+
+    name: str
+    attributes: Mapping[str, Any]
+    version: int
+
+
+def _node(
+    operator: Operator, inputs: Sequence[Tensor | None], dtype: torch.dtype, shape: Sequence[int | torch.SymInt]
+) -> Tensor:
+    """A node of the ONNX graph that is being traced, with one output of this dtype and shape.
+
+    Raises RuntimeError outside of such a trace: torch cannot compute the operator, and would give zeros.
+    """
+    if not torch.onnx.is_in_onnx_export():
+        raise RuntimeError(f"torch cannot compute {operator.name}: it is for ONNX graphs only")
+    attributes = dict(operator.attributes)
+    output: Tensor = torch.onnx.ops.symbolic(
+        operator.name, inputs, attributes, dtype=dtype, shape=shape, version=operator.version
+    )
+    return output
+
+
 def standard(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, run: Run) -> Tensor:
     """ONNX's own `Attention` (opset 23)."""
     attributes: dict[str, Any] = {"q_num_heads": run.heads, "kv_num_heads": run.heads, "scale": run.scale}
     if run.softmax_float32:
         attributes["softmax_precision"] = onnx.TensorProto.FLOAT
-    mixed: Tensor = torch.onnx.ops.symbolic(
-        "Attention", (q, k, v, bias), attributes, dtype=q.dtype, shape=[*q.shape[:2], v.shape[-1]], version=23
-    )
-    return mixed
+    return _node(Operator("Attention", attributes, 23), (q, k, v, bias), q.dtype, [*q.shape[:2], v.shape[-1]])
 
 
 def by_runs(step: Step, packed: Tensor, queries: Tensor | None, bias: Tensor | None, layer: Layer) -> Tensor:
@@ -164,14 +185,10 @@ def custom(packed: Tensor, queries: Tensor | None, bias: Tensor | None, layer: L
     qk_dims, v_dims = ([head[part] for head in layer.layout.heads] for part in (0, 1))
     images = layer.batch.by_image(packed, layer.tokens)
     inputs = (images, None if queries is None else layer.batch.by_image(queries, layer.rows), bias)
-    mixed = torch.onnx.ops.symbolic(
-        f"{DOMAIN}::{node_name(has_queries=queries is not None, has_bias=bias is not None)}",
-        [each for each in inputs if each is not None],
-        {"qk_dims": qk_dims, "v_dims": v_dims, "scale": layer.scale},
-        dtype=packed.dtype,
-        shape=[images.shape[0], layer.rows, layer.layout.v_width],
-        version=1,
-    )
+    name = f"{DOMAIN}::{node_name(has_queries=queries is not None, has_bias=bias is not None)}"
+    operator = Operator(name, {"qk_dims": qk_dims, "v_dims": v_dims, "scale": layer.scale}, 1)
+    given = [each for each in inputs if each is not None]
+    mixed = _node(operator, given, packed.dtype, [images.shape[0], layer.rows, layer.layout.v_width])
     return mixed.view(-1, layer.layout.v_width)
 
 
@@ -188,6 +205,9 @@ class FlatAttention(nn.Module):
 
     Only the first `rows` tokens of an image ask; the others are only asked, and have no output. The last `padding`
     tokens are not even asked.
+
+    `form` is how an ONNX graph has it. Torch computes one `step` for each run of equal heads, whatever the form, so
+    that what is decided on its numbers holds for every form.
     """
 
     bias: Tensor | None
@@ -198,6 +218,7 @@ class FlatAttention(nn.Module):
         super().__init__()
         self.layer = Layer(source.layout, source.scale, rows, tokens, batch, padding)
         self.form = form
+        self.step: Step = by_products
         self.proj = source.proj
         biases, asking = source.packed_bias(), source.layout.qk_width
         if rows == tokens:
@@ -216,11 +237,12 @@ class FlatAttention(nn.Module):
 
     def forward(self, x: Tensor, **unset: object) -> Tensor:
         """x: [batch * tokens, width] -> [batch * rows, width]. What timm's blocks pass besides says nothing here."""
+        attend: Form = self.form if torch.onnx.is_in_onnx_export() else partial(by_runs, self.step)
         if self.layer.rows == self.layer.tokens:
-            mixed = self.form(self.qkv(x), None, self.bias, self.layer)
+            mixed = attend(self.qkv(x), None, self.bias, self.layer)
         else:
             asking = first_rows(x, self.layer.tokens, self.layer.rows, self.layer.batch)
-            mixed = self.form(self.kv(x), self.q(asking), self.bias, self.layer)
+            mixed = attend(self.kv(x), self.q(asking), self.bias, self.layer)
         output: Tensor = self.proj(mixed)
         return output
 

@@ -6,24 +6,23 @@ import itertools
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import onnx
-import onnxruntime
-import torch
 from onnx import ModelProto, ValueInfoProto
 
 from toolkit import recipe
 from toolkit.errors import CheckFailed, UnsupportedModel, plainly
+from toolkit.export import INPUT, OUTPUT, onnx_session
 from toolkit.export.calibrate import Images, Predict, in_batches, shares
 from toolkit.export.prepare import Prepared, random_images
-from toolkit.export.trace import INPUT, OUTPUT, fits
+from toolkit.export.reference import FLOAT32, answers, compared
+from toolkit.export.trace import fits
 from toolkit.models.resize import resized
 from toolkit.pixels import normalised, to_pixels
 from toolkit.records import Lowered, ModelInfo, TensorSpec
 
-TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1, "int8": None}
-"""Largest difference from torch's float32 logits, as a share of the largest logit. float32 rounds near 1e-6. What int8
-costs is measured in accuracy, when its blocks are chosen."""
+TOLERANCES = {"fp32": FLOAT32, "fp16": 2e-2, "bf16": 1e-1, "int8": None}
+"""Largest difference from torch's float32 logits, as a share of the largest logit. What int8 costs is measured in
+accuracy, when its blocks are chosen."""
 CHECKED_BATCHES = (1, 3)
 """Two sizes, neither the traced one: a batch size that was frozen while tracing fails here."""
 
@@ -63,48 +62,41 @@ def difference(prepared: Prepared, options: recipe.Export, run: Predict) -> floa
     for batch, model in itertools.product(batches, models):
         info = model.info
         given = random_images(info, options, batch)
-        images = normalised(given, info.mean, info.std) if options.input == "uint8" else given
-        with torch.inference_mode():
-            expected = model.module(torch.from_numpy(images)).numpy()  # [batch, classes]
+        images = normalised(given, info.preprocessing) if options.input == "uint8" else given
+        expected = answers(model.module, images)  # [batch, classes]
         largest = max(largest, compared(expected, run(given), TOLERANCES[options.precision]))
     return largest
 
 
+def judged(prepared: Prepared, options: recipe.Export, run: Predict) -> tuple[float, Lowered | None]:
+    """The written file's `difference`, and its `costs` in all precisions but fp32, where logits are enough to judge."""
+    return difference(prepared, options, run), None if options.precision == "fp32" else costs(prepared, options, run)
+
+
 def costs(prepared: Prepared, options: recipe.Export, run: Predict) -> Lowered:
     """What the written file costs on the sample; CheckFailed where that is more than the margin in any domain."""
-    sample, info = prepared.sample, prepared.info
-    assert sample is not None  # `prepare` has asked for it
-
-    def expected(images: Images) -> Images:
-        with torch.inference_mode():
-            logits: Images = prepared.model.module(torch.from_numpy(images)).numpy()
-        return logits
+    known, info = prepared.reference, prepared.info
+    assert known is not None  # in fp32 there is nothing to lose
 
     def answered(images: Images) -> Images:
-        return run(to_pixels(images, info.mean, info.std) if options.input == "uint8" else images)
+        return run(to_pixels(images, info.preprocessing) if options.input == "uint8" else images)
 
+    sample = known.sample
     found = sample.accuracies(in_batches(answered, options.fixed_batch) if options.fixed_batch else answered)
-    reference = sample.accuracies(expected)
-    if not sample.passes(found, reference):
+    if not sample.passes(found, known.accuracies):
         raise CheckFailed(
-            f"the accuracy on a sample falls from {shares(reference)} to {shares(found)}", "another --precision"
+            f"the accuracy on a sample falls from {shares(known.accuracies)} to {shares(found)}", "another --precision"
         )
-    known = prepared.lowered or Lowered({}, {})
-    return replace(known, accuracy=sample.by_domain(found), reference=sample.by_domain(reference))
+    made = prepared.lowered or Lowered({}, {})
+    return replace(made, accuracy=sample.by_domain(found), reference=sample.by_domain(known.accuracies))
 
 
-def difference_in_onnxruntime(model: bytes | Path, prepared: Prepared, options: recipe.Export) -> float | None:
+def difference_in_onnxruntime(graph: bytes, prepared: Prepared, options: recipe.Export) -> float | None:
     """The same for a graph that onnxruntime runs; None in bf16, for which it has no kernels on processors."""
     if options.precision == "bf16":
         return None
-    session = onnxruntime.InferenceSession(model, _quiet(), providers=["CPUExecutionProvider"])
-    return difference(prepared, options, lambda images: session.run([OUTPUT], {INPUT: images})[0])
-
-
-def _quiet() -> onnxruntime.SessionOptions:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return options
+    with onnx_session.opened(graph) as run:
+        return difference(prepared, options, run)
 
 
 def serialized(proto: ModelProto) -> bytes:
@@ -116,26 +108,6 @@ def serialized(proto: ModelProto) -> bytes:
         )
     data: bytes = proto.SerializeToString()
     return data
-
-
-def compared(expected: Images, found: Images, tolerance: float | None) -> float:
-    """Largest difference of two sets of logits [batch, classes], or CheckFailed."""
-    scale = float(np.abs(expected).max())
-    if not np.isfinite(scale) or scale == 0.0:
-        raise CheckFailed(
-            f"the largest logit of the model for random images is {scale}: its export cannot be compared with it",
-            "train the model first",
-        )
-    if found.shape != expected.shape:
-        raise CheckFailed(f"the exported model gives {found.shape} logits, torch {expected.shape}")
-    if not np.isfinite(found).all():
-        raise CheckFailed("the exported model gives logits that are not finite")
-    largest = float(np.abs(expected - found).max())
-    if tolerance is not None and largest > tolerance * scale:
-        raise CheckFailed(
-            f"the exported model's logits differ from torch's by {largest:.2g}, their scale is {scale:.2g}"
-        )
-    return largest
 
 
 def _spec(value: ValueInfoProto) -> TensorSpec:

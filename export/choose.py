@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
 
 from toolkit.errors import CheckFailed
-from toolkit.export.calibrate import Predict, Sample, batches, shares
+from toolkit.export.calibrate import Predict, batches, shares
+from toolkit.export.reference import Reference
 from toolkit.progress import Progress
 
 Lowered = Callable[[Collection[int]], Predict]
@@ -22,25 +24,24 @@ class Choice:
     blocks: tuple[int, ...]
     """Blocks that stay float32, most sensitive first."""
     accuracies: tuple[float, ...]
-    reference: tuple[float, ...]
 
 
-def choose(lowered: Lowered, reference: Predict, count: int, sample: Sample, report: Progress) -> Choice:
+def choose(lowered: Lowered, reference: Reference, count: int, report: Progress) -> Choice:
     """All blocks in lower precision if that passes; else the fewest most sensitive ones of `count` stay float32.
 
     A block is the more sensitive the further it alone, in lower precision, moves the logits. Raises CheckFailed where
     not even a model with all blocks in float32 passes: then the layers outside of them are at fault.
     """
-    expected = sample.accuracies(reference)
+    sample, expected = reference.sample, reference.accuracies
 
     def tried(blocks: Collection[int]) -> Choice:
-        return Choice(tuple(blocks), sample.accuracies(lowered(blocks)), expected)
+        return Choice(tuple(blocks), sample.accuracies(lowered(blocks)))
 
     report(0, count + 1, "all blocks in lower precision")
     choice = tried(())
     if sample.passes(choice.accuracies, expected):
         return choice
-    order = _by_sensitivity(lowered, reference, count, sample, report)
+    order = _by_sensitivity(lowered, reference, count, report)
     low, high = 1, count
     best = tried(order)
     if not sample.passes(best.accuracies, expected):
@@ -57,12 +58,13 @@ def choose(lowered: Lowered, reference: Predict, count: int, sample: Sample, rep
     return best
 
 
-def _by_sensitivity(lowered: Lowered, reference: Predict, count: int, sample: Sample, report: Progress) -> list[int]:
-    images = next(batches(sample.calibration))
-    expected = reference(images)
+def _by_sensitivity(lowered: Lowered, reference: Reference, count: int, report: Progress) -> list[int]:
+    images = next(batches(reference.sample.calibration))
     moved = []
     for block in range(count):
         report(block + 1, count + 1, f"block {block} alone")
         others = [other for other in range(count) if other != block]
-        moved.append(float(np.square(lowered(others)(images) - expected).mean()))
+        found = lowered(others)(images).astype(np.float64)
+        finite = bool(np.isfinite(found).all())
+        moved.append(float(np.square(found - reference.logits).mean()) if finite else math.inf)
     return sorted(range(count), key=lambda block: -moved[block])

@@ -1,23 +1,22 @@
 """Engines, built by TensorRT or by TensorRT for RTX: one way for both, whatever their version.
 
-`build` is a function of ONNX bytes and options, free of torch, so that a device can do it as well. Number formats are
-those of the graph: networks are strongly typed, as TensorRT 11 wants them. What versions differ in: see `libraries`.
+`build` is a function of ONNX bytes and options, free of torch, so that a device can do it as well; the builder has a
+process of its own. Number formats are those of the graph: networks are strongly typed, as TensorRT 11 wants them. What
+versions differ in: see `libraries`.
 """
 
 from __future__ import annotations
 
+import importlib
 import re
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 from toolkit import records
 from toolkit.errors import BadInput, CheckFailed, DeviceUnreachable
 from toolkit.export.libraries import AMPERE, Library
+from toolkit.isolated import Guest, Isolated
 from toolkit.progress import Progress, silent
 
 
@@ -34,6 +33,8 @@ class EngineOptions:
     workspace_bytes: int | None = None
     version_compatible: bool = False
     hardware_compatible: bool = False
+    custom_nodes: bool = False
+    """The graph has nodes that are a plugin of ours."""
 
     @property
     def oldest_architecture(self) -> str:
@@ -73,8 +74,18 @@ def build(
 ) -> Engine:
     """An engine from an ONNX graph with one input [batch, ...].
 
-    Raises CheckFailed with the library's own words where it cannot parse the graph or finds no way to build it.
+    Raises CheckFailed with the library's own words where it cannot parse the graph or finds no way to build it, and
+    LibraryDied.
     """
+    guest = Guest(f"{library.package} {library.version}", "another --builder-level, --precision or --attention may do")
+    with Isolated(guest, "starting", Library, library.package, library.can) as there:
+        return there.call("building the engine", _build, onnx, options, timing_cache, report=report)
+
+
+def _build(
+    library: Library, onnx: bytes, options: EngineOptions, timing_cache: bytes, report: Progress = silent
+) -> Engine:
+    """`build`, where the library is."""
     trt = library.module
     log = _log(trt)
     try:
@@ -84,28 +95,35 @@ def build(
             f"{library.package} {library.version} does not start here: {log.last_error()}",
             "it builds on a machine with an NVIDIA GPU; `toolkit export --rtx` builds engines on any machine",
         ) from error
+    network = _network(builder, log, onnx, options, library)
+    config = _config(builder, network, options, library)
+    config.progress_monitor = _monitor(trt, report)
+    if library.can.timing_cache and not config.set_timing_cache(config.create_timing_cache(timing_cache), False):
+        raise BadInput(
+            f"{library.package} {library.version} refuses the timing cache: another version or GPU has made it",
+            "give each its own --timing-cache",
+        )
+    data = builder.build_serialized_network(network, config)
+    if data is None:
+        raise CheckFailed(f"{library.package} {library.version} cannot build the engine: {log.last_error()}")
+    learned = bytes(config.get_timing_cache().serialize()) if library.can.timing_cache else b""
+    return Engine(bytes(data), layers_in(log.lines), learned)
+
+
+def _network(builder: Any, log: Any, onnx: bytes, options: EngineOptions, library: Library) -> Any:
+    """What the parser makes of the graph."""
+    trt = library.module
+    if options.custom_nodes:
+        from toolkit.export import quick_plugin
+
+        quick_plugin.register(trt, importlib.import_module(f"{library.package}.plugin"))
     flags = trt.NetworkDefinitionCreationFlag
     network = builder.create_network(1 << int(flags.STRONGLY_TYPED) if library.can.typing_flag else 0)
     parser = trt.OnnxParser(network, log)
     if not parser.parse(onnx):
         faults = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
         raise CheckFailed(f"{library.package} {library.version} cannot read the graph: {faults}")
-    phases = _Phases(report)
-    config = _config(builder, network, options, library)
-    config.progress_monitor = _monitor(trt, phases)
-    if library.can.timing_cache and not config.set_timing_cache(config.create_timing_cache(timing_cache), False):
-        raise BadInput(
-            f"{library.package} {library.version} refuses the timing cache: another version or GPU has made it",
-            "give each its own --timing-cache",
-        )
-    with _interrupt_noted(phases):
-        data = builder.build_serialized_network(network, config)
-    if phases.raised is not None:
-        raise phases.raised
-    if data is None:
-        raise CheckFailed(f"{library.package} {library.version} cannot build the engine: {log.last_error()}")
-    learned = bytes(config.get_timing_cache().serialize()) if library.can.timing_cache else b""
-    return Engine(bytes(data), layers_in(log.lines), learned)
+    return network
 
 
 def _config(builder: Any, network: Any, options: EngineOptions, library: Library) -> Any:
@@ -159,59 +177,29 @@ def _log(trt: Any) -> Any:
     return Log()
 
 
-class _Phases:
-    """The outermost phases of a build, told as they pass."""
-
-    def __init__(self, report: Progress) -> None:
-        self.report = report
-        self.steps: dict[str, int] = {}
-        self.raised: BaseException | None = None
-        """What the listener has raised, an interrupt for example: the library would swallow it."""
-
-    def tell(self, phase: str, done: int) -> bool:
-        """Returns whether the build may go on."""
-        total = self.steps.get(phase)
-        if total is not None:
-            try:
-                self.report(min(done, total), total, phase)
-            except BaseException as error:
-                self.raised = error
-        return self.raised is None
-
-
-@contextmanager
-def _interrupt_noted(phases: _Phases) -> Iterator[None]:
-    """Python raises an interrupt in whichever callback the library calls next, and the library swallows it."""
-    own = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if not own or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        phases.raised = KeyboardInterrupt()
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _monitor(trt: Any, phases: _Phases) -> Any:
+def _monitor(trt: Any, report: Progress) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        """Tells of the outermost phases of a build."""
+
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
+            self.steps: dict[str, int] = {}
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
             if parent is None:
-                phases.steps[phase] = steps
-                phases.tell(phase, 0)
+                self.steps[phase] = steps
+                self.tell(phase, 0)
 
         def step_complete(self, phase: str, step: int) -> bool:
-            return phases.tell(phase, step + 1)
+            self.tell(phase, step + 1)
+            return True
 
         def phase_finish(self, phase: str) -> None:
-            phases.tell(phase, phases.steps.get(phase, 0))
+            self.tell(phase, self.steps.get(phase, 0))
+
+        def tell(self, phase: str, done: int) -> None:
+            if total := self.steps.get(phase):
+                report(min(done, total), total, phase)
 
     return Monitor()
 

@@ -8,7 +8,6 @@ say so when it does not: it has to be looked up in what it made of the graph.
 from __future__ import annotations
 
 import re
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -81,24 +80,15 @@ def _engines_reason(layout: HeadLayout, precision: str) -> tuple[str, str]:
     return "the builder chose otherwise", "another --builder-level"
 
 
-def in_onnxruntime(file: Path, blocks: int, opset: int) -> tuple[Fusion, ...]:
+def in_onnxruntime(file: Path, optimised: Path, blocks: int, opset: int) -> tuple[Fusion, ...]:
     """From the graph that onnxruntime makes of a file."""
     import onnx
-    import onnxruntime
 
     from toolkit.export.attention import DOMAIN, NODE
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    with tempfile.TemporaryDirectory() as folder:
-        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
-        # Weights beside it: with them it may be more than a file can hold.
-        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights.bin")
-        onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        graph = onnx.load(options.optimized_model_filepath, load_external_data=False).graph
     steps = [
         Step(int(found[1]), f"{node.domain}::{node.op_type}".removeprefix("::"), "Attention" in node.op_type)
-        for node in graph.node
+        for node in onnx.load(optimised, load_external_data=False).graph.node
         if (found := _ATTENTION.match(node.name)) and ("Attention" in node.op_type or "MatMul" in node.op_type)
     ]
     mend = "--attention standard" if opset >= STANDARD_SINCE else f"--opset {STANDARD_SINCE}, which has an Attention"

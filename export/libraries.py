@@ -59,8 +59,11 @@ class Library:
     """An installed TensorRT, whichever it is."""
 
     package: str
-    module: Any
     can: Version
+
+    @property
+    def module(self) -> Any:
+        return importlib.import_module(self.package)
 
     @property
     def version(self) -> str:
@@ -76,7 +79,7 @@ def library(target: str) -> Library:
         raise MissingDependency(
             f"the target {target!r} needs {package}, which cannot be imported: {plainly(error)}", _HOW[target]
         ) from error
-    return Library(package, module, version_of(package, str(module.__version__)))
+    return Library(package, version_of(package, str(module.__version__)))
 
 
 _HOW = {

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
 from onnx import ModelProto
 
-import toolkit
 from toolkit.errors import StorageError
 from toolkit.export import Abilities, Target, Written
+from toolkit.export.facts import facts
 from toolkit.progress import Progress
-from toolkit.records import ModelInfo
 
 if TYPE_CHECKING:
     from toolkit import recipe
@@ -38,34 +38,23 @@ class Onnx(Target):
 
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:
         """Write `model.onnx`, and `model.onnx.data` beside it where one file cannot hold the weights."""
-        from toolkit.export import check, fusion
+        from toolkit.export import check, fusion, onnx_session
 
-        describe(prepared.proto, prepared.info)
+        onnx.helper.set_model_props(prepared.proto, facts(prepared.info))
         file = out / FILE
         beside = _write(prepared.proto, file)
         check.check_graph(prepared.proto, prepared.info, options, file)
-        runs = options.precision != "bf16"  # which onnxruntime has no kernels for on processors
-        return Written(
-            FILE,
-            beside,
-            ("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu"),
-            difference=check.difference_in_onnxruntime(file, prepared, options),
-            fusion=fusion.in_onnxruntime(file, len(prepared.layouts), prepared.opset) if runs else (),
-        )
-
-
-def describe(proto: ModelProto, info: ModelInfo) -> None:
-    """Say in the file how it is used."""
-    facts = {
-        "classes": json.dumps(info.classes),
-        "image_size": str(info.image_size),
-        "mean": json.dumps(info.mean),
-        "std": json.dumps(info.std),
-        "interpolation": info.interpolation,
-        "model_sha256": info.weights_sha256,
-        "toolkit_version": toolkit.__version__,
-    }
-    onnx.helper.set_model_props(proto, facts)
+        written = Written(FILE, beside, ("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu"))
+        if options.precision == "bf16":  # onnxruntime has no kernels for it on processors
+            return written
+        with tempfile.TemporaryDirectory() as folder:
+            optimised = Path(folder) / FILE
+            with onnx_session.opened(file, optimised) as run:
+                difference = check.difference(prepared, options, run)
+                # In int8 this very graph has been asked when its blocks were chosen.
+                lowered = check.costs(prepared, options, run) if options.precision == "fp16" else None
+            fused = fusion.in_onnxruntime(file, optimised, len(prepared.layouts), prepared.opset)
+        return replace(written, difference=difference, lowered=lowered, fusion=fused)
 
 
 def _write(proto: ModelProto, file: Path) -> tuple[str, ...]:

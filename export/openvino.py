@@ -1,27 +1,34 @@
 """OpenVINO's IR: `model.xml` and `model.bin`, for Intel and AMD processors and Intel GPUs.
 
 bfloat16 is chosen when the file is loaded, by the runtime, on processors that have it; the file holds float32 then.
+
+Its compiler ends with a segmentation fault on some graphs, so all of it happens in a process of its own.
 """
 
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import openvino
-
 from toolkit.errors import CheckFailed, StorageError, plainly
 from toolkit.export import Abilities, Target, Written
+from toolkit.export.facts import facts
+from toolkit.isolated import Guest, Isolated
 from toolkit.progress import Progress
+from toolkit.records import Fusion
 
 if TYPE_CHECKING:
     from toolkit import recipe
     from toolkit.export.calibrate import Images
     from toolkit.export.prepare import Prepared
 
+NEEDS = ("openvino",)
 FILE, WEIGHTS = "model.xml", "model.bin"
+HINT = "another --batch-size or --attention may do, or --rewrites without pad-tokens"
+"""For graphs that it fails on."""
 
 
 class OpenVino(Target):
@@ -47,35 +54,61 @@ class OpenVino(Target):
 
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:
         """Write the IR, run it and compare it with torch."""
-        from toolkit.export import check, fusion
+        from toolkit.export import check
 
-        onnx, core = check.serialized(prepared.proto), openvino.Core()
+        onnx = check.serialized(prepared.proto)
         check.check_graph(prepared.proto, prepared.info, options)
+        written = Written(FILE, (WEIGHTS,), ("onnx", "onnxscript", "openvino"))
+        guest = Guest.installed("OpenVINO", NEEDS, HINT)
+        with Isolated(guest, "reading the graph", _Model, onnx, facts(prepared.info), out / FILE) as model:
+            if not runs_in(model.call(f"compiling {FILE}", _Model.compile, options.precision), options.precision):
+                return written
+
+            def run(images: Images) -> Images:
+                return model.call(f"running {FILE}", _Model.run, images)
+
+            difference, lowered = check.judged(prepared, options, run)
+            fused = model.call("describing what it runs", _Model.fusion, len(prepared.layouts))
+        return replace(written, difference=difference, lowered=lowered, fusion=fused)
+
+
+class _Model:
+    """The model, where OpenVINO is."""
+
+    def __init__(self, onnx: bytes, said: Mapping[str, str], file: Path) -> None:
+        """Read the graph and write the IR; `said`: what the file says of itself."""
+        import openvino
+
+        self.file = file
         try:
-            model = core.read_model(io.BytesIO(onnx))
+            model = openvino.Core().read_model(io.BytesIO(onnx))
         except RuntimeError as error:
-            raise CheckFailed(f"OpenVINO {openvino.__version__} cannot read the graph: {plainly(error)}") from error
+            what = f"OpenVINO {openvino.__version__} cannot read the graph: {plainly(error)}"
+            raise CheckFailed(what, HINT) from error
+        for name, value in said.items():
+            model.set_rt_info(value, ["toolkit", name])
         try:
-            openvino.save_model(model, out / FILE, compress_to_fp16=False)
+            openvino.save_model(model, file, compress_to_fp16=False)
         except RuntimeError as error:
             raise StorageError(
-                f"cannot write {out / FILE}: {plainly(error)}", "make room on the disk and try again"
+                f"cannot write {file}: {plainly(error)}", "make room on the disk and try again"
             ) from error
-        written = Written(FILE, (WEIGHTS,), ("onnx", "onnxscript", "openvino"))
-        compiled = compile_file(out / FILE, options.precision)
-        if not runs_in(compiled, options.precision):
-            return written
 
-        def run(images: Images) -> Images:
-            logits: Images = compiled([images])[0]
-            return logits
+    def compile(self, precision: str) -> str:
+        """Compile the IR; the type that it computes in."""
+        self.compiled = compile_file(self.file, precision)
+        return computes_in(self.compiled)
 
-        return replace(
-            written,
-            difference=check.difference(prepared, options, run),
-            lowered=None if options.precision == "fp32" else check.costs(prepared, options, run),
-            fusion=fusion.in_openvino(compiled, len(prepared.layouts)),
-        )
+    def run(self, images: Images) -> Images:
+        """images: [batch, 3, S, S] -> logits: [batch, classes]."""
+        logits: Images = self.compiled([images])[0]
+        return logits
+
+    def fusion(self, blocks: int) -> tuple[Fusion, ...]:
+        """What became of every block's attention."""
+        from toolkit.export import fusion
+
+        return fusion.in_openvino(self.compiled, blocks)
 
 
 def compile_file(file: Path, precision: str, **settings: str | int) -> Any:
@@ -83,16 +116,24 @@ def compile_file(file: Path, precision: str, **settings: str | int) -> Any:
 
     A processor with bfloat16 would compute in it, whatever the file says, were it not told otherwise.
     """
+    import openvino
+
     hint = "bf16" if precision == "bf16" else "f32"
     try:
         return openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": hint, **settings})
     except RuntimeError as error:
-        raise CheckFailed(f"OpenVINO {openvino.__version__} cannot compile {file}: {plainly(error)}") from error
+        what = f"OpenVINO {openvino.__version__} cannot compile {file.name}: {plainly(error)}"
+        raise CheckFailed(what, HINT) from error
 
 
-def runs_in(compiled: Any, precision: str) -> bool:
+def computes_in(compiled: Any) -> str:
+    """ "bf16", "f32"."""
+    return str(compiled.get_property("INFERENCE_PRECISION_HINT").type_name)
+
+
+def runs_in(computed_in: str, precision: str) -> bool:
     """Whether this processor does as it was told: without bfloat16 it computes in float32, and does not say so."""
-    return precision != "bf16" or bool(compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.bf16)
+    return precision != "bf16" or computed_in == "bf16"
 
 
 PLUGIN: Target = OpenVino()

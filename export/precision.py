@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from toolkit.export.attention import FlatAttention, Run, by_products, by_runs
+from toolkit.export.attention import HIDDEN, FlatAttention, Run, by_products
 from toolkit.export.calibrate import Images, batches
 from toolkit.models.shapes import blocks_of
 
@@ -136,19 +136,18 @@ def _watched(module: nn.Module, found: Ranges) -> Iterator[None]:
     def step(name: str, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, run: Run) -> Tensor:
         queries, keys = (part.unflatten(-1, (run.heads, run.qk_dim)).transpose(1, 2) for part in (q, k))
         logits = queries * run.scale @ keys.transpose(2, 3)
-        note(found.logits, name, logits if bias is None else logits + bias)
+        note(found.logits, name, logits if bias is None else logits + bias.where(bias != HIDDEN, 0.0))
         return by_products(q, k, v, bias, run)
 
     layers = [(name, each) for name, each in module.named_modules() if isinstance(each, nn.Linear | nn.LayerNorm)]
     handles = [watch(name, each) for name, each in layers]
     flat = {name: each for name, each in module.named_modules() if isinstance(each, FlatAttention)}
-    forms = {name: each.form for name, each in flat.items()}
     for name, each in flat.items():
-        each.form = partial(by_runs, partial(step, name))
+        each.step = partial(step, name)
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-        for name, each in flat.items():
-            each.form = forms[name]
+        for each in flat.values():
+            each.step = by_products

@@ -21,11 +21,15 @@ from toolkit.export.choices import LINEAR_PATCHES, PAD_HEADS, Choices
 from toolkit.export.choose import choose
 from toolkit.export.custom_node import add_bodies
 from toolkit.export.flat import flatten
+from toolkit.export.onnx_session import guest
 from toolkit.export.precision import DTYPES, kept_by, lower, ranges
-from toolkit.export.quantize import predict_with, quantized
+from toolkit.export.quantize import Candidates
+from toolkit.export.reference import Reference, answers, check_rewritten, reference
 from toolkit.export.rewrite import fold_normalisation, linear_patches, pad_for_kernel, rewrite
 from toolkit.export.trace import fits, traced
-from toolkit.models.resize import patch_size, take_any_size
+from toolkit.isolated import Isolated
+from toolkit.models.patches import patch_size
+from toolkit.models.resize import take_any_size
 from toolkit.models.shapes import blocks_of
 from toolkit.models.source import LoadedModel
 from toolkit.pixels import to_pixels
@@ -46,7 +50,8 @@ class Prepared:
     """How many places each rewrite has changed."""
     lowered: Lowered | None
     """What stays float32; None: there was nothing to choose."""
-    sample: Sample | None
+    reference: Reference | None
+    """What the model answers on the sample; None in fp32, which logits are enough to judge."""
 
     @cached_property
     def proto(self) -> ModelProto:
@@ -73,24 +78,30 @@ def prepare(
     """Everything up to the writing. `sample` is needed for all precisions but fp32."""
     if not model.info.weights_sha256:
         raise BadInput("the model has no hash, so its export could not be traced back to it", "save the model first")
-    if sample is None and options.precision != "fp32":
-        raise BadInput(f"{options.precision} needs images of the source domains to choose by", "see data.path")
     work = _Work(model.info, options, choices)
     module, rewrites = work.flat(model.module)
-    if sample is None or choices.precision == "fp32":
-        return Prepared(model, module, partial(work.graph, module), rewrites, None, sample)
+    if options.precision == "fp32":
+        return Prepared(model, module, partial(work.graph, module), rewrites, None, None)
+    if sample is None:
+        raise BadInput(f"{options.precision} needs images of the source domains to choose by", "see data.path")
+    if options.input == "uint8":
+        sample = sample.of_pixels(model.info.preprocessing)
+    known = reference(model, sample)
+    check_rewritten(known, work.asked(module))
+    if choices.precision == "fp32":  # lowered by the runtime that loads it
+        return Prepared(model, module, partial(work.graph, module), rewrites, None, known)
     if choices.precision == "int8":
-        proto, lowered = work.quantized(module, sample, report)
-        return Prepared(model, module, lambda: proto, rewrites, lowered, sample)
-    module, lowered = work.lowered(module, sample, report)
-    return Prepared(model, module, partial(work.graph, module), rewrites, lowered, sample)
+        proto, lowered = work.quantized(module, known, report)
+        return Prepared(model, module, lambda: proto, rewrites, lowered, known)
+    module, lowered = work.lowered(module, known, report)
+    return Prepared(model, module, partial(work.graph, module), rewrites, lowered, known)
 
 
 def random_images(info: ModelInfo, options: recipe.Export, batch: int) -> Images:
     """[batch, 3, S, S] like those that the file takes: normalised, or pixels."""
     generator = np.random.default_rng(0)
     images = generator.standard_normal((batch, 3, info.image_size, info.image_size), dtype=np.float32)
-    return to_pixels(images, info.mean, info.std) if options.input == "uint8" else images
+    return to_pixels(images, info.preprocessing) if options.input == "uint8" else images
 
 
 @dataclass(frozen=True)
@@ -108,7 +119,7 @@ class _Work:
         if self.choices.heads:
             rewrites[PAD_HEADS] = pad_for_kernel(module, self.choices.heads)
         if self.options.input == "uint8":
-            fold_normalisation(module, self.info.mean, self.info.std)
+            fold_normalisation(module, self.info.preprocessing)
         if self.options.any_image_size:
             take_any_size(module)
         elif self.choices.linear_patches:
@@ -134,9 +145,9 @@ class _Work:
             proto.ir_version = min(proto.ir_version, onnx.helper.find_min_ir_version_for([*proto.opset_import]))
         return proto
 
-    def lowered(self, flat: nn.Module, sample: Sample, report: Progress) -> tuple[nn.Module, Lowered]:
+    def lowered(self, flat: nn.Module, known: Reference, report: Progress) -> tuple[nn.Module, Lowered]:
         """The module in fp16 or bf16."""
-        dtype = DTYPES[self.choices.base]
+        dtype, sample = DTYPES[self.choices.base], known.sample
         kept = kept_by(ranges(flat, self.fed(sample.calibration)), dtype)
 
         def module(blocks: Collection[int]) -> nn.Module:
@@ -144,12 +155,11 @@ class _Work:
             lower(made, dtype, kept.and_blocks(blocks))
             return made
 
-        count = len(blocks_of(flat))
-        choice = choose(lambda blocks: self.answers(module(blocks)), self.answers(flat), count, sample, report)
+        choice = choose(lambda blocks: self.asked(module(blocks)), known, len(blocks_of(flat)), report)
         kept = kept.and_blocks(choice.blocks)
         made = Lowered(
             accuracy=sample.by_domain(choice.accuracies),
-            reference=sample.by_domain(choice.reference),
+            reference=sample.by_domain(known.accuracies),
             blocks=tuple(sorted(kept.blocks)),
             norms=tuple(sorted(kept.norms)),
             softmax=tuple(sorted(kept.softmax)),
@@ -157,49 +167,37 @@ class _Work:
         )
         return module(()), made
 
-    def quantized(self, flat: nn.Module, sample: Sample, report: Progress) -> tuple[ModelProto, Lowered]:
+    def quantized(self, flat: nn.Module, known: Reference, report: Progress) -> tuple[ModelProto, Lowered]:
         """The graph in int8; what is not quantised is in the target's own precision for it."""
-        base, made = (flat, None) if self.choices.base == "fp32" else self.lowered(flat, sample, report)
-        source, calibration = self.graph(base), self.fed(sample.calibration)
+        base, made = (flat, None) if self.choices.base == "fp32" else self.lowered(flat, known, report)
+        source, calibration = self.graph(base), self.fed(known.sample.calibration)
         if not fits(source):
             raise UnsupportedModel("int8 is made from graphs of up to 2 GiB; this one is larger", "another --precision")
 
-        def graph(kept: Collection[int]) -> ModelProto:
-            return quantized(
-                source,
-                calibration,
-                symmetric=self.choices.symmetric,
-                products=self.options.quantize_attention,
-                kept=kept,
-            )
+        count, doing = len(blocks_of(flat)), "quantising the graph"
+        settings = source.SerializeToString(), calibration, self.choices.symmetric, self.options.quantize_attention
+        with Isolated(guest(), doing, Candidates, *settings) as candidates:
 
-        def predict(proto: ModelProto) -> Predict:
-            run = predict_with(proto)
-            return lambda images: run(self.fed(images))
+            def predict(kept: Collection[int]) -> Predict:
+                return lambda images: candidates.call(doing, Candidates.answers, tuple(kept), self.fed(images))
 
-        count = len(blocks_of(flat))
-        choice = choose(lambda kept: predict(graph(kept)), self.answers(flat), count, sample, report)
+            choice = choose(predict, known, count, report)
+            made_of = candidates.call(doing, Candidates.graph, choice.blocks)
         made = replace(
             made or Lowered({}, {}),
-            accuracy=sample.by_domain(choice.accuracies),
-            reference=sample.by_domain(choice.reference),
+            accuracy=known.sample.by_domain(choice.accuracies),
+            reference=known.sample.by_domain(known.accuracies),
             unquantised=tuple(sorted(choice.blocks)),
         )
-        return graph(choice.blocks), made
+        return ModelProto.FromString(made_of), made
 
-    def answers(self, module: nn.Module) -> Predict:
-        """What torch computes."""
-
-        def predict(images: Images) -> Images:
-            with torch.inference_mode():
-                logits: Tensor = module(torch.from_numpy(self.fed(images)))
-            return logits.numpy()
-
-        return predict
+    def asked(self, module: nn.Module) -> Predict:
+        """What torch computes with a module that is fed as the file is."""
+        return lambda images: answers(module, self.fed(images))
 
     def fed(self, images: Images) -> Images:
         """Images as the file takes them."""
-        return to_pixels(images, self.info.mean, self.info.std) if self.options.input == "uint8" else images
+        return to_pixels(images, self.info.preprocessing) if self.options.input == "uint8" else images
 
 
 def _from_pixels(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -1,26 +1,48 @@
 """int8 as QuantizeLinear and DequantizeLinear nodes (Q/DQ), calibrated on images, weights by channel.
 
-onnxruntime's quantizer does the work. Which blocks are quantised is measured: all, unless that loses more than the
-margin; then the most sensitive ones go back to float32, as few as will do.
+onnxruntime's quantizer does the work, in a process of its own. Which blocks are quantised is measured: all, unless that
+loses more than the margin; then the most sensitive ones go back to float32, as few as will do.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection
+from functools import lru_cache
 from pathlib import Path
 
 import onnx
-import onnxruntime
 from onnx import ModelProto
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
+from toolkit.export import INPUT
 from toolkit.export.calibrate import BATCH, Images, Predict, filled, in_batches
-from toolkit.export.trace import INPUT, OUTPUT
+from toolkit.export.onnx_session import OnnxSession
 
 QUANTIZED = ["Conv", "Gemm", "MatMul"]
 """Operators whose inputs are quantised."""
+
+
+class Candidates:
+    """The int8 versions of a graph, held where onnxruntime is. The one that was asked last stays ready."""
+
+    def __init__(self, source: bytes, calibration: Images, symmetric: bool, products: bool) -> None:
+        proto = ModelProto.FromString(source)
+
+        @lru_cache(maxsize=1)
+        def made(kept: tuple[int, ...]) -> ModelProto:
+            return quantized(proto, calibration, symmetric=symmetric, products=products, kept=kept)
+
+        self._made = made
+        self._predict = lru_cache(maxsize=1)(lambda kept: predict_with(made(kept)))
+
+    def graph(self, kept: tuple[int, ...]) -> bytes:
+        """The version in which these blocks stay float32."""
+        data: bytes = self._made(kept).SerializeToString()
+        return data
+
+    def answers(self, kept: tuple[int, ...], images: Images) -> Images:
+        """Its logits [batch, classes]."""
+        return self._predict(kept)(images)
 
 
 def quantized(
@@ -38,6 +60,9 @@ def quantized(
         if any(node.name.startswith(f"blocks.{block}.") for block in kept)
         or (node.op_type == "MatMul" and not products and not weights.intersection(node.input))
     ]
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+
     with tempfile.TemporaryDirectory() as folder:
         source, written = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         marked = ModelProto()
@@ -67,11 +92,7 @@ def quantized(
 
 def predict_with(proto: ModelProto) -> Predict:
     """The answers of a graph, from onnxruntime on the processor."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-    return in_batches(lambda images: session.run([OUTPUT], {INPUT: images})[0], _batch(proto))
+    return in_batches(OnnxSession(proto.SerializeToString()).run, _batch(proto))
 
 
 def _batch(proto: ModelProto) -> int:
@@ -79,7 +100,9 @@ def _batch(proto: ModelProto) -> int:
     return int(proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value) or BATCH
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]
+class _Reader:
+    """A `CalibrationDataReader`."""
+
     def __init__(self, images: Images, size: int) -> None:
         self.batches = filled(images, size)
 

@@ -6,7 +6,6 @@ https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/extending
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +21,6 @@ from toolkit import gpu
 from toolkit.errors import BadInput, CheckFailed
 from toolkit.export import HeadWidths
 from toolkit.export.attention import DOMAIN, node_name
-from toolkit.export.libraries import Library
 from toolkit.kernels.headwise_attention import ALIGNMENT, unfit
 
 if TYPE_CHECKING:
@@ -50,8 +48,8 @@ def check(precision: str, target: str) -> None:
         raise BadInput(f"custom attention has no kernel for {target}", f"it has kernels for {', '.join(SHARED_BYTES)}")
 
 
-def for_engine(prepared: Prepared, library: Library, target: str) -> ModelProto:
-    """The graph for TensorRT's parser, which knows the nodes from then on.
+def for_engine(prepared: Prepared, target: str) -> ModelProto:
+    """The graph for TensorRT's parser, once it knows the nodes (`register`).
 
     Raises CheckFailed where a layer is in float32, or has heads that there is no kernel for.
     """
@@ -67,7 +65,6 @@ def for_engine(prepared: Prepared, library: Library, target: str) -> ModelProto:
                 f"custom attention has no kernel for block {block}: {why}",
                 "leave the rewrite pad-heads in, or --attention decomposed",
             )
-    register(library.module, importlib.import_module(f"{library.package}.plugin"))
     return addressed(prepared.proto, target, gpu.processors())
 
 

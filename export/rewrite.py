@@ -18,6 +18,7 @@ from toolkit.export import HeadWidths
 from toolkit.models.adapt import attentions
 from toolkit.models.attention import HeadwiseAttention
 from toolkit.models.shapes import blocks_of, replace_parameter
+from toolkit.preprocessing import Preprocessing
 from toolkit.records import HeadLayout
 
 PRE_NORM = (vision_transformer.Block, beit.Block)
@@ -58,10 +59,12 @@ def fold_norms(module: nn.Module) -> int:
             _fold_into_attention(norm, attention)
             folded += 1
         folded += _fold_into_linear(block.get_submodule("norm2"), [block.get_submodule("mlp.fc1")])
-    # The classifiers read the norm of one token or the mean over tokens, before or after the norm: all linear.
+    # The classifiers read the norm of one token, the norm of what is pooled, or the mean over norms: all linear.
     heads = [head for name in ("head", "head_dist") if isinstance(head := getattr(module, name, None), nn.Linear)]
-    last = module.get_submodule("fc_norm" if isinstance(getattr(module, "fc_norm", None), nn.LayerNorm) else "norm")
-    return folded + _fold_into_linear(last, heads)
+    if isinstance(pooled := getattr(module, "fc_norm", None), nn.LayerNorm):
+        return folded + _fold_into_linear(pooled, heads)
+    largest = getattr(module, "global_pool", None) in ("max", "avgmax")  # of norms: a gain below 0 makes it the least
+    return folded if largest else folded + _fold_into_linear(module.get_submodule("norm"), heads)
 
 
 def fold_softmax_scale(module: nn.Module) -> int:
@@ -102,11 +105,12 @@ REWRITES: Mapping[str, Rewrite] = {
 }
 
 
-def fold_normalisation(module: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+def fold_normalisation(module: nn.Module, prepared: Preprocessing) -> None:
     """W (p - mean) / std + b = (W / std) p + (b - W mean / std): let the patch embedding take pixels p from 0 to 1."""
     embedding = module.get_submodule("patch_embed.proj")
     assert isinstance(embedding, nn.Conv2d)
-    means, stds = (embedding.weight.new_tensor(values)[None, :, None, None] for values in (mean, std))
+    sides = (prepared.mean, prepared.std)
+    means, stds = (embedding.weight.new_tensor(values)[None, :, None, None] for values in sides)
     with torch.no_grad():
         _add_bias(embedding, -(embedding.weight * means / stds).sum(dim=(1, 2, 3)))
         embedding.weight.div_(stds)

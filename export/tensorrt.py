@@ -73,7 +73,7 @@ class TensorRT(Target):
         check.check_graph(prepared.proto, prepared.info, options)
         difference = check.difference_in_onnxruntime(onnx, prepared, options)
         if options.attention == "custom":
-            onnx = check.serialized(quick_plugin.for_engine(prepared, built_by, wanted.oldest_architecture))
+            onnx = check.serialized(quick_plugin.for_engine(prepared, wanted.oldest_architecture))
         cache = Path(options.timing_cache) if options.timing_cache else None
         engine = build(onnx, wanted, built_by, _learned(cache), report)
         try:
@@ -103,9 +103,14 @@ class TensorRT(Target):
 
 
 def _keep(timing_cache: bytes, file: Path) -> None:
+    """Replace the file as a whole."""
+    final = file.resolve()
+    draft = final.with_name(f".{final.name}.new")
     try:
-        file.write_bytes(timing_cache)
+        draft.write_bytes(timing_cache)
+        draft.replace(final)
     except OSError as error:
+        draft.unlink(missing_ok=True)
         raise StorageError(f"cannot write the timing cache {file}: {error}", "choose another --timing-cache") from error
 
 
@@ -135,6 +140,7 @@ def engine_options(options: recipe.Export, library: Library) -> EngineOptions:
         workspace_bytes=None if options.workspace_mib is None else options.workspace_mib << 20,
         version_compatible=options.version_compatible,
         hardware_compatible=options.hardware_compatible,
+        custom_nodes=options.attention == "custom",
     )
 
 
@@ -142,7 +148,7 @@ def _check_writable(cache: Path) -> None:
     """Said before minutes go into building."""
     if not cache.resolve().parent.is_dir():
         raise BadInput(f"there is no folder for the timing cache {cache}", "make it first")
-    if cache.is_dir() or not os.access(cache if cache.exists() else cache.resolve().parent, os.W_OK):
+    if cache.is_dir() or not os.access(cache.resolve().parent, os.W_OK):  # it is replaced as a whole
         raise BadInput(f"the timing cache {cache} cannot be written", "choose another file")
 
 

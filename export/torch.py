@@ -7,6 +7,7 @@ was made of, which `torch.export.load` opens anywhere. Without a C++ compiler `m
 from __future__ import annotations
 
 import io
+import json
 import os
 import platform
 import shutil
@@ -20,6 +21,8 @@ import torch
 from toolkit import hashing
 from toolkit.errors import CheckFailed, StorageError, plainly
 from toolkit.export import Abilities, Target, Written
+from toolkit.export.facts import facts
+from toolkit.isolated import Guest, Isolated
 from toolkit.limits import PROC, text_of
 from toolkit.progress import Progress
 
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from toolkit.export.prepare import Prepared
 
 FILE, PROGRAM = "model.pt2", "program.pt2"
+FACTS = "facts.json"
+"""Extra file inside of a program; see `facts`."""
 COPIES = 6
 """Of the weights, as objects, as a library and in the package, that compiling writes at most."""
 
@@ -62,21 +67,22 @@ class TorchExport(Target):
         shapes = None if options.fixed_batch else ({0: torch.export.Dim("batch")},)
         program = torch.export.export(prepared.module, (example,), dynamic_shapes=shapes)
         compiled = options.compile and compiler() is not None
-        _write(program, out / (PROGRAM if compiled else FILE))
+        _write(program, facts(prepared.info), out / (PROGRAM if compiled else FILE))
         if compiled:
             report(0, 1, "compiling")
-            _compile(program, out / FILE)
-        run = load(out / FILE, compiled=compiled)
-
-        def answers(images: Images) -> Images:
-            with torch.inference_mode():
-                logits: Images = run(torch.from_numpy(images)).numpy()
-            return logits
-
+            _check_room(program, out)
+            guest = Guest.installed("PyTorch", ("torch",), "--no-compile writes the program alone")
+            with Isolated(guest, f"compiling {PROGRAM}", _compiled, out / PROGRAM, out / FILE) as there:
+                difference, lowered = check.judged(
+                    prepared, options, lambda images: there.call(f"running {FILE}", _Program.run, images)
+                )
+        else:
+            difference, lowered = check.judged(prepared, options, _Program(out / FILE, compiled=False).run)
         return Written(
             FILE,
             (PROGRAM,) if compiled else (),
-            difference=check.difference(prepared, options, answers),
+            difference=difference,
+            lowered=lowered,
             builder={"torch": str(torch.__version__)},
             notes=("not compiled: there is no C++ compiler",) if options.compile and not compiled else (),
             options={"compiled": compiled},
@@ -93,6 +99,30 @@ def load(file: Path, *, compiled: bool) -> Callable[[torch.Tensor], torch.Tensor
     return run
 
 
+class _Program:
+    """What was written, loaded again."""
+
+    def __init__(self, file: Path, *, compiled: bool) -> None:
+        self._run = load(file, compiled=compiled)
+
+    def run(self, images: Images) -> Images:
+        """images: [batch, 3, S, S] -> logits: [batch, classes]."""
+        with torch.inference_mode():
+            logits: Images = self._run(torch.from_numpy(images)).numpy()
+        return logits
+
+
+def _compiled(program: Path, file: Path) -> _Program:
+    """Compile a program. In a process of its own: PyTorch's writers, and compiled code, may take it with them."""
+    settings = {"cpp.dynamic_threads": True}  # else as many threads as there are here, whatever is asked for later
+    loaded = torch.export.load(program)
+    try:
+        torch._inductor.aoti_compile_and_package(loaded, package_path=str(file), inductor_configs=settings)
+    except torch._inductor.exc.InductorError as error:
+        raise CheckFailed(f"PyTorch cannot compile this model: {plainly(error)}", "--no-compile") from error
+    return _Program(file, compiled=True)
+
+
 def compiler() -> str | None:
     """Path of the C++ compiler that PyTorch would call."""
     return shutil.which((os.environ.get("CXX") or "g++").split()[0])
@@ -105,25 +135,20 @@ def processor() -> str:
     return f"{platform.machine()}-{hashing.digest(sorted(flags.split()))[:8]}"
 
 
-def _write(program: torch.export.ExportedProgram, file: Path) -> None:
+def _write(program: torch.export.ExportedProgram, said: dict[str, str], file: Path) -> None:
     buffer = io.BytesIO()  # on a full disk PyTorch's own writer aborts the process
-    torch.export.save(program, buffer)
+    torch.export.save(program, buffer, extra_files={FACTS: json.dumps(said)})
     try:
         file.write_bytes(buffer.getbuffer())
     except OSError as error:
         raise StorageError(f"cannot write {file}: {plainly(error)}", "make room on the disk and try again") from error
 
 
-def _compile(program: torch.export.ExportedProgram, file: Path) -> None:
+def _check_room(program: torch.export.ExportedProgram, out: Path) -> None:
     weights = sum(value.nbytes for value in program.state_dict.values())
-    for folder in (file.parent, Path(tempfile.gettempdir())):
+    for folder in (out, Path(tempfile.gettempdir())):
         if shutil.disk_usage(folder).free < COPIES * weights:  # as above
             raise StorageError(f"{folder} has no room to compile {weights / 1e6:.0f} MB of weights", "make room on it")
-    settings = {"cpp.dynamic_threads": True}  # else as many threads as there are here, whatever is asked for later
-    try:
-        torch._inductor.aoti_compile_and_package(program, package_path=str(file), inductor_configs=settings)
-    except torch._inductor.exc.InductorError as error:
-        raise CheckFailed(f"PyTorch cannot compile this model: {plainly(error)}", "--no-compile") from error
 
 
 PLUGIN: Target = TorchExport()

@@ -12,8 +12,8 @@ from onnx import ModelProto, NodeProto
 from torch import nn
 
 from toolkit.errors import UnsupportedModel, plainly
+from toolkit.export import INPUT, OUTPUT
 
-INPUT, OUTPUT = "images", "logits"
 DIMENSIONS = ("batch", "channels", "height", "width")
 """Names of those of the input that are free."""
 LARGEST_BYTES = (1 << 31) - (1 << 22)
@@ -82,7 +82,7 @@ def _lower_to_17(proto: ModelProto) -> None:
             kept = [attribute for attribute in node.attribute if attribute.name != "num_outputs"]
             del node.attribute[:]
             node.attribute.extend(kept)
-        elif node.op_type == "ReduceMean" and len(node.input) == 2:  # its axes were an attribute before 18
+        elif node.op_type in ("ReduceMean", "ReduceMax") and len(node.input) == 2:  # axes: an attribute before 18
             axes = constants[node.input.pop()].tolist()
             node.attribute.append(onnx.helper.make_attribute("axes", axes))
             kept = [attribute for attribute in node.attribute if attribute.name != "noop_with_empty_axes"]

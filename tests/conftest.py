@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,6 +26,46 @@ if TYPE_CHECKING:
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton: its kernels run on the processor
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+STRENGTHS = {"each_choice": 1, "pairwise": 2}
+TRACED_ONCE = ("export", "kernels", "models", "prune")
+"""Rooms where of a test's cases only the first counts for coverage: being traced doubles the time of exports and of
+interpreted kernels, and the other cases seldom run other lines."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    products: dict[tuple[str, int], list[pytest.Function]] = {}
+    for item in items:
+        for name, strength in STRENGTHS.items():
+            if isinstance(item, pytest.Function) and item.get_closest_marker(name):
+                products.setdefault((_name(item), strength), []).append(item)
+    for (_, strength), cases in products.items():
+        for case in _spare(cases, strength):
+            case.add_marker("slow")
+    seen = set()
+    for item in items:
+        if item.path.relative_to(Path(__file__).parent).parts[0] in TRACED_ONCE and not item.get_closest_marker("slow"):
+            if _name(item) in seen:
+                item.add_marker("no_cover")
+            seen.add(_name(item))
+
+
+def _name(item: pytest.Item) -> str:
+    """The test's, without the values of its parameters."""
+    return item.nodeid.partition("[")[0]
+
+
+def _spare(cases: list[pytest.Function], strength: int) -> list[pytest.Function]:
+    """Those that add no combination of `strength` values to the others, chosen greedily, rare values first."""
+    values = {case: [(name, repr(value)) for name, value in sorted(case.callspec.params.items())] for case in cases}
+    left = {case: set(itertools.combinations(values[case], strength)) for case in cases}
+    used = Counter[tuple[str, str]]()
+    while any(left.values()):
+        best = max(left, key=lambda case: (len(left[case]), -sum(used[value] for value in values[case])))
+        seen = left.pop(best)
+        left = {case: combinations - seen for case, combinations in left.items()}
+        used.update(values[best])
+    return list(left)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,6 +83,25 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is not there")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """`made_once(name, make)`: a folder that `make(folder)` has filled in one of the processes that share the tests."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def made(name: str, make: Callable[[Path], None]) -> Path:
+        folder, whole = root / name, root / f"{name}.whole"
+        with FileLock(root / f"{name}.lock"):
+            if not whole.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a process in which making it failed
+                folder.mkdir()
+                make(folder)
+                whole.touch()
+        return folder
+
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -165,30 +227,37 @@ bench: {seconds: 0.05, samples: 30, batch_size: [1], threads: 1}
 
 
 @pytest.fixture(scope="session")
-def working_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a toolkit.yaml of the smallest settings, and the images it names: 3 domains, 3 classes."""
+def finished(
+    made_once: Callable[[str, Callable[[Path], None]], Path], command: Callable[..., Ended]
+) -> tuple[Path, Ended]:
+    """A folder with the smallest toolkit.yaml and its images (3 domains, 3 classes) after `toolkit run`, and how that
+    ended. To be copied, not changed."""
+
+    def make(folder: Path) -> None:
+        work = folder / "work"
+        work.mkdir()
+        (work / "toolkit.yaml").write_text(TINY_RECIPE)
+        _draw_photos(work / "path" / "to" / "photos")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(work)
+            ended = command("run")
+        (folder / "ended.json").write_text(json.dumps([ended.code, ended.out, ended.err]))
+
+    folder = made_once("finished", make)
+    return folder / "work", Ended(*json.loads((folder / "ended.json").read_text()))
+
+
+def _draw_photos(root: Path) -> None:
     from toolkit.dg.digits import draw_digits
 
-    folder = tmp_path_factory.mktemp("work")
-    (folder / "toolkit.yaml").write_text(TINY_RECIPE)
     classes, domains = draw_digits()
     for domain, name in zip(domains[:3], ("ink", "photo", "sketch"), strict=True):
         for label in range(3):
-            place = folder / "path" / "to" / "photos" / name / f"class{classes[label]}"
+            place = root / name / f"class{classes[label]}"
             place.mkdir(parents=True)
             images = [image for image in domain.images if image.label == label][:10]
             for number, image in enumerate(images):
                 image.decode().save(place / f"{number}.png")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def finished(working_folder: Path, command: Callable[..., Ended]) -> tuple[Path, Ended]:
-    """The working folder after `toolkit run`, and how that ended. To be copied, not changed."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(working_folder)
-        ended = command("run")
-    return working_folder, ended
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import re
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ RESULTS = (
     "dense/model.safetensors",
     "dense/model.json",
     "dense/history.json",
+    "dense/data.json",
     "pruned/plan.json",
     "pruned/model.safetensors",
     "finetuned/model.safetensors",
@@ -72,10 +72,9 @@ def test_a_run_ends_with_the_table_and_the_path_of_the_page(finished: tuple[Path
 
 def test_what_is_up_to_date_is_not_made_again(here: Path, command: Command, snapshot: Snapshot) -> None:
     before = snapshot(here, "log.jsonl", "environment.json", "report.html")
-    started = time.monotonic()
     ended = command("run")
-    assert time.monotonic() - started < 20
     assert ended.made == []
+    assert "checking images" not in ended.err
     assert ended.err.count("is up to date") == 7
     assert snapshot(here, "log.jsonl", "environment.json", "report.html") == before
 
@@ -129,7 +128,10 @@ def test_dry_run_writes_nothing(here: Path, command: Command, snapshot: Snapshot
 
 def test_dry_run_says_that_all_is_up_to_date(here: Path, command: Command) -> None:
     lines = command("run", "--dry-run").err.splitlines()
-    assert [line for line in lines if not line.endswith("up to date")] == ["report: report.html: written every time"]
+    assert [line for line in lines if not line.endswith("up to date")] == [
+        "data: 3 domains (ink 30, photo 30; held out: sketch 30), 3 classes, 90 images",
+        "report: report.html: written every time",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -254,16 +256,17 @@ def test_init_into_a_folder_that_is_not_there(tmp_path: Path, command: Command) 
     assert "No such file or directory" in ended.err
 
 
-HELP_COMMAND = [sys.executable, "-c", "from toolkit.cli import main; main()", "--help"]
 HELP = (
     "import sys, toolkit.cli; sys.argv = ['toolkit', '--help']\ntry: toolkit.cli.main()\nfinally: print(*sys.modules)"
 )
 
 
-def test_help_lists_what_is_built_without_torch_and_at_once() -> None:
+def test_help_lists_what_is_built_and_loads_next_to_nothing() -> None:
     ran = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=True)
     text, _, modules = ran.stdout.strip().rpartition("\n")
-    assert {"torch", "timm", "numpy", "scipy"} & set(modules.split()) == set()
+    loaded = set(modules.split())
+    assert {"torch", "timm", "numpy", "scipy", "pydantic", "yaml"} & loaded == set()
+    assert {name for name in loaded if name.split(".")[0] == "toolkit"} == {"toolkit", "toolkit.cli", "toolkit.errors"}
     for name in (*STAGE_HELP, "run", "inspect", "init", "doctor"):
         assert re.search(rf"^\W*{name}\b", text, re.MULTILINE), name
 
@@ -276,12 +279,17 @@ def test_help_lists_nothing_that_is_not_built(command: Command, name: str) -> No
 
 
 def test_help_is_quick() -> None:
-    def seconds() -> float:
+    """At most four times what its library needs to load, whatever the machine: the best of runs that take turns."""
+
+    def seconds(*program: str) -> float:
         """Of the processor, which other programs on the machine do not change much."""
-        env = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(HELP_COMMAND, check=True, stdout=subprocess.DEVNULL, env=env)
+        subprocess.run([sys.executable, "-c", *program], check=True, stdout=subprocess.DEVNULL, env=env)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
-    assert min(seconds() for _ in range(5)) < 0.5
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    programs = ("from toolkit.cli import main; main()", "--help"), ("import typer",)
+    taken = [[seconds(*program) for program in programs] for _ in range(5)]
+    shown, loaded = (min(each) for each in zip(*taken, strict=True))
+    assert shown < 4 * loaded

@@ -72,6 +72,7 @@ def test_an_artifact_shows_what_a_runtime_must_know(command: Command) -> None:
     text = command("inspect", RUN / "artifacts/onnx-fp32").err
     assert artifact.sha256 in text
     assert artifact.inputs[0].name in text
+    assert "mean 0.485 0.456 0.406, std 0.229 0.224 0.225, bicubic, squash" in text
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,11 @@ SETTINGS = [
 WITHOUT_DEFAULT = {
     "model.weights_key": "state_dict_ema",
     "model.image_size": 64,
+    "model.mean": (0.25, 0.5, 0.75),
+    "model.std": (0.25, 0.5, 0.75),
+    "model.interpolation": "lanczos",
+    "model.crop": 0.9,
+    "model.crop_mode": "border",
     "data.hold_out": "sketch",
     "data.workers": 3,
     "prune.ratio": 0.25,
@@ -93,7 +98,8 @@ def test_flags_that_are_not_given_are_not_there() -> None:
 
 @pytest.mark.parametrize("command", [*STAGE_HELP, "run"])
 def test_every_option_has_a_help_text_and_one_name(command: str) -> None:
-    found = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
+    group: Any = typer.main.get_command(app)
+    _, found, _ = group.resolve_command(typer.Context(group), [command])
     assert found.help
     assert [option.name for option in found.params if not getattr(option, "help", "")] == []
     names = [name for option in found.params for name in (*option.opts, *option.secondary_opts)]

@@ -76,6 +76,12 @@ def test_missing_package_says_what_to_install(shelf: Path) -> None:
     assert caught.value.hint == "pip install no-such-package"
 
 
+def test_missing_package_that_is_imported_later(shelf: Path) -> None:
+    (shelf / "fast.py").write_text("NEEDS = ('sys', 'no_such_package')\nPLUGIN = 1")
+    with pytest.raises(MissingDependency, match="widget 'fast' needs the package 'no_such_package'"):
+        plugins.load("plugin_shelf.widgets", "fast")
+
+
 def test_a_module_of_ours_that_is_missing_is_our_fault(shelf: Path) -> None:
     (shelf / "fast.py").write_text("import toolkit.no_such_room\nPLUGIN = 1")
     with pytest.raises(ModuleNotFoundError, match=r"toolkit\.no_such_room"):

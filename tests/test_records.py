@@ -13,7 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolkit import records
+from toolkit.dg.broken import ImageCheck
+from toolkit.dg.summary import DataSummary
 from toolkit.errors import RecordError
+from toolkit.preprocessing import Preprocessing
 from toolkit.records import (
     Artifact,
     BenchReport,
@@ -34,7 +37,9 @@ from toolkit.records import (
 KINDS = (
     Artifact,
     BenchReport,
+    DataSummary,
     Environment,
+    ImageCheck,
     Measurement,
     ModelInfo,
     ModelSummary,
@@ -49,15 +54,14 @@ MODEL = ModelInfo(
     args={"img_size": 160, "global_pool": None, "qkv_bias": True},
     classes=("dog", "giraffe"),
     image_size=160,
-    mean=(0.5, 0.5, 0.5),
-    std=(0.25, 0.25, 0.25),
-    interpolation="bicubic",
+    preprocessing=Preprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "bicubic", 1.0, "squash", "timm"),
     removed_blocks=(3,),
     layouts=(HeadLayout(((64, 64), (64, 32))),),
     parameters=5_000_000,
     macs=1_250_000_000,
     weights_sha256="00ff",
 )
+PREPARED = json.loads(records.dumps(MODEL))["preprocessing"]
 
 
 def changed(**fields: object) -> str:
@@ -115,7 +119,8 @@ def test_layout_of_the_file_leaves_names_alone(name: str) -> None:
         ({"macs": 1.0}, "expected int, found 1.0 @ ModelInfo.macs"),
         ({"macs": True}, "expected int, found True @ ModelInfo.macs"),
         ({"name": 3}, "expected str, found 3 @ ModelInfo.name"),
-        ({"mean": [0.5, "0.5"]}, "expected float, found '0.5' @ ModelInfo.mean[1]"),
+        ({"preprocessing": {**PREPARED, "mean": [0.5, "0.5"]}}, "found '0.5' @ ModelInfo.preprocessing.mean[1]"),
+        ({"preprocessing": {**PREPARED, "interpolation": "cubic"}}, "'cubic' @ ModelInfo.preprocessing.interpolation"),
         ({"classes": "ab"}, "expected a list, found 'ab' @ ModelInfo.classes"),
         ({"classes": {"a": 1}}, "expected a list, found {'a': 1} @ ModelInfo.classes"),
         ({"classes": None}, "expected a list, found None @ ModelInfo.classes"),

@@ -9,16 +9,32 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
-from toolkit import __version__, options, resolve
+from toolkit import __version__
 from toolkit.errors import RecipeError, StorageError, ToolkitError, UnknownName, plainly
 
+if TYPE_CHECKING:
+    from toolkit.resolve import Resolved
+
 LOG = logging.getLogger(__name__)
+
+
+class _Commands(TyperGroup):
+    """Commands of which the one that is called gets its flags: `toolkit --help` does without the recipe's."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, _with_flags(name) if name in FLAGGED else command, rest
+
+
 app = typer.Typer(
     name="toolkit",
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -35,6 +51,11 @@ STAGE_HELP = {
     "bench": "Measure dense and slim side by side.",
     "report": "Put everything on one page, report.html.",
 }
+FLAGGED = {
+    "run": "Every stage that is not up to date. With no toolkit.yaml: the built-in model and images.",
+    **STAGE_HELP,
+}
+"""Commands that have flags for settings of the recipe, and their help."""
 TARGETS = {
     "onnx": ("onnx", "Write ONNX (the default)."),
     "trt": ("tensorrt", "Build a TensorRT engine, on the machine whose GPU will run it."),
@@ -86,7 +107,7 @@ def root(
 
 
 def _run(values: dict[str, Any]) -> None:
-    """Every stage that is not up to date. With no toolkit.yaml: the built-in model and images."""
+    """Run the stages up to the one that is named."""
     until = values.pop("until") or "report"
     from toolkit.pipeline import STAGES
 
@@ -99,6 +120,8 @@ def _run(values: dict[str, Any]) -> None:
 
 def _work(names: list[str], values: dict[str, Any], sections: tuple[str, ...]) -> None:
     """Run the stages of these names with the flags of a command."""
+    from toolkit import options, resolve
+
     with _errors_reported():
         _set_loudness(values)
         flags = options.flags_in(values, sections)
@@ -110,7 +133,7 @@ def _work(names: list[str], values: dict[str, Any], sections: tuple[str, ...]) -
         _carry_out(names, resolve.resolve(values["recipe"], values["run"], flags), values)
 
 
-def _carry_out(names: list[str], settings: resolve.Resolved, values: dict[str, Any]) -> None:
+def _carry_out(names: list[str], settings: Resolved, values: dict[str, Any]) -> None:
     from toolkit import pipeline, progress, records, runfolder
     from toolkit.stages import Run
 
@@ -120,12 +143,12 @@ def _carry_out(names: list[str], settings: resolve.Resolved, values: dict[str, A
         tell(f"still in force from earlier commands on this run: {kept}")
     path = Path(settings.recipe.run)
     if values["dry_run"]:
-        run = Run(settings.recipe, runfolder.RunFolder(path), shown, dry=True)
+        run = Run(settings.recipe, runfolder.RunFolder(path), shown, dry=True, tell=tell)
         for step in pipeline.plan(run, names, values["force"]):
             tell(f"{step.stage}: {step.result}: {step.reason or 'up to date'}")
         return
     with runfolder.opened(path) as folder:
-        run = Run(settings.recipe, folder, shown)
+        run = Run(settings.recipe, folder, shown, tell=tell)
         failure = pipeline.execute(run, settings, names, force=values["force"], tell=tell)
         if names[-1] == "report" and not values["quiet"]:
             _show_report(run)
@@ -148,7 +171,7 @@ def _show_report(run: Any) -> None:
 
 @app.command()
 def init(
-    path: Annotated[Path, typer.Argument(help="File to write.")] = Path(resolve.DEFAULT_FILE),
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("toolkit.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
 ) -> None:
     """Write a commented toolkit.yaml with every setting at its default."""
@@ -191,7 +214,7 @@ def _errors_reported() -> Iterator[None]:
     try:
         yield
     except ToolkitError as error:
-        print(f"error: {error.message}", file=sys.stderr)
+        print(f"error: {error.message}".replace("\n", "\n       "), file=sys.stderr)
         if error.hint:
             print(f"       {error.hint}", file=sys.stderr)
         if error.__cause__ is not None:
@@ -216,23 +239,28 @@ def _silent(line: str) -> None:
     """For --quiet."""
 
 
-def _add_stage(name: str) -> None:
+def _with_flags(name: str) -> Any:
+    """The command of this name, with a flag for every setting of its sections."""
+    from toolkit import options
+
     sections = OWN_FLAGS.get(name, (name,))
     extra: dict[str, Any] = {}
     if name == "export":
         for flag, (_, text) in TARGETS.items():
             extra[flag] = Annotated[bool, typer.Option(f"--{flag}", help=text, rich_help_panel="Stage")]
+    if name == "run":
+        extra["until"] = Annotated[
+            str | None, typer.Option("--until", metavar="STAGE", help="Last stage to run.", rich_help_panel="Run")
+        ]
 
     def stage(values: dict[str, Any]) -> None:
         _work([name], values, sections)
 
-    stage.__doc__ = STAGE_HELP[name]
-    app.command(name)(options.with_options(stage, sections, extra))
+    one = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    called = _run if name == "run" else stage
+    one.command(name, help=FLAGGED[name])(options.with_options(called, sections, extra))
+    return get_command(one)
 
 
-_UNTIL = Annotated[
-    str | None, typer.Option("--until", metavar="STAGE", help="Last stage to run.", rich_help_panel="Run")
-]
-app.command("run")(options.with_options(_run, OWN_FLAGS["run"], {"until": _UNTIL}))
-for _name in STAGE_HELP:
-    _add_stage(_name)
+for _name, _help in FLAGGED.items():
+    app.command(_name, help=_help)(lambda: None)

@@ -2,6 +2,7 @@
 
     ToolkitError
     ├── CheckFailed            1   a check of ours failed: parity, an invariant, a gate
+    │   └── LibraryDied            a library has ended the process that it ran in
     ├── BadInput               2   something given to us cannot be used
     │   ├── UnknownName            no model, method, criterion, domain, ... of that name
     │   ├── RecipeError            a setting that does not exist or has no meaning
@@ -47,6 +48,10 @@ class CheckFailed(ToolkitError):
     """A check ran and did not hold."""
 
 
+class LibraryDied(CheckFailed):
+    """A library has ended the process that it ran in (see `isolated`), or a system has."""
+
+
 class BadInput(ToolkitError):
     """Something given to us cannot be used."""
 
@@ -59,6 +64,9 @@ class UnknownName(BadInput):
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
         super().__init__(f"unknown {kind} {name!r}", suggestion(name, self.known))
+
+    def __reduce__(self) -> tuple[type[UnknownName], tuple[str, str, list[str]]]:
+        return UnknownName, (self.kind, self.name, self.known)
 
 
 class RecipeError(BadInput):

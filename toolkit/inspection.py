@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from toolkit import records
 from toolkit.errors import BadInput
@@ -67,11 +68,11 @@ def _record_in(path: Path, name: str) -> Path | None:
     return next((place for place in places if place.is_file() and place.name == name), None)
 
 
-def _print(record: object, table: Table, as_json: bool) -> None:
+def _print(record: object, shown: RenderableType, as_json: bool) -> None:
     if as_json:
         print(records.dumps(record), end="")
     else:
-        Console(stderr=True).print(table)
+        Console(stderr=True).print(shown)
 
 
 def _summary(folder: Path) -> ModelSummary:
@@ -89,7 +90,7 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _model_table(before: ModelSummary, after: ModelSummary | None) -> Table:
+def _model_table(before: ModelSummary, after: ModelSummary | None) -> RenderableType:
     title = f"{before.name} at {before.image_size} px" + (", before -> after" if after else "")
     table = _table(title, "block", "heads (qk, v)", "MLP", "parameters", "M MACs")
     slim = {block.block: block for block in after.blocks} if after else {}
@@ -114,7 +115,7 @@ def _model_table(before: ModelSummary, after: ModelSummary | None) -> Table:
         " -> ".join(f"{number:,}" for number in parameters),
         " -> ".join(f"{number:,.1f}" for number in macs),
     )
-    return table
+    return Group(table, Text(f"images: {before.preprocessing}"))
 
 
 def _heads(layout: HeadLayout) -> str:
@@ -137,6 +138,7 @@ def _artifact_table(artifact: Artifact) -> Table:
         "inputs": "; ".join(f"{each.name} {each.dtype} {list(each.shape)}" for each in artifact.inputs),
         "outputs": "; ".join(f"{each.name} {each.dtype} {list(each.shape)}" for each in artifact.outputs),
         "model": f"{model.name}, {len(model.classes)} classes, weights {model.weights_sha256[:12]}",
+        "images": str(model.preprocessing),
         "parameters": f"{model.parameters:,}",
         "MACs": f"{model.macs:,}",
         "difference from torch": "unknown"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from toolkit import records, resolve
-from toolkit.errors import BadInput, StorageError, ToolkitError
+from toolkit.errors import BadInput, DataError, StorageError, ToolkitError
 from toolkit.records import Environment
 from toolkit.stages import Run, Stage
 from toolkit.stages.bench import Bench
@@ -90,8 +90,9 @@ def execute(
                 if not reason:
                     tell(f"{stage.name}: {unit.result} is up to date")
                     continue
-                tell(f"{stage.name}: making {unit.result} ({reason})")
-                with run.folder.writing(unit.result, unit.inputs) as out:
+                for line in (f"making {unit.result} ({reason})", *unit.told):
+                    tell(f"{stage.name}: {line}")
+                with run.folder.writing(unit.result, unit.inputs) as out, _images_doubted(run):
                     unit.make(out)
                     records.save(environment, out / "environment.json")
                 run.folder.end_work(unit.result)
@@ -104,11 +105,23 @@ def execute(
     return failure
 
 
+@contextmanager
+def _images_doubted(run: Run) -> Iterator[None]:
+    """An image that cannot be read now, although it could when it was checked, is not believed again."""
+    try:
+        yield
+    except DataError:
+        run.doubt_images()
+        raise
+
+
 def _checked(run: Run, names: Sequence[str]) -> list[Stage]:
     """The stages that are needed; what is wrong with any one's settings is said before the first makes anything."""
     stages = needed(names)
     for stage in stages:
         stage.check(run)
+    for stage in stages:
+        stage.check_data(run)
     return stages
 
 

@@ -8,19 +8,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from toolkit.preprocessing import Preprocessing
 
-def to_pixels(images: npt.NDArray[Any], mean: Sequence[float], std: Sequence[float]) -> npt.NDArray[np.uint8]:
+
+def to_pixels(images: npt.NDArray[Any], prepared: Preprocessing) -> npt.NDArray[np.uint8]:
     """The pixels [batch, 3, S, S], 0 to 255, that normalised images were made from."""
     pixels: npt.NDArray[np.uint8] = np.clip(
-        np.rint((images * _by_channel(std) + _by_channel(mean)) * 255), 0, 255
+        np.rint((images * _by_channel(prepared.std) + _by_channel(prepared.mean)) * 255), 0, 255
     ).astype(np.uint8)
     return pixels
 
 
-def normalised(pixels: npt.NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> npt.NDArray[np.float32]:
+def normalised(pixels: npt.NDArray[np.uint8], prepared: Preprocessing) -> npt.NDArray[np.float32]:
     """Pixels as a model reads them."""
     scaled = pixels.astype(np.float32) / np.float32(255)
-    images: npt.NDArray[np.float32] = ((scaled - _by_channel(mean)) / _by_channel(std)).astype(np.float32)
+    mean, std = _by_channel(prepared.mean), _by_channel(prepared.std)
+    images: npt.NDArray[np.float32] = ((scaled - mean) / std).astype(np.float32)
     return images
 
 

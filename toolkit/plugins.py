@@ -1,7 +1,8 @@
 """Find a plug-in by its file's name.
 
 A plug-in is one file in a folder: `toolkit/prune/criteria/magnitude_l1.py` is the criterion `magnitude-l1`, and ends
-with `PLUGIN: Criterion = ...`. Listing names reads the folder and imports nothing, so help and completion stay fast.
+with `PLUGIN: Criterion = ...`. `NEEDS = ("package",)` names what it imports later, or in another process. Listing names
+reads the folder and imports nothing, so help and completion stay fast.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ def load(package: str, name: str) -> Any:
         raise UnknownName(kind_of(package), name, known)
     try:
         module = importlib.import_module(f"{package}.{_file(name)}")
+        for needed in getattr(module, "NEEDS", ()):
+            if importlib.util.find_spec(needed) is None:
+                raise ModuleNotFoundError(name=needed)
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         if missing in ("", "toolkit"):

@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from toolkit.preprocessing import CropMode, Interpolation
 from toolkit.records import Axis, Setting
 
 
@@ -30,7 +31,27 @@ def _listed(value: object) -> object:
     """ "1,8" and 8 stand for lists, on a command line and in a file."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(",")]
-    return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _by_channel(values: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    """Three numbers for colours from 0 to 1, from three or one."""
+    if values is None:
+        return None
+    if len(values) not in (1, 3):
+        raise ValueError("it needs one number, or three: red, green, blue")
+    for value in values:
+        if 1 < value <= 255:
+            raise ValueError(f"{value:g} is for colours from 0 to 255, here they go from 0 to 1; divide by 255")
+        if not 0 <= value <= 1:  # nan compares with nothing
+            raise ValueError(f"{value:g} is not between 0 and 1, as colours are")
+    return values if len(values) == 3 else values * 3
+
+
+def _not_zero(values: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    if values and not all(values):
+        raise ValueError("0 cannot be divided by")
+    return values
 
 
 def _one_value(value: object) -> object:
@@ -47,6 +68,8 @@ def _architectures(value: str) -> str:
 
 
 Listed = BeforeValidator(_listed)
+Mean = Annotated[tuple[float, ...] | None, Listed, AfterValidator(_by_channel)]
+Std = Annotated[tuple[float, ...] | None, Listed, AfterValidator(_by_channel), AfterValidator(_not_zero)]
 Argument = Annotated[Setting, PlainValidator(_one_value)]
 RewriteName = Literal[
     "layer-scale",
@@ -90,6 +113,19 @@ class Model(Section):
     """Height and width of the input in pixels; the architecture's own by default."""
     args: dict[str, Argument] = {}
     """More arguments for timm, such as patch_size or depth."""
+    mean: Mean = None
+    """Mean that images are normalised with, for colours from 0 to 1: one number, or one each for red, green and blue.
+    By default what a config file beside the weights says, else timm."""
+    std: Std = None
+    """Standard deviation that images are normalised with; by default as for mean."""
+    interpolation: Interpolation | None = None
+    """Filter that resizes images: nearest, bilinear, bicubic, lanczos, box or hamming; by default as for mean."""
+    crop: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Images are resized to image_size / crop, and the centre is cut out; by default what a config file beside the
+    weights says, else the whole image is squashed to a square."""
+    crop_mode: CropMode | None = None
+    """What is resized to that length: the shorter side (center, the default where crop is set), both sides (squash), or
+    the longer one, with a border of the mean (border)."""
 
 
 class Data(Section):
@@ -100,7 +136,9 @@ class Data(Section):
     validation_share: Share = 0.2
     """Share of each source domain's images kept from training, for selection and for the accuracies reported."""
     skip_broken: bool = False
-    """Leave out images that cannot be decoded, and count them, instead of stopping."""
+    """Leave out images that cannot be read, links to nothing and empty classes, and count them, instead of stopping."""
+    background: Literal["white", "grey", "black"] = "white"
+    """What transparent pictures are laid on."""
     workers: Annotated[int, Field(ge=0)] | None = None
     """Processes that load images; by default one fewer than the cores, and none for built-in data."""
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
 from toolkit import strict_json
+from toolkit.preprocessing import Preprocessing
 
 SCHEMA = 1
 """Number of the format below; a change that old files do not survive raises it."""
@@ -65,10 +66,7 @@ class ModelInfo:
     classes: tuple[str, ...]
     image_size: int
     """Height and width of the input, in pixels."""
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
-    """How images are resized to `image_size`: bilinear, bicubic."""
+    preprocessing: Preprocessing
     removed_blocks: tuple[int, ...]
     """Indices in the source architecture."""
     layouts: tuple[HeadLayout, ...]
@@ -101,6 +99,7 @@ class ModelSummary:
 
     name: str
     image_size: int
+    preprocessing: Preprocessing
     embed_width: int
     parameters: int
     macs: int

@@ -162,8 +162,8 @@ def _fault(fault: ErrorDetails, file: Path | None, lines: Mapping[str, int], fla
     if fault["type"] == "extra_forbidden":
         section = Recipe if len(path) == 1 else Recipe.model_fields[path[0]].default.__class__
         return f"{where}: unknown setting {name!r}", suggestion(path[-1], section.model_fields)
-    wanted, hint = _wanted(fault)
-    return f"{where}: {name} = {_shown(fault['input'])}: {wanted}", hint
+    found, hint = wanted(fault)
+    return f"{where}: {name} = {_shown(fault['input'])}: {found}", hint
 
 
 _WANTED = {
@@ -185,18 +185,18 @@ _WANTED = {
 """What a setting should be, by the whole type of pydantic's finding or its first word."""
 
 
-def _wanted(fault: ErrorDetails) -> tuple[str, str]:
+def wanted(fault: ErrorDetails) -> tuple[str, str]:
     """What should have been there, and how to write it."""
     kind, given, details = fault["type"], fault["input"], fault.get("ctx", {})
     if kind == "value_error":
         return str(details["error"]), ""
-    wanted = _WANTED.get(kind) or _WANTED.get(kind.partition("_")[0]) or "something else"
+    form = _WANTED.get(kind) or _WANTED.get(kind.partition("_")[0]) or "something else"
     hint = ""
     if kind == "string_type" and isinstance(given, int | float):
         hint = "write it in quotes: digits are a number, and yes, no, on and off are true and false"
     elif kind == "literal_error":
         hint = suggestion(str(given), re.findall(r"'([^']+)'", details["expected"]))
-    return f"it should be {wanted.format(**details)}", hint
+    return f"it should be {form.format(**details)}", hint
 
 
 def _shown(value: object, longest: int = 100) -> str:

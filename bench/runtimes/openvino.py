@@ -10,7 +10,9 @@ import numpy as np
 from toolkit.bench.runtimes import Runtime, Session
 from toolkit.bench.runtimes.files import artifact_in
 from toolkit.errors import WrongMachine
-from toolkit.export.openvino import compile_file, runs_in
+from toolkit.export.openvino import compile_file, computes_in, runs_in
+
+NEEDS = ("openvino",)
 
 
 class OpenVinoSession(Session):
@@ -43,7 +45,7 @@ class OpenVino:
             "PERFORMANCE_HINT": "LATENCY",
         }
         compiled = compile_file(folder / artifact.file, artifact.precision, **settings)
-        if not runs_in(compiled, artifact.precision):
+        if not runs_in(computes_in(compiled), artifact.precision):
             raise WrongMachine(
                 f"{folder} is in bf16, which this processor does not have: OpenVINO would compute in float32",
                 "run it on a processor with AVX512-bf16 or AMX, or export it as fp32 or int8",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -27,6 +28,11 @@ def remove_class(photos: Path) -> None:
     shutil.rmtree(photos / "photo" / "class1")
 
 
+def empty_class(photos: Path) -> None:
+    remove_class(photos)
+    (photos / "photo" / "class1").mkdir()
+
+
 def break_image(photos: Path) -> None:
     file = photos / "ink" / "class0" / "3.png"
     file.write_bytes(file.read_bytes()[:60])
@@ -41,12 +47,18 @@ def add_depth(photos: Path) -> None:
     shutil.copy(photos / "ink" / "class0" / "3.png", photos / "ink" / "3.png")
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize(
     "case",
     [
         (remove_domains, "path/to/photos has one domain, sketch, so none can be held out", "--hold-out none"),
         (remove_class, "domain photo has no images of class1, which ink, sketch has", "every domain needs images"),
-        (break_image, "1 image cannot be decoded: ink/class0/3.png", "--skip-broken"),
+        (break_image, "not all images can be used:\n       1 cut short: ink/class0/3.png", "--skip-broken"),
+        (
+            empty_class,
+            "domain photo has no images of class1, which ink, sketch has (1 left out, a class",
+            "every domain",
+        ),
         (remove_images, "path/to/photos holds no images", "DOMAIN/CLASS/image"),
         (add_depth, "path/to/photos has images at two depths: ink/3.png", "DOMAIN/CLASS/image"),
     ],
@@ -72,7 +84,22 @@ def test_skip_broken_goes_on_and_counts(here: Path, command: Command) -> None:
     break_image(here / PHOTOS)
     ended = command("train", "--skip-broken", "--epochs", "0")
     assert ended.code == 0, ended.err
-    assert "1 broken images left out: ink/class0/3.png" in ended.err
+    assert "data: 1 left out, cut short: ink/class0/3.png" in ended.err
+
+
+def test_an_image_that_breaks_after_it_was_checked_is_named(here: Path, command: Command) -> None:
+    assert command("train", "--epochs", "0").code == 0
+    file = here / PHOTOS / "ink" / "class0" / "3.png"
+    before = file.stat()
+    file.write_bytes(bytes(before.st_size))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # so that nobody sees a change
+    ended = command("train", "--epochs", "1", "--workers", "1")
+    assert ended.code == 2
+    assert "error: ink/class0/3.png cannot be read: nothing but zero bytes\n       it could when" in ended.err
+    ended = command("train", "--epochs", "0", "--skip-broken")
+    assert ended.code == 0, ended.err
+    assert "checking images: 90/90" in ended.err
+    assert "data: 1 left out, nothing but zero bytes: ink/class0/3.png" in ended.err
 
 
 def test_one_domain_can_be_learned_from_when_none_is_held_out(here: Path, command: Command) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,13 @@ from toolkit.models.source import LoadedModel
 
 
 @pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folders(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
     """Holds dense/, slim/ (models) and dense-onnx/, slim-onnx/ and so on (artifacts): two blocks, 32 pixels, three
     classes."""
-    root = tmp_path_factory.mktemp("models")
+    return made_once("models", _make_folders)
+
+
+def _make_folders(root: Path) -> None:
     for name, width in (("dense", 192), ("slim", 32)):
         settings = recipe.Model(
             name="vit_tiny_patch16_224",
@@ -33,4 +37,3 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
         saved = LoadedModel(model.module, source.save(model.module, model.info, root / name))
         for target in ("onnx", "openvino", "torch"):
             export(target, saved, recipe.Export(compile=False), root / f"{name}-{target}")
-    return root

@@ -11,9 +11,11 @@ from toolkit.bench.feed import answers
 from toolkit.bench.identity import Identity
 from toolkit.bench.runtimes import Session
 from toolkit.errors import BadInput
+from toolkit.preprocessing import Preprocessing
 from toolkit.records import ModelInfo
 
-MODEL = ModelInfo("name", {}, ("a", "b"), 2, (0.5,) * 3, (0.25,) * 3, "bicubic", (), (), 1, 1, "00")
+PREPARED = Preprocessing((0.5,) * 3, (0.25,) * 3, "bicubic", 1.0, "squash", "timm")
+MODEL = ModelInfo("name", {}, ("a", "b"), 2, PREPARED, (), (), 1, 1, "00")
 
 
 class Echo:

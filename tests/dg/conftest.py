@@ -14,6 +14,7 @@ from torch import nn
 from toolkit import recipe
 from toolkit.dg.domains import Domains, read_domains
 from toolkit.models.source import LoadedModel
+from toolkit.preprocessing import Preprocessing
 from toolkit.records import ModelInfo
 
 MakeFolder = Callable[[Mapping[str, int]], Path]
@@ -54,9 +55,7 @@ def info_of(size: int) -> ModelInfo:
         args={},
         classes=("a", "b"),
         image_size=size,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        interpolation="bilinear",
+        preprocessing=Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear", 1.0, "squash", "timm"),
         removed_blocks=(),
         layouts=(),
         parameters=0,

@@ -1,18 +1,31 @@
 from __future__ import annotations
 
+import os
 import random
+import signal
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image as Pillow
 
 from toolkit import recipe
 from toolkit.dg.batches import TrainingBatches, calibration_batches, evaluation_batches, images_per_domain
 from toolkit.dg.domains import Domains
 from toolkit.dg.image import Image
-from toolkit.errors import DataError
+from toolkit.errors import DataError, ToolkitError
 from toolkit.records import ModelInfo
+
+
+class Deadly(Image):
+    """Kills the process that decodes it, as a lack of memory does."""
+
+    def decode(self) -> Pillow.Image:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
 
 SETTINGS = recipe.Train(batch_size=8)
 
@@ -83,7 +96,8 @@ def test_evaluation_sees_every_image_once_in_order_and_whole(three_domains: Doma
 
 def test_evaluation_uses_the_model_s_mean_and_size(tiny_info: ModelInfo) -> None:
     white = Image("white", "white", 0, np.full((5, 9, 3), 255, dtype=np.uint8))
-    info = replace(tiny_info, image_size=16, mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 0.25))
+    prepared = replace(tiny_info.preprocessing, mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 0.25))
+    info = replace(tiny_info, image_size=16, preprocessing=prepared)
     ((pixels, _),) = evaluation_batches([white], info, 4)
     assert pixels.shape == (1, 3, 16, 16)
     assert [float(channel.mean()) for channel in pixels[0]] == [1.0, 1.0, 0.0]
@@ -92,6 +106,28 @@ def test_evaluation_uses_the_model_s_mean_and_size(tiny_info: ModelInfo) -> None
 def test_nothing_to_evaluate_is_an_error(tiny_info: ModelInfo) -> None:
     with pytest.raises(DataError, match="no images"):
         next(evaluation_batches([], tiny_info, 4))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_vanishes_is_named(three_domains: Domains, tiny_info: ModelInfo, workers: int) -> None:
+    lost = three_domains.training_images()["art"][0]
+    assert isinstance(lost.source, Path)
+    lost.source.unlink()
+    for batches in (
+        training(three_domains, tiny_info, workers=workers).steps(0, 4),
+        evaluation_batches([lost], tiny_info, 1, workers),
+    ):
+        with pytest.raises(DataError) as raised:
+            list(batches)
+        assert raised.value.message == f"{lost.name} cannot be read: no longer there"
+        assert "run the command again" in raised.value.hint
+
+
+def test_a_process_that_dies_is_said(three_domains: Domains, tiny_info: ModelInfo) -> None:
+    image = three_domains.domains[0].images[0]
+    with pytest.raises(ToolkitError, match="a process that loads images was lost") as raised:
+        list(evaluation_batches([Deadly("a", "a", 0, image.source)], tiny_info, 1, workers=1))
+    assert "--workers 0" in raised.value.hint
 
 
 def test_calibration_takes_equal_parts_of_each_domain(three_domains: Domains, tiny_info: ModelInfo) -> None:

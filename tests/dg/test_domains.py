@@ -7,6 +7,7 @@ import pytest
 
 from toolkit import recipe
 from toolkit.dg.domains import Domains, read_domains
+from toolkit.dg.left_out import LeftOut
 from toolkit.errors import DataError, UnknownName
 
 MakeFolder = Callable[[Mapping[str, int]], Path]
@@ -93,9 +94,12 @@ def test_the_fingerprint_follows_what_is_used(make_folder: MakeFolder) -> None:
         read_domains(settings, 1),
         read_domains(settings.model_copy(update={"hold_out": "photo"}), 0),
         read_domains(settings.model_copy(update={"validation_share": 0.5}), 0),
-        read_domains(settings, 0).without(("art/a/00.png",)),
+        read_domains(settings, 0).without([LeftOut("art/a/00.png", "empty")]),
+        read_domains(settings.model_copy(update={"background": "black"}), 0),
     ]
-    assert len({first, *(domains.fingerprint() for domains in others)}) == 5
+    assert len({first, *(domains.fingerprint() for domains in others)}) == 6
+    (root / "art" / ".DS_Store").write_text("")
+    assert read_domains(settings, 0).fingerprint() == first
     with (root / "art" / "a" / "00.png").open("ab") as file:
         file.write(b"longer")
     assert read_domains(settings, 0).fingerprint() != first
@@ -112,12 +116,43 @@ def test_other_pixels_of_the_same_size_are_another_data_set(make_folder: MakeFol
 
 
 def test_a_class_must_survive_what_is_left_out(three_domains: Domains) -> None:
-    lost = tuple(f"art/a/{index:02d}.png" for index in range(10))
-    with pytest.raises(DataError, match="domain art has no images of a"):
+    lost = [LeftOut(f"art/a/{index:02d}.png", "empty") for index in range(10)]
+    with pytest.raises(
+        DataError, match=r"domain art has no images of a, which .* \(10 left out, empty: art/a/00\.png,"
+    ):
         three_domains.without(lost)
-    less = three_domains.without((*lost[:3], "not/in/it.png"))
-    assert less.broken == lost[:3]
+    less = three_domains.without(lost[:3])
+    assert less.left_out == tuple(lost[:3])
     assert len(less.domains[0].images) == 17
+
+
+def test_a_class_of_which_nothing_is_left_is_none(make_folder: MakeFolder) -> None:
+    root = make_folder({f"{domain}/{label}": 3 for domain in ("art", "photo") for label in "abc"})
+    domains = read_domains(recipe.Data(path=str(root), hold_out="art"), 0)
+    lost = [LeftOut(f"{domain}/b/{index:02d}.png", "empty") for domain in ("art", "photo") for index in range(3)]
+    less = domains.without(lost)
+    assert less.classes == ("a", "c")
+    assert {(image.name[-8], image.label) for part in less.domains for image in part.images} == {("a", 0), ("c", 1)}
+    assert less.left_out == (*lost, LeftOut("b", "a class of which no image is left"))
+    with pytest.raises(
+        DataError, match=r"there is no image left \(3 left out, a class of which .*: a, b, c; 18 left out, empty: "
+    ):
+        less.without([LeftOut(image.name, "empty") for part in less.domains for image in part.images])
+
+
+def test_a_held_out_domain_without_images_says_what_is_there(make_folder: MakeFolder) -> None:
+    root = make_folder({"art/a": 2, "art/b": 2, "photo/a": 2, "photo/b": 2, "sketch/a": 0})
+    (root / "sketch" / "a" / "1.heic").write_bytes(b"")
+    with pytest.raises(
+        DataError, match=r"sketch, to be held out, has no images \(1 left out, a domain .*\.heic"
+    ) as raised:
+        read_domains(recipe.Data(path=str(root), hold_out="sketch"), 0)
+    assert not isinstance(raised.value, UnknownName)
+
+
+def test_a_home_of_nobody_is_no_folder() -> None:
+    with pytest.raises(DataError, match="no user of that name"):
+        read_domains(recipe.Data(path="~nobody-of-this-name/photos"), 0)
 
 
 def test_pacs_is_read_as_it_comes(shared: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from toolkit import recipe
 from toolkit.bench.runtimes import openvino as runtime
@@ -17,6 +18,7 @@ from toolkit.export.artifact import export
 from toolkit.export.calibrate import Images, Sample
 from toolkit.export.choices import choices
 from toolkit.export.prepare import Prepared, prepare
+from toolkit.export.reference import answers, compared
 from toolkit.models.source import LoadedModel
 from toolkit.progress import silent
 from toolkit.records import Artifact
@@ -32,21 +34,29 @@ def prepared(models: Models, sample_of: Callable[..., Sample]) -> Prepared:
 
 
 def test_a_file_that_answers_as_the_model_costs_nothing(prepared: Prepared) -> None:
-    def run(images: Images) -> Images:
-        with torch.inference_mode():
-            return prepared.model.module(torch.from_numpy(images)).numpy()
-
-    made = check.costs(prepared, recipe.Export(precision="bf16"), run)
+    made = check.costs(prepared, recipe.Export(precision="bf16"), partial(answers, prepared.model.module))
     assert made.accuracy == made.reference == {"one": 1.0, "two": 1.0}
 
 
 def test_a_file_that_answers_otherwise_fails(prepared: Prepared) -> None:
-    def run(images: Images) -> Images:
-        with torch.inference_mode():
-            return -prepared.model.module(torch.from_numpy(images)).numpy()
+    def turned(images: Images) -> Images:
+        return -answers(prepared.model.module, images)
 
     with pytest.raises(CheckFailed, match=r"accuracy on a sample falls from 100.0%, 100.0% to 0.0%, 0.0%"):
-        check.costs(prepared, recipe.Export(precision="bf16"), run)
+        check.costs(prepared, recipe.Export(precision="bf16"), turned)
+
+
+def test_a_file_without_numbers_fails_whatever_the_margin(prepared: Prepared) -> None:
+    """The largest of NaNs would be the first class, and right for some images."""
+    assert prepared.reference is not None
+    sample = replace(prepared.reference.sample, margin=0.999)
+    lenient = replace(prepared, reference=replace(prepared.reference, sample=sample))
+
+    def lost(images: Images) -> Images:
+        return np.full((len(images), 3), np.nan, np.float32)
+
+    with pytest.raises(CheckFailed, match=r"falls from 100.0%, 100.0% to NaN, NaN"):
+        check.costs(lenient, recipe.Export(precision="bf16"), lost)
 
 
 @pytest.mark.parametrize(("kind", "precision"), [("openvino", "bf16"), ("onnx", "fp16"), ("onnx", "int8")])
@@ -62,8 +72,8 @@ def test_bfloat16_that_the_processor_does_not_have(
     models: Models, exported: Callable[..., Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """OpenVINO would compute in float32 and not say so."""
-    monkeypatch.setattr("toolkit.export.openvino.runs_in", lambda compiled, precision: precision != "bf16")
-    monkeypatch.setattr(runtime, "runs_in", lambda compiled, precision: precision != "bf16")
+    for module in ("export", "bench.runtimes"):
+        monkeypatch.setattr(f"toolkit.{module}.openvino.runs_in", lambda computed_in, precision: precision != "bf16")
     artifact = exported(models(), "openvino", precision="bf16")
     assert artifact.max_abs_difference is None
     assert artifact.lowered is None
@@ -74,4 +84,4 @@ def test_bfloat16_that_the_processor_does_not_have(
 def test_numbers_that_are_not_finite_fail() -> None:
     expected = np.ones((1, 2), np.float32)
     with pytest.raises(CheckFailed, match="not finite"):
-        check.compared(expected, expected * np.nan, None)
+        compared(expected, expected * np.nan, None)

@@ -18,9 +18,10 @@ from toolkit import hashing, recipe, records
 from toolkit.errors import BadInput, CheckFailed, UnknownName
 from toolkit.export import target, trace
 from toolkit.export.artifact import export
-from toolkit.export.check import compared
+from toolkit.export.reference import compared
 from toolkit.models.resize import resized, take_any_size
 from toolkit.models.source import LoadedModel
+from toolkit.preprocessing import Preprocessing
 from toolkit.records import Artifact
 
 Models = Callable[..., LoadedModel]
@@ -37,6 +38,7 @@ def test_heads_laid_out_by_one_transposition(models: Models, exported: Exported,
     assert len(layouts) == 3, "of all heads, of the keys, and back"
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize(
     ("attention", "opset"),
     [*(("decomposed", opset) for opset in (17, 18, 20, 23)), ("custom", 17), ("custom", 23)],
@@ -64,6 +66,12 @@ def test_every_opset_and_form(
     assert statuses == {"not"}
 
 
+def test_the_largest_of_tokens_in_opset_17(models: Models, exported: Exported) -> None:
+    artifact = exported(models(NAMES[0], global_pool="avgmax"), opset=17)
+    assert artifact.max_abs_difference is not None
+
+
+@pytest.mark.each_choice
 @pytest.mark.parametrize("heads", ["even", "uneven"])
 @pytest.mark.parametrize("name", NAMES)
 def test_from_opset_23_on_attention_is_a_node_for_each_run_of_heads(
@@ -107,16 +115,20 @@ def test_nodes_are_named_after_their_layers(models: Models, exported: Exported, 
 def test_the_file_says_how_it_is_used_and_not_where_it_was_made(
     models: Models, exported: Exported, tmp_path: Path
 ) -> None:
+    prepared = Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "lanczos", 0.875, "center", "folder/of/mine/config.json")
     model = models()
+    model = replace(model, info=replace(model.info, preprocessing=prepared))
     artifact = exported(model)
     facts = {entry.key: entry.value for entry in onnx.load(tmp_path / "out" / artifact.file).metadata_props}
     assert json.loads(facts["classes"]) == list(model.info.classes)
-    assert json.loads(facts["mean"]) == pytest.approx(model.info.mean)
-    assert json.loads(facts["std"]) == pytest.approx(model.info.std)
+    assert (json.loads(facts["mean"]), json.loads(facts["std"])) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
+    assert (facts["interpolation"], float(facts["crop"]), facts["crop_mode"]) == ("lanczos", 0.875, "center")
     assert facts["image_size"] == "16"
     assert facts["model_sha256"] == model.info.weights_sha256
     assert "toolkit_version" in facts
-    assert b"site-packages" not in (tmp_path / "out" / artifact.file).read_bytes()
+    content = (tmp_path / "out" / artifact.file).read_bytes()
+    assert b"site-packages" not in content
+    assert b"folder/of/mine" not in content
 
 
 def test_exporting_again_writes_the_same_bytes(models: Models, exported: Exported) -> None:
@@ -139,7 +151,8 @@ def test_raw_pixels(models: Models, exported: Exported, tmp_path: Path, precisio
     artifact = exported(model, input="uint8", precision=precision)
     assert artifact.inputs[0].dtype == "uint8"
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16), dtype=np.uint8)
-    mean, std = (np.array(values, np.float32)[:, None, None] for values in (model.info.mean, model.info.std))
+    prepared = model.info.preprocessing
+    mean, std = (np.array(values, np.float32)[:, None, None] for values in (prepared.mean, prepared.std))
     with torch.inference_mode():
         expected = model.module(torch.from_numpy((pixels.astype(np.float32) / 255 - mean) / std)).numpy()
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])
@@ -204,6 +217,7 @@ def test_an_unknown_target_names_the_known_ones() -> None:
         target("onxx")
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("heads", ["even", "uneven"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("batch_size", [(1, 4, 8), (2,)])

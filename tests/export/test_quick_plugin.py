@@ -27,7 +27,6 @@ from toolkit.errors import BadInput, CheckFailed
 from toolkit.export import Abilities, quick_plugin
 from toolkit.export.calibrate import Sample
 from toolkit.export.choices import choices
-from toolkit.export.libraries import Library, Version
 from toolkit.export.prepare import Prepared, prepare
 from toolkit.models.source import LoadedModel
 from toolkit.progress import silent
@@ -213,16 +212,15 @@ def test_graphs_that_it_does_not_take(models: Callable[..., LoadedModel], sample
         settings = recipe.Export.model_validate({"precision": "fp16", "attention": "custom", **options})
         return prepare(model, settings, choices("tensorrt", able, settings), sample_of(model), silent)
 
-    library = Library("tensorrt", None, Version(opset=20, typing_flag=False, plugins=True))
     padded = prepared()
     assert padded.layouts[0].heads == ((8, 8), (8, 8), (8, 8))
     unpadded = prepared(rewrites=["norms"])
     with pytest.raises(CheckFailed, match="no kernel for block 0: not all widths are multiples of 8"):
-        quick_plugin.for_engine(unpadded, library, "sm_87")
+        quick_plugin.for_engine(unpadded, "sm_87")
     assert padded.lowered is not None
     spared = replace(padded, lowered=replace(padded.lowered, blocks=(1,)))
     with pytest.raises(CheckFailed, match="blocks 1 stay float32"):
-        quick_plugin.for_engine(spared, library, "sm_87")
+        quick_plugin.for_engine(spared, "sm_87")
 
 
 def test_what_there_is_no_kernel_for() -> None:

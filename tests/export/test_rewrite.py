@@ -56,6 +56,18 @@ def test_each_rewrite_alone_changes_no_logit(name: str, kind: str, make: Make) -
     assert_equal(changed, model)
 
 
+@pytest.mark.parametrize("pool", ["max", "avgmax", "avg"])
+@pytest.mark.parametrize("after", [False, True])
+def test_a_norm_before_the_largest_is_taken_keeps_its_gain(pool: str, after: bool, small: Make) -> None:
+    """A gain below zero makes the largest of the norm the least of what is behind it."""
+    model = small("vit_tiny_patch16_224", depth=2, global_pool=pool, fc_norm=after)
+    with torch.no_grad():
+        model.module.get_submodule("fc_norm" if after else "norm").get_parameter("weight").sub_(1.0)
+    changed = copy.deepcopy(model.module)
+    rewrite(changed, ["norms"])
+    assert_equal(changed, model)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("only_what_is_read", [False, True])
 def test_all_rewrites_together_change_no_logit(name: str, only_what_is_read: bool, make: Make) -> None:
@@ -135,8 +147,9 @@ def test_heads_are_padded_to_one_width_where_they_have_two_or_an_odd_one(small: 
 def test_the_input_normalisation_is_folded_into_the_patch_embedding(name: str, make: Make) -> None:
     model = make(name, depth=2)
     changed = copy.deepcopy(model.module)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (model.info.mean, model.info.std))
-    fold_normalisation(changed, model.info.mean, model.info.std)
+    prepared = model.info.preprocessing
+    mean, std = (torch.tensor(values)[:, None, None] for values in (prepared.mean, prepared.std))
+    fold_normalisation(changed, prepared)
     assert_equal(changed, model, images(model) * std + mean)
 
 

@@ -17,6 +17,7 @@ HEADS: Heads = ((64, 64), (40, 24), (16, 8))
 SCALE = 0.125
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("bias_heads", [0, 1, 3])
 @pytest.mark.parametrize("rows", [None, 1])
 @pytest.mark.parametrize("tokens", [50, 325], ids=["whole rows", "online"])

@@ -72,17 +72,32 @@ def check(kernel: Mapping[str, Any]) -> None:
     assert any(name.startswith(products) and "MMA" in name for name in operations), kernel
 
 
-@pytest.mark.parametrize("target", ["sm_80", "sm_87", "sm_90"])
-def test_nothing_spills_and_nothing_moves_unit_by_unit(target: str) -> None:
-    """In training with a bias, without one, and as a layer of its own with one, at every width there is a tile for."""
-    sizes = [(197, 64), (197, 32), (197, 16), (197, 128), (257, 16), (577, 64), (577, 16)]
+SIZES = [(197, 64), (577, 16)]
+MORE_SIZES = [(197, 32), (197, 16), (197, 128), (257, 16), (577, 64)]
+"""With `SIZES`, every width there is a tile for."""
+
+
+@pytest.mark.parametrize(
+    ("target", "sizes"),
+    [
+        ("sm_80", SIZES),
+        ("sm_90", SIZES),
+        pytest.param("sm_80", MORE_SIZES, marks=pytest.mark.slow),
+        pytest.param("sm_90", MORE_SIZES, marks=pytest.mark.slow),
+        pytest.param("sm_87", [*SIZES, *MORE_SIZES], marks=pytest.mark.slow),
+    ],
+)
+def test_nothing_spills_and_nothing_moves_unit_by_unit(target: str, sizes: list[tuple[int, int]]) -> None:
+    """In training with a bias, without one, and as a layer of its own with one."""
     found = compiled(target, sizes, ("training", "inference"))
     assert {each["computes_as"] for each in found} == {"whole_row", "online", "backward_keys", "backward_queries"}
     for kernel in found:
         check(kernel)
 
 
+@pytest.mark.each_choice
+@pytest.mark.parametrize("tokens", [197, 577])
 @pytest.mark.parametrize("target", ["sm_86", "sm_89", "sm_120"])
-def test_inference_on_other_gpus(target: str) -> None:
-    for kernel in compiled(target, [(197, 64), (577, 64)], ("inference",)):
+def test_inference_on_other_gpus(target: str, tokens: int) -> None:
+    for kernel in compiled(target, [(tokens, 64)], ("inference",)):
         check(kernel)

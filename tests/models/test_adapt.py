@@ -9,7 +9,6 @@ import timm
 import torch
 from torch import nn
 
-from toolkit import recipe
 from toolkit.errors import UnsupportedModel
 from toolkit.models import source
 from toolkit.models.adapt import attentions, canonicalise
@@ -58,25 +57,7 @@ def test_attention_refuses_a_mask(small: Callable[..., source.LoadedModel]) -> N
         attention(torch.zeros(1, 5, 24), attn_mask=torch.zeros(5, 5))
 
 
-UNSUPPORTED: dict[str, tuple[str, dict[str, Setting], str]] = {
-    "query norm": ("vit_tiny_patch16_224", {"qk_norm": True}, "q_norm"),
-    "norm inside attention": ("beit3_base_patch16_224", {}, "norm"),
-    "attention pooling": ("vit_base_patch16_siglip_224", {}, "vit_base_patch16_siglip_224 pools with attention"),
-    "differential attention": ("vit_dwee_patch16_reg1_gap_256", {}, "DiffAttention"),
-    "parallel blocks": ("vit_base_patch16_xp_224", {}, "no attention"),
-    "gated MLP": ("vit_giant_patch14_dinov2", {}, "gated MLP"),
-    "other norm": ("test_vit4", {}, "cannot be cut"),
-}
-
-
-@pytest.mark.parametrize(("name", "more", "said"), UNSUPPORTED.values(), ids=UNSUPPORTED)
-def test_what_cannot_be_cut_is_refused_when_it_is_built(name: str, more: dict[str, Setting], said: str) -> None:
-    settings = recipe.Model(name=name, weights="none", args={**SIZES, **more})
-    with pytest.raises(UnsupportedModel, match=said):
-        source.build(settings, ("a", "b"), seed=0)
-
-
-def test_a_model_without_plain_blocks_is_refused() -> None:
+def test_an_attention_that_is_not_known_is_refused() -> None:
     swin = timm.create_model("swin_tiny_patch4_window7_224", depths=(1,), num_heads=(3,))
     with pytest.raises(UnsupportedModel, match="WindowAttention"):
         canonicalise(swin)

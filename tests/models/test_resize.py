@@ -53,9 +53,8 @@ def test_a_cut_model_takes_another_size(small: Models, uneven: Models, name: str
 
 
 def test_a_size_that_patches_do_not_fill(small: Models) -> None:
-    with pytest.raises(RecipeError, match="15 pixels are no multiple of the patches' ") as caught:
+    with pytest.raises(RecipeError, match="an image of 15 pixels is not filled by patches of 8: 8 or 16"):
         resized(small("vit_tiny_patch16_224"), 15)
-    assert "try 16" in caught.value.hint
 
 
 def test_any_size_is_the_same_as_each(small: Models) -> None:

@@ -30,6 +30,7 @@ def dense(small: Callable[..., LoadedModel]) -> LoadedModel:
     return LoadedModel(model.module, replace(model.info, weights_sha256="ab" * 32))
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("criterion", plugins.names("toolkit.prune.criteria"))
 @pytest.mark.parametrize("scope", SCOPES)
 def test_one_shot(dense: LoadedModel, job: Jobs, criterion: str, scope: str) -> None:
@@ -42,6 +43,7 @@ def test_one_shot(dense: LoadedModel, job: Jobs, criterion: str, scope: str) -> 
     assert {cut.axis for cut in plan.cuts} <= {"head", "mlp", "embed"}
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("axes", [("mlp", "embed"), ("head", "mlp", "embed"), ("qk", "v", "mlp", "embed")], ids=str)
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("steps", [2, 4])
@@ -71,6 +73,7 @@ def test_rounds_nest_and_meet_the_budget(
             assert set(cut.units) <= later[cut.place, cut.axis]
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize(
     "case",
     [
@@ -122,6 +125,7 @@ def with_inside(groups: Groups, cut: Cut, unit: int) -> set[Unit]:
     return {one, *groups.inside(one)}
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("ratio", [0.5, 0.75, 0.95])
 @pytest.mark.parametrize("scope", SCOPES)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from toolkit.dg.summary import DataSummary
+from toolkit.preprocessing import Preprocessing
 from toolkit.records import (
     Artifact,
     BlockSummary,
@@ -25,6 +27,7 @@ from toolkit.report.contents import LatencyRow, Load, Page, SpeedUp
 
 DENSE_LAYOUT = HeadLayout(((64, 64),) * 3)
 SLIM_LAYOUT = HeadLayout(((64, 64), (32, 48)))
+PREPROCESSING = Preprocessing((0.5,) * 3, (0.5,) * 3, "bicubic", 1.0, "squash", "timm")
 
 
 def domain(name: str, held_out: bool, accuracy: tuple[float, float, float], verdict: Verdict = "pass") -> DomainParity:
@@ -72,13 +75,13 @@ def environment() -> Environment:
 @pytest.fixture
 def dense() -> ModelSummary:
     blocks = tuple(BlockSummary(index, DENSE_LAYOUT, 768, 444_000, 100_000_000) for index in (0, 1))
-    return ModelSummary("deit_tiny_patch16_224", 160, 192, 5_526_346, 1_250_000_000, 30_000_000, blocks)
+    return ModelSummary("deit_tiny_patch16_224", 160, PREPROCESSING, 192, 5_526_346, 1_250_000_000, 30_000_000, blocks)
 
 
 @pytest.fixture
 def slim() -> ModelSummary:
     blocks = (BlockSummary(0, SLIM_LAYOUT, 392, 210_000, 50_000_000),)
-    return ModelSummary("deit_tiny_patch16_224", 160, 152, 2_700_000, 625_000_000, 16_000_000, blocks)
+    return ModelSummary("deit_tiny_patch16_224", 160, PREPROCESSING, 152, 2_700_000, 625_000_000, 16_000_000, blocks)
 
 
 @pytest.fixture
@@ -108,9 +111,7 @@ def artifact() -> Artifact:
         args={},
         classes=("dog", "giraffe & co"),
         image_size=160,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        interpolation="bicubic",
+        preprocessing=PREPROCESSING,
         removed_blocks=(1,),
         layouts=(SLIM_LAYOUT,),
         parameters=2_700_000,
@@ -149,6 +150,7 @@ def page(
         dense=dense,
         environment=environment,
         recipe="prune:\n  budget: macs=0.5\n",
+        data=DataSummary({"photo": 80, "sketch": 90}, "sketch", ("dog", "giraffe & co"), {"empty": ("a.png",)}, {}, ()),
         slim=slim,
         plan=plan,
         training=TrainingHistory("erm", 600, 605.0, evaluations, 200),

@@ -55,6 +55,8 @@ def test_everything_of_a_run_is_on_the_page(page: Page) -> None:
         "Parameters 5.53 M 2.70 M",
         "onnx-fp32 against slim 100.0 % 0.0 pp",
         "slim 3 31.6 ms 40.4 ms 253 images/s VALID",
+        "170: photo 80, sketch 90 (never trained on)",
+        "1 empty",
         "hessian",
         "50.0 % of the MACs left (macs=0.5)",
         "giraffe & co",
@@ -74,6 +76,7 @@ def test_a_page_of_almost_nothing_misses_no_stage(bare: Page) -> None:
         "Widths of every block",
         "Parity",
         "Bench",
+        "Reading images",
         "Pruning",
     ):
         assert f"{stage}: not run." in text

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from toolkit.dg.summary import DataSummary
 from toolkit.records import Artifact, HeadLayout, PrunePlan, TrainingHistory
 from toolkit.report import tables
 from toolkit.report.contents import Page
@@ -53,6 +54,24 @@ def test_head_shapes_run_by_run() -> None:
 def test_budget_asked_and_met(plan: PrunePlan, budget: str, met: float, asked_text: str, met_text: str) -> None:
     facts = dict(tables.plan_facts(replace(plan, budget=budget, met=met)))
     assert (plain(facts["Budget asked"]), plain(facts["Budget met"])) == (asked_text, met_text)
+
+
+def test_data_counts_what_is_used_and_what_is_not() -> None:
+    data = DataSummary(
+        domains={"ink": 1200, "photo": 40},
+        held_out="photo",
+        classes=("cat", "dog"),
+        left_out={"empty": ("a", "b"), "no picture": ("c",)},
+        remarks={"transparent, laid on white": 3},
+        notes=("of note",),
+    )
+    assert tables.data_facts(data) == (
+        ("Images", "1,240: ink 1,200, photo 40 (never trained on)"),
+        ("Classes", "2"),
+        ("Files and folders left out", "2 empty; 1 no picture"),
+        ("Images read as", "3: transparent, laid on white"),
+        ("Note", "of note"),
+    )
 
 
 def test_plan_counts_units_by_axis(plan: PrunePlan) -> None:

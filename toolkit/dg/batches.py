@@ -17,17 +17,22 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from toolkit import limits
 from toolkit.dg.image import Image
 from toolkit.dg.transforms import Transform, evaluation_transform, training_transform
-from toolkit.errors import DataError
+from toolkit.errors import DataError, ToolkitError
 from toolkit.recipe import Training
 from toolkit.records import ModelInfo
 
 Parts: TypeAlias = Mapping[str, Sequence[Image]]
 """Images by the name of their domain."""
+Item: TypeAlias = tuple[torch.Tensor, int] | DataError
+"""What a data set gives its loader. An error travels as a value: raised in another process, it would come back as the
+text of that process's traceback."""
+LOST_PROCESS = "DataLoader worker"
+"""How torch's message begins of a process that loads images and has died."""
 
 
 class Batch(NamedTuple):
@@ -68,9 +73,10 @@ class TrainingBatches:
                 for start in range(0, (end - first) * each, each)
             ],
             num_workers=_processes(chain(*self.parts.values()), self.workers),
+            collate_fn=_collated,
             generator=torch.Generator(),  # else the loader would draw from the caller's global one
         )
-        for images, labels in loader:
+        for images, labels in _loaded(loader):
             yield tuple(Batch(*pair) for pair in zip(images.split(each), labels.split(each), strict=True))
 
     def _places(self, domain: int, first: int, end: int) -> list[tuple[int, int]]:
@@ -108,28 +114,34 @@ def calibration_batches(parts: Parts, info: ModelInfo, samples: int, batch_size:
 
 
 @dataclass(frozen=True)
-class _Draws(Dataset[tuple[torch.Tensor, int]]):
+class _Draws(Dataset[Item]):
     """Item (domain, draw, index): an image of a domain, augmented with the random numbers of this draw."""
 
     parts: tuple[Sequence[Image], ...]
     transform: Transform
     seed: int
 
-    def __getitem__(self, item: tuple[int, int, int]) -> tuple[torch.Tensor, int]:
+    def __getitem__(self, item: tuple[int, int, int]) -> Item:
         domain, draw, index = item
         image = self.parts[domain][index]
         numbers = int(_stream(self.seed, domain, 1, draw).integers(2**63))
-        return _augmented(image, self.transform, numbers), image.label
+        try:
+            return _augmented(image, self.transform, numbers), image.label
+        except DataError as error:
+            return error
 
 
 @dataclass(frozen=True)
-class _Plain(Dataset[tuple[torch.Tensor, int]]):
+class _Plain(Dataset[Item]):
     images: Sequence[Image]
     transform: Transform
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+    def __getitem__(self, index: int) -> Item:
         image = self.images[index]
-        return self.transform(image.decode()), image.label
+        try:
+            return self.transform(image.decode()), image.label
+        except DataError as error:
+            return error
 
     def __len__(self) -> int:
         return len(self.images)
@@ -155,10 +167,35 @@ def _in_order(images: Sequence[Image], info: ModelInfo, batch_size: int, workers
         _Plain(images, evaluation_transform(info)),
         batch_size=batch_size,
         num_workers=_processes(images, workers),
+        collate_fn=_collated,
         generator=torch.Generator(),
     )
-    for batch in loader:
-        yield Batch(*batch)
+    yield from _loaded(loader)
+
+
+def _collated(items: list[Item]) -> Batch | DataError:
+    """A batch, or the first error among its images."""
+    for item in items:
+        if isinstance(item, DataError):
+            return item
+    images, labels = default_collate(items)
+    return Batch(images, labels)
+
+
+def _loaded(loader: DataLoader[Item]) -> Iterator[Batch]:
+    """A loader's batches. Raises the DataError that an image has met, and ToolkitError where a process was lost."""
+    try:
+        for batch in loader:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+    except RuntimeError as error:  # torch has no kind of its own for it
+        if LOST_PROCESS not in str(error):
+            raise
+        raise ToolkitError(
+            "a process that loads images was lost, perhaps for lack of memory or of shared memory",
+            "load them in this process (--workers 0), or give the container more: docker run --shm-size 1g",
+        ) from error
 
 
 def _processes(images: Iterable[Image], workers: int | None) -> int:

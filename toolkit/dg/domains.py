@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from toolkit import recipe
 from toolkit.dg.digits import draw_digits
-from toolkit.dg.folders import list_folder
+from toolkit.dg.folders import Listing, list_folder
 from toolkit.dg.image import Domain, Image
+from toolkit.dg.left_out import LeftOut, by_reason, told
 from toolkit.dg.split import validation_groups
 from toolkit.errors import DataError, UnknownName
 
 DIGITS = "digits"
 """The path that stands for the built-in images."""
+LOST_CLASS = "a class of which no image is left"
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,16 @@ class Domains:
     """The domain that is never trained on; None: all are."""
     validation_share: float
     seed: int
-    broken: tuple[str, ...] = ()
-    """Names of the images that were left out because they cannot be decoded."""
+    left_out: tuple[LeftOut, ...] = ()
+    """What else the folder holds, and why it is not used."""
+    remarks: Mapping[str, int] = field(default_factory=dict)
+    """What was done to pictures that are not plain RGB, and to how many."""
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
-            raise DataError(f"there is only one class, {self.classes[0]}", "a classifier needs images of at least two")
-        _require_all_classes(self.classes, self.domains)
+            only = f"there is only one class, {self.classes[0]}" if self.classes else "there is no image left"
+            raise DataError(f"{only}{_instead(self.left_out)}", "a classifier needs images of at least two")
+        _require_all_classes(self.classes, self.domains, self.left_out)
         for name, images in self.evaluation_images().items():
             if not images:
                 raise DataError(
@@ -76,20 +82,27 @@ class Domains:
             "classes": self.classes,
             "images": [(image.name, image.label, image.stamp) for part in self.domains for image in part.images],
             "split": (self.held_out, self.validation_share, self.seed),
-            "broken": self.broken,
         }
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
-    def without(self, broken: tuple[str, ...]) -> Domains:
-        """The same data set without the named images, which are listed in `broken`. Raises DataError if a class of a
-        domain vanishes with them."""
-        names = frozenset(broken)
-        found = {image.name for domain in self.domains for image in domain.images if image.name in names}
-        kept = tuple(
-            replace(domain, images=tuple(image for image in domain.images if image.name not in names))
-            for domain in self.domains
+    def without(self, left_out: Iterable[LeftOut]) -> Domains:
+        """The data set without these images, and without the classes of which no image is left in any domain. Raises
+        DataError for a class that is left in some domains only."""
+        left_out = tuple(left_out)
+        names = frozenset(each.name for each in left_out)
+        parts = {part.name: [image for image in part.images if image.name not in names] for part in self.domains}
+        labels = sorted({image.label for images in parts.values() for image in images})
+        lost = [name for label, name in enumerate(self.classes) if label not in labels]
+        moved = {label: place for place, label in enumerate(labels)}
+        return replace(
+            self,
+            classes=tuple(self.classes[label] for label in labels),
+            domains=tuple(
+                Domain(name, tuple(replace(image, label=moved[image.label]) for image in images))
+                for name, images in parts.items()
+            ),
+            left_out=(*self.left_out, *left_out, *(LeftOut(name, LOST_CLASS) for name in lost)),
         )
-        return replace(self, domains=kept, broken=tuple(sorted(found.union(self.broken))))
 
     @cached_property
     def _training_parts(self) -> dict[str, tuple[Image, ...]]:
@@ -113,21 +126,28 @@ def read_domains(settings: recipe.Data, seed: int) -> Domains:
     Raises DataError for a folder that cannot be learned from, UnknownName for a domain to hold out that is not there.
     """
     if settings.path == DIGITS:
-        classes, domains = draw_digits()
+        listing = Listing(*draw_digits())
     else:
-        classes, domains = list_folder(Path(settings.path).expanduser())
-    names = [domain.name for domain in domains]
+        listing = list_folder(_folder(settings.path), settings.background)
     return Domains(
-        classes=classes,
-        domains=domains,
-        held_out=_domain_to_hold_out(settings, names),
+        classes=listing.classes,
+        domains=listing.domains,
+        held_out=_domain_to_hold_out(settings, listing),
         validation_share=settings.validation_share,
         seed=seed,
+        left_out=listing.left_out,
     )
 
 
-def _domain_to_hold_out(settings: recipe.Data, names: list[str]) -> str | None:
-    wanted = settings.hold_out
+def _folder(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise DataError(f"{path} is not there: no user of that name", "name a folder of images, or digits") from None
+
+
+def _domain_to_hold_out(settings: recipe.Data, listing: Listing) -> str | None:
+    wanted, names = settings.hold_out, [domain.name for domain in listing.domains]
     if wanted == "none":
         return None
     if len(names) == 1:
@@ -143,21 +163,31 @@ def _domain_to_hold_out(settings: recipe.Data, names: list[str]) -> str | None:
             f"choose one with --hold-out: {', '.join(names)}; or none to train on all",
         )
     if wanted not in names:
+        if inside := [each for each in listing.left_out if each.name.startswith(f"{wanted}/")]:
+            raise DataError(f"domain {wanted}, to be held out, has no images{_instead(inside)}", "add images to it")
         raise UnknownName("domain", wanted, names)
     return wanted
 
 
-def _require_all_classes(classes: tuple[str, ...], domains: tuple[Domain, ...]) -> None:
-    """Raises DataError naming the classes that a domain lacks, and the domains that have them."""
+def _require_all_classes(classes: tuple[str, ...], domains: tuple[Domain, ...], left_out: tuple[LeftOut, ...]) -> None:
+    """Raises DataError naming the classes that a domain lacks, what is there instead, and who has them."""
     present = {domain.name: {image.label for image in domain.images} for domain in domains}
     faults = []
     for name, labels in present.items():
         missing = [label for label in range(len(classes)) if label not in labels]
         if missing:
             having = [other for other, found in present.items() if found.issuperset(missing)]
+            folders = tuple(f"{name}/{classes[label]}/" for label in missing)
             faults.append(
                 f"domain {name} has no images of {', '.join(classes[label] for label in missing)}"
                 + (f", which {', '.join(having)} has" if having else "")
+                + _instead(each for each in left_out if each.name.startswith(folders))
             )
     if faults:
         raise DataError("; ".join(faults), "every domain needs images of every class: add them, or leave the class out")
+
+
+def _instead(left_out: Iterable[LeftOut]) -> str:
+    """What is left out where images were to be."""
+    lines = told(by_reason(left_out))
+    return f" ({'; '.join(lines)})" if lines else ""

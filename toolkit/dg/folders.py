@@ -1,71 +1,93 @@
 """Images from a folder: DOMAIN/CLASS/image, or CLASS/image as one domain named after the folder.
 
-Files are only listed here, not opened. Hidden files and folders are passed over, and so are files that are no images.
+Files are only listed here, not opened. What is passed over is listed too, with the reason.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-
-from torchvision.datasets.folder import IMG_EXTENSIONS
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from toolkit.dg.image import Domain, Image
+from toolkit.dg.left_out import LeftOut, by_reason, listed, told
+from toolkit.dg.picture import suffixes
+from toolkit.dg.tree import HIDDEN, NO_PICTURE, Name, Tree, list_tree
 from toolkit.errors import DataError
 
 LAYOUTS = "expected DOMAIN/CLASS/image, or CLASS/image for a single domain"
+EMPTY_CLASS = "a class without images"
+EMPTY_DOMAIN = "a domain without images"
+NO_IMAGES = "a folder without images"
 
 
-def list_folder(root: Path) -> tuple[tuple[str, ...], tuple[Domain, ...]]:
-    """Classes and domains of a folder, both sorted by name.
+@dataclass(frozen=True)
+class Listing:
+    """What a folder holds."""
 
-    Raises DataError for a folder that is missing, holds no images, or has images at the wrong depth or at two depths.
+    classes: tuple[str, ...]
+    """Sorted; those with an image."""
+    domains: tuple[Domain, ...]
+    """Sorted by name; those with an image."""
+    left_out: tuple[LeftOut, ...] = ()
+
+
+def list_folder(root: Path, background: str = "white") -> Listing:
+    """Classes and domains of a folder.
+
+    Raises DataError for a folder that cannot be opened, holds no images, or has them at the wrong depth or at two.
     """
-    if not root.is_dir():
-        raise DataError(
-            f"{root} is {'not a folder' if root.exists() else 'not there'}", "name a folder of images, or digits"
-        )
-    files = sorted(_image_files(root), key=lambda file: file.parts)
-    if not files:
-        raise DataError(f"{root} holds no images ({', '.join(IMG_EXTENSIONS)})", LAYOUTS)
-    if _depth(root, files) == 2:
-        files = [PurePosixPath(root.resolve().name, file) for file in files]
-        folder = root.resolve().parent
-    else:
-        folder = root
-    classes = tuple(sorted({file.parts[1] for file in files}))
-    domains = tuple(
-        Domain(name, tuple(_image(folder, file, classes) for file in files if file.parts[0] == name))
-        for name in sorted({file.parts[0] for file in files})
-    )
-    return classes, domains
+    tree = list_tree(root)
+    if not tree.images:
+        instead = "".join(f"; {line}" for line in told(by_reason(tree.left_out)))
+        raise DataError(f"{root} holds no images{instead}", f"{LAYOUTS} ({', '.join(sorted(suffixes()))})")
+    place, depth = root, _depth(root, tree.images)
+    left_out = (*tree.left_out, *_empty_folders(tree, depth))
+    if depth == 2:
+        place = root.resolve().parent
+        tree = replace(tree, left_out=left_out).below(root.resolve().name)
+        left_out = tree.left_out
+    classes = tuple(sorted({file.parts[1] for file in tree.images}))
+    labels = {name: label for label, name in enumerate(classes)}
+    found: dict[str, list[Image]] = {}
+    for file in tree.images:  # sorted
+        name = file.as_posix()
+        image = Image(name, name, labels[file.parts[1]], place / file, background)
+        found.setdefault(file.parts[0], []).append(image)
+    return Listing(classes, tuple(Domain(name, tuple(images)) for name, images in found.items()), left_out)
 
 
-def _image(folder: Path, file: PurePosixPath, classes: tuple[str, ...]) -> Image:
-    name = file.as_posix()
-    return Image(name=name, group=name, label=classes.index(file.parts[1]), source=folder / file)
+def _empty_folders(tree: Tree, depth: int) -> Iterator[LeftOut]:
+    """Folders in the place of a class or a domain that hold no image. It is a fault where images were to be expected:
+    where it is empty, or holds pictures that we cannot read, or folders named as classes."""
+    used = {parent for image in tree.images for parent in image.parents}
+    classes = {image.parent.name for image in tree.images}
+    inside: dict[Name, set[str]] = {}  # folder to why what is in it is left out
+    for each in tree.left_out:
+        for parent in Name(each.name).parents:
+            inside.setdefault(parent, set()).add(each.reason)
+    folders: dict[Name, set[str]] = {}
+    for folder in tree.folders:
+        folders.setdefault(folder.parent, set()).add(folder.name)
+    for folder in tree.folders:
+        level = len(folder.parts)
+        if level < depth and folder not in used and (level == 1 or folder.parent in used):
+            others, below = inside.get(folder, set()) - {HIDDEN}, folders.get(folder, set())
+            expected = others != {NO_PICTURE} if others else not below or bool(below & classes)
+            reason = NO_IMAGES if not expected else EMPTY_CLASS if level == depth - 1 else EMPTY_DOMAIN
+            yield LeftOut(f"{folder}/", reason, fault=expected)
 
 
-def _image_files(root: Path) -> Iterator[PurePosixPath]:
-    """Paths below `root`; links are followed, four levels at most, so that a circle of links ends."""
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        below = Path(folder).relative_to(root)
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")] if len(below.parts) < 3 else []
-        for file in files:
-            if not file.startswith(".") and file.lower().endswith(IMG_EXTENSIONS):
-                yield PurePosixPath(below.as_posix()) / file
-
-
-def _depth(root: Path, files: list[PurePosixPath]) -> int:
+def _depth(root: Path, images: Sequence[Name]) -> int:
     """2 for CLASS/image, 3 for DOMAIN/CLASS/image."""
-    example = {len(file.parts): file for file in reversed(files)}
-    wrong = [str(file) for depth, file in sorted(example.items()) if depth not in (2, 3)]
+    example = {len(image.parts): image for image in reversed(images)}
+    wrong = [image for depth, image in sorted(example.items()) if depth not in (2, 3)]
     if wrong:
-        raise DataError(f"{root} has images where none are expected: {', '.join(wrong)}", LAYOUTS)
+        raise DataError(f"{root} has images where none are expected: {listed(map(str, wrong))}", LAYOUTS)
     if len(example) > 1:
         raise DataError(
-            f"{root} has images at two depths: {example[2]} as in CLASS/image, {example[3]} as in DOMAIN/CLASS/image",
+            f"{root} has images at two depths: {listed([str(example[2])])} as in CLASS/image, "
+            f"{listed([str(example[3])])} as in DOMAIN/CLASS/image",
             LAYOUTS,
         )
     return next(iter(example))

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pillow
 
+from toolkit.dg import picture
+from toolkit.dg.unreadable import Unreadable
 from toolkit.errors import DataError
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
@@ -32,26 +34,33 @@ class Image:
     label: int
     """Index of its class."""
     source: Path | Pixels = field(repr=False, compare=False)
+    background: str = "white"
+    """What it is laid on where it is transparent."""
 
     @property
     def stamp(self) -> str:
         """Changes when the picture does: size and time of change of the file (reading all files at every command would
-        take minutes), or a hash of the pixels."""
-        if isinstance(self.source, Path):
+        take minutes) and how it is read, or a hash of the pixels."""
+        if not isinstance(self.source, Path):
+            return hashlib.sha256(self.source.tobytes()).hexdigest()
+        try:
             found = self.source.stat()
-            return f"{found.st_size}, {found.st_mtime_ns}"
-        return hashlib.sha256(self.source.tobytes()).hexdigest()
+        except OSError:  # why will be said when it is to be read
+            return "not there"
+        return f"{found.st_size}, {found.st_mtime_ns}, {self.background}, {picture.READING}"
 
     def decode(self) -> Pillow.Image:
-        """The whole picture in RGB. Raises DataError naming a file that is broken or cut short."""
+        """The whole picture in RGB. Raises DataError naming a file that cannot be read, and why."""
         if not isinstance(self.source, Path):
             return Pillow.fromarray(self.source)
         try:
-            with Pillow.open(self.source) as file:
-                picture: Pillow.Image = file.convert("RGB")
-                return picture
-        except Exception as error:  # decoders of damaged files raise nearly anything: OSError, SyntaxError, ...
-            raise DataError(f"{self.name} cannot be decoded: {error}") from error
+            with picture.unwarned():
+                return picture.read(self.source, self.background).pixels
+        except Unreadable as error:
+            raise DataError(
+                f"{self.name} cannot be read: {error}",
+                "it could when the images were checked: put it back or remove it, and run the command again",
+            ) from error
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ Transform: TypeAlias = Callable[[Pillow.Image], torch.Tensor]
 
 def training_transform(settings: Training, info: ModelInfo) -> Transform:
     """Random crop, flip, colour changes and loss of colour, as in DomainBed; random numbers of `random` and torch."""
+    prepared = info.preprocessing
     transform = create_transform(
         input_size=(3, info.image_size, info.image_size),
         is_training=True,
@@ -25,21 +26,22 @@ def training_transform(settings: Training, info: ModelInfo) -> Transform:
         hflip=settings.flip,
         color_jitter=settings.color_jitter,
         grayscale_prob=settings.grayscale,
-        interpolation=info.interpolation,
-        mean=info.mean,
-        std=info.std,
+        interpolation=prepared.interpolation,
+        mean=prepared.mean,
+        std=prepared.std,
     )
     return cast(Transform, transform)
 
 
 def evaluation_transform(info: ModelInfo) -> Transform:
-    """The whole picture, resized to a square: nothing is cut off, whatever its shape."""
+    """What the model's record says: by default the whole picture is resized to a square, whatever its shape."""
+    prepared = info.preprocessing
     transform = create_transform(
         input_size=(3, info.image_size, info.image_size),
-        interpolation=info.interpolation,
-        mean=info.mean,
-        std=info.std,
-        crop_pct=1.0,
-        crop_mode="squash",
+        interpolation=prepared.interpolation,
+        mean=prepared.mean,
+        std=prepared.std,
+        crop_pct=prepared.crop,
+        crop_mode=prepared.crop_mode,
     )
     return cast(Transform, transform)

@@ -21,16 +21,24 @@ from toolkit.records import HeadLayout
 def canonicalise(model: nn.Module) -> None:
     """Replace every attention of `model` in place; UnsupportedModel if one of them is not known."""
     found = [(name, module) for name, module in model.named_modules() if _is_attention(module)]
-    if getattr(model, "rel_pos_bias", None) is not None:
-        raise UnsupportedModel("its blocks share one table of relative positions, which cannot be cut yet", _KNOWN)
     if not found:
         raise UnsupportedModel(f"{type(model).__name__} has no attention that this toolkit knows", _KNOWN)
     for name, module in found:
-        adapter = ADAPTERS.get(type(module))
-        if adapter is None:
-            raise UnsupportedModel(f"{name} is a {type(module).__name__}, which cannot be taken apart", _KNOWN)
+        if fault := fault_of_attention(name, module):
+            raise UnsupportedModel(f"{fault}, which cannot be taken apart", _KNOWN)
         parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, adapter(module))
+        setattr(model.get_submodule(parent), child, ADAPTERS[type(module)](module))
+
+
+def fault_of_attention(place: str, attention: nn.Module) -> str:
+    """Why the attention of timm's at `place` cannot become canonical; empty if it can."""
+    if type(attention) not in ADAPTERS:
+        return f"{place} is a {type(attention).__name__}"
+    for part in ("q_norm", "k_norm", "norm", "gate"):  # BEiT's has none of them
+        extra = getattr(attention, part, None)
+        if extra is not None and not isinstance(extra, nn.Identity):
+            return f"{place}.{part} is a {type(extra).__name__}"
+    return ""
 
 
 def attentions(model: nn.Module) -> dict[str, HeadwiseAttention]:
@@ -40,12 +48,6 @@ def attentions(model: nn.Module) -> dict[str, HeadwiseAttention]:
 
 def _from_vit(source: VitAttention) -> HeadwiseAttention:
     """timm's ViT and DeiT: one packed projection with one packed bias."""
-    extras = {"q_norm": source.q_norm, "k_norm": source.k_norm, "norm": source.norm, "gate": source.gate}
-    for name, module in extras.items():
-        if module is not None and not isinstance(module, nn.Identity):
-            raise UnsupportedModel(
-                f"its attention has {name} ({type(module).__name__}), which cannot be cut yet", _KNOWN
-            )
     target = _empty(source, source.head_dim, None)
     if source.qkv.bias is None:
         target.q_bias = target.k_bias = target.v_bias = None

@@ -60,6 +60,7 @@ def summarise(model: nn.Module, info: ModelInfo) -> ModelSummary:
     return ModelSummary(
         name=info.name,
         image_size=info.image_size,
+        preprocessing=info.preprocessing,
         embed_width=int(model.get_parameter("patch_embed.proj.weight").shape[0]),
         parameters=total.parameters,
         macs=total.macs,
@@ -85,12 +86,20 @@ def _attention_of(block: nn.Module) -> HeadwiseAttention:
 
 def trace(model: nn.Module, image_size: int) -> dict[str, Layer]:
     """Every layer that has weights, by module name, as one image passes through the model on the meta device."""
+    with _recorded(model) as layers:
+        shape_of_logits(model, image_size)
+    return layers
+
+
+def shape_of_logits(model: nn.Module, image_size: int) -> tuple[int, ...]:
+    """What comes out when one image of `image_size` x `image_size` pixels passes through the model, on the meta device:
+    [1, classes]."""
     weights = {name: tensor.detach().to("meta") for name, tensor in model.named_parameters()}
     weights |= {name: tensor.to("meta") for name, tensor in model.named_buffers()}
     images = torch.empty(1, 3, image_size, image_size, device="meta")
-    with evaluating(model), _recorded(model) as layers, torch.no_grad():
-        functional_call(model, weights, (images,))
-    return layers
+    with evaluating(model), torch.no_grad():
+        logits: Tensor = functional_call(model, weights, (images,))
+    return tuple(logits.shape)
 
 
 @contextmanager

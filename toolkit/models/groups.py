@@ -140,16 +140,13 @@ def in_block(name: str, index: int) -> bool:
 
 
 def _check_cuttable(model: nn.Module, coupled: Sequence[Group]) -> None:
-    """One position a unit in every coupled weight, and only norms whose statistics are known."""
-    for name, module in model.named_modules():
-        if hasattr(module, "normalized_shape") and not isinstance(module, nn.LayerNorm):
-            raise UnsupportedModel(f"{name} is a {type(module).__name__}, which cannot be cut yet")
+    """One position a unit in every coupled weight."""
     for group in coupled:
         for piece in group.slices:
             width = model.get_parameter(piece.parameter).shape[piece.dim]
             if width != group.units:
                 raise UnsupportedModel(
-                    f"{piece.parameter} has {width} positions for {group.units} units of {group.place} (a gated MLP?), "
+                    f"{piece.parameter} has {width} positions for {group.units} units of {group.place}, "
                     "which cannot be cut yet"
                 )
 
@@ -203,7 +200,7 @@ def _coupled_groups(model: nn.Module, image_size: int) -> Iterator[Group]:
     with evaluating(model), _one_node_attention(model):
         graph = tp.DependencyGraph().build_dependency(
             model,
-            example_inputs=torch.zeros(1, 3, image_size, image_size),
+            example_inputs=torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device),
             customized_pruners={HeadwiseAttention: _AttentionPruner()},
             verbose=False,
         )

@@ -12,8 +12,9 @@ from timm.layers.format import Format
 from timm.models.beit import Beit
 from torch import nn
 
-from toolkit.errors import MissingDependency, RecipeError, UnsupportedModel
+from toolkit.errors import MissingDependency, UnsupportedModel
 from toolkit.models.count import count
+from toolkit.models.patches import check_filled, patch_size
 from toolkit.models.source import LoadedModel
 
 ANY_SIZE_SINCE = (1, 0, 31)
@@ -49,20 +50,11 @@ def take_any_size(module: nn.Module) -> None:
     patches.strict_img_size, patches.flatten, patches.output_fmt = False, False, Format.NHWC  # type: ignore[assignment]
 
 
-def patch_size(module: nn.Module) -> int:
-    """Side of a patch in pixels."""
-    side: int = module.get_submodule("patch_embed").patch_size[0]  # type: ignore[index, assignment]
-    return side
-
-
 def check_sizes(module: nn.Module, sizes: Collection[int], *, any_between: bool) -> None:
     """Raise RecipeError for images that patches do not fill; for any size between these UnsupportedModel for BEiT, and
     MissingDependency for an old timm."""
-    patch = patch_size(module)
     for size in sizes:
-        if size % patch:
-            near = max(patch, round(size / patch) * patch)
-            raise RecipeError(f"{size} pixels are no multiple of the patches' {patch}", f"try {near} (--image-size)")
+        check_filled(size, patch_size(module))
     if any_between and tuple(map(int, re.findall(r"\d+", timm.__version__)[:3])) < ANY_SIZE_SINCE:
         raise MissingDependency(
             f"files for images of any size need timm 1.0.31 or newer, and {timm.__version__} is installed",

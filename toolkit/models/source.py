@@ -16,17 +16,17 @@ import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from timm.data.config import resolve_model_data_config
-from timm.layers.patch_embed import PatchEmbed
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from toolkit import hashing, recipe, records
-from toolkit.errors import RecipeError, StorageError, UnknownName, UnsupportedModel, WeightsError, plainly
+from toolkit.errors import RecipeError, StorageError, UnknownName, WeightsError, plainly
 from toolkit.models import refusal
+from toolkit.models.acceptance import accept
 from toolkit.models.adapt import attentions, canonicalise
 from toolkit.models.count import count
-from toolkit.models.groups import find_groups
+from toolkit.models.forms import check_forms
+from toolkit.models.patches import image_size
+from toolkit.models.preprocessing import preprocessing_of
 from toolkit.models.shapes import blocks_of, drop_blocks, take_shapes
 from toolkit.models.weights import fill, is_classifier
 from toolkit.records import HeadLayout, ModelInfo, Setting
@@ -48,16 +48,16 @@ def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> LoadedMo
     """A dense model in canonical form, with a head for `classes`.
 
     Raises UnknownName, UnsupportedModel, RecipeError for arguments timm refuses, WeightsError for weights that cannot
-    be had or do not fit. `info.weights_sha256` is empty until the model is saved.
+    be had or do not fit, or for a damaged file beside them that says how images are prepared. `info.weights_sha256` is
+    empty until the model is saved.
     """
-    _check_name(settings.name)
+    check_name(settings.name)
     args: dict[str, Setting] = dict(settings.args)
-    if settings.image_size is not None:
-        args["img_size"] = settings.image_size
+    if settings.image_size is not None and args.setdefault("img_size", settings.image_size) != settings.image_size:
+        raise RecipeError(f"model.image_size is {settings.image_size}, img_size of model.args is {args['img_size']}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = _create(settings.name, args, len(classes), from_hub=settings.weights == "hub")
-    config = resolve_model_data_config(module)
     fresh: tuple[str, ...] = ()
     if settings.weights == "hub" and timm.models.get_pretrained_cfg_value(settings.name, "num_classes") != len(classes):
         fresh = tuple(name for name, _ in module.named_parameters() if is_classifier(name))
@@ -65,17 +65,15 @@ def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> LoadedMo
         fresh = fill(module, Path(settings.weights).expanduser(), settings.weights_key)
     canonicalise(module)
     module.eval()
-    size = _image_size(module)
-    find_groups(module, size)  # a model that cannot be cut is refused before it is trained
+    accept(module, settings.name)
+    size = image_size(module)
     costs = count(module, size)
     info = ModelInfo(
         name=settings.name,
         args=args,
         classes=tuple(classes),
         image_size=size,
-        mean=tuple(float(value) for value in config["mean"]),
-        std=tuple(float(value) for value in config["std"]),
-        interpolation=config["interpolation"],
+        preprocessing=preprocessing_of(settings),
         removed_blocks=(),
         layouts=layouts_of(module),
         parameters=costs.parameters,
@@ -85,14 +83,10 @@ def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> LoadedMo
     return LoadedModel(module, info, fresh)
 
 
-def _image_size(module: nn.Module) -> int:
-    """Height and width of the input in pixels."""
-    embedding = module.get_submodule("patch_embed")
-    assert isinstance(embedding, PatchEmbed)
-    size = embedding.img_size
-    if size is None or embedding.num_patches == 0:
-        raise RecipeError(f"an image of {size} pixels holds no patch of {embedding.patch_size}", "see model.image_size")
-    return int(size[0])
+def outline(settings: recipe.Model, classes: Sequence[str]) -> LoadedModel:
+    """What `build` makes, as shapes without numbers (on the meta device): quick whatever its size, with its errors."""
+    with torch.device("meta"):
+        return build(settings.model_copy(update={"weights": "none"}), classes, seed=0)
 
 
 def known_models() -> list[str]:
@@ -103,8 +97,8 @@ def known_models() -> list[str]:
     return sorted(names)
 
 
-def _check_name(name: str) -> None:
-    """`name` is an architecture, or an architecture and the tag of one of its sets of weights."""
+def check_name(name: str) -> None:
+    """Raise UnknownName unless it is an architecture, or one and the tag of one of its sets of weights."""
     architecture, _, tag = name.partition(".")
     if architecture not in known_models():
         raise UnknownName("model", name, known_models())
@@ -146,7 +140,7 @@ def load(folder: Path) -> LoadedModel:
         raise WeightsError(
             f"{file} is not the file that {folder / 'model.json'} describes (its hash differs)", _DAMAGED
         )
-    _check_name(info.name)
+    check_name(info.name)
     with torch.device("meta"):
         module = _create(info.name, info.args, len(info.classes), from_hub=False)
     canonicalise(module)
@@ -187,9 +181,7 @@ def _create(name: str, args: Mapping[str, Setting], classes: int, *, from_hub: b
         raise refusal.of_hub_weights(name, args, error) from error
     if from_hub:
         refusal.check_hub_weights(module, name, args)
-    if isinstance(module, VisionTransformer) and module.attn_pool is not None:
-        raise UnsupportedModel(f"{name} pools with attention, which cannot be cut yet")
-    blocks_of(module)
+    check_forms(module, name)
     return module
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from toolkit.dg.summary import DataSummary
 from toolkit.errors import CheckFailed, InvalidMeasurement
 from toolkit.records import Artifact, Environment, ModelSummary, ParityReport, PrunePlan, TrainingHistory
 
@@ -68,6 +69,7 @@ class Page:
     environment: Environment
     recipe: str
     """The recipe's YAML, as it was run."""
+    data: DataSummary | None = None
     slim: ModelSummary | None = None
     plan: PrunePlan | None = None
     training: TrainingHistory | None = None

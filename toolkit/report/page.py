@@ -26,6 +26,7 @@ def render(page: Page) -> str:
             blocks=tables.block_rows(page),
             whole=tables.whole_model(page),
             block_columns=[name for name, _ in tables.BLOCK_COLUMNS],
+            data=tables.data_facts(page.data) if page.data else None,
             plan=tables.plan_facts(page.plan) if page.plan else None,
             trainings=tables.trainings(page),
             artifact_facts=tables.artifact_facts,

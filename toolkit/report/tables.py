@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from toolkit.dg.summary import DataSummary
 from toolkit.records import Artifact, BlockSummary, Environment, HeadLayout, PrunePlan, TensorSpec, TrainingHistory
 from toolkit.report import numbers
 from toolkit.report.contents import Page
@@ -64,6 +65,19 @@ def whole_model(page: Page) -> BlockRow:
 def head_shapes(layout: HeadLayout) -> str:
     """ "2 x 64/64 + 1 x 32/48": number of heads x query and key width / value width."""
     return " + ".join(f"{count}\u202f\u00d7\u202f{qk}/{v}" for count, qk, v in layout.buckets)
+
+
+def data_facts(data: DataSummary) -> Facts:
+    note = {data.held_out: " (never trained on)"}
+    domains = (f"{name} {count:,}{note.get(name, '')}" for name, count in data.domains.items())
+    left_out = "; ".join(f"{len(names):,} {reason}" for reason, names in data.left_out.items())
+    return (
+        ("Images", f"{sum(data.domains.values()):,}: {', '.join(domains)}"),
+        ("Classes", f"{len(data.classes):,}"),
+        ("Files and folders left out", left_out or "none"),
+        *(("Images read as", f"{count:,}: {remark}") for remark, count in data.remarks.items()),
+        *(("Note", text) for text in data.notes),
+    )
 
 
 def plan_facts(plan: PrunePlan) -> Facts:

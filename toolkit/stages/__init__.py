@@ -6,7 +6,6 @@ is the pipeline's part.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,18 +16,24 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from toolkit import hashing, progress, records
-from toolkit.errors import ToolkitError
+from toolkit.errors import RecordError, ToolkitError
 from toolkit.recipe import Recipe
 from toolkit.records import DENSE, SLIM
 from toolkit.runfolder import RunFolder
 
 if TYPE_CHECKING:
+    from toolkit.dg.broken import ImageCheck
     from toolkit.dg.domains import Domains
+    from toolkit.models.source import LoadedModel
 
 PRUNED, FINETUNED, PARITY = "pruned", "finetuned", "parity"
 """Results of the stages, as folders of the run; the dense model's is named as the model."""
 MODELS = {DENSE: DENSE, SLIM: FINETUNED}
 """The models that are exported, measured and compared, and the results that hold them."""
+
+
+def _unheard(line: str) -> None:
+    """For callers that do not listen."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class Unit:
     inputs: Mapping[str, str]
     make: Callable[[Path], None]
     """Fills a new, empty folder."""
+    told: tuple[str, ...] = ()
+    """What a person is told before, a line each."""
 
 
 @dataclass
@@ -51,24 +58,49 @@ class Run:
     """Who listens to the progress of a piece of work."""
     dry: bool = False
     """Only looked at: not even what was found out about the images is kept."""
+    tell: Callable[[str], None] = _unheard
+    """Who is told, a line at a time, what was found in the data."""
 
     @cached_property
     def domains(self) -> Domains:
-        """The data set without broken images; every file is decoded once, and again only when the files change."""
+        """The data set without what cannot be read; told when it is first asked for. Every file is decoded once, and
+        again only when the files change, or when one could not be read after all."""
         from toolkit.dg.broken import find_broken, without_broken
         from toolkit.dg.domains import read_domains
+        from toolkit.dg.summary import lines_of, summarise
 
-        listed = read_domains(self.recipe.data, self.recipe.seed)
+        data = self.recipe.data
+        listed = read_domains(data, self.recipe.seed)
         name = f".work/images-{listed.fingerprint()[:16]}.json"
-        broken = _names_in(self.folder.path / name)
-        if broken is not None:
-            return without_broken(listed, broken, self.recipe.data.skip_broken)
-        with self.shown("checking images") as report:
-            broken = find_broken(listed, report)
-        found = without_broken(listed, broken, self.recipe.data.skip_broken)
-        if not self.dry:
-            self.folder.write_text(name, json.dumps(broken))
+        check = _read_check(self.folder.path / name)
+        known = check is not None
+        if check is None:
+            with self.shown("checking images") as report:
+                check = find_broken(listed, report)
+        found = without_broken(listed, check, data.skip_broken)
+        if not self.dry and not known:
+            self.folder.write_text(name, records.dumps(check))
+        for line in lines_of(summarise(found)):
+            self.tell(f"data: {line}")
         return found
+
+    def doubt_images(self) -> None:
+        """One could not be read although it had been: the next command decodes all of them again."""
+        for file in (self.folder.path / ".work").glob("images-*.json"):
+            file.unlink(missing_ok=True)
+
+    @cached_property
+    def outline(self) -> LoadedModel:
+        """The dense model as shapes, for as many classes as any; BadInput for one that a later stage could not take."""
+        from toolkit.models import source
+
+        return source.outline(self.recipe.model, ("one", "other"))
+
+    @property
+    def has_dense(self) -> bool:
+        """Whether a dense model of these settings has been made; its data or training may still be out of date."""
+        dense = self.folder.stage(DENSE)
+        return dense is not None and dense.inputs.get("model") == hash_of(self.recipe.model)
 
     def weights_of(self, result: str) -> str:
         """Hash of a finished model."""
@@ -84,7 +116,10 @@ class Stage:
     """A file that is quick to write, and written every time."""
 
     def check(self, run: Run) -> None:
-        """Raise BadInput for settings that cannot be carried out; called before anything is made."""
+        """Raise BadInput for settings that cannot be carried out; called before data are read or anything is made."""
+
+    def check_data(self, run: Run) -> None:
+        """Raise BadInput for settings that these data do not allow; called before anything is made."""
 
     def units(self, run: Run) -> list[Unit]:
         """Its results. Called when the stages before are finished."""
@@ -106,14 +141,14 @@ class Stage:
         return None
 
 
-def _names_in(file: Path) -> tuple[str, ...] | None:
-    """A list of names in a JSON file, or None where there is no such file or list."""
+def _read_check(file: Path) -> ImageCheck | None:
+    """What was found at an earlier command; None where there is nothing, or nothing that we can read."""
+    from toolkit.dg.broken import ImageCheck
+
     try:
-        names = json.loads(file.read_text())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return records.load(ImageCheck, file)
+    except RecordError:
         return None
-    whole = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    return tuple(names) if whole else None
 
 
 def hash_of(settings: BaseModel) -> str:

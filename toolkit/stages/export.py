@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.errors import CheckFailed, DataError
-from toolkit.records import DENSE, SLIM, Artifact, ModelInfo
+from toolkit.records import SLIM, Artifact, ModelInfo
 from toolkit.stages import MODELS, Run, Stage, Unit, hash_of
 
 if TYPE_CHECKING:
@@ -28,15 +28,18 @@ class Export(Stage):
     def check(self, run: Run) -> None:
         from toolkit.export import target
         from toolkit.export.choices import choices
+        from toolkit.export.possible import check_possible
 
-        for name in run.recipe.export.targets:
-            choices(name, target(name).abilities(), run.recipe.export)
-            target(name).check(run.recipe.export)
+        settings = run.recipe.export
+        for name in settings.targets:
+            choices(name, target(name).abilities(), settings)
+            target(name).check(settings)
+            if not run.has_dense or settings.image_size:
+                check_possible(name, run.outline, settings)
+
+    def check_data(self, run: Run) -> None:
         if run.recipe.export.calibration_domains:
             _calibration_parts(run)
-        dense = run.folder.stage(DENSE)
-        if run.recipe.export.image_size and (dense is None or dense.inputs.get("model") != hash_of(run.recipe.model)):
-            _check_sizes(run)
 
     def units(self, run: Run) -> list[Unit]:
         from toolkit.export import target
@@ -94,16 +97,6 @@ def _fusion_lines(artifact: Artifact) -> list[str]:
         warned = "warning: " if mend else ""
         lines.append(f"{warned}{what} {', '.join(map(str, blocks))}: {reason}{f'; try {mend}' if mend else ''}")
     return lines
-
-
-def _check_sizes(run: Run) -> None:
-    """Images that the architecture cannot take are refused before hours go into training it."""
-    from toolkit.models import source
-    from toolkit.models.resize import check_sizes
-
-    untrained = run.recipe.model.model_copy(update={"weights": "none"})
-    module = source.build(untrained, ("any",), run.recipe.seed).module
-    check_sizes(module, run.recipe.export.image_size, any_between=run.recipe.export.any_image_size)
 
 
 def _export(run: Run, name: str, result: str, out: Path) -> None:

@@ -27,8 +27,9 @@ class Prune(Stage):
         criterion(settings.criterion)
         allocator(settings.scope)
         budget_of(settings)
-        dense = run.folder.stage(DENSE)
-        if dense is None or dense.inputs.get("model") != hash_of(run.recipe.model):
+
+    def check_data(self, run: Run) -> None:
+        if not run.has_dense:
             _check_budget(run)
 
     def units(self, run: Run) -> list[Unit]:
@@ -63,8 +64,7 @@ def _check_budget(run: Run) -> None:
     from toolkit.prune.spending import check_reachable
 
     settings = run.recipe.prune
-    untrained = run.recipe.model.model_copy(update={"weights": "none"})
-    model = source.build(untrained, run.domains.classes, run.recipe.seed)
+    model = source.outline(run.recipe.model, run.domains.classes)
     groups = find_groups(model.module, model.info.image_size)
     cost = CostModel(model.module, groups, model.info.image_size)
     check_reachable(budget_of(settings), Terms(groups.along(settings.axes), cost, settings.round_to))

@@ -44,6 +44,7 @@ class Report(Stage):
 def page_of(run: Run) -> Page:
     """Everything that is in the run folder; what has not run is left out, and the page says so."""
     from toolkit.bench.environment import capture
+    from toolkit.dg.summary import DataSummary
     from toolkit.report.contents import Page
 
     folder = run.folder
@@ -57,6 +58,7 @@ def page_of(run: Run) -> Page:
         dense=_summary(run, DENSE),
         environment=measured[0].environment if measured else capture(),
         recipe=resolve.as_yaml(run.recipe),
+        data=folder.read(DENSE, "data.json", DataSummary),
         slim=_summary(run, FINETUNED) if folder.stage(FINETUNED) else None,
         plan=folder.read(PRUNED, "plan.json", PrunePlan) if folder.stage(PRUNED) else None,
         training=folder.read(DENSE, "history.json", TrainingHistory),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from toolkit import hashing, records
-from toolkit.errors import ToolkitError, UnknownName, WeightsError
+from toolkit.errors import ToolkitError, WeightsError
 from toolkit.recipe import Training
 from toolkit.records import DENSE, ModelInfo, TrainingHistory
 from toolkit.stages import Run, Stage, Unit, hash_of
@@ -15,14 +15,18 @@ class Train(Stage):
     name = "train"
 
     def check(self, run: Run) -> None:
-        from toolkit.models.source import known_models
+        from toolkit.models.preprocessing import preprocessing_of
+        from toolkit.models.source import check_name
 
-        known = known_models()
-        if run.recipe.model.name.partition(".")[0] not in known:
-            raise UnknownName("model", run.recipe.model.name, known)
+        check_name(run.recipe.model.name)
+        preprocessing_of(run.recipe.model)
         check_training(run.recipe.train)
+        if not run.has_dense:
+            _ = run.outline  # seconds now, instead of hours of training and then an error
 
     def units(self, run: Run) -> list[Unit]:
+        from toolkit.models import preprocessing
+
         recipe = run.recipe
         inputs = {
             "data": run.domains.fingerprint(),
@@ -33,23 +37,25 @@ class Train(Stage):
         weights, made = Path(recipe.model.weights).expanduser(), run.folder.stage(DENSE)
         if weights.is_file():
             inputs["weights"] = hashing.sha256(weights)
-        elif made and made.inputs.get("model") == inputs["model"] and "weights" in made.inputs:
+            if beside := preprocessing.beside(recipe.model):
+                inputs["preprocessing"] = hashing.sha256(beside[0])
+        elif made and made.inputs.get("model") == inputs["model"]:
             # What was made from a file stays good when the file is gone.
-            inputs["weights"] = made.inputs["weights"]
-        return [Unit(DENSE, inputs, lambda out: _train(run, inputs, out))]
+            inputs |= {name: made.inputs[name] for name in ("weights", "preprocessing") if name in made.inputs}
+        told = f"images: {preprocessing.preprocessing_of(recipe.model)}"
+        return [Unit(DENSE, inputs, lambda out: _train(run, inputs, out), (told,))]
 
     def record(self, run: Run) -> ModelInfo:
         return run.folder.read(DENSE, "model.json", ModelInfo)
 
     def told(self, run: Run) -> list[str]:
-        broken = run.domains.broken
-        left_out = [f"{len(broken)} broken images left out: {', '.join(broken[:5])}"] if broken else []
-        return [*left_out, describe(run, DENSE)]
+        return [describe(run, DENSE)]
 
 
 def _train(run: Run, inputs: dict[str, str], out: Path) -> None:
     from toolkit.dg import objectives
     from toolkit.dg.fit import TrainingPlan, fit
+    from toolkit.dg.summary import summarise
     from toolkit.models import source
 
     recipe, domains = run.recipe, run.domains
@@ -65,6 +71,7 @@ def _train(run: Run, inputs: dict[str, str], out: Path) -> None:
     with run.shown("train") as report:
         history = fit(model, domains, plan, report)
     records.save(history, out / "history.json")
+    records.save(summarise(domains), out / "data.json")
     source.save(model.module, model.info, out)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,10 +96,25 @@ def test_what_the_sanitizer_says(said: str, found: dict[str, Any]) -> None:
     assert checks.findings(said) == found
 
 
-def test_what_takes_too_long_is_ended_with_what_it_started() -> None:
-    code, said = checks._ran(["sh", "-c", "echo begun; sleep 60 & sleep 60"], 0.5)
-    assert code is None
-    assert said == "not done in 0 s\nbegun\n"
+def test_what_takes_too_long_is_ended_with_what_it_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its output ends only when all that have it open have ended."""
+
+    class Impatient(subprocess.Popen[str]):
+        """Out of time as soon as the program has begun."""
+
+        def communicate(self, input: str | None = None, timeout: float | None = None) -> tuple[str, str]:
+            assert self.stdout is not None
+            if timeout is not None:
+                assert self.stdout.readline() == "begun\n"
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            with self:
+                return self.stdout.read(), ""
+
+    monkeypatch.setattr(subprocess, "Popen", Impatient)
+    assert checks._ran(["sh", "-c", "printf 'begun\\nmore\\n'; sleep 3600 & sleep 3600"], 7.0) == (
+        None,
+        "not done in 7 s\nmore\n",
+    )
 
 
 def kernel(name: str, tokens: int, heads: int, ours: float, theirs: float) -> dict[str, Any]:
@@ -174,15 +190,15 @@ def test_what_was_not_run_does_not_count_as_met() -> None:
 
 
 def test_clocks_are_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 1980, 3201, 55, 400.5\necho 1980, 3201, [N/A], 400.5\nexec sleep 60\n")
+    tool, written = tmp_path / "nvidia-smi", tmp_path / "written"
+    os.mkfifo(written)  # whose reader and writer wait for each other
+    lines = "echo 1980, 3201, 55, 400.5\necho 1980, 3201, [N/A], 400.5"
+    tool.write_text(f"#!/bin/sh\n{lines}\necho > '{written}'\nexec sleep 3600\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     with clock.watched() as seen:
         assert seen == []
-        import time
-
-        time.sleep(0.5)
+        written.read_text()
     assert seen == [{"clocks.sm": 1980.0, "clocks.mem": 3201.0, "temperature.gpu": 55.0, "power.draw": 400.5}]
 
 

@@ -13,9 +13,11 @@ from toolkit import hashing, records
 from toolkit.bench.runtimes import runtime
 from toolkit.bench.runtimes.tensorrt import mismatch
 from toolkit.errors import DeviceUnreachable, WeightsError, WrongMachine
+from toolkit.preprocessing import Preprocessing
 from toolkit.records import Artifact, ModelInfo, Setting, TensorSpec
 
-MODEL = ModelInfo("name", {}, ("a", "b"), 2, (0.5,) * 3, (0.25,) * 3, "bicubic", (), (), 1, 1, "00")
+PREPARED = Preprocessing((0.5,) * 3, (0.25,) * 3, "bicubic", 1.0, "squash", "timm")
+MODEL = ModelInfo("name", {}, ("a", "b"), 2, PREPARED, (), (), 1, 1, "00")
 
 
 def engine(target: str = "tensorrt", architecture: str | None = "sm_87", **options: Setting) -> Artifact:

@@ -1,0 +1,205 @@
+"""A folder with everything at once that is found in folders of images: what is used, what is left out, and why."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from toolkit import records
+from toolkit.dg.picture import suffixes
+from toolkit.dg.summary import DataSummary
+
+Command = Callable[..., Any]
+
+PHOTOS = Path("path/to/photos")
+ESCAPES = os.fsdecode(b"\xff\x1b[31m\n.png")
+"""A name that is no text, turns a terminal red and breaks a line."""
+NO_WHITE = "floating-point pixels, whose white no format defines (save it with 8 or 16 bits)"
+POINTER = "not an image but a Git LFS pointer, whose file is fetched by `git lfs pull`"
+
+
+@dataclass(frozen=True)
+class Horrors:
+    """What was put into the folder of the working folder, besides its 90 images."""
+
+    used: int
+    """Images in formats and modes of all kinds."""
+    faults: dict[str, tuple[str, ...]]
+    """Reason to names."""
+    passed_over: dict[str, tuple[str, ...]]
+    remarks: dict[str, int]
+
+
+@pytest.fixture
+def horrors(working_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Horrors:
+    """The current folder: a new toolkit.yaml, and images with all that can be wrong with a folder of them."""
+    folder = tmp_path / "work"
+    shutil.copytree(working_folder, folder, ignore=shutil.ignore_patterns("runs"))
+    monkeypatch.chdir(folder)
+    used = add_unusual_pictures(PHOTOS / "ink" / "class0")
+    add_unreadable_pictures(PHOTOS / "photo" / "class1")
+    add_links_and_folders()
+    add_other_files()
+    return Horrors(
+        used,
+        faults={
+            "a class without images": ("ink/emu/", "photo/emu/", "sketch/emu/"),
+            "a domain without images": ("vector/",),
+            "a link in a circle": ("ink/class0/round.png", "photo/class0/up/"),
+            "a link to nothing": ("ink/class0/gone.png", "ink/lost"),
+            "cut short": ("photo/class1/cut.jpg", "photo/class1/cut.png"),
+            "empty": ("photo/class1/empty.png",),
+            NO_WHITE: ("photo/class1/float.tif",),
+            "not an image but HTML": ("photo/class1/page.jpg",),
+            POINTER: ("photo/class1/pointer.png",),
+            "not an image but text": (f"photo/class1/{ESCAPES}",),
+            "too large (900,000,000 pixels; at most 178,956,970 are read)": ("photo/class1/huge.png",),
+        },
+        passed_over={
+            ".heic, a format that is not read": ("ink/class0/phone.HEIC", "sketch/emu/1.heic"),
+            ".svg, a format that is not read": ("vector/class0/1.svg",),
+            "a folder without images": ("annotations/",),
+            "hidden, or the system's own": (
+                "__MACOSX", "ink/.DS_Store", "ink/.ipynb_checkpoints", "ink/class0/._0.png", "ink/class0/Thumbs.db",
+            ),
+            "no picture": ("README", "annotations/1.xml", "ink/class0/labels.csv"),
+        },
+        remarks={
+            "more than 8 bits, scaled to 8": 2,
+            "the first of several frames or pages": 1,
+            "transparent, laid on white": 2,
+        },
+    )  # fmt: skip
+
+
+def add_unusual_pictures(folder: Path) -> int:
+    """Pictures that are what they seem, in formats and modes of all kinds; how many."""
+    picture = Image.open(folder / "0.png").convert("RGB")
+    wide = Image.fromarray(np.asarray(picture.convert("L"), dtype=np.uint16) * 257)
+    clear = picture.copy()
+    clear.putalpha(picture.convert("L"))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    picture.save(folder / "saved.jfif", "JPEG")
+    picture.save(folder / "upper.JPEG", exif=turned)
+    picture.save(folder / "no_suffix", "JPEG")
+    picture.save(folder / "other_name.jpg", "PNG")
+    picture.convert("CMYK").save(folder / "print.jpe", "JPEG")
+    picture.save(folder / "moves.gif", save_all=True, append_images=[picture.rotate(90)])
+    picture.save(folder / "web.webp")
+    wide.save(folder / "wide.png")
+    wide.save(folder / "wide.tiff")
+    clear.save(folder / "clear.png")
+    clear.quantize(8).save(folder / "palette.png")
+    if ".avif" in suffixes():
+        picture.save(folder / "new.avif")
+    return 11 + (".avif" in suffixes())
+
+
+def add_unreadable_pictures(folder: Path) -> None:
+    whole = (folder / "0.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    Image.open(folder / "0.png").save(folder / "cut.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:-200])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "page.jpg").write_text("<!DOCTYPE html>\n<html><body>404</body></html>")
+    (folder / "pointer.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    (folder / ESCAPES).write_text("no image at all")
+    Image.fromarray(np.ones((4, 4), dtype=np.float32)).save(folder / "float.tif")
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 1, 0, 0, 0, 0)
+    (folder / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b""))
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """A part of a PNG."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def add_links_and_folders() -> None:
+    (PHOTOS / "ink" / "class0" / "gone.png").symlink_to("nowhere.png")
+    (PHOTOS / "ink" / "class0" / "round.png").symlink_to("round.png")
+    (PHOTOS / "ink" / "lost").symlink_to("nowhere")
+    (PHOTOS / "photo" / "class0" / "up").symlink_to("..")
+    for domain in ("ink", "photo", "sketch"):
+        (PHOTOS / domain / "emu").mkdir()
+    (PHOTOS / "sketch" / "emu" / "1.heic").write_bytes(b"....ftypheic")
+    (PHOTOS / "vector" / "class0").mkdir(parents=True)
+    (PHOTOS / "vector" / "class0" / "1.svg").write_text("<svg/>")
+
+
+def add_other_files() -> None:
+    for name in (
+        "__MACOSX/ink/0.png", "ink/.DS_Store", "ink/.ipynb_checkpoints/0.png", "ink/class0/._0.png",
+        "ink/class0/Thumbs.db", "README", "annotations/1.xml", "ink/class0/labels.csv", "ink/class0/phone.HEIC",
+    ):  # fmt: skip
+        (PHOTOS / name).parent.mkdir(parents=True, exist_ok=True)
+        (PHOTOS / name).write_text("other")
+
+
+def test_all_faults_are_named_with_their_reasons(horrors: Horrors, command: Command) -> None:
+    ended = command("train", "--run", "runs/new")
+    assert ended.code == 2
+    assert "error: not all images can be used:\n" in ended.err
+    for reason, names in horrors.faults.items():
+        assert f"       {len(names)} {reason}: {shown(names)}\n" in ended.err
+    assert "--skip-broken" in ended.err
+    assert no_foreign_words(ended.err)
+    assert not Path("runs/new").exists()
+
+
+def test_skip_broken_uses_the_rest_and_says_what_is_left_out(horrors: Horrors, command: Command) -> None:
+    ended = command("train", "--run", "runs/new", "--skip-broken", "--epochs", "0")
+    assert ended.code == 0, ended.err
+    ink, total = 30 + horrors.used, 90 + horrors.used
+    assert f"data: 3 domains (ink {ink}, photo 30; held out: sketch 30), 3 classes, {total} images\n" in ended.err
+    left_out = {**horrors.faults, **horrors.passed_over}
+    for reason, names in left_out.items():
+        assert f"data: {len(names)} left out, {reason}: {shown(names)}\n" in ended.err
+    for remark, count in horrors.remarks.items():
+        assert f"data: {count} image{'s' if count > 1 else ''}: {remark}\n" in ended.err
+    assert no_foreign_words(ended.err)
+    found = records.load(DataSummary, Path("runs/new/dense/data.json"))
+    assert (found.left_out, found.remarks) == (left_out, horrors.remarks)
+
+
+def test_classes_that_differ_in_16_bits_or_behind_transparency_are_learned(
+    working_folder: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut to 8 bits, the pictures of the first folder are all white; without their background, those of the second are
+    all black."""
+    shutil.copy(working_folder / "toolkit.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for number in range(40):
+        dim = number % 2
+        for domain, picture in (
+            ("wide", Image.fromarray(np.full((16, 16), 2_000 + 100 * number if dim else 60_000, dtype=np.uint16))),
+            ("clear", Image.new("RGBA", (16, 16), (0, 0, 0, 250 - number if dim else number))),
+        ):
+            folder = Path(domain, "dim" if dim else "bright")
+            folder.mkdir(parents=True, exist_ok=True)
+            picture.save(folder / f"{number}.png")
+    for domain in ("wide", "clear"):
+        ended = command(
+            "train", "--data", domain, "--hold-out", "none", "--run", f"runs/{domain}", "--learning-rate", "0.003"
+        )
+        assert ended.code == 0, ended.err
+        assert "on the validation images: " + f"{domain} 100.0%" in ended.err
+
+
+def shown(names: tuple[str, ...]) -> str:
+    return ", ".join(names).replace(ESCAPES, r"\udcff\x1b[31m\n.png")
+
+
+def no_foreign_words(text: str) -> bool:
+    return not re.search(r"\x1b|Traceback|Warning|PIL|site-packages|UnidentifiedImage|\.py\b", text)

@@ -1,0 +1,71 @@
+"""What files say of themselves is enough to prepare an image by hand, as docs/preprocessing.md does."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+import torch
+from PIL import Image
+
+from toolkit.dg.transforms import evaluation_transform
+from toolkit.export.facts import facts
+from toolkit.models.source import LoadedModel
+from toolkit.preprocessing import CropMode, Interpolation, Preprocessing
+from toolkit.records import Artifact, ModelInfo
+
+Models = Callable[..., LoadedModel]
+Exported = Callable[..., Artifact]
+DOCS = Path(__file__).parents[2] / "docs" / "preprocessing.md"
+
+
+CASES: tuple[tuple[Interpolation, float, CropMode], ...] = (
+    ("bicubic", 1.0, "squash"), ("bilinear", 0.9, "center"), ("lanczos", 0.6, "squash"), ("hamming", 1.0, "center"),
+)  # fmt: skip
+
+
+def prepared_as(info: ModelInfo, interpolation: Interpolation, crop: float, mode: CropMode) -> ModelInfo:
+    return replace(info, preprocessing=Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), interpolation, crop, mode, ""))
+
+
+def test_an_image_prepared_by_hand(
+    models: Models, exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = models()
+    exported(model)
+    monkeypatch.chdir(tmp_path / "out")
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((91, 63)).save("photo.jpg")
+    (lines,) = re.findall(r"^```python\n(.*?)^```", DOCS.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    graph, seen = onnx.load("model.onnx"), []
+    for case in CASES:
+        info = prepared_as(model.info, *case)
+        onnx.helper.set_model_props(graph, facts(info))
+        onnx.save(graph, "model.onnx")
+        done: dict[str, np.ndarray] = {}
+        exec(lines, done)
+        with torch.inference_mode():
+            expected = model.module(evaluation_transform(info)(Image.open("photo.jpg"))[None]).numpy()
+        np.testing.assert_allclose(done["logits"], expected, atol=1e-5 * np.abs(expected).max(), err_msg=str(case))
+        seen.append(expected)
+    assert all(np.abs(one - other).max() > 1e-3 for one, other in pairwise(seen)), "each crop shows something else"
+
+
+def test_openvino_and_torch_say_it_too(models: Models, exported: Exported, tmp_path: Path) -> None:
+    model = models()
+    info = prepared_as(model.info, "box", 0.875, "center")
+    exported(replace(model, info=info), "openvino")
+    graph = openvino.Core().read_model(tmp_path / "out" / "model.xml")
+    assert {name: graph.get_rt_info(["toolkit", name]).value for name in facts(info)} == facts(info)
+    exported(replace(model, info=info), "torch", compile=False)
+    extra = {"facts.json": ""}
+    torch.export.load(tmp_path / "out" / "model.pt2", extra_files=extra)
+    assert json.loads(extra["facts.json"]) == facts(info)

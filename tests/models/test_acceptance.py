@@ -1,0 +1,93 @@
+"""What a later stage could not take is found in an excerpt of the model, and said when the model is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from toolkit import recipe
+from toolkit.errors import RecipeError, UnsupportedModel
+from toolkit.models import source
+from toolkit.models.acceptance import accept, excerpt
+from toolkit.models.attention import HeadwiseAttention
+from toolkit.models.patches import image_size
+from toolkit.models.shapes import blocks_of
+from toolkit.models.source import LoadedModel
+from toolkit.records import Setting
+
+Build = Callable[..., LoadedModel]
+DISTILLED = "deit_tiny_distilled_patch16_224"
+SMALL: dict[str, Setting] = {"patch_size": 8, "depth": 3, "embed_dim": 24, "num_heads": 3}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"no_embed_class": True}, "timm builds it, but no image passes through it"),
+        ({"reg_tokens": 4}, "its logits do not depend on reg_token"),
+        ({"fc_norm": True}, "its logits do not depend on fc_norm.weight"),
+        ({"embed_dim": 1, "num_heads": 1}, "its logits are the same for all images"),
+    ],
+    ids=str,
+)
+def test_arguments_that_do_not_go_together(more: dict[str, Setting], said: str) -> None:
+    settings = recipe.Model(name=DISTILLED, image_size=16, args={**SMALL, **more})
+    with pytest.raises(UnsupportedModel, match=rf"{DISTILLED} as it is asked for cannot be used: {said}"):
+        source.outline(settings, ("a", "b"))
+
+
+def test_two_image_sizes() -> None:
+    settings = recipe.Model(name=DISTILLED, weights="none", image_size=16, args={**SMALL, "img_size": 32})
+    with pytest.raises(RecipeError, match=r"model\.image_size is 16, img_size of model\.args is 32"):
+        source.build(settings, ("a", "b"), seed=0)
+
+
+class Never(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.nan
+
+
+@pytest.mark.parametrize(
+    ("place", "part", "said"),
+    [
+        ("blocks.1.mlp.act", nn.Softmax(dim=-1), "a cut along mlp is not exact: .* differ"),
+        ("blocks.1.mlp.act", Never(), "its logits for a random image are not finite"),
+        ("fc_norm", nn.Unflatten(1, (1, -1)), r"for an image it gives \[1, 1, 3\] numbers, not one for each class"),
+    ],
+    ids=str,
+)
+def test_a_part_that_no_later_stage_could_take(small: Build, place: str, part: nn.Module, said: str) -> None:
+    module = small(depth=2).module
+    module.set_submodule(place, part)
+    with pytest.raises(UnsupportedModel, match=said):
+        accept(module, "it")
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", DISTILLED, "beit_base_patch16_224"])
+def test_an_outline_is_the_model_without_its_numbers(name: str) -> None:
+    settings = recipe.Model(name=name, weights="none", image_size=32, args=SMALL)
+    outline, model = source.outline(settings, ("a", "b", "c")), source.build(settings, ("a", "b", "c"), seed=0)
+    assert outline.info == model.info
+    assert {name: tensor.shape for name, tensor in outline.module.state_dict().items()} == {
+        name: tensor.shape for name, tensor in model.module.state_dict().items()
+    }
+    assert all(parameter.is_meta for parameter in outline.module.parameters())
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "beit_base_patch16_224"])
+def test_an_excerpt_is_of_the_first_and_the_last_block(small: Build, name: str) -> None:
+    module = small(name, depth=4).module
+    for index, block in enumerate(blocks_of(module)):
+        attention = block.get_submodule("attn")
+        assert isinstance(attention, HeadwiseAttention)
+        attention.scale = float(index)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    sample = excerpt(module)
+    assert [block.get_submodule("attn").scale for block in blocks_of(sample)] == [0.0, 3.0]
+    assert sample(torch.zeros(2, 3, image_size(sample), image_size(sample))).shape == (2, 3)
+    assert all((parameter != 0).all() for parameter in sample.parameters())
+    assert len(blocks_of(module)) == 4
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())

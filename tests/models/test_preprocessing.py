@@ -1,0 +1,216 @@
+"""How images are prepared: settings, else the file beside the weights, else timm; and equal to timm's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import yaml
+from PIL import Image as Pillow
+from timm.data import ImageNetInfo
+from timm.data.config import resolve_data_config
+from timm.data.transforms_factory import create_transform
+from timm.models import get_pretrained_cfg, save_for_hf
+
+from toolkit import recipe, records
+from toolkit.dg.batches import evaluation_batches
+from toolkit.dg.image import Image
+from toolkit.dg.transforms import evaluation_transform
+from toolkit.errors import RecordError, WeightsError
+from toolkit.models import source
+from toolkit.models.preprocessing import beside, preprocessing_of
+from toolkit.preprocessing import CropMode, Preprocessing
+from toolkit.records import ModelInfo
+
+NAME = "deit_tiny_patch16_224"
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+TIMM = {"interpolation": "bilinear", "crop_pct": 0.875, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+SAID = Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bilinear", 0.875, "center", "")
+
+
+def settings(folder: Path, files: Mapping[str, object], **more: Any) -> recipe.Model:
+    """A model with weights in this folder, beside which these files lie."""
+    for name, content in files.items():
+        (folder / name).write_text(yaml.safe_dump(content) if name.endswith("yaml") else json.dumps(content))
+    (folder / "model.safetensors").touch()
+    return recipe.Model.model_validate({"name": NAME, "weights": str(folder / "model.safetensors"), **more})
+
+
+def anonymous(found: Preprocessing) -> Preprocessing:
+    return replace(found, origin="")
+
+
+def test_without_a_file_it_is_timms_but_the_whole_image(tmp_path: Path) -> None:
+    whole = Preprocessing(*IMAGENET, "bicubic", 1.0, "squash", f"timm's {NAME}")
+    assert preprocessing_of(recipe.Model(name=NAME)) == whole
+    assert preprocessing_of(settings(tmp_path, {"config.json": {"architectures": ["ViTModel"]}})) == whole
+    assert preprocessing_of(settings(tmp_path, {"args.yaml": {"model": "yolo11n-cls"}})) == whole
+    mean = "mean 0.485 0.456 0.406, std 0.229 0.224 0.225"
+    assert str(whole) == f"{mean}, bicubic, squash (from timm's {NAME})"
+
+
+@pytest.mark.parametrize("content", [{"architecture": NAME, "pretrained_cfg": TIMM}, {"architecture": NAME, **TIMM}])
+def test_the_config_that_timm_saves(tmp_path: Path, content: object) -> None:
+    found = preprocessing_of(settings(tmp_path, {"config.json": content}))
+    assert found == replace(SAID, origin=str(tmp_path / "config.json"))
+    assert str(found).endswith(f"bilinear, center crop 0.875 (from {tmp_path}/config.json)")
+
+
+def test_what_timm_itself_writes(tmp_path: Path) -> None:
+    model = timm.create_model("vit_tiny_patch16_224", img_size=16, patch_size=8, depth=1, embed_dim=24, num_heads=3)
+    save_for_hf(model, tmp_path, {"pretrained_cfg": {"mean": (0.1, 0.2, 0.3)}}, safe_serialization=True)
+    found = preprocessing_of(recipe.Model(name=NAME, weights=str(tmp_path / "model.safetensors")))
+    assert anonymous(found) == Preprocessing((0.1, 0.2, 0.3), (0.5,) * 3, "bicubic", 0.9, "center", "")
+
+
+def test_the_arguments_that_timms_training_saves(tmp_path: Path) -> None:
+    args = {"model": NAME, "mean": [0.5], "std": None, "interpolation": "", "crop_pct": None, "lr": 0.1}
+    found = preprocessing_of(settings(tmp_path, {"args.yaml": args}))
+    assert anonymous(found) == Preprocessing((0.5,) * 3, IMAGENET[1], "bicubic", 0.9, "center", "")
+
+
+def test_the_record_of_a_model_of_ours(tmp_path: Path) -> None:
+    args: dict[str, Any] = {"patch_size": 8, "depth": 1, "embed_dim": 24, "num_heads": 3}
+    odd = recipe.Model(
+        name=NAME, weights="none", image_size=16, args=args, mean=(0.25,), std=(0.5,), crop=0.9, interpolation="box"
+    )
+    model = source.build(odd, ("a", "b"), seed=0)
+    source.save(model.module, model.info, tmp_path)
+    again = odd.model_copy(
+        update={"weights": str(tmp_path / "model.safetensors"), "mean": None, "std": None, "crop": None}
+    )
+    found = source.build(again, ("a", "b"), seed=0).info.preprocessing
+    assert anonymous(found) == anonymous(model.info.preprocessing)
+    assert (found.mean, found.crop, found.crop_mode) == ((0.25,) * 3, 0.9, "center")
+    assert found.origin == f"model.interpolation; else {tmp_path / 'model.json'}"
+    assert source.load(tmp_path).info.preprocessing == model.info.preprocessing
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": TIMM}))
+    assert preprocessing_of(again) == found, "it knows best"
+    other = again.model_copy(update={"weights": str(tmp_path / "other.safetensors")})
+    (tmp_path / "other.safetensors").touch()
+    assert preprocessing_of(other).mean == (0.1, 0.2, 0.3), "model.json is of model.safetensors"
+    (tmp_path / "model.json").write_text("{")
+    with pytest.raises(RecordError, match=r"model\.json is not JSON"):
+        preprocessing_of(again)
+
+
+@pytest.mark.parametrize(
+    ("more", "expected", "origin"),
+    [
+        ({"mean": 0.5}, replace(SAID, mean=(0.5,) * 3), "model.mean; else FILE"),
+        ({"std": "0.1,0.2,0.3"}, replace(SAID, std=(0.1, 0.2, 0.3)), "model.std; else FILE"),
+        ({"crop": 0.5}, replace(SAID, crop=0.5), "model.crop; else FILE"),
+        ({"crop_mode": "squash"}, replace(SAID, crop=1.0, crop_mode="squash"), "model.crop_mode; else FILE"),
+        (
+            {"crop_mode": "border", "crop": 0.9, "interpolation": "lanczos"},
+            replace(SAID, crop=0.9, crop_mode="border", interpolation="lanczos"),
+            "model.interpolation, model.crop, model.crop_mode; else FILE",
+        ),
+    ],
+)
+def test_settings_go_before_the_file(
+    tmp_path: Path, more: dict[str, Any], expected: Preprocessing, origin: str
+) -> None:
+    found = preprocessing_of(settings(tmp_path, {"config.json": {"pretrained_cfg": TIMM}}, **more))
+    assert anonymous(found) == expected
+    assert found.origin == origin.replace("FILE", str(tmp_path / "config.json"))
+
+
+def test_a_file_is_not_read_where_all_is_set(tmp_path: Path) -> None:
+    chosen = settings(tmp_path, {"config.json": {"pretrained_cfg": 5}}, mean=0.5, std=0.5, interpolation="box", crop=1)
+    assert beside(chosen) is None
+    origin = "model.mean, model.std, model.interpolation, model.crop"
+    assert preprocessing_of(chosen) == Preprocessing((0.5,) * 3, (0.5,) * 3, "box", 1.0, "center", origin)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("preprocessor_config.json", "{", "it is not JSON: Expecting property name"),
+        ("preprocessor_config.json", "[]", "it holds no settings"),
+        ("preprocessor_config.json", "{}", "'size' None means a square or the shorter side"),
+        ("config.json", "\xff", "it is not text"),
+        ("config.json", '{"pretrained_cfg": 5}', "'pretrained_cfg' 5 holds no settings"),
+        ("config.json", '{"pretrained_cfg": {"mean": [123.7, 116.3, 103.5]}}', "123.7 is for colours from 0 to 255"),
+        ("config.json", '{"pretrained_cfg": {"mean": [NaN, 0, 0]}}', "nan is not between 0 and 1"),
+        ("config.json", '{"pretrained_cfg": {"mean": [0.1, 0.2]}}', "it needs one number, or three"),
+        ("config.json", '{"pretrained_cfg": {"std": [0, 0.2, 0.2]}}', "0 cannot be divided by"),
+        ("config.json", '{"pretrained_cfg": {"std": {"red": 1}}}', "std {'red': 1}: it should be a valid tuple"),
+        ("config.json", '{"pretrained_cfg": {"interpolation": "random"}}', "interpolation 'random': it should be"),
+        ("config.json", '{"pretrained_cfg": {"crop_pct": 1.1}}', "crop 1.1: it should be less than or equal to 1"),
+        ("config.json", '{"pretrained_cfg": {"crop_mode": "fit"}}', "crop_mode 'fit': it should be 'squash', 'center'"),
+        ("args.yaml", "crop_pct: [", "it is not YAML"),
+    ],
+)
+def test_a_file_that_cannot_be_followed(tmp_path: Path, name: str, text: str, said: str) -> None:
+    chosen = settings(tmp_path, {})
+    (tmp_path / name).write_bytes(text.encode("latin-1"))
+    with pytest.raises(WeightsError) as caught:
+        preprocessing_of(chosen)
+    assert f"cannot be taken from {tmp_path / name}: " in caught.value.message
+    assert said in caught.value.message
+    assert "model.mean" in caught.value.hint
+
+
+def pictures(shared: Path) -> Sequence[Path]:
+    """Photographs and drawings of several shapes."""
+    found = sorted((shared / "data" / "imagenet_samples").glob("*/*"))[::60]
+    found += sorted((shared / "data" / "pacs160").glob("*/*/*"))[::1000]
+    assert len(found) > 8
+    return found
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"crop_pct": 0.9},
+        {"crop_pct": 0.875, "interpolation": "bilinear"},
+        {"crop_pct": 1.0, "input_size": (3, 160, 160)},
+        {"crop_pct": 0.95, "crop_mode": "squash"},
+        {"crop_pct": 1.0, "crop_mode": "border", "interpolation": "lanczos"},
+    ],
+    ids=str,
+)
+def test_images_are_prepared_as_timm_does(shared: Path, tmp_path: Path, config: dict[str, Any]) -> None:
+    """Whose transform is made from timm's config as its own evaluation makes it."""
+    config = {**get_pretrained_cfg(NAME).to_dict(), **config}
+    found = preprocessing_of(settings(tmp_path, {"config.json": {"pretrained_cfg": config}}))
+    info = ModelInfo(NAME, {}, ("a",), config["input_size"][1], found, (), (), 0, 0, "")
+    info = records.loads(ModelInfo, records.dumps(info))
+    theirs = create_transform(**resolve_data_config(pretrained_cfg=config), is_training=False)
+    ours = evaluation_transform(info)
+    for file in pictures(shared):
+        picture = Pillow.open(file).convert("RGB")
+        assert torch.equal(ours(picture), theirs(picture))
+
+
+CASES: tuple[tuple[CropMode, float], ...] = (("squash", 1.0), ("center", 0.9), ("center", 0.875), ("squash", 0.875))
+
+
+@pytest.mark.slow
+def test_what_crops_do_to_a_real_model(shared: Path) -> None:
+    """The table in docs/preprocessing.md."""
+    classes = ImageNetInfo("imagenet-1k").label_names()
+    files = sorted((shared / "data" / "imagenet_samples").glob("*/*"))
+    images = [Image(file.name, file.name, classes.index(file.parent.name), file) for file in files]
+    weights = shared / "weights" / "deit_tiny_patch16_224.safetensors"
+    model = source.build(recipe.Model(name=NAME, weights=str(weights)), classes, seed=0)
+    answers = {}
+    for mode, crop in CASES:
+        prepared = replace(model.info.preprocessing, crop_mode=mode, crop=crop)
+        batches = evaluation_batches(images, replace(model.info, preprocessing=prepared), 32, workers=0)
+        with torch.inference_mode():
+            answers[mode, crop] = torch.cat([model.module(torch.from_numpy(pixels)).argmax(1) for pixels, _ in batches])
+    labels = torch.tensor([image.label for image in images])
+    for case, found in answers.items():
+        accuracy = (found == labels).float().mean().item()
+        same = (found == answers["squash", 1.0]).float().mean().item()
+        print(f"{case}: {accuracy:.1%} of {len(labels)} right, {same:.1%} answered as with squash")
+        assert 0.73 < accuracy < 0.81
+        assert same > 0.7

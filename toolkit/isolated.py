@@ -1,0 +1,296 @@
+"""A process of its own for other people's native code, whose death is then seen and named.
+
+    with Isolated(Guest("OpenVINO 2026.4"), "compiling model.xml", compiled, file) as model:
+        logits = model.call("running model.xml", infer, images)
+
+`compiled(file)` makes an object over there, which stays there; `infer(object, images)` is called on it. Functions,
+arguments and results are pickled; what a function raises is raised here. The process has its own folder for temporary
+files, and ends with the block, with this process, and with an interrupt, all that it has started and written with it.
+
+It is a new Python, not a fork: threads of this process are no danger to it, and the caller's program is not run again.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from importlib import metadata
+from multiprocessing.connection import Connection, Pipe
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+from toolkit.errors import CheckFailed, LibraryDied, ToolkitError
+from toolkit.progress import Progress
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVarTuple, Unpack
+
+    Arguments = TypeVarTuple("Arguments")
+
+Kind = TypeVar("Kind")
+Result = TypeVar("Result")
+
+PROGRAM = """
+import sys
+sys.path = [folder for folder in sys.path if folder]  # not the current one
+from multiprocessing.connection import Connection
+link = Connection(int(sys.argv[1]))
+sys.path[:] = link.recv()
+from toolkit.isolated import serve
+serve(link, sys.argv[2])
+"""
+SHOWN_LINES, SHOWN_BYTES = 12, 1 << 16
+"""How much of a dead process's stderr is shown, and how much of it is looked at."""
+END_SECONDS = 10.0
+"""A library that takes longer to clean up is ended."""
+
+
+class Guest(NamedTuple):
+    """A library that runs in a process of its own."""
+
+    name: str
+    hint: str = ""
+    """What to do when it dies."""
+
+    @classmethod
+    def installed(cls, name: str, packages: Sequence[str], hint: str = "") -> Guest:
+        """The library with its version, which the first of `packages` that is installed has."""
+        for package in packages:
+            with suppress(metadata.PackageNotFoundError):
+                return cls(f"{name} {metadata.version(package)}", hint)
+        return cls(name, hint)
+
+
+class Isolated(Generic[Kind]):
+    """An object in a process of its own. See the module."""
+
+    def __init__(
+        self,
+        guest: Guest,
+        doing: str,
+        make: Callable[[Unpack[Arguments]], Kind],
+        *arguments: Unpack[Arguments],
+    ) -> None:
+        """Start the process, and make the object there. `doing` is for an error: "compiling model.xml"."""
+        self._guest = guest
+        with ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="toolkit-", ignore_cleanup_errors=True))
+            self._said = stack.enter_context(tempfile.TemporaryFile())
+            self._process, self._link = _started(guest, folder, self._said)
+            stack.callback(self._end)
+            self._ask(doing, _Request(make, arguments, makes=True))
+            self._room = stack.pop_all()
+
+    def call(
+        self,
+        doing: str,
+        function: Callable[[Kind, Unpack[Arguments]], Result],
+        *arguments: Unpack[Arguments],
+        report: Progress | None = None,
+    ) -> Result:
+        """`function(object, *arguments)`, done there; with a listener, it is given `report=` and told as it goes on.
+
+        Raises what the function raises, CheckFailed for errors of the library's own kinds, and LibraryDied.
+        """
+        return self._ask(doing, _Request(function, arguments, reports=report is not None), report)  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """End the process; it can be called no more."""
+        self._room.close()
+
+    def __enter__(self) -> Isolated[Kind]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ask(self, doing: str, request: _Request, report: Progress | None = None) -> Any:
+        try:
+            self._link.send(request)
+            answer = self._link.recv()
+            while isinstance(answer, _Told):
+                assert report is not None
+                report(*answer)
+                answer = self._link.recv()
+        except (EOFError, ConnectionError):
+            raise self._death(doing) from None
+        except BaseException:  # an interrupt, or the listener's own error: nobody waits for the answer any more
+            self._kill()
+            raise
+        if isinstance(answer, _Raised):
+            error = answer.error
+            if error is None:
+                error = CheckFailed(f"{self._guest.name} failed while {doing}: {answer.words}", self._guest.hint)
+            raise error from _There(answer.trace)
+        return answer
+
+    def _death(self, doing: str) -> LibraryDied:
+        code = self._process.wait()
+        self._kill()  # what it had started itself
+        self._said.seek(max(0, self._said.seek(0, os.SEEK_END) - SHOWN_BYTES))
+        said = last_lines(self._said.read().decode(errors="replace"))
+        return LibraryDied(
+            "\n".join([f"{self._guest.name} {ending(code)} while {doing}", *said]), _advice(code, self._guest.hint)
+        )
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError, PermissionError):  # nothing of it is left
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _end(self) -> None:
+        self._link.close()
+        try:
+            self._process.wait(END_SECONDS)
+        except BaseException as error:
+            self._kill()
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+        finally:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+
+
+def ending(code: int) -> str:
+    """ "was ended by signal 11 (SIGSEGV)", for the exit code that `subprocess` gives."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    names = {each.value: f" ({each.name})" for each in signal.Signals}
+    return f"was ended by signal {-code}{names.get(-code, '')}"
+
+
+def last_lines(text: str) -> list[str]:
+    """The end of what a process said, without what is for terminals only."""
+    lines = re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", text).splitlines()
+    plain = ("".join(letter for letter in line if letter.isprintable()) for line in lines)
+    return [line for line in plain if line.strip()][-SHOWN_LINES:]
+
+
+def serve(link: Connection, folder: str) -> None:
+    """What the process does: answer until the other side hangs up. The first request makes the object."""
+    threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
+    held: Any = None
+    lock = threading.Lock()  # libraries tell of their progress from several threads
+
+    def send(answer: object) -> None:
+        with lock:
+            link.send(answer)
+
+    while (message := _received(link)) is not None:
+        try:
+            request: _Request = pickle.loads(message)
+            answer = request.answer(held, lambda *step: send(_Told(*step)))
+            if request.makes:
+                held, answer = answer, None
+            send(answer)
+        except Exception as error:
+            send(_Raised.of(error))
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _received(link: Connection) -> bytes | None:
+    try:
+        return link.recv_bytes()
+    except EOFError:
+        return None
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A call on its way there."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    makes: bool = False
+    """What it returns stays there, and later calls are given it first."""
+    reports: bool = False
+
+    def answer(self, held: object, report: Progress) -> Any:
+        arguments = self.arguments if self.makes else (held, *self.arguments)
+        return self.function(*arguments, report=report) if self.reports else self.function(*arguments)
+
+
+class _Told(NamedTuple):
+    """Progress on its way back."""
+
+    done: int
+    total: int
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class _Raised:
+    """An error on its way back."""
+
+    error: Exception | None
+    """None where it is of a class that only the library has."""
+    words: str
+    trace: str
+
+    @classmethod
+    def of(cls, error: Exception) -> _Raised:
+        words, trace = f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
+        ours = isinstance(error, ToolkitError) or type(error).__module__ == "builtins"
+        with suppress(Exception):  # such as arguments of the library's classes
+            if ours:
+                pickle.loads(pickle.dumps(error))
+                return cls(error, words, trace)
+        return cls(None, words, trace)
+
+
+class _There(Exception):
+    """Where an error was raised: shown above the traceback of this side."""
+
+    def __init__(self, trace: str) -> None:
+        super().__init__(f"\n{trace}")
+
+
+def _started(guest: Guest, folder: str, said: IO[bytes]) -> tuple[subprocess.Popen[bytes], Connection]:
+    """The process, and the connection to it. A session of its own, so that an interrupt from the terminal is for this
+    process alone; its stdin is never written to, and ends when this process does."""
+    ours, theirs = Pipe()
+    with theirs:
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-c", PROGRAM, str(theirs.fileno()), folder],
+                stdin=subprocess.PIPE,
+                stdout=said,
+                stderr=said,
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "TMPDIR": folder},
+                start_new_session=True,
+            )
+        except OSError as error:
+            ours.close()
+            raise LibraryDied(f"no process could be started for {guest.name}: {error}") from error
+    with suppress(BrokenPipeError):  # dead already: the first call says so
+        ours.send(sys.path)
+    return process, ours
+
+
+def _end_with_parent(folder: str) -> None:
+    """A kill leaves the other side no time to end this one, and to remove its folder."""
+    os.read(0, 1)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.killpg(0, signal.SIGKILL)
+
+
+def _advice(code: int, hint: str) -> str:
+    if code == -signal.SIGKILL:
+        return "systems end a process so that needs more memory than there is: a smaller batch size needs less"
+    if code == -signal.SIGILL:
+        return "it was built for CPUs with other instructions: install a build for this one"
+    return "; ".join(filter(None, (hint, "the fault is the library's own: its makers may want to hear of it")))

@@ -1,0 +1,119 @@
+"""Whether all later stages can take a model, found out before anything is trained, in seconds whatever its size.
+
+Shapes are followed through the whole model on the meta device. Numbers go through an excerpt of it: the first and the
+last block in their own widths, with random weights, on an image of few patches.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from toolkit.errors import CheckFailed, UnsupportedModel
+from toolkit.models.count import shape_of_logits
+from toolkit.models.groups import Groups, find_groups
+from toolkit.models.patches import image_size, patch_size
+from toolkit.models.selection import fewest_units
+from toolkit.models.shapes import blocks_of, drop_blocks, replace_parameter
+from toolkit.models.surgery import remove
+from toolkit.records import Cut
+
+PATCHES = 3
+"""Rows and columns of patches of an excerpt's images."""
+
+
+def accept(model: nn.Module, name: str) -> None:
+    """Raise UnsupportedModel for a canonical model that a later stage could not take.
+
+    `model` may be on the meta device; `name` is timm's.
+    """
+    with torch.device("cpu"):
+        fault = _fault_of_shapes(model)
+        if not fault:
+            sample = excerpt(model)
+            fault = _fault_of_logits(sample) or _fault_of_cuts(sample)
+    if fault:
+        raise UnsupportedModel(f"{name} as it is asked for cannot be used: {fault}", "see model.args")
+
+
+def excerpt(model: nn.Module) -> nn.Module:
+    """A copy with the first and the last block only, for images of few patches, with random weights on the CPU."""
+    blocks = blocks_of(model)
+    between = range(1, len(blocks) - 1)
+    sample = copy.deepcopy(model, {id(blocks[index]): nn.Identity() for index in between})
+    drop_blocks(sample, set(between))
+    draw_weights(sample)
+    side = min(PATCHES * patch_size(model), image_size(model))
+    sample.set_input_size(img_size=(side, side))  # type: ignore[operator]
+    return sample.eval()
+
+
+def draw_weights(model: nn.Module) -> None:
+    """Give `model` random weights on the CPU, the same every time.
+
+    Values keep their size from layer to layer. No weight is zero, as biases and position tables are at the start: a
+    fault in them would not show.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in [*model.named_parameters()]:
+        values = torch.randn(parameter.shape, generator=generator)
+        if parameter.dim() in (2, 4):  # [out, in], [out, in, height, width]
+            values /= parameter[0].numel() ** 0.5
+        else:
+            values = 0.3 * values + (parameter.dim() == 1)
+        replace_parameter(model, name, values)
+
+
+def _fault_of_shapes(model: nn.Module) -> str:
+    size = image_size(model)
+    try:
+        shape = shape_of_logits(model, size)
+    except Exception:  # timm checks no combination of its arguments: any class of error may follow
+        return "timm builds it, but no image passes through it"
+    return "" if len(shape) == 2 else f"for an image it gives {list(shape)} numbers, not one for each class"
+
+
+def _fault_of_logits(sample: nn.Module) -> str:
+    """They are finite, and depend on the image and on every parameter."""
+    side = image_size(sample)
+    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    logits: Tensor = sample(images)  # [2, classes]
+    if not bool(logits.isfinite().all()):
+        return "its logits for a random image are not finite"
+    if torch.equal(logits[0], logits[1]):
+        return "its logits are the same for all images"
+    logits.sum().backward()
+    unread = next((name for name, parameter in sample.named_parameters() if parameter.grad is None), "")
+    sample.zero_grad()
+    return unread and f"its logits do not depend on {unread}, which timm builds and {type(sample).__name__} never reads"
+
+
+def _fault_of_cuts(sample: nn.Module) -> str:
+    """A unit less along every axis gives the numbers of the masked model, and the costs that are predicted."""
+    cuts = [*_cuts(find_groups(sample, image_size(sample)))]
+    if not (fault := _fault_of(sample, cuts)):
+        return ""
+    for cut in cuts:
+        if alone := _fault_of(sample, [cut]):
+            return f"a cut along {cut.axis} is not exact: {alone}"
+    return f"a cut along all axes is not exact: {fault}"
+
+
+def _cuts(groups: Groups) -> Iterator[Cut]:
+    """One unit of each axis that has a unit to spare, in the last block and of the residual; the first block."""
+    last = f"blocks.{max(group.units for group in groups if group.axis == 'block') - 1}."
+    for group in groups:
+        spare = group.segments[-1] - fewest_units(group.axis)
+        if spare > 0 and (group.place.startswith(last) or group.axis in ("block", "embed")):
+            yield Cut(group.place, group.axis, (group.units - 1 if group.axis in ("qk", "v") else 0,))
+
+
+def _fault_of(sample: nn.Module, cuts: Sequence[Cut]) -> str:
+    try:
+        remove(sample, cuts, image_size(sample))
+    except CheckFailed as error:
+        return error.message
+    return ""

@@ -1,0 +1,153 @@
+"""How images are prepared for a model: as the settings say, else as a file beside the weights says, else as timm says.
+
+The file is the first of these that is there: `model.json` of a model that this toolkit has saved, Hugging Face's
+`preprocessor_config.json`, the `config.json` that timm saves, `args.yaml` of timm's training. What it asks for and is
+not done here is an error, never left out. Where there is none, timm's crop is not taken: the whole image is squashed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import yaml
+from pydantic import ValidationError
+from timm.data.config import resolve_data_config
+from timm.models import get_pretrained_cfg
+
+from toolkit import recipe, records, resolve
+from toolkit.errors import WeightsError
+from toolkit.models import huggingface
+from toolkit.preprocessing import Preprocessing
+from toolkit.records import ModelInfo
+
+Settings: TypeAlias = dict[str, Any]
+"""Those of `recipe.Model` that PARTS names, not checked yet; or any, as read from a file."""
+
+PARTS = ("mean", "std", "interpolation", "crop", "crop_mode")
+
+
+def preprocessing_of(settings: recipe.Model) -> Preprocessing:
+    """How images are prepared for this model.
+
+    Raises WeightsError for a file beside the weights that is damaged, or asks for what cannot be done.
+    """
+    found = beside(settings)
+    base = found[1] if found else _timms(settings.name)
+    named = ", ".join(f"model.{part}" for part in PARTS if getattr(settings, part) is not None)
+    crops = _sets_crop(settings)
+    return Preprocessing(
+        mean=settings.mean or base.mean,
+        std=settings.std or base.std,
+        interpolation=settings.interpolation or base.interpolation,
+        crop=(settings.crop or 1.0) if crops else base.crop,
+        crop_mode=(settings.crop_mode or "center") if crops else base.crop_mode,
+        origin="; else ".join(filter(None, (named, "" if _sets_all(settings) else base.origin))),
+    )
+
+
+def beside(settings: recipe.Model) -> tuple[Path, Preprocessing] | None:
+    """The file beside the weights that says how images are prepared, and what it says; None where there is none, or
+    nothing is left for it to say."""
+    if settings.weights in ("hub", "none") or _sets_all(settings):
+        return None
+    weights = Path(settings.weights).expanduser()
+    if not weights.is_file():  # which is said when they are read
+        return None
+    ours = weights.parent / "model.json"
+    if weights.name == "model.safetensors" and ours.is_file():
+        return ours, replace(records.load(ModelInfo, ours).preprocessing, origin=str(ours))
+    readers: dict[str, Callable[[Settings], Settings | None]] = {
+        "preprocessor_config.json": huggingface.settings_in,
+        "config.json": _in_config_of_timm,
+        "args.yaml": lambda args: _in_args_of_timm(args, settings.name),
+    }
+    for name, read in readers.items():
+        file = weights.parent / name
+        if file.is_file() and (found := _read(file, read)) is not None:
+            return file, found
+    return None
+
+
+def _sets_crop(settings: recipe.Model) -> bool:
+    """Crop and its mode are one choice: half of it is not taken from elsewhere."""
+    return settings.crop is not None or settings.crop_mode is not None
+
+
+def _sets_all(settings: recipe.Model) -> bool:
+    return None not in (settings.mean, settings.std, settings.interpolation) and _sets_crop(settings)
+
+
+def _timms(name: str) -> Preprocessing:
+    """What timm has for a name, but the whole image."""
+    return _checked({**_resolved(_config_of(name)), "crop": 1.0, "crop_mode": "squash"}, f"timm's {name}")
+
+
+def _config_of(name: str) -> Settings:
+    config = get_pretrained_cfg(name)
+    return config.to_dict() if config else {}
+
+
+def _resolved(config: Settings) -> Settings:
+    """timm's config of a set of weights; what it does not say has timm's defaults."""
+    found = resolve_data_config({"in_chans": 3}, config)
+    return {**{part: found[part] for part in PARTS if part != "crop"}, "crop": found["crop_pct"]}
+
+
+def _in_config_of_timm(content: Settings) -> Settings | None:
+    """None for another library's config. Older ones are not nested."""
+    config = content.get("pretrained_cfg") or (content if "architecture" in content else None)
+    if config is not None and not isinstance(config, dict):
+        raise ValueError(f"'pretrained_cfg' {config!r} holds no settings")
+    return _resolved(config) if config else None
+
+
+def _in_args_of_timm(args: Settings, name: str) -> Settings | None:
+    """None for another program's arguments. What was not set is as timm has it for the model's name."""
+    if "crop_pct" not in args:
+        return None
+    keys = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
+    return _resolved({**_config_of(name), **{key: args[key] for key in keys if args.get(key)}})
+
+
+def _read(file: Path, read: Callable[[Settings], Settings | None]) -> Preprocessing | None:
+    """What a file says, in our terms; None where it says nothing of images."""
+    try:
+        found = read(_parsed(file))
+        return None if found is None else _checked(found, str(file))
+    except (ValueError, OverflowError) as error:
+        raise WeightsError(
+            f"how images are prepared cannot be taken from {file}: {error}",
+            "mend it, or set model.mean, model.std, model.interpolation and model.crop, and it is not read",
+        ) from error
+
+
+def _parsed(file: Path) -> Settings:
+    """Raises ValueError for what is neither JSON nor YAML, or no settings."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        found = yaml.safe_load(text) if file.suffix == ".yaml" else json.loads(text)
+    except OSError as error:
+        raise ValueError(f"it cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise ValueError("it is not text") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON: {error}") from None
+    except yaml.YAMLError:
+        raise ValueError("it is not YAML") from None
+    if not isinstance(found, dict):
+        raise ValueError("it holds no settings")
+    return found
+
+
+def _checked(found: Settings, origin: str) -> Preprocessing:
+    """Raises ValueError for what would not pass as settings."""
+    try:
+        said = recipe.Model.model_validate(found)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise ValueError(f"{fault['loc'][0]} {found[str(fault['loc'][0])]!r}: {resolve.wanted(fault)[0]}") from None
+    return Preprocessing(**said.model_dump(include=set(PARTS)), origin=origin)
