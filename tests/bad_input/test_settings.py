@@ -192,12 +192,11 @@ def test_no_type_in_any_place_is_refused_in_words_of_pydantic(
         assert "something else" not in said, "a finding of pydantic that we have no words for"
 
 
-def test_flags_of_earlier_commands_that_are_damaged(
+def test_flags_of_earlier_commands_without_names(
     here: Path, command: Command, in_our_words: Callable[[Any], str]
 ) -> None:
-    for text, said in (("flags: [1]\n", "flags.yaml holds no flags by name"), ("flags: {\n", "flags.yaml, line 2")):
-        Path("runs/default/flags.yaml").write_text(text)
-        assert said in in_our_words(command("prune"))
+    Path("runs/default/flags.yaml").write_text("flags: [1]\n")
+    assert "flags.yaml holds no flags by name" in in_our_words(command("prune"))
 
 
 def test_budget_that_cannot_be_met_says_the_closest_that_can(
