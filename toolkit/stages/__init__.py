@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,6 +71,11 @@ class Run:
         if not self.dry:
             self.folder.write_text(name, json.dumps(broken))
         return found
+
+    def images_of(self, result: str) -> str:
+        """Hash of how images are prepared for a finished model: what was made from equal weights may still differ."""
+        prepared = self.folder.read(result, "model.json", records.ModelInfo).preprocessing
+        return hashing.digest(asdict(replace(prepared, origin="")))
 
     def weights_of(self, result: str) -> str:
         """Hash of a finished model."""
