@@ -53,7 +53,8 @@ class Export(Stage):
         units = []
         for name in settings.targets:
             for subject, result in MODELS.items():
-                inputs = {"model": run.weights_of(result), **target(name).depends_on(settings), **shared}
+                made_from = {"model": run.weights_of(result), "images": run.images_of(result)}
+                inputs = {**made_from, **target(name).depends_on(settings), **shared}
                 units.append(Unit(artifact_folder(run, name, subject), inputs, partial(_export, run, name, result)))
         return units
 
