@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import ModuleType
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from toolkit.errors import LibraryDied
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,20 @@ def findings() -> Iterator[Finding]:
 
 
 def _runtimes() -> Iterator[Finding]:
+    """In a process of its own: a build for another CPU ends the one that imports it."""
+    from toolkit.isolated import Guest, Isolated
+
     try:
-        import onnxruntime
+        with Isolated(Guest("onnxruntime"), "being imported", importlib.import_module, "onnxruntime") as there:
+            yield Finding("onnxruntime", True, there.call("saying what it can do", _providers))
     except ImportError as error:
         yield Finding("onnxruntime", False, f"pip install onnxruntime-gpu (onnxruntime off Linux x86-64): {error}")
-        return
-    yield Finding("onnxruntime", True, f"{onnxruntime.__version__}: {', '.join(onnxruntime.get_available_providers())}")
+    except LibraryDied as error:
+        yield Finding("onnxruntime", False, f"{error.message}; {error.hint}")
+
+
+def _providers(onnxruntime: ModuleType) -> str:
+    return f"{onnxruntime.__version__}: {', '.join(onnxruntime.get_available_providers())}"
 
 
 def _gpu(name: str | None) -> Iterator[Finding]:

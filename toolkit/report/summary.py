@@ -59,6 +59,7 @@ def judgement(page: Page) -> Judgement:
     if page.parity.unopened and not {"fail", "undecided"} & {*verdicts}:
         names = ", ".join(map(numbers.printable, page.parity.unopened))
         text["undecided"] = f"Not every exported file could be run here: nothing is known about {names}."
+        text["fail"] = f"Not every exported file could be run: a runtime died of {names}."
     return Judgement(page.parity.verdict, text[page.parity.verdict])
 
 
