@@ -43,7 +43,7 @@ def _by_channel(values: tuple[float, ...] | None) -> tuple[float, ...] | None:
     for value in values:
         if 1 < value <= 255:
             raise ValueError(f"{value:g} is for colours from 0 to 255, here they go from 0 to 1; divide by 255")
-        if not 0 <= value <= 1:  # nan compares with nothing
+        if not 0 <= value <= 1:
             raise ValueError(f"{value:g} is not between 0 and 1, as colours are")
     return values if len(values) == 3 else values * 3
 
