@@ -9,7 +9,7 @@ SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --maxprocess
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check slow gpu clean
+.PHONY: help setup demo test check slow models gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +39,9 @@ slow: $(READY) ## run the tests that take minutes, those that take the time, and
 	$(SIDE_BY_SIDE) -m "slow and not speed and not gpu"
 	$(BIN)/pytest -m speed
 	TOOLKIT_MANY_EXAMPLES=1 $(BIN)/pytest tests/models/test_surgery.py
+
+models: $(READY) ## which of timm's models can be cut and exported: docs/models.md (10 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m toolkit.export.survey docs/models.md
 
 # With the packages that are there: a machine with a GPU may be one whose packages cannot be changed.
 gpu: ## on a machine with a GPU: are the kernels right, and how fast (20 minutes)

@@ -130,6 +130,7 @@ def test_a_file_that_does_not_run_here_leaves_the_others_their_verdict(here: Pat
     assert all(made.candidate != "rtx-fp32" for domain in report.domains for made in domain.comparisons)
 
 
+@pytest.mark.slow  # the record is asked in tests/bench/test_identity.py
 def test_a_batch_outside_of_an_engines_profile(here: Path, command: Command) -> None:
     assert command("export", "--rtx", "--batch-size", "1,4,8").code == 0
     engine = identify(here / "runs/default/artifacts/rtx-fp32")

@@ -37,6 +37,8 @@ CASES: list[tuple[str, list[str], str]] = [
     ("vit_small_patch16_18x2_224", [], "blocks.0 is a ParallelThingsBlock"),
     (DISTILLED, ["--set", "model.args.no_embed_class=true"], f"{NO_WAY}: timm builds it, but no image passes through"),
     (DISTILLED, ["--set", "model.args.reg_tokens=4"], f"{NO_WAY}: its logits do not depend on reg_token"),
+    (VIT, ["--set", "model.args.mlp_ratio=1e12"], "the model is too large for this machine: to try two blocks takes"),
+    (VIT, ["--set", "model.args.weight_init=skip"], "weights are what happens to be in memory"),
     (BEIT, ["--set", "export.image_size=24,32,48"], "BEiT's relative positions are made for images of one size"),
 ]
 

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from toolkit import limits
 from toolkit.errors import CheckFailed, UnsupportedModel
-from toolkit.models.count import shape_of_logits
+from toolkit.models.count import FLOAT32_BYTES, shape_of_logits
 from toolkit.models.groups import Groups, find_groups
 from toolkit.models.patches import image_size, patch_size
 from toolkit.models.selection import fewest_units
@@ -23,6 +24,8 @@ from toolkit.records import Cut
 
 PATCHES = 3
 """Rows and columns of patches of an excerpt's images."""
+COPIES = 4
+"""Of an excerpt, at most, at a time: its gradient, or a masked and a cut one."""
 
 
 def accept(model: nn.Module, name: str) -> None:
@@ -40,15 +43,30 @@ def accept(model: nn.Module, name: str) -> None:
 
 
 def excerpt(model: nn.Module) -> nn.Module:
-    """A copy with the first and the last block only, for images of few patches, with random weights on the CPU."""
+    """A copy with the first and the last block only, for images of few patches, with random weights on the CPU.
+
+    Raises UnsupportedModel where even that is too large for this machine.
+    """
     blocks = blocks_of(model)
     between = range(1, len(blocks) - 1)
     sample = copy.deepcopy(model, {id(blocks[index]): nn.Identity() for index in between})
     drop_blocks(sample, set(between))
+    _check_memory(sample)
     draw_weights(sample)
     side = min(PATCHES * patch_size(model), image_size(model))
     sample.set_input_size(img_size=(side, side))  # type: ignore[operator]
     return sample.eval()
+
+
+def _check_memory(sample: nn.Module) -> None:
+    needed = COPIES * FLOAT32_BYTES * sum(parameter.numel() for parameter in sample.parameters())
+    memory = limits.memory_bytes()
+    if memory and needed > memory:
+        raise UnsupportedModel(
+            f"the model is too large for this machine: to try two blocks takes {needed / 1e9:,.0f} GB of memory, "
+            f"there are {memory / 1e9:,.0f}",
+            "see model.args",
+        )
 
 
 def draw_weights(model: nn.Module) -> None:

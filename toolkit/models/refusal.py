@@ -39,6 +39,8 @@ def check_arguments(name: str, args: Mapping[str, Setting]) -> None:
     for argument in args:
         if argument not in known:
             raise RecipeError(f"model.args: {name} takes no {argument!r}", suggestion(argument, sorted(known)))
+    if args.get("weight_init") == "skip":
+        raise RecipeError("with weight_init='skip' weights are what happens to be in memory", "see model.weights")
 
 
 def of_arguments(name: str, args: Mapping[str, Setting], error: Exception) -> RecipeError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from toolkit import hashing, records
-from toolkit.errors import ToolkitError, WeightsError
+from toolkit.errors import RecipeError, ToolkitError, WeightsError
 from toolkit.recipe import Training
 from toolkit.records import DENSE, ModelInfo, TrainingHistory
 from toolkit.stages import Run, Stage, Unit, hash_of
@@ -18,8 +18,11 @@ class Train(Stage):
         from toolkit.models.preprocessing import preprocessing_of
         from toolkit.models.source import check_name
 
-        check_name(run.recipe.model.name)
-        preprocessing_of(run.recipe.model)
+        model = run.recipe.model
+        check_name(model.name)
+        if model.weights_key is not None and model.weights in ("hub", "none"):
+            raise RecipeError(f"model.weights_key is for a file, not for weights {model.weights!r}", "--weights FILE")
+        preprocessing_of(model)
         check_training(run.recipe.train)
         if not run.has_dense:
             _ = run.outline  # seconds now, instead of hours of training and then an error
