@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Processes of one thread each, eight at most: each needs a gigabyte. A file stays in one of them.
+SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile \
+	--durations=25 --durations-min=1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -23,7 +26,7 @@ demo: $(READY) ## run the whole chain on built-in images; ends with a table and 
 	$(BIN)/toolkit run --recipe toolkit/default.yaml --run runs/demo
 
 test: $(READY) ## run the tests and require their coverage
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile --cov --cov-report=term
+	$(SIDE_BY_SIDE) --cov --cov-report=term --ignore=tests/test_layout.py
 
 check: $(READY) ## style, types, import order, and what a wheel holds
 	$(BIN)/ruff check .
@@ -32,8 +35,9 @@ check: $(READY) ## style, types, import order, and what a wheel holds
 	$(BIN)/lint-imports
 	$(BIN)/pytest tests/test_layout.py
 
-slow: $(READY) ## run the tests that take minutes, and random plans in numbers
-	$(BIN)/pytest -m "slow and not gpu"
+slow: $(READY) ## run the tests that take minutes, those that take the time, and random plans in numbers
+	$(SIDE_BY_SIDE) -m "slow and not speed and not gpu"
+	$(BIN)/pytest -m speed
 	TOOLKIT_MANY_EXAMPLES=1 $(BIN)/pytest tests/models/test_surgery.py
 
 models: $(READY) ## which of timm's models can be cut and exported: docs/models.md (10 minutes)

@@ -16,6 +16,7 @@ from toolkit.export.calibrate import Images, Predict, in_batches, shares
 from toolkit.export.prepare import Prepared, random_images
 from toolkit.export.reference import FLOAT32, answers, compared
 from toolkit.export.trace import fits
+from toolkit.export.widened import widened
 from toolkit.models.resize import resized
 from toolkit.pixels import normalised, to_pixels
 from toolkit.records import Lowered, ModelInfo, TensorSpec
@@ -91,11 +92,15 @@ def costs(prepared: Prepared, options: recipe.Export, run: Predict) -> Lowered:
     return replace(made, accuracy=sample.by_domain(found), reference=sample.by_domain(known.accuracies))
 
 
-def difference_in_onnxruntime(graph: bytes, prepared: Prepared, options: recipe.Export) -> float | None:
-    """The same for a graph that onnxruntime runs; None in bf16, for which it has no kernels on processors."""
-    if options.precision == "bf16":
+def difference_in_onnxruntime(prepared: Prepared, options: recipe.Export) -> float | None:
+    """`difference` of the graph that the file is made of, in onnxruntime.
+
+    In bf16, for which it has no kernels on processors, the graph computes in float32; None where it is too large then.
+    """
+    graph = widened(prepared.proto) if options.precision == "bf16" else prepared.proto
+    if not fits(graph):
         return None
-    with onnx_session.opened(graph) as run:
+    with onnx_session.opened(graph.SerializeToString()) as run:
         return difference(prepared, options, run)
 
 

@@ -46,7 +46,7 @@ class Onnx(Target):
         check.check_graph(prepared.proto, prepared.info, options, file)
         written = Written(FILE, beside, ("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu"))
         if options.precision == "bf16":  # onnxruntime has no kernels for it on processors
-            return written
+            return replace(written, options={"graph_difference": check.difference_in_onnxruntime(prepared, options)})
         with tempfile.TemporaryDirectory() as folder:
             optimised = Path(folder) / FILE
             with onnx_session.opened(file, optimised) as run:

@@ -78,12 +78,12 @@ def prepare(
     """Everything up to the writing. `sample` is needed for all precisions but fp32."""
     if not model.info.weights_sha256:
         raise BadInput("the model has no hash, so its export could not be traced back to it", "save the model first")
+    if sample is None and options.precision != "fp32":
+        raise BadInput(f"{options.precision} needs images of the source domains to choose by", "see data.path")
     work = _Work(model.info, options, choices)
     module, rewrites = work.flat(model.module)
-    if options.precision == "fp32":
+    if sample is None or options.precision == "fp32":
         return Prepared(model, module, partial(work.graph, module), rewrites, None, None)
-    if sample is None:
-        raise BadInput(f"{options.precision} needs images of the source domains to choose by", "see data.path")
     if options.input == "uint8":
         sample = sample.of_pixels(model.info.preprocessing)
     known = reference(model, sample)

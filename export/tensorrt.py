@@ -71,7 +71,7 @@ class TensorRT(Target):
         wanted = engine_options(options, built_by)
         onnx = check.serialized(prepared.proto)
         check.check_graph(prepared.proto, prepared.info, options)
-        difference = check.difference_in_onnxruntime(onnx, prepared, options)
+        difference = check.difference_in_onnxruntime(prepared, options)
         if options.attention == "custom":
             onnx = check.serialized(quick_plugin.for_engine(prepared, wanted.oldest_architecture))
         cache = Path(options.timing_cache) if options.timing_cache else None

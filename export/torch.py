@@ -93,10 +93,15 @@ class TorchExport(Target):
 def load(file: Path, *, compiled: bool) -> Callable[[torch.Tensor], torch.Tensor]:
     """What `write` has written, ready to be called with images [batch, 3, S, S]."""
     if compiled:
-        run: Callable[[torch.Tensor], torch.Tensor] = torch._inductor.aoti_load_package(str(file))
-    else:
-        run = torch.export.load(file).module()
-    return run
+        code = torch._inductor.aoti_load_package(str(file))
+
+        def run(images: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = code(images.contiguous())  # it would not look at their strides
+            return logits
+
+        return run
+    program: Callable[[torch.Tensor], torch.Tensor] = torch.export.load(file).module()
+    return program
 
 
 class _Program:

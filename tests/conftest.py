@@ -105,6 +105,12 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
 
 
 @pytest.fixture(scope="session")
+def untraced() -> dict[str, str]:
+    """Variables of the environment for processes that do not count for coverage: being traced takes twice as long."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+
+
+@pytest.fixture(scope="session")
 def measured() -> Callable[[str, str], dict[str, float]]:
     """`measured(program, argument)`: the JSON that a Python program prints, run by itself on two threads."""
 

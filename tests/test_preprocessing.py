@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from toolkit.preprocessing import Preprocessing
 from toolkit.records import ModelInfo
 
 Command = Callable[..., Any]
-DENSE = Path("runs/default/dense")
+RUN = Path("runs/default")
+DENSE = RUN / "dense"
 HUGGING_FACE = {
     "image_processor_type": "DeiTImageProcessor", "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6],
     "resample": 2, "size": {"height": 256, "width": 256}, "do_center_crop": True, "crop_size": 224,
@@ -74,6 +76,23 @@ def test_a_file_beside_the_weights_is_followed_shown_and_part_of_the_result(
     weights.unlink()
     config.unlink()
     assert command("train").made == [], "what was made from files stays good when they are gone"
+
+
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        ("dense", "prune: pruned: changed: images"),
+        ("pruned", "finetune: finetuned: changed: images"),
+        ("finetuned", "export: artifacts/onnx-fp32: changed: images"),
+    ],
+)
+def test_equal_weights_for_other_images_are_another_model(here: Path, command: Command, result: str, said: str) -> None:
+    file = here / RUN / result / "model.json"
+    info = records.load(ModelInfo, file)
+    records.save(replace(info, preprocessing=replace(info.preprocessing, origin="another file")), file)
+    assert "changed" not in command("parity", "--dry-run").err
+    records.save(replace(info, preprocessing=replace(info.preprocessing, crop=0.5)), file)
+    assert said in command("parity", "--dry-run").err
 
 
 @pytest.mark.parametrize(

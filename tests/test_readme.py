@@ -46,11 +46,19 @@ def test_the_readme_names_commands() -> None:
     assert {line.split()[1] for line in LINES if line.startswith("toolkit ")} >= {*STAGE_HELP, "run", "inspect", "init"}
 
 
+SAYS = {"init": "wrote toolkit.yaml", "inspect": "heads", "doctor": "onnxruntime", "--help": "Usage"}
+"""What commands say that make no result."""
+
+
+@pytest.mark.no_cover  # being traced they take twice as long, and other tests run every line of theirs
 @pytest.mark.parametrize("line", [line for line in LINES if line.startswith("toolkit ")])
 def test_command(line: str, folder: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """In the README's order: later commands speak of what earlier ones have made."""
     monkeypatch.chdir(folder)
     words = shlex.split(line)[1:]
+    run = Path(words[words.index("--run") + 1] if "--run" in words else "runs/default")
+    page = run / "report.html"
+    page.unlink(missing_ok=True)
     if words[0] == "init":
         Path("toolkit.yaml").rename("tiny.yaml")
     ended = command(*words)
@@ -59,6 +67,13 @@ def test_command(line: str, folder: Path, command: Callable[..., Any], monkeypat
     invalid = ended.code == 3 and "the measurement is INVALID" in ended.err  # on a machine that does other work
     unproven = ended.code == 1 and "undecided: too few images to tell" in ended.err  # nine images a domain
     assert ended.code == 0 or invalid or unproven, ended.err
+    assert page.is_file() == (words[0] in ("run", "report") and "--until" not in words)
+    if words[0] in SAYS:
+        assert SAYS[words[0]] in ended.out + ended.err
+    elif words[0] not in ("run", "report"):
+        results = re.findall(rf"^{words[0]}: (?:making )?(\S+) (?:\(.+\)|is up to date)$", ended.err, re.MULTILINE)
+        assert results, ended.err
+        assert all((run / result / "stage.json").is_file() for result in results)
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if not line.startswith("toolkit ")])

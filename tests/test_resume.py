@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
@@ -43,12 +42,16 @@ main()
 """
 
 
-def killed(code: str, *words: str) -> None:
-    """Run the command line in a process that ends itself as a kill would."""
-    command = [sys.executable, "-c", code, *words]
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
-    assert ran.returncode == -signal.SIGKILL, ran.stderr
+@pytest.fixture
+def killed(untraced: dict[str, str]) -> Callable[..., None]:
+    """`killed(code, ...)`: runs the command line in a process that ends itself as a kill would."""
+
+    def run(code: str, *words: str) -> None:
+        env = {**untraced, "PYTHONPATH": str(Path(__file__).parent.parent)}
+        ran = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False, env=env)
+        assert ran.returncode == -signal.SIGKILL, ran.stderr
+
+    return run
 
 
 def weights() -> str:
@@ -68,7 +71,9 @@ def _interrupts_arrive() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def test_a_killed_training_goes_on_and_ends_with_the_same_weights(here: Path, command: Command) -> None:
+def test_a_killed_training_goes_on_and_ends_with_the_same_weights(
+    here: Path, command: Command, killed: Callable[..., None]
+) -> None:
     uninterrupted = weights()
     shutil.rmtree("runs/default")
     killed(KILLED_AFTER_TWO_CHECKPOINTS, "train")
@@ -127,15 +132,20 @@ def test_bad_input_in_between_does_not_lose_the_checkpoint(
     "words",
     [
         ("prune", "--ratio", "0.25"),
-        ("finetune", "--distill-weight", "0.25"),
-        ("export", "--opset", "19"),
-        ("parity", "--batch-size", "5"),
-        ("bench", "--samples", "31"),
+        *(
+            pytest.param(words, marks=pytest.mark.slow)
+            for words in [
+                ("finetune", "--distill-weight", "0.25"),
+                ("export", "--opset", "19"),
+                ("parity", "--batch-size", "5"),
+                ("bench", "--samples", "31"),
+            ]
+        ),
     ],
     ids=lambda words: words[0],
 )
 def test_a_kill_in_a_stage_leaves_the_previous_result(
-    here: Path, command: Command, snapshot: Snapshot, words: tuple[str, ...]
+    here: Path, command: Command, killed: Callable[..., None], snapshot: Snapshot, words: tuple[str, ...]
 ) -> None:
     run = here / "runs" / "default"
     before = snapshot(run, *LIVING)

@@ -127,12 +127,6 @@ class Model(Section):
     """What is resized to that length: the shorter side (center, the default where crop is set), both sides (squash), or
     the longer one, with a border of the mean (border)."""
 
-    @model_validator(mode="after")
-    def _key_is_for_a_file(self) -> Model:
-        if self.weights_key is not None and self.weights in ("hub", "none"):
-            raise ValueError(f"weights_key is for a file, not for weights {self.weights!r}")
-        return self
-
 
 class Data(Section):
     path: str = "digits"

@@ -81,10 +81,10 @@ VALUES = [
     (["bench", "--batch-size", "0"], "bench.batch_size.0 = '0'", ""),
     (["train", "--mean", "123.7,116.3,103.5"], "123.7 is for colours from 0 to 255", "divide by 255"),
     (["train", "--mean", "0.5,0.5"], "model.mean = '0.5,0.5': it needs one number, or three: red, green, blue", ""),
-    (["train", "--set", "model.mean=.nan"], "model.mean = nan: nan is not between 0 and 1", ""),
+    (["train", "--set", "model.mean=.nan"], "model.mean.0 = nan: it should be a number", ""),
     (["train", "--std", "0.2,0,0.2"], "model.std = '0.2,0,0.2': 0 cannot be divided by", ""),
     (["train", "--std", "-1"], "model.std = '-1': -1 is not between 0 and 1", ""),
-    (["train", "--crop", "1.5"], "model.crop = 1.5: it should be less than or equal to 1", ""),
+    (["train", "--crop", "1.5"], "model.crop = 1.5: it should be at most 1", ""),
     (["train", "--crop-mode", "fit"], "model.crop_mode = 'fit': it should be 'squash', 'center' or 'border'", ""),
     (["train", "--interpolation", "cubic"], "model.interpolation = 'cubic': it should be 'nearest', 'bilinear'", ""),
 ]
@@ -192,12 +192,11 @@ def test_no_type_in_any_place_is_refused_in_words_of_pydantic(
         assert "something else" not in said, "a finding of pydantic that we have no words for"
 
 
-def test_flags_of_earlier_commands_that_are_damaged(
+def test_flags_of_earlier_commands_without_names(
     here: Path, command: Command, in_our_words: Callable[[Any], str]
 ) -> None:
-    for text, said in (("flags: [1]\n", "flags.yaml holds no flags by name"), ("flags: {\n", "flags.yaml, line 2")):
-        Path("runs/default/flags.yaml").write_text(text)
-        assert said in in_our_words(command("prune"))
+    Path("runs/default/flags.yaml").write_text("flags: [1]\n")
+    assert "flags.yaml holds no flags by name" in in_our_words(command("prune"))
 
 
 def test_budget_that_cannot_be_met_says_the_closest_that_can(

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from toolkit import hashing
+from toolkit import hashing, records
 from toolkit.bench.identity import identify
 from toolkit.errors import BadInput
+from toolkit.records import Artifact
 
 
 def test_an_artifact_is_named_by_its_file_and_a_model_by_its_weights(folders: Path) -> None:
@@ -20,3 +22,14 @@ def test_an_artifact_is_named_by_its_file_and_a_model_by_its_weights(folders: Pa
 def test_another_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="neither"):
         identify(tmp_path)
+
+
+def test_an_engine_takes_the_batches_of_its_profile(folders: Path, tmp_path: Path) -> None:
+    artifact = records.load(Artifact, folders / "slim-onnx" / "artifact.json")
+    engine = replace(artifact, options={"least_batch": 2, "largest_batch": 8})
+    records.save(engine, tmp_path / "artifact.json")
+    for size in (2, 8):
+        identify(tmp_path).check_batch(size)
+    for size in (1, 9):
+        with pytest.raises(BadInput, match=f"takes 2 to 8 images a call, not {size}"):
+            identify(tmp_path).check_batch(size)

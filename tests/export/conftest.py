@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,12 @@ import torch
 from toolkit import recipe
 from toolkit.export.artifact import export
 from toolkit.export.calibrate import Part, Sample
+from toolkit.models import source
+from toolkit.models.adapt import attentions
 from toolkit.models.resize import resized
 from toolkit.models.source import LoadedModel
 from toolkit.models.surgery import info_after, remove
+from toolkit.pixels import normalised
 from toolkit.progress import silent
 from toolkit.prune.criteria import Calibration
 from toolkit.prune.methods import Job, method
@@ -68,5 +73,74 @@ def exported(sample_of: Callable[..., Sample], tmp_path: Path) -> Callable[..., 
     def made(model: LoadedModel, kind: str = "onnx", /, **options: object) -> Artifact:
         settings = recipe.Export.model_validate(options)
         return export(kind, model, settings, tmp_path / "out", sample_of(model, settings.usual_image_size or SIZE))
+
+    return made
+
+
+ARGUMENTS: dict[str, dict[str, Setting]] = {
+    "deit_tiny_patch16_224": {"weight_init": "jax"},
+    "deit_tiny_distilled_patch16_224": {"weight_init": "jax"},
+    "beit_base_patch16_224": {"init_values": 1.0, "use_abs_pos_emb": True, "head_init_scale": 1.0},
+}
+"""With which a model learns digits in three seconds."""
+
+
+@pytest.fixture(scope="session")
+def digits() -> Callable[[LoadedModel], tuple[torch.Tensor, torch.Tensor]]:
+    """`digits(model)`: images [1797, 3, 16, 16] as it reads them, and their labels; the same order every time."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    order = np.random.default_rng(0).permutation(len(found.target))
+    grey = np.rint(found.images[order] * (255 / 16)).astype(np.uint8).repeat(2, axis=1).repeat(2, axis=2)
+    pixels = np.stack([grey] * 3, axis=1)
+
+    def read(model: LoadedModel) -> tuple[torch.Tensor, torch.Tensor]:
+        images = normalised(pixels, model.info.mean, model.info.std)
+        return torch.from_numpy(images), torch.from_numpy(found.target[order].astype(np.int64))
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def trained(digits: Callable[[LoadedModel], tuple[torch.Tensor, torch.Tensor]]) -> Callable[[str], LoadedModel]:
+    """`trained(name)`: two blocks, right for more than nine of ten digits that it was not trained on."""
+
+    @cache
+    def made(name: str) -> LoadedModel:
+        args = {"patch_size": 4, "embed_dim": 48, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0, **ARGUMENTS[name]}
+        settings = recipe.Model(name=name, weights="none", image_size=SIZE, args=args)
+        model = source.build(settings, tuple("0123456789"), seed=0)
+        images, labels = (part[:1400] for part in digits(model))
+        optimizer = torch.optim.AdamW(model.module.parameters(), weight_decay=0.05)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, total_steps=300)
+        drawn = torch.Generator().manual_seed(0)
+        model.module.train()
+        for _ in range(300):
+            some = torch.randint(len(images), (64,), generator=drawn)
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model.module(images[some]), labels[some]).backward()
+            optimizer.step()
+            schedule.step()
+        model.module.eval()
+        return replace(model, info=replace(model.info, weights_sha256="ef" * 32))
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def with_outliers() -> Callable[[LoadedModel], LoadedModel]:
+    """`with_outliers(model)`: every fourth unit of the values is a hundred times as large, and read by a hundredth."""
+
+    def made(model: LoadedModel) -> LoadedModel:
+        module = copy.deepcopy(model.module)
+        with torch.no_grad():
+            for attention in attentions(module).values():
+                units = torch.arange(0, attention.layout.v_width, 4)
+                attention.qkv.weight[2 * attention.layout.qk_width + units] *= 100
+                if attention.v_bias is not None:
+                    attention.v_bias[units] *= 100
+                attention.proj.weight[:, units] /= 100
+        return replace(model, module=module)
 
     return made

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from toolkit import recipe
 from toolkit.bench.runtimes import openvino as runtime
 from toolkit.errors import BadInput, CheckFailed, WrongMachine
 from toolkit.export import check, target
 from toolkit.export.artifact import export
+from toolkit.export.attention import Run
 from toolkit.export.calibrate import Images, Sample
 from toolkit.export.choices import choices
 from toolkit.export.prepare import Prepared, prepare
@@ -57,6 +62,38 @@ def test_a_file_without_numbers_fails_whatever_the_margin(prepared: Prepared) ->
 
     with pytest.raises(CheckFailed, match=r"falls from 100.0%, 100.0% to NaN, NaN"):
         check.costs(lenient, recipe.Export(precision="bf16"), lost)
+
+
+@pytest.mark.parametrize("options", [{"input": "uint8"}, {"image_size": (8, 16, 24)}], ids=str)
+def test_the_reference_is_the_models_own(
+    models: Models, exported: Callable[..., Artifact], options: dict[str, Any]
+) -> None:
+    """The sample's classes are what the model answers to images of the usual size."""
+    lowered = exported(models(), precision="fp16", **options).lowered
+    assert lowered is not None
+    if "image_size" in options:
+        assert lowered.reference == {"one": 1.0, "two": 1.0}
+    assert lowered.accuracy == pytest.approx(lowered.reference, abs=0.125)
+
+
+def test_a_rewritten_model_that_is_not_the_model_decides_nothing(
+    models: Models, exported: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def zeros(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, run: Run) -> Tensor:
+        return torch.zeros(*q.shape[:2], v.shape[-1])
+
+    monkeypatch.setattr("toolkit.export.attention.by_products", zeros)
+    with pytest.raises(CheckFailed, match="the rewritten model's logits differ from torch's by"):
+        exported(models(), precision="int8")
+
+
+def test_a_model_without_numbers_is_no_reference(models: Models, exported: Callable[..., Artifact]) -> None:
+    model = models()
+    lost = copy.deepcopy(model.module)
+    with torch.no_grad():
+        lost.get_parameter("head.bias")[0] = torch.nan
+    with pytest.raises(CheckFailed, match="not finite for images of one, two"):
+        exported(replace(model, module=lost), precision="int8")
 
 
 @pytest.mark.parametrize(("kind", "precision"), [("openvino", "bf16"), ("onnx", "fp16"), ("onnx", "int8")])

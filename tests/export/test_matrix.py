@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,25 +33,25 @@ def test_the_targets_there_are() -> None:
     assert sorted((*TARGETS, "tensorrt")) == plugins.names("toolkit.export")
 
 
-FILES = [*itertools.product(TARGETS, PRECISIONS, ((1, 4, 8), (4,)))]
-KINDS = [*itertools.product(MODELS, ("even", "uneven"))]
-CASES = [
-    pytest.param((*kind, *file), id=str((*kind, *file)), marks=() if turn % len(KINDS) == place else pytest.mark.slow)
-    for turn, file in enumerate(FILES)
-    for place, kind in enumerate(KINDS)
-]
-"""All of them; of each kind of file, one model is not slow, a different one from file to file."""
+@pytest.fixture
+def model(models: Callable[..., LoadedModel], name: str, heads: str) -> LoadedModel:
+    return models(name, heads)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.pairwise
+@pytest.mark.parametrize("batch_size", [(1, 4, 8), (4,)], ids=str)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize("heads", ["even", "uneven"])
+@pytest.mark.parametrize("name", MODELS)
 def test_every_file(
-    models: Callable[..., LoadedModel],
+    model: LoadedModel,
     exported: Callable[..., Artifact],
     tmp_path: Path,
-    case: tuple[str, str, str, str, tuple[int, ...]],
+    kind: str,
+    precision: str,
+    batch_size: tuple[int, ...],
 ) -> None:
-    name, heads, kind, precision, batch_size = case
-    model = models(name, heads)
     if (kind, precision) in LACKING:
         with pytest.raises(RecipeError, match=LACKING[kind, precision]):
             exported(model, kind, precision=precision, batch_size=batch_size)
@@ -77,7 +76,10 @@ def test_every_file(
     assert np.abs(found - expected).max() <= CLOSE[precision] * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    "precision",
+    [pytest.param("fp32", marks=pytest.mark.slow), pytest.param("fp16", marks=pytest.mark.slow), "bf16", "int8"],
+)
 def test_one_node_for_a_layers_attention(
     models: Callable[..., LoadedModel], exported: Callable[..., Artifact], precision: str
 ) -> None:

@@ -11,6 +11,8 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, numpy_helper
 
+from toolkit import recipe
+from toolkit.export.artifact import export
 from toolkit.export.quantize import predict_with, quantized
 from toolkit.models.source import LoadedModel
 from toolkit.records import Artifact
@@ -19,10 +21,16 @@ IMAGES = np.random.default_rng(0).standard_normal((7, 3, 16, 16), dtype=np.float
 """No multiple of any batch."""
 
 
+@pytest.fixture(scope="module")
+def written(models: Callable[..., LoadedModel], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("written")
+    export("onnx", models(heads="uneven"), recipe.Export(attention="decomposed"), folder)
+    return folder / "model.onnx"
+
+
 @pytest.fixture
-def proto(models: Callable[..., LoadedModel], exported: Callable[..., Artifact], tmp_path: Path) -> ModelProto:
-    exported(models(heads="uneven"), attention="decomposed")
-    return onnx.load(tmp_path / "out" / "model.onnx")
+def proto(written: Path) -> ModelProto:
+    return onnx.load(written)
 
 
 def in_int8(proto: ModelProto) -> Counter[str]:

@@ -45,6 +45,7 @@ print(json.dumps({"seconds": seconds, "peak_bytes": peak, "difference": artifact
 
 
 @pytest.mark.slow
+@pytest.mark.speed
 def test_vit_base_to_onnx(measured: Callable[[str, str], dict[str, float]]) -> None:
     found = measured(PROGRAM, "vit_base_patch16_224")
     assert found["seconds"] < 60
@@ -52,20 +53,21 @@ def test_vit_base_to_onnx(measured: Callable[[str, str], dict[str, float]]) -> N
 
 
 @pytest.fixture(scope="module")
-def deit_tiny(halved: Callable[..., LoadedModel]) -> Callable[[str], LoadedModel]:
-    """DeiT-Tiny as it is, or cut to half of its MACs along everything inside of blocks, so that heads are uneven."""
-    built = source.build(recipe.Model(name="deit_tiny_patch16_224", weights="none"), ("cat", "dog"), seed=0)
-    dense = replace(built, info=replace(built.info, weights_sha256="ab" * 32))
+def deit_tiny(halved: Callable[..., LoadedModel]) -> Callable[..., LoadedModel]:
+    """`deit_tiny(heads, depth)`: whole, or cut to half of its MACs along all axes inside of blocks, so that heads are
+    uneven."""
 
-    def made(heads: str) -> LoadedModel:
-        if heads == "even":
-            return dense
-        return halved(dense, "head", "qk", "v", "mlp")
+    def made(heads: str, depth: int = 12) -> LoadedModel:
+        settings = recipe.Model(name="deit_tiny_patch16_224", weights="none", args={"depth": depth})
+        built = source.build(settings, ("cat", "dog"), seed=0)
+        dense = replace(built, info=replace(built.info, weights_sha256="ab" * 32))
+        return dense if heads == "even" else halved(dense, "head", "qk", "v", "mlp")
 
     return made
 
 
 def build_engine(model: LoadedModel, precision: str, architecture: str, out: Path) -> tuple[Artifact, float]:
+    """The engine, and the seconds that its builder took."""
     images = np.random.default_rng(0).standard_normal((8, 3, 224, 224), dtype=np.float32)
     with torch.inference_mode():
         labels = model.module(torch.from_numpy(images)).argmax(1).numpy()
@@ -82,35 +84,42 @@ def build_engine(model: LoadedModel, precision: str, architecture: str, out: Pat
     return artifact, time.perf_counter() - start
 
 
-ALWAYS = {("uneven", "fp16", "sm_86"), ("uneven", "int8", "sm_120")}
-"""The others, of which small models have every one in test_tensorrt.py, take half a minute each."""
-CASES = [
-    pytest.param(case, id="-".join(case), marks=() if case in ALWAYS else pytest.mark.slow)
-    for case in itertools.product(("even", "uneven"), PRECISIONS, ARCHITECTURES)
-]
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_engines_of_deit_tiny(deit_tiny: Callable[[str], LoadedModel], tmp_path: Path, case: tuple[str, ...]) -> None:
+@pytest.mark.slow
+@pytest.mark.speed
+@pytest.mark.parametrize("case", [*itertools.product(("even", "uneven"), PRECISIONS, ARCHITECTURES)], ids="-".join)
+def test_engines_of_deit_tiny(deit_tiny: Callable[..., LoadedModel], tmp_path: Path, case: tuple[str, ...]) -> None:
     heads, precision, architecture = case
     artifact, seconds = build_engine(deit_tiny(heads), precision, architecture, tmp_path)
-    found = [each.status for each in artifact.fusion]
-    print(*case, f"{seconds:.1f} s,", f"fused in {found.count('fused')} of {len(found)} blocks")
+    fused = [each.status for each in artifact.fusion].count("fused")
+    print(*case, f"{seconds:.1f} s,", f"fused in {fused} of 12 blocks")
     assert seconds < ENGINE_SECONDS
+    check_engine(artifact, tmp_path, case, 12)
+
+
+def test_an_engine_of_three_blocks_of_deit_tiny(deit_tiny: Callable[..., LoadedModel], tmp_path: Path) -> None:
+    """Small models have one of every precision and for every GPU, in test_tensorrt.py."""
+    case = ("uneven", "int8", "sm_120")
+    artifact, _ = build_engine(deit_tiny("uneven", 3), *case[1:], tmp_path)
+    check_engine(artifact, tmp_path, case, 3)
+
+
+def check_engine(artifact: Artifact, folder: Path, case: tuple[str, ...], blocks: int) -> None:
+    _, precision, architecture = case
+    found = [each.status for each in artifact.fusion]
     assert artifact.device_architecture == architecture
     assert artifact.inputs[0].shape[0] == "batch"
     assert (artifact.options["least_batch"], artifact.options["largest_batch"]) == (1, 64)
-    assert len(found) == 12
+    assert len(found) == blocks
     assert "unknown" not in found
     assert ("fused" in found) == (precision != "fp32")
-    assert records.load(EngineLayers, tmp_path / "layers.json").layers
+    assert records.load(EngineLayers, folder / "layers.json").layers
 
 
 def test_attention_reads_what_the_projection_wrote_where_it_lies(
-    deit_tiny: Callable[[str], LoadedModel], tmp_path: Path
+    deit_tiny: Callable[..., LoadedModel], tmp_path: Path
 ) -> None:
     """No layer of the engine moves queries, keys or values between the two."""
-    build_engine(deit_tiny("even"), "fp16", "sm_89", tmp_path)
+    build_engine(deit_tiny("even", 3), "fp16", "sm_89", tmp_path)
     layers = records.load(EngineLayers, tmp_path / "layers.json").layers
-    between = [layer for layer in layers if any(node.startswith("blocks.3.attn/") for node in layer.nodes)]
+    between = [layer for layer in layers if any(node.startswith("blocks.1.attn/") for node in layer.nodes)]
     assert [layer.name.partition("_myl")[0] for layer in between] == ["_gemm_mha_v2"]

@@ -38,7 +38,7 @@ HAS_BF16 = "avx512_bf16" in text_of(PROC / "cpuinfo")
 
 Run = Callable[[np.ndarray], np.ndarray]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.speed]
 
 
 @pytest.fixture(scope="module")

@@ -105,7 +105,7 @@ def test_heads_of_64_are_one_kernel_in_half_precision_and_not_in_fp32(models: Mo
     assert {each.mend for each in found} == {"--precision fp16 or bf16"}
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp16", pytest.param("int8", marks=pytest.mark.slow)])
 def test_narrow_heads_are_padded_to_what_the_fused_kernel_takes(
     models: Models, exported: Exported, precision: str
 ) -> None:

@@ -6,14 +6,14 @@ In a process of its own: here Triton interprets its kernels.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
+Compiled = Callable[[str, list[tuple[int, int]], tuple[str, ...]], list[dict[str, Any]]]
 PROGRAM = """
 import json, sys
 from toolkit.kernels.headwise_layer import Layer
@@ -45,19 +45,23 @@ print(json.dumps([
 """
 
 
-def compiled(target: str, sizes: list[tuple[int, int]], kinds: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Summaries of what a layer of one head needs, for each (tokens, width)."""
-    ended = subprocess.run(
-        [sys.executable, "-c", PROGRAM, target, json.dumps(sizes), json.dumps(kinds)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "TRITON_INTERPRET": "0"},
-        timeout=600,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    found: list[dict[str, Any]] = json.loads(ended.stdout)
-    return found
+@pytest.fixture(scope="module")
+def compiled(untraced: dict[str, str]) -> Compiled:
+    """`compiled(target, sizes, kinds)`: summaries of what a layer of one head needs, for each (tokens, width)."""
+
+    def summaries(target: str, sizes: list[tuple[int, int]], kinds: tuple[str, ...]) -> list[dict[str, Any]]:
+        ended = subprocess.run(
+            [sys.executable, "-c", PROGRAM, target, json.dumps(sizes), json.dumps(kinds)],
+            capture_output=True,
+            text=True,
+            env={**untraced, "TRITON_INTERPRET": "0"},
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr
+        found: list[dict[str, Any]] = json.loads(ended.stdout)
+        return found
+
+    return summaries
 
 
 def check(kernel: Mapping[str, Any]) -> None:
@@ -87,7 +91,9 @@ MORE_SIZES = [(197, 32), (197, 16), (197, 128), (257, 16), (577, 64)]
         pytest.param("sm_87", [*SIZES, *MORE_SIZES], marks=pytest.mark.slow),
     ],
 )
-def test_nothing_spills_and_nothing_moves_unit_by_unit(target: str, sizes: list[tuple[int, int]]) -> None:
+def test_nothing_spills_and_nothing_moves_unit_by_unit(
+    compiled: Compiled, target: str, sizes: list[tuple[int, int]]
+) -> None:
     """In training with a bias, without one, and as a layer of its own with one."""
     found = compiled(target, sizes, ("training", "inference"))
     assert {each["computes_as"] for each in found} == {"whole_row", "online", "backward_keys", "backward_queries"}
@@ -98,6 +104,6 @@ def test_nothing_spills_and_nothing_moves_unit_by_unit(target: str, sizes: list[
 @pytest.mark.each_choice
 @pytest.mark.parametrize("tokens", [197, 577])
 @pytest.mark.parametrize("target", ["sm_86", "sm_89", "sm_120"])
-def test_inference_on_other_gpus(target: str, tokens: int) -> None:
+def test_inference_on_other_gpus(compiled: Compiled, target: str, tokens: int) -> None:
     for kernel in compiled(target, [(tokens, 64)], ("inference",)):
         check(kernel)

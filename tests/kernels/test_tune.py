@@ -43,7 +43,7 @@ def test_candidates_give_the_rules_numbers(work: Work) -> None:
 
 
 @pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="with a GPU, see `make gpu`")
-def test_a_wrong_candidate_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_candidate_is_found() -> None:
     work = Work("forward", 50, HEADS)
     rule = by_rule(work, 90)
     wrong = Plan("whole_row", {**rule.settings, "TOKENS": 40})

@@ -174,7 +174,7 @@ def test_a_plan_and_a_model_read_back_give_the_identical_slim_model(
 
 
 @given(shares=SHARES, seed=SEEDS)
-@settings(SEARCH, max_examples=2 * TIMES)
+@settings(SEARCH, max_examples=TIMES)
 def test_onnx_is_torch(
     dense: LoadedModel, tmp_path_factory: pytest.TempPathFactory, shares: list[float], seed: int
 ) -> None:

@@ -30,6 +30,7 @@ print(json.dumps({"seconds": seconds, "peak_bytes": peak, "met": plan.met}))
 
 
 @pytest.mark.slow
+@pytest.mark.speed
 @pytest.mark.parametrize(
     ("name", "seconds", "peak_bytes"),
     [("vit_base_patch16_224", 20, 3 << 30), ("vit_large_patch16_224", 60, None)],

@@ -21,15 +21,9 @@ SQUARES = {"ViT": True, "DeiT": True, "Beit": True, "CLIP": False}
 """What a processor makes of a `size` that is one number: a square, or the length of the shorter side."""
 READ = frozenset(
     (
-        *("do_resize", "size", "resample", "default_to_square", "do_center_crop", "crop_size", "do_rescale"),
-        *(
-            "rescale_factor",
-            "do_normalize",
-            "image_mean",
-            "image_std",
-            "image_processor_type",
-            "feature_extractor_type",
-        ),
+        *("do_resize", "size", "resample", "default_to_square", "do_center_crop", "crop_size"),
+        *("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
+        *("image_processor_type", "feature_extractor_type"),
     )
 )
 IDLE = frozenset(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,6 +101,11 @@ class Run:
         """Whether a dense model of these settings has been made; its data or training may still be out of date."""
         dense = self.folder.stage(DENSE)
         return dense is not None and dense.inputs.get("model") == hash_of(self.recipe.model)
+
+    def images_of(self, result: str) -> str:
+        """Hash of how images are prepared for a finished model: what was made from equal weights may still differ."""
+        prepared = self.folder.read(result, "model.json", records.ModelInfo).preprocessing
+        return hashing.digest(asdict(replace(prepared, origin="")))
 
     def weights_of(self, result: str) -> str:
         """Hash of a finished model."""

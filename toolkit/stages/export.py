@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from toolkit.errors import CheckFailed, DataError
 from toolkit.records import SLIM, Artifact, ModelInfo
 from toolkit.stages import MODELS, Run, Stage, Unit, hash_of
+from toolkit.stages.train import accuracies
 
 if TYPE_CHECKING:
     from toolkit.dg.image import Image
@@ -51,7 +53,8 @@ class Export(Stage):
         units = []
         for name in settings.targets:
             for subject, result in MODELS.items():
-                inputs = {"model": run.weights_of(result), **target(name).depends_on(settings), **shared}
+                made_from = {"model": run.weights_of(result), "images": run.images_of(result)}
+                inputs = {**made_from, **target(name).depends_on(settings), **shared}
                 units.append(Unit(artifact_folder(run, name, subject), inputs, partial(_export, run, name, result)))
         return units
 
@@ -109,7 +112,9 @@ def _export(run: Run, name: str, result: str, out: Path) -> None:
         model = source.load(run.folder.path / result)
         info = replace(model.info, image_size=settings.usual_image_size or model.info.image_size)
         sample = _sample(run, info) if settings.precision != "fp32" else None
-        export(name, model, settings, out, sample, report)
+        artifact = export(name, model, settings, out, sample, report)
+        if sample is not None and artifact.lowered is not None and info.image_size == model.info.image_size:
+            check_known(accuracies(run, result), artifact.lowered.reference, sample)
         if settings.verify:
             _verify(run, name, result, out, report)
         report(1, 1)
@@ -129,6 +134,22 @@ def _sample(run: Run, info: ModelInfo) -> Sample:
         parts.append(Part(domain, *(np.concatenate([batch[part] for batch in seen]) for part in range(2))))
     calibration = np.concatenate([batch.images.numpy() for batch in drawn])
     return Sample(calibration, tuple(parts), run.recipe.parity.margin)
+
+
+def check_known(known: Mapping[str, float], reference: Mapping[str, float], sample: Sample) -> None:
+    """Raise CheckFailed where a model is not as right on the sample as it was on all validation images, in training.
+
+    known, reference: source domain to accuracy. A share of n images strays by less than 2 / sqrt(n), four times the
+    largest standard error.
+    """
+    for part in sample.parts:
+        images, found, before = len(part.labels), reference[part.domain], known[part.domain]
+        if abs(found - before) > 2 / math.sqrt(images):
+            raise CheckFailed(
+                f"the model is right for {found:.1%} of {images} images of {part.domain}, and was for {before:.1%} of "
+                "the validation images when it was trained: what this file would be judged by is wrong",
+                "train again with the libraries that are installed now: the images may be read in another way",
+            )
 
 
 def _calibration_parts(run: Run) -> dict[str, tuple[Image, ...]]:

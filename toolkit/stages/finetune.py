@@ -21,6 +21,7 @@ class Finetune(Stage):
     def units(self, run: Run) -> list[Unit]:
         inputs = {
             "pruned": run.weights_of(PRUNED),
+            "images": run.images_of(PRUNED),
             "data": run.domains.fingerprint(),
             "finetune": hash_of(run.recipe.finetune),
             "seed": str(run.recipe.seed),

@@ -20,7 +20,8 @@ class Parity(Stage):
         from toolkit.bench.identity import identify
 
         inputs = {f"side {name}": identify(folder).sha256 for name, (folder, _) in _sides(run).items()}
-        inputs |= {"data": run.domains.fingerprint(), "parity": hash_of(run.recipe.parity)}
+        inputs |= {"data": run.domains.fingerprint(), "images": run.images_of(DENSE)}
+        inputs["parity"] = hash_of(run.recipe.parity)
         if any(runtime == "tensorrt" for _, runtime in _sides(run).values()):
             inputs["gpu"] = gpu.present()  # with it, engines can be compared that could not be before
         return [Unit(PARITY, inputs, lambda out: _compare(run, out))]

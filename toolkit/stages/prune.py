@@ -35,6 +35,7 @@ class Prune(Stage):
     def units(self, run: Run) -> list[Unit]:
         inputs = {
             "dense": run.weights_of(DENSE),
+            "images": run.images_of(DENSE),
             "data": run.domains.fingerprint(),
             "prune": hash_of(run.recipe.prune),
             "seed": str(run.recipe.seed),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from toolkit import hashing, records
-from toolkit.errors import ToolkitError, WeightsError
+from toolkit.errors import RecipeError, ToolkitError, WeightsError
 from toolkit.recipe import Training
 from toolkit.records import DENSE, ModelInfo, TrainingHistory
 from toolkit.stages import Run, Stage, Unit, hash_of
@@ -18,8 +18,11 @@ class Train(Stage):
         from toolkit.models.preprocessing import preprocessing_of
         from toolkit.models.source import check_name
 
-        check_name(run.recipe.model.name)
-        preprocessing_of(run.recipe.model)
+        model = run.recipe.model
+        check_name(model.name)
+        if model.weights_key is not None and model.weights in ("hub", "none"):
+            raise RecipeError(f"model.weights_key is for a file, not for weights {model.weights!r}", "--weights FILE")
+        preprocessing_of(model)
         check_training(run.recipe.train)
         if not run.has_dense:
             _ = run.outline  # seconds now, instead of hours of training and then an error
@@ -89,8 +92,14 @@ def check_training(settings: Training) -> None:
 def describe(run: Run, result: str) -> str:
     """Accuracies of the kept state, in one line."""
     history = run.folder.read(result, "history.json", TrainingHistory)
+    each = ", ".join(f"{domain} {accuracy:.1%}" for domain, accuracy in accuracies(run, result).items())
+    return f"step {history.selected_step} of {history.steps} kept; on the validation images: {each}"
+
+
+def accuracies(run: Run, result: str) -> dict[str, float]:
+    """Of the kept state, by source domain, on the validation images."""
+    history = run.folder.read(result, "history.json", TrainingHistory)
     kept = next((found for found in history.evaluations if found.step == history.selected_step), None)
     if kept is None:
         raise ToolkitError(f"{result}/history.json has no evaluation at its selected step {history.selected_step}")
-    accuracies = ", ".join(f"{domain} {accuracy:.1%}" for domain, accuracy in kept.accuracy.items())
-    return f"step {history.selected_step} of {history.steps} kept; on the validation images: {accuracies}"
+    return kept.accuracy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -11,13 +12,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from toolkit.bench.gpu import __main__ as command
 from toolkit.bench.gpu import attention, checks, clock, models, page
 from toolkit.bench.gpu.attention import Case, cases
 from toolkit.bench.gpu.clock import Call, Times
 from toolkit.bench.gpu.names import BACKENDS, BUCKETS, DENSE, MODELS, MODES, OURS, PRUNED
+from toolkit.kernels import headwise_operator
 from toolkit.kernels.headwise_attention import reference
+from toolkit.kernels.headwise_settings import Work, by_rule
 from toolkit.models.count import count
 
 
@@ -75,8 +79,21 @@ def test_pruned_models_are_about_half(name: str) -> None:
         assert {tuple(model.eval()(torch.zeros(1, 3, 224, 224)).shape) for model in built.values()} == {(1, 1000)}
 
 
-def test_every_kernel_is_touched() -> None:
-    assert checks.touch("cpu").keys() == {f"{n}{bias}" for n in (50, 197, 401) for bias in ("", "-bias")}
+def test_every_kernel_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a GPU would choose: with the gradient, whose kernels are the same for all."""
+    works: list[Work] = []
+    operator = headwise_operator.operator
+
+    def noted(packed: Tensor, queries: None, bias: Tensor | None, *more: Any) -> tuple[Tensor, Tensor]:
+        heads = tuple(zip(*more[:2], strict=True))
+        works.append(Work("forward", packed.shape[1], heads, bias is not None, with_lse=True))
+        return operator(packed, queries, bias, *more)
+
+    monkeypatch.setattr(headwise_operator, "operator", noted)
+    assert all(bool(grad.any()) for grad in checks.touch("cpu").values())
+    for capability in (80, 86, 90, 120):
+        touched = {(by_rule(work, capability).kernel, work.has_bias) for work in works}
+        assert touched == {*itertools.product(("whole_row", "online"), (False, True))}
 
 
 @pytest.mark.parametrize(
