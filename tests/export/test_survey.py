@@ -12,8 +12,8 @@ from toolkit.export.survey import go_through, kind, page, refusal
 from toolkit.models.source import known_models
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
-THROUGH = ("vit_base_patch16_clip_quickgelu_224", "vit_base_patch16_rpn_224", "vit_large_patch16_radio_v3")
-"""Of kinds that no other test exports: a norm before the blocks, norms behind the layers, registers."""
+THROUGH = ("vit_base_patch16_clip_quickgelu_224", "vit_base_patch16_rpn_224")
+"""Of kinds that no other test exports: a norm before the blocks, norms behind the layers."""
 REFUSED = ("test_vit3", "test_vit4", "beit3_base_patch16_224", "vit_small_patch16_18x2_224")
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from toolkit import recipe
-from toolkit.errors import RecipeError, UnsupportedModel
+from toolkit.errors import RecipeError, UnsupportedModel, WeightsError
 from toolkit.models import source
 from toolkit.models.acceptance import accept, excerpt
 from toolkit.models.attention import HeadwiseAttention
@@ -64,6 +66,16 @@ def test_a_part_that_no_later_stage_could_take(small: Build, place: str, part: n
     module.set_submodule(place, part)
     with pytest.raises(UnsupportedModel, match=said):
         accept(module, "it")
+
+
+def test_finite_weights_that_overflow(tmp_path: Path) -> None:
+    settings = recipe.Model(name=DISTILLED, weights="none", image_size=16, args=SMALL)
+    state = {
+        name: tensor * 1e30 for name, tensor in source.build(settings, ("a", "b"), seed=0).module.state_dict().items()
+    }
+    save_file(state, tmp_path / "huge.safetensors")
+    with pytest.raises(WeightsError, match=f"with these weights {DISTILLED} gives numbers that are not finite"):
+        source.build(settings.model_copy(update={"weights": str(tmp_path / "huge.safetensors")}), ("a", "b"), seed=0)
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", DISTILLED, "beit_base_patch16_224"])

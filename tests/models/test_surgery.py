@@ -280,6 +280,7 @@ def test_a_wrong_cut_is_noticed(small: Build, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_wrong_prediction_is_noticed(small: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = small().module
     monkeypatch.setattr(surgery, "count", lambda *given: replace(count(*given), macs=1))
     with pytest.raises(CheckFailed, match="predicted"):
-        remove(small().module, (Cut("blocks.0.mlp", "mlp", (3,)),), SIZE)
+        remove(module, (Cut("blocks.0.mlp", "mlp", (3,)),), SIZE)

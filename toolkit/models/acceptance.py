@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from toolkit import limits
-from toolkit.errors import CheckFailed, UnsupportedModel
+from toolkit.errors import CheckFailed, UnsupportedModel, WeightsError
 from toolkit.models.count import FLOAT32_BYTES, shape_of_logits
 from toolkit.models.groups import Groups, find_groups
+from toolkit.models.modes import evaluating
 from toolkit.models.patches import image_size, patch_size
 from toolkit.models.selection import fewest_units
 from toolkit.models.shapes import blocks_of, drop_blocks, replace_parameter
@@ -40,6 +41,19 @@ def accept(model: nn.Module, name: str) -> None:
             fault = _fault_of_logits(sample) or _fault_of_cuts(sample)
     if fault:
         raise UnsupportedModel(f"{name} as it is asked for cannot be used: {fault}", "see model.args")
+
+
+def check_answer(model: nn.Module, name: str) -> None:
+    """Raise WeightsError where the model's logits for one image of noise are not finite, in its own size."""
+    side = image_size(model)
+    image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    with evaluating(model), torch.inference_mode():
+        logits: Tensor = model(image)  # [1, classes]
+    if not bool(logits.isfinite().all()):
+        raise WeightsError(
+            f"with these weights {name} gives numbers that are not finite for an image of noise",
+            "weights may be damaged, or for an architecture with other scales (model.args)",
+        )
 
 
 def excerpt(model: nn.Module) -> nn.Module:

@@ -21,7 +21,7 @@ from torch import nn
 from toolkit import hashing, recipe, records
 from toolkit.errors import RecipeError, StorageError, UnknownName, WeightsError, plainly
 from toolkit.models import refusal
-from toolkit.models.acceptance import accept
+from toolkit.models.acceptance import accept, check_answer
 from toolkit.models.adapt import attentions, canonicalise
 from toolkit.models.count import count
 from toolkit.models.forms import check_forms
@@ -66,6 +66,8 @@ def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> LoadedMo
     canonicalise(module)
     module.eval()
     accept(module, settings.name)
+    if settings.weights != "none":
+        check_answer(module, settings.name)
     size = image_size(module)
     costs = count(module, size)
     info = ModelInfo(
