@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from toolkit.export.prepare import Prepared
 
 FILE, WEIGHTS = "model.onnx", "model.onnx.data"
+NOTES = {
+    "fp16": ("fp16 is for GPUs: onnxruntime is no faster in it on processors than in fp32",),
+    "bf16": ("onnxruntime runs no bf16 on processors: the accuracy is that of the same module in PyTorch",),
+}
 
 
 class Onnx(Target):
@@ -45,7 +49,8 @@ class Onnx(Target):
         file = out / FILE
         beside = _write(prepared.proto, file)
         check.check_graph(prepared.proto, prepared.info, options, file)
-        written = Written(FILE, beside, ("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu"))
+        libraries = ("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")
+        written = Written(FILE, beside, libraries, notes=NOTES.get(options.precision, ()))
         if options.precision == "bf16":  # which onnxruntime has no kernels for on processors
             found = check.difference_in_onnxruntime(file, prepared, options)
             return replace(written, options={"graph_difference": found})
