@@ -57,15 +57,22 @@ def _name(item: pytest.Item) -> str:
 
 def _spare(cases: list[pytest.Function], strength: int) -> list[pytest.Function]:
     """Those that add no combination of `strength` values to the others, chosen greedily, rare values first."""
-    values = {case: [(name, repr(value)) for name, value in sorted(case.callspec.params.items())] for case in cases}
+    values = {case: _values(case) for case in cases}
     left = {case: set(itertools.combinations(values[case], strength)) for case in cases}
-    used = Counter[tuple[str, str]]()
+    used = Counter[str]()
     while any(left.values()):
         best = max(left, key=lambda case: (len(left[case]), -sum(used[value] for value in values[case])))
         seen = left.pop(best)
         left = {case: combinations - seen for case, combinations in left.items()}
         used.update(values[best])
     return list(left)
+
+
+def _values(case: pytest.Function) -> list[str]:
+    """What each `parametrize` has chosen: arguments that are given together are one value."""
+    names = [mark.args[0] for mark in case.iter_markers("parametrize")]
+    together = [each.replace(" ", "").split(",") if isinstance(each, str) else each for each in names]
+    return [repr([(name, case.callspec.params[name]) for name in each]) for each in together]
 
 
 @pytest.fixture(scope="session", autouse=True)
