@@ -122,6 +122,7 @@ def test_nothing_is_padded_where_nothing_can_be_fused(models: Models, exported: 
     assert "pad-heads" not in exported(models(heads="uneven"), "rtx", precision="fp32").rewrites
 
 
+@pytest.mark.usefixtures("interrupts_arrive")
 @pytest.mark.parametrize("how", ["raised", "sent"])
 def test_an_interrupt_ends_the_build(models: Models, exported: Exported, tmp_path: Path, how: str) -> None:
     """The library swallows what its callbacks raise."""
