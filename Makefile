@@ -35,7 +35,7 @@ check: $(READY) ## style, types, import order, and what a wheel holds
 	$(BIN)/lint-imports
 	$(BIN)/pytest tests/test_layout.py
 
-slow: $(READY) ## run the tests that take minutes, those that take the time, and random plans in numbers
+slow: $(READY) ## run the tests that take minutes, those that measure speed, and random plans in numbers
 	$(SIDE_BY_SIDE) -m "slow and not speed and not gpu"
 	$(BIN)/pytest -m speed
 	TOOLKIT_MANY_EXAMPLES=1 $(BIN)/pytest tests/models/test_surgery.py

@@ -217,7 +217,7 @@ def test_an_unknown_target_names_the_known_ones() -> None:
         target("onxx")
 
 
-@pytest.mark.each_choice
+@pytest.mark.pairwise
 @pytest.mark.parametrize("heads", ["even", "uneven"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("batch_size", [(1, 4, 8), (2,)])
