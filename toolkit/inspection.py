@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
-from toolkit import records
+from toolkit import records, terminal
 from toolkit.errors import BadInput
 from toolkit.records import (
     DENSE,
@@ -22,6 +18,7 @@ from toolkit.records import (
     PrunePlan,
 )
 from toolkit.stages import FINETUNED, PRUNED
+from toolkit.terminal import Table
 
 EXPORTED = (".onnx", ".engine", ".xml", ".pt2")
 """Files that have their record beside them."""
@@ -71,7 +68,7 @@ def _print(record: object, table: Table, as_json: bool) -> None:
     if as_json:
         print(records.dumps(record), end="")
     else:
-        Console(stderr=True).print(table)
+        terminal.show(table)
 
 
 def _summary(folder: Path) -> ModelSummary:
@@ -83,9 +80,10 @@ def _summary(folder: Path) -> ModelSummary:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right")
+    table = Table(*columns, title=title)
+    table.title_justify = "left"
+    for column in table.columns[1:]:
+        column.justify = "right"
     return table
 
 
