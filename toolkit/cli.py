@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from toolkit import __version__, options, resolve
+from toolkit.characters import printable_lines
 from toolkit.errors import RecipeError, StorageError, ToolkitError, UnknownName
 
 app = typer.Typer(
@@ -105,7 +106,9 @@ def _carry_out(names: list[str], settings: resolve.Resolved, values: dict[str, A
         return
     with runfolder.opened(path) as folder:
         run = Run(settings.recipe, folder, shown)
-        failure = pipeline.execute(run, settings, names, force=values["force"], tell=tell)
+        failure = pipeline.execute(
+            run, settings, names, force=values["force"], allow_invalid=values.get("allow_invalid", False), tell=tell
+        )
         if names[-1] == "report" and not values["quiet"]:
             _show_report(run)
         if values["as_json"]:
@@ -115,14 +118,12 @@ def _carry_out(names: list[str], settings: resolve.Resolved, values: dict[str, A
 
 
 def _show_report(run: Any) -> None:
-    from rich.console import Console
-
+    from toolkit import terminal
     from toolkit.report.text import summary_table
     from toolkit.stages.report import FILE, page_of
 
-    console = Console(stderr=True)
-    console.print(summary_table(page_of(run)))
-    console.print(f"report: {run.folder.path / FILE}", markup=False, highlight=False, soft_wrap=True)
+    terminal.show(summary_table(page_of(run)))
+    _tell(f"report: {run.folder.path / FILE}")
 
 
 @app.command()
@@ -170,12 +171,12 @@ def _errors_reported() -> Iterator[None]:
     try:
         yield
     except ToolkitError as error:
-        print(f"error: {error.message}", file=sys.stderr)
+        _tell(f"error: {error.message}")
         if error.hint:
-            print(f"       {error.hint}", file=sys.stderr)
+            _tell(f"       {error.hint}")
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
-        print("interrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
+        _tell("interrupted; what is finished is kept, and the same command goes on from there")
         raise typer.Exit(130) from None
 
 
@@ -185,8 +186,10 @@ def _set_loudness(values: dict[str, Any]) -> None:
     logging.getLogger("toolkit").setLevel(level)
 
 
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def _tell(text: str) -> None:
+    """Print on stderr what may hold names from outside."""
+    for line in printable_lines(text):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _silent(line: str) -> None:
@@ -199,6 +202,8 @@ def _add_stage(name: str) -> None:
     if name == "export":
         for flag, (_, text) in TARGETS.items():
             extra[flag] = Annotated[bool, typer.Option(f"--{flag}", help=text, rich_help_panel="Stage")]
+    if name in ("bench", "report"):
+        extra["allow_invalid"] = _ALLOW_INVALID
 
     def stage(values: dict[str, Any]) -> None:
         _work([name], values, sections)
@@ -210,6 +215,14 @@ def _add_stage(name: str) -> None:
 _UNTIL = Annotated[
     str | None, typer.Option("--until", metavar="STAGE", help="Last stage to run.", rich_help_panel="Run")
 ]
-app.command("run")(options.with_options(_run, OWN_FLAGS["run"], {"until": _UNTIL}))
+_ALLOW_INVALID = Annotated[
+    bool,
+    typer.Option(
+        "--allow-invalid",
+        help="A measurement that is INVALID is shown as such, and does not decide the exit code.",
+        rich_help_panel="Run",
+    ),
+]
+app.command("run")(options.with_options(_run, OWN_FLAGS["run"], {"until": _UNTIL, "allow_invalid": _ALLOW_INVALID}))
 for _name in STAGE_HELP:
     _add_stage(_name)
