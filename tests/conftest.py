@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton: its kernels run on the processor
+# Pictures that are drawn once for all processes of tests, and not into anybody's home.
+os.environ.setdefault("VIT_TOOLKIT_CACHE", str(Path(tempfile.gettempdir()) / "vit-toolkit-tests"))
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
