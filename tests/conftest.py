@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton: its kernels run on the processor
+# Pictures that are drawn once for all processes of tests, and not into anybody's home.
+os.environ.setdefault("VIT_TOOLKIT_CACHE", str(Path(tempfile.gettempdir()) / "vit-toolkit-tests"))
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 STRENGTHS = {"each_choice": 1, "pairwise": 2}
 TRACED_ONCE = ("export", "kernels", "models", "prune")

@@ -133,7 +133,7 @@ class Training(Section):
     batch_size: Positive = 32
     """Images a step, drawn from all source domains in equal parts."""
     optimizer: str = "adamw"
-    """A name in timm's list of optimisers."""
+    """A name in timm's list of optimisers. What one computes in bfloat16 is float32 on a CPU that would emulate it."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     """Largest learning rate of the schedule."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
