@@ -88,6 +88,8 @@ def test_an_object_stays_there_and_is_called() -> None:
         assert held.call("adding", list.append, "c") is None
         assert held.call("reading", list) == ["a", "b", "c"]
         assert held.call("asking", operator.attrgetter("__class__")) is list
+    with pytest.raises(RuntimeError, match="closed"):
+        held.call("reading", list)
     with Isolated(GUEST, "asking", os.getpid) as held:
         assert held.call("asking", abs) != os.getpid()
 
@@ -218,4 +220,4 @@ def test_a_library_with_its_version() -> None:
 def test_how_processes_end() -> None:
     assert ending(-signal.SIGTERM) == "was ended by signal 15 (SIGTERM)"
     assert ending(-40) == "was ended by signal 40"
-    assert last_lines("\33[1mbold\33[0m\n \n\rover\b\n" + "line\n" * 11) == ["over", *["line"] * 11]
+    assert last_lines("\33[1mbold\33[0m\n \n\rover\b\n" + "line\n" * 11) == ["over\ufffd", *["line"] * 11]
