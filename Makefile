@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY) ## run the whole chain on built-in images; ends with a table and a report
 	rm -rf runs/demo
-	$(BIN)/toolkit run --recipe toolkit/default.yaml --run runs/demo
+	$(BIN)/toolkit run --recipe toolkit/default.yaml --run runs/demo --allow-invalid
 
 test: $(READY) ## run the tests and require their coverage
 	$(SIDE_BY_SIDE) --cov --cov-report=term --ignore=tests/test_layout.py
@@ -35,7 +35,7 @@ check: $(READY) ## style, types, import order, and what a wheel holds
 	$(BIN)/lint-imports
 	$(BIN)/pytest tests/test_layout.py
 
-slow: $(READY) ## run the tests that take minutes, those that take the time, and random plans in numbers
+slow: $(READY) ## run the tests that take minutes, those that measure speed, and random plans in numbers
 	$(SIDE_BY_SIDE) -m "slow and not speed and not gpu"
 	$(BIN)/pytest -m speed
 	TOOLKIT_MANY_EXAMPLES=1 $(BIN)/pytest tests/models/test_surgery.py

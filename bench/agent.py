@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -67,19 +69,20 @@ def measured(request: BenchRequest, report: Progress = silent) -> BenchReport:
     threads = request.threads or limits.cores()
     bench = Bench(request, threads, environment.capture(), load_average)
     measurements: list[Measurement] = []
+    total = len(request.batch_sizes)
     with ExitStack() as stack:
-        subjects = {
-            name: _ready(Path(subject.folder), subject.runtime, threads, stack)
-            for name, subject in request.subjects.items()
-        }
+        subjects = {}
+        for name, subject in request.subjects.items():
+            report(0, total, f"opening {name} in {subject.runtime}")
+            subjects[name] = _ready(Path(subject.folder), subject.runtime, threads, stack)
         size = _common_size(subjects)
-        for subject in subjects.values():
+        for ready in subjects.values():
             for batch_size in request.batch_sizes:
-                subject.identity.check_batch(batch_size)
+                ready.identity.check_batch(batch_size)
         for done, batch_size in enumerate(request.batch_sizes):
-            report(done, len(request.batch_sizes), f"batch size {batch_size}")
-            measurements += _at(batch_size, size, subjects, bench)
-        report(len(request.batch_sizes), len(request.batch_sizes), "measured")
+            tell = partial(report, done, total)
+            measurements += _at(batch_size, size, subjects, bench, tell)
+        report(total, total, "measured")
     return BenchReport(tuple(measurements))
 
 
@@ -92,11 +95,15 @@ def _ready(folder: Path, runtime_name: str, threads: int, stack: ExitStack) -> R
     return Ready(stack.enter_context(session), identity, load_ms)
 
 
-def _at(batch_size: int, size: int, subjects: dict[str, Ready], bench: Bench) -> list[Measurement]:
-    """Measurements of all subjects at one batch size."""
+def _at(
+    batch_size: int, size: int, subjects: dict[str, Ready], bench: Bench, tell: Callable[[str], None]
+) -> list[Measurement]:
+    """Measurements of all subjects at one batch size. Should one of them end this process, `tell` has named it."""
     images = _images((batch_size, 3, size, size), {subject.identity.dtype for subject in subjects.values()})
     for name, subject in subjects.items():
+        tell(f"running {name} at batch size {batch_size}")
         _check_answer(name, subject.session.run(images), (batch_size, len(subject.identity.model.classes)))
+    tell(f"measuring {', '.join(subjects)} at batch size {batch_size}")
     before = telemetry.read()
     sessions = {name: subject.session for name, subject in subjects.items()}
     samples = interleaved(sessions, images, Load(bench.request.seconds, bench.request.samples))

@@ -1,8 +1,8 @@
 """What a device and the agent that measures on it say to each other.
 
 The agent reads one `BenchRequest` from stdin and writes one record to stdout: a `BenchReport`, or a `Failure` and an
-exit code that is not 0. On stderr it writes a line of `progress` before each batch size; anything else there is noise
-from libraries.
+exit code that is not 0. On stderr it writes a line of `progress` before whatever may end it; anything else there is
+noise from libraries.
 """
 
 from __future__ import annotations

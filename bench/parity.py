@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -22,6 +22,10 @@ from toolkit.records import Comparison, DomainParity, ParityReport, Verdict
 
 SEVERITY: tuple[Verdict, ...] = ("pass", "undecided", "fail")
 """From best to worst."""
+
+
+Predictions: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]
+"""(labels, top-1 classes) of some images, in one order."""
 
 
 class Answers(NamedTuple):
@@ -43,10 +47,8 @@ class Pair:
     slim)."""
 
 
-def predict(
-    session: Session, batches: Iterable[tuple[Any, Any]], identity: Identity
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(labels, top-1 classes) over batches of (images [batch, 3, S, S], labels [batch]), arrays or CPU tensors.
+def predict(session: Session, batches: Iterable[tuple[Any, Any]], identity: Identity) -> Predictions:
+    """Predictions over batches of (images [batch, 3, S, S], labels [batch]), arrays or CPU tensors.
 
     Raises CheckFailed for logits that are not finite or not one row for each image, and when there are no images.
     """
@@ -64,6 +66,15 @@ def predict(
     if not labels:
         raise CheckFailed("there are no images to predict")
     return tuple(labels), tuple(predictions)
+
+
+def side_by_side(seen: Mapping[str, Mapping[str, Predictions]]) -> dict[str, Answers]:
+    """Answers by domain, from every side's predictions by domain."""
+    domains = next(iter(seen.values()))
+    return {
+        domain: Answers(labels, {side: found[domain][1] for side, found in seen.items()})
+        for domain, (labels, _) in domains.items()
+    }
 
 
 def compare(

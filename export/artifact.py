@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 import toolkit
 from toolkit import hashing, recipe, records
-from toolkit.export import check, target
+from toolkit.export import Written, check, target
 from toolkit.export.calibrate import Sample
-from toolkit.export.choices import choices
-from toolkit.export.prepare import prepare
+from toolkit.export.choices import Choices, choices
+from toolkit.export.prepare import Prepared, prepare
 from toolkit.models.resize import check_sizes, resized
 from toolkit.models.source import LoadedModel
 from toolkit.progress import Progress, silent
 from toolkit.records import Artifact
+
+RECORD = "artifact.json"
 
 
 def export(
@@ -26,11 +29,12 @@ def export(
     sample: Sample | None = None,
     report: Progress = silent,
 ) -> Artifact:
-    """Write `model` for the target of this name, and `artifact.json`, into the folder `out`. The model stays as it is.
+    """Write `model` for the target of this name, and `artifact.json`, into the folder `out`: all of it, or nothing. The
+    model stays as it is.
 
     The images of `sample` are of the size that the file takes, usually takes where that is free.
     Raises MissingDependency, RecipeError for what the target cannot hold, UnsupportedModel where the exporter gives up,
-    CheckFailed when the numbers are not torch's, StorageError.
+    CheckFailed when the numbers are not torch's, LibraryDied, StorageError.
     """
     chosen = target(name)
     made = choices(name, chosen.abilities(), options)
@@ -39,11 +43,24 @@ def export(
     model = _for_size(model, options)
     out.mkdir(parents=True, exist_ok=True)
     prepared = prepare(model, options, made, sample, report)
-    written = chosen.write(prepared, options, out, report)
+    with tempfile.TemporaryDirectory(prefix=".", dir=out) as folder:
+        draft = Path(folder)
+        written = chosen.write(prepared, options, draft, report)
+        artifact = _record(name, prepared, written, made, options, draft)
+        records.save(artifact, draft / RECORD)
+        for file in sorted(draft.iterdir(), key=lambda file: file.name == RECORD):  # what vouches for the others last
+            file.replace(out / file.name)
+    return artifact
+
+
+def _record(
+    name: str, prepared: Prepared, written: Written, made: Choices, options: recipe.Export, folder: Path
+) -> Artifact:
+    model = prepared.model
     inputs, outputs = check.specs(model.info, options)
-    artifact = Artifact(
+    return Artifact(
         file=written.file,
-        sha256=hashing.sha256(out / written.file),
+        sha256=hashing.sha256(folder / written.file),
         target=name,
         precision=options.precision,
         inputs=(inputs,),
@@ -53,14 +70,12 @@ def export(
         options={"opset": made.opset, "attention": made.attention, **written.options},
         device_architecture=written.architecture,
         max_abs_difference=written.difference,
-        also={file: hashing.sha256(out / file) for file in written.also},
+        also={file: hashing.sha256(folder / file) for file in written.also},
         rewrites=prepared.rewrites,
         lowered=written.lowered or prepared.lowered,
         fusion=written.fusion,
         notes=written.notes,
     )
-    records.save(artifact, out / "artifact.json")
-    return artifact
 
 
 def _for_size(model: LoadedModel, options: recipe.Export) -> LoadedModel:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from toolkit.export.prepare import Prepared
 
 FILE, WEIGHTS = "model.onnx", "model.onnx.data"
+NOTES = {
+    "fp16": ("fp16 is for GPUs: onnxruntime is no faster in it on processors than in fp32",),
+    "bf16": ("onnxruntime runs no bf16 on processors: the accuracy is that of the same module in PyTorch",),
+}
 
 
 class Onnx(Target):
@@ -44,7 +48,8 @@ class Onnx(Target):
         file = out / FILE
         beside = _write(prepared.proto, file)
         check.check_graph(prepared.proto, prepared.info, options, file)
-        written = Written(FILE, beside, ("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu"))
+        libraries = ("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")
+        written = Written(FILE, beside, libraries, notes=NOTES.get(options.precision, ()))
         if options.precision == "bf16":  # onnxruntime has no kernels for it on processors
             return replace(written, options={"graph_difference": check.difference_in_onnxruntime(prepared, options)})
         with tempfile.TemporaryDirectory() as folder:

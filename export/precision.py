@@ -75,7 +75,9 @@ def kept_by(found: Ranges, dtype: torch.dtype) -> Kept:
         norms=frozenset(name for name, largest in found.norms.items() if largest**2 > most),  # its square is summed
         softmax=frozenset(name for name, largest in found.logits.items() if largest * step > COARSEST_LOGIT),
         blocks=frozenset(
-            block for name, largest in found.linears.items() if largest > most and (block := _block(name)) is not None
+            block
+            for name, largest in [*found.linears.items(), *found.logits.items()]
+            if largest > most and (block := _block(name)) is not None
         ),
     )
 

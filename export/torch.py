@@ -12,7 +12,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,8 @@ from toolkit.errors import CheckFailed, StorageError, plainly
 from toolkit.export import Abilities, Target, Written
 from toolkit.export.facts import facts
 from toolkit.isolated import Guest, Isolated
-from toolkit.limits import PROC, text_of
+from toolkit.limits import cpu_flags
+from toolkit.models import native
 from toolkit.progress import Progress
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class TorchExport(Target):
             difference=difference,
             lowered=lowered,
             builder={"torch": str(torch.__version__)},
-            notes=("not compiled: there is no C++ compiler",) if options.compile and not compiled else (),
+            notes=tuple(_notes(options, compiled)),
             options={"compiled": compiled},
             architecture=processor() if compiled else None,
         )
@@ -135,9 +136,14 @@ def compiler() -> str | None:
 
 def processor() -> str:
     """Kind of this machine's processor: its family and a hash of all the instructions that compiled code may use."""
-    lines = (line.partition(":") for line in text_of(PROC / "cpuinfo").splitlines())
-    flags = next((value for name, _, value in lines if name.strip() in ("flags", "Features")), "")
-    return f"{platform.machine()}-{hashing.digest(sorted(flags.split()))[:8]}"
+    return f"{platform.machine()}-{hashing.digest(sorted(cpu_flags()))[:8]}"
+
+
+def _notes(options: recipe.Export, compiled: bool) -> Iterator[str]:
+    if options.compile and not compiled:
+        yield "not compiled: there is no C++ compiler"
+    if native.emulated(options.precision):
+        yield f"this CPU emulates {options.precision}: fp32 is faster here"
 
 
 def _write(program: torch.export.ExportedProgram, said: dict[str, str], file: Path) -> None:

@@ -7,10 +7,12 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton: its kernels run on the processor
+# Pictures that are drawn once for all processes of tests, and not into anybody's home.
+os.environ.setdefault("VIT_TOOLKIT_CACHE", str(Path(tempfile.gettempdir()) / "vit-toolkit-tests"))
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 STRENGTHS = {"each_choice": 1, "pairwise": 2}
 TRACED_ONCE = ("export", "kernels", "models", "prune")
@@ -57,15 +61,22 @@ def _name(item: pytest.Item) -> str:
 
 def _spare(cases: list[pytest.Function], strength: int) -> list[pytest.Function]:
     """Those that add no combination of `strength` values to the others, chosen greedily, rare values first."""
-    values = {case: [(name, repr(value)) for name, value in sorted(case.callspec.params.items())] for case in cases}
+    values = {case: _values(case) for case in cases}
     left = {case: set(itertools.combinations(values[case], strength)) for case in cases}
-    used = Counter[tuple[str, str]]()
+    used = Counter[str]()
     while any(left.values()):
         best = max(left, key=lambda case: (len(left[case]), -sum(used[value] for value in values[case])))
         seen = left.pop(best)
         left = {case: combinations - seen for case, combinations in left.items()}
         used.update(values[best])
     return list(left)
+
+
+def _values(case: pytest.Function) -> list[str]:
+    """What each `parametrize` has chosen: arguments that are given together are one value."""
+    names = [mark.args[0] for mark in case.iter_markers("parametrize")]
+    together = [each.replace(" ", "").split(",") if isinstance(each, str) else each for each in names]
+    return [repr([(name, case.callspec.params[name]) for name in each]) for each in together]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -75,6 +86,14 @@ def _one_thread() -> None:
 
     os.environ["OMP_NUM_THREADS"] = "1"  # for processes that tests start
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def interrupts_arrive() -> Iterator[None]:
+    """Also where the tests run in the background of a shell, which lets its processes ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -206,6 +206,28 @@ def test_bench_that_is_invalid_ends_with_3_and_the_page_is_written(
     assert "the cat walked over the keyboard" in ended.err
     assert "the cat walked" in (here / "runs" / "default" / "report.html").read_text()
     assert yaml.safe_load(ended.out)["title"] == "default", "the record is printed all the same"
+    for words in (("run", "--allow-invalid"), ("bench", "--allow-invalid"), ("report", "--allow-invalid", "--quiet")):
+        assert command(*words).code == 0
+    allowed = command("run", "--allow-invalid")
+    assert "bench: warning: the measurement is INVALID: dense at batch 1: the cat walked" in allowed.err
+    assert "INVALID measurement" in allowed.err, "in the table"
+    assert "the cat walked" in (here / "runs" / "default" / "report.html").read_text()
+    assert command("run", "--allow-invalid", "--set", "parity.margin=0.001").code == 1, "other checks still count"
+    assert command("bench").code == 3, "it holds for one command"
+
+
+def test_names_from_outside_are_shown_to_the_letter(here: Path, command: Command) -> None:
+    run = here / "runs" / "default"
+    name = "[bold]<b>:smile:$x$[/b]"
+    content = json.loads((run / "parity" / "parity.json").read_text())
+    content["domains"][0]["domain"] = name
+    (run / "parity" / "parity.json").write_text(json.dumps(content))
+    ended = command("report", "--allow-invalid")
+    assert ended.code == 0, ended.err
+    assert f"Accuracy, {name}" in ended.err
+    page = (run / "report.html").read_text()
+    assert "<b>:smile:" not in page
+    assert page.count("[bold]&lt;b&gt;:smile:$x$[/b]") >= 3, "in two tables and a plot"
 
 
 def test_the_page_leaves_out_measurements_of_models_that_are_gone(here: Path, command: Command) -> None:

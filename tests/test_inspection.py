@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,28 @@ def test_an_artifact_shows_what_a_runtime_must_know(command: Command) -> None:
     assert artifact.sha256 in text
     assert artifact.inputs[0].name in text
     assert "mean 0.485 0.456 0.406, std 0.229 0.224 0.225, bicubic, squash" in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "folder", "file", "fields"),
+    [
+        (records.Artifact, "artifacts/onnx-fp32", "artifact.json", ("file", "target")),
+        (records.PrunePlan, "pruned", "plan.json", ("method", "criterion", "scope")),
+    ],
+)
+def test_names_are_shown_to_the_letter(
+    command: Command, tmp_path: Path, kind: type, folder: str, file: str, fields: tuple[str, ...]
+) -> None:
+    names = dict(zip(fields, ("[bold]", "a[/b]:smile:", "$x$"), strict=False))
+    record = replace(records.load(kind, RUN / folder / file), **names)
+    if isinstance(record, records.Artifact):
+        record = replace(record, notes=("see [red] and [/red]",))
+        names["notes"] = "see [red] and [/red]"
+    records.save(record, tmp_path / file)
+    ended = command("inspect", tmp_path)
+    assert ended.code == 0, ended.err
+    for name in names.values():
+        assert name in ended.err
 
 
 @pytest.mark.parametrize(

@@ -42,3 +42,18 @@ def test_a_containers_quota_is_kept(
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"{text}\n")
     assert limits.cores(proc, sys) == counted
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "flags"),
+    [
+        ("model name\t: Some CPU\nflags\t\t: fpu avx2 avx512_bf16\nvmx flags\t: vnmi\n", "fpu avx2 avx512_bf16"),
+        ("processor\t: 0\nFeatures\t: fp asimd bf16\n", "fp asimd bf16"),
+        ("processor : 0\n", ""),
+        (None, ""),
+    ],
+)
+def test_instructions_of_the_cpu(tmp_path: Path, cpuinfo: str | None, flags: str) -> None:
+    if cpuinfo is not None:
+        (tmp_path / "cpuinfo").write_text(cpuinfo)
+    assert limits.cpu_flags(tmp_path) == frozenset(flags.split())

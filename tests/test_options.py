@@ -6,6 +6,9 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import typer
+from pydantic.fields import FieldInfo
+from rich.markup import escape
+from rich.text import Text
 from typer.testing import CliRunner
 
 from toolkit import options, resolve
@@ -107,3 +110,22 @@ def test_every_option_has_a_help_text_and_one_name(command: str) -> None:
     own = {options.RENAMED.get(name, name.partition(".")[2]).replace("_", "-")
            for name in SETTINGS if name.partition(".")[0] in OWN_FLAGS.get(command, (command,))}  # fmt: skip
     assert {f"--{name}" for name in own} <= set(names)
+
+
+def test_a_help_text_is_shown_to_the_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "One of [bold], [a, b] or [/b]; pip install 'vit-toolkit[tensorrt]'."
+    field = FieldInfo(annotation=str, description=text, default="[red]")
+    monkeypatch.setattr(options, "_fields", lambda sections: [("data.value", field)])
+    one = typer.Typer(rich_markup_mode="rich")
+    one.command()(options.with_options(dict, ("data",), {}))
+    shown = CliRunner().invoke(one, ["--help"], env={"COLUMNS": "200"}, catch_exceptions=False).output
+    assert text in shown
+    assert "[red]" in shown
+
+
+def test_no_help_text_holds_an_emoji_code() -> None:
+    """Which nothing can quote."""
+    for name in SETTINGS:
+        section, _, field = name.partition(".")
+        text = type(Recipe.model_fields[section].default).model_fields[field].description or ""
+        assert Text.from_markup(escape(text)).plain == text

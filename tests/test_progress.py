@@ -60,6 +60,27 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert capsys.readouterr().out == ""
 
 
+def test_a_bar_shows_names_as_they_are_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "60")
+    with progress.shown("export [bold]") as report:
+        report(3, 4, f"[red]x[/b] :smile: \x1b[2J {'name' * 20}")
+    drawn = terminal.getvalue()
+    assert "export [bold]" in drawn
+    assert "[red]x[/b]" in drawn
+    assert ":smile:" in drawn
+    assert "\x1b[2J" not in drawn
+    assert "\u2026" not in drawn
+
+
+def test_lines_hold_no_control_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.shown("train") as report:
+        report(1, 2, "a\x1b[31m [bold]")
+    assert capsys.readouterr().err == "train: 1/2 a\ufffd[31m [bold]\n"
+
+
 def test_an_error_inside_passes_through(monkeypatch: pytest.MonkeyPatch) -> None:
     for stream in (Terminal(), io.StringIO()):
         monkeypatch.setattr(sys, "stderr", stream)

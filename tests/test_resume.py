@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from toolkit.records import ModelInfo
 
 Command = Callable[..., Any]
 Snapshot = Callable[..., dict[str, str]]
+pytestmark = pytest.mark.usefixtures("interrupts_arrive")
 LIVING = ("log.jsonl", "environment.json", "recipe.yaml", "flags.yaml", ".work", ".*.new")
 
 KILLED_AFTER_TWO_CHECKPOINTS = """
@@ -61,14 +62,6 @@ def weights() -> str:
 def steps(text: str) -> list[int]:
     """The steps at which training said how it stands."""
     return [int(step) for step in re.findall(r"^train: (\d+)/\d+ loss", text, re.MULTILINE)]
-
-
-@pytest.fixture(autouse=True)
-def _interrupts_arrive() -> Iterator[None]:
-    """Also where the tests run in the background of a shell, which lets its processes ignore Ctrl-C."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def test_a_killed_training_goes_on_and_ends_with_the_same_weights(

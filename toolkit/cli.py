@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from toolkit import __version__
+from toolkit.characters import printable_lines
 from toolkit.errors import RecipeError, StorageError, ToolkitError, UnknownName, plainly
 
 if TYPE_CHECKING:
@@ -149,7 +150,9 @@ def _carry_out(names: list[str], settings: Resolved, values: dict[str, Any]) -> 
         return
     with runfolder.opened(path) as folder:
         run = Run(settings.recipe, folder, shown, tell=tell)
-        failure = pipeline.execute(run, settings, names, force=values["force"], tell=tell)
+        failure = pipeline.execute(
+            run, settings, names, force=values["force"], allow_invalid=values.get("allow_invalid", False), tell=tell
+        )
         if names[-1] == "report" and not values["quiet"]:
             _show_report(run)
         if values["as_json"]:
@@ -159,14 +162,12 @@ def _carry_out(names: list[str], settings: Resolved, values: dict[str, Any]) -> 
 
 
 def _show_report(run: Any) -> None:
-    from rich.console import Console
-
+    from toolkit import terminal
     from toolkit.report.text import summary_table
     from toolkit.stages.report import FILE, page_of
 
-    console = Console(stderr=True)
-    console.print(summary_table(page_of(run)))
-    console.print(f"report: {run.folder.path / FILE}", markup=False, highlight=False, soft_wrap=True)
+    terminal.show(summary_table(page_of(run)))
+    _tell(f"report: {run.folder.path / FILE}")
 
 
 @app.command()
@@ -214,14 +215,14 @@ def _errors_reported() -> Iterator[None]:
     try:
         yield
     except ToolkitError as error:
-        print(f"error: {error.message}".replace("\n", "\n       "), file=sys.stderr)
+        _tell(f"error: {error.message}".replace("\n", "\n       "))
         if error.hint:
-            print(f"       {error.hint}", file=sys.stderr)
+            _tell(f"       {error.hint}")
         if error.__cause__ is not None:
             LOG.info("what a library said", exc_info=error.__cause__)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
-        print("interrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
+        _tell("interrupted; what is finished is kept, and the same command goes on from there")
         raise typer.Exit(130) from None
 
 
@@ -231,8 +232,10 @@ def _set_loudness(values: dict[str, Any]) -> None:
     logging.getLogger("toolkit").setLevel(level)
 
 
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def _tell(text: str) -> None:
+    """Print on stderr what may hold names from outside."""
+    for line in printable_lines(text):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _silent(line: str) -> None:
@@ -252,6 +255,8 @@ def _with_flags(name: str) -> Any:
         extra["until"] = Annotated[
             str | None, typer.Option("--until", metavar="STAGE", help="Last stage to run.", rich_help_panel="Run")
         ]
+    if name in ("run", "bench", "report"):
+        extra["allow_invalid"] = _ALLOW_INVALID
 
     def stage(values: dict[str, Any]) -> None:
         _work([name], values, sections)
@@ -262,5 +267,13 @@ def _with_flags(name: str) -> Any:
     return get_command(one)
 
 
+_ALLOW_INVALID = Annotated[
+    bool,
+    typer.Option(
+        "--allow-invalid",
+        help="A measurement that is INVALID is shown as such, and does not decide the exit code.",
+        rich_help_panel="Run",
+    ),
+]
 for _name, _help in FLAGGED.items():
     app.command(_name, help=_help)(lambda: None)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import ModuleType
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from toolkit import terminal
+from toolkit.errors import LibraryDied
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,10 @@ class Finding:
 
 def diagnose() -> None:
     """Print all findings."""
-    table = Table(box=box.SIMPLE_HEAD)
-    for column in ("what", "", "detail"):
-        table.add_column(column)
+    table = terminal.Table("what", "", "detail")
     for finding in findings():
         table.add_row(finding.what, "yes" if finding.able else "no", finding.detail)
-    Console(stderr=True).print(table)
+    terminal.show(table)
 
 
 def findings() -> Iterator[Finding]:
@@ -42,6 +41,7 @@ def findings() -> Iterator[Finding]:
         version = found.libraries.get(name)
         yield Finding(name, version is not None, version or f"pip install {name}")
     yield from _runtimes()
+    yield from _number_formats()
     yield from _gpu(found.gpu)
     yield _importable("OpenVINO", "openvino", "pip install 'vit-toolkit[openvino]'")
     yield _importable("TensorRT for RTX", "tensorrt_rtx", "pip install 'vit-toolkit[rtx]'")
@@ -49,12 +49,28 @@ def findings() -> Iterator[Finding]:
 
 
 def _runtimes() -> Iterator[Finding]:
+    """In a process of its own: a build for another CPU ends the one that imports it."""
+    from toolkit.isolated import Guest, Isolated
+
     try:
-        import onnxruntime
+        with Isolated(Guest("onnxruntime"), "being imported", importlib.import_module, "onnxruntime") as there:
+            yield Finding("onnxruntime", True, there.call("saying what it can do", _providers))
     except ImportError as error:
         yield Finding("onnxruntime", False, f"pip install onnxruntime-gpu (onnxruntime off Linux x86-64): {error}")
-        return
-    yield Finding("onnxruntime", True, f"{onnxruntime.__version__}: {', '.join(onnxruntime.get_available_providers())}")
+    except LibraryDied as error:
+        yield Finding("onnxruntime", False, f"{error.message}; {error.hint}")
+
+
+def _providers(onnxruntime: ModuleType) -> str:
+    return f"{onnxruntime.__version__}: {', '.join(onnxruntime.get_available_providers())}"
+
+
+def _number_formats() -> Iterator[Finding]:
+    from toolkit.models import native
+
+    for name in native.FLAGS:
+        able = not native.emulated(name)
+        yield Finding(f"{name} on the CPU", able, "by its own instructions" if able else "emulated: fp32 is faster")
 
 
 def _gpu(name: str | None) -> Iterator[Finding]:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich import box
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
-from rich.text import Text
+from rich.console import Group, RenderableType
 
-from toolkit import records
+from toolkit import records, terminal
 from toolkit.errors import BadInput
 from toolkit.records import (
     DENSE,
@@ -23,6 +20,7 @@ from toolkit.records import (
     PrunePlan,
 )
 from toolkit.stages import FINETUNED, PRUNED
+from toolkit.terminal import Table
 
 EXPORTED = (".onnx", ".engine", ".xml", ".pt2")
 """Files that have their record beside them."""
@@ -72,7 +70,7 @@ def _print(record: object, shown: RenderableType, as_json: bool) -> None:
     if as_json:
         print(records.dumps(record), end="")
     else:
-        Console(stderr=True).print(shown)
+        terminal.show(shown)
 
 
 def _summary(folder: Path) -> ModelSummary:
@@ -84,9 +82,10 @@ def _summary(folder: Path) -> ModelSummary:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right")
+    table = Table(*columns, title=title)
+    table.title_justify = "left"
+    for column in table.columns[1:]:
+        column.justify = "right"
     return table
 
 
@@ -115,7 +114,7 @@ def _model_table(before: ModelSummary, after: ModelSummary | None) -> Renderable
         " -> ".join(f"{number:,}" for number in parameters),
         " -> ".join(f"{number:,.1f}" for number in macs),
     )
-    return Group(table, Text(f"images: {before.preprocessing}"))
+    return Group(table, terminal.literal(f"images: {before.preprocessing}"))
 
 
 def _heads(layout: HeadLayout) -> str:

@@ -143,7 +143,7 @@ class Isolated(Generic[Kind]):
         self._said.seek(max(0, self._said.seek(0, os.SEEK_END) - SHOWN_BYTES))
         said = last_lines(self._said.read().decode(errors="replace"))
         return LibraryDied(
-            "\n".join([f"{self._guest.name} {ending(code)} while {doing}", *said]), _advice(code, self._guest.hint)
+            "\n".join([f"{self._guest.name} {ending(code)} while {doing}", *said]), advice(code, self._guest.hint)
         )
 
     def _kill(self) -> None:
@@ -170,6 +170,17 @@ def ending(code: int) -> str:
         return f"ended with exit code {code}"
     names = {each.value: f" ({each.name})" for each in signal.Signals}
     return f"was ended by signal {-code}{names.get(-code, '')}"
+
+
+def advice(code: int, hint: str = "") -> str:
+    """What to do about it."""
+    if code == -signal.SIGKILL:
+        return "systems end a process so that needs more memory than there is: a smaller batch size needs less"
+    if code == -signal.SIGILL:
+        return "it was built for CPUs with other instructions: install a build for this one"
+    if code >= 0:
+        return hint
+    return "; ".join(filter(None, (hint, "the fault is the library's own: its makers may want to hear of it")))
 
 
 def last_lines(text: str) -> list[str]:
@@ -286,11 +297,3 @@ def _end_with_parent(folder: str) -> None:
     os.read(0, 1)
     shutil.rmtree(folder, ignore_errors=True)
     os.killpg(0, signal.SIGKILL)
-
-
-def _advice(code: int, hint: str) -> str:
-    if code == -signal.SIGKILL:
-        return "systems end a process so that needs more memory than there is: a smaller batch size needs less"
-    if code == -signal.SIGILL:
-        return "it was built for CPUs with other instructions: install a build for this one"
-    return "; ".join(filter(None, (hint, "the fault is the library's own: its makers may want to hear of it")))

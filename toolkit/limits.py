@@ -39,6 +39,13 @@ def memory_bytes(proc: Path = PROC, sys: Path = SYS) -> int:
     return min(sizes, default=0)
 
 
+def cpu_flags(proc: Path = PROC) -> frozenset[str]:
+    """Linux's names for the instructions that this CPU has; none where it is not known."""
+    lines = (line.partition(":") for line in text_of(proc / "cpuinfo").splitlines())
+    found = next((value for name, _, value in lines if name.strip() in ("flags", "Features")), "")
+    return frozenset(found.split())
+
+
 def _quotas(proc: Path, sys: Path) -> Iterator[float]:
     """Cores' worth of processor time."""
     version_1 = sys / "fs/cgroup/cpu"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -111,9 +112,14 @@ def _option(name: str, field: FieldInfo) -> Any:
     flag = f"--{_parameter(name).replace('_', '-')}"
     declared = f"{flag}/--no-{flag[2:]}" if kind is bool else flag
     option = typer.Option(
-        declared, help=text, show_default=shown if default is not None else False, rich_help_panel=panel
+        declared, help=_quoted(text), show_default=shown if default is not None else False, rich_help_panel=panel
     )
     return Annotated[Union[kind, None], option]  # noqa: UP007
+
+
+def _quoted(text: str) -> str:
+    """`text` for rich, which reads [name] as markup; its own `escape` would be imported for every command."""
+    return re.sub(r"\[(?=[a-z#/@])", r"\\[", text)
 
 
 def _plain_type(field: FieldInfo) -> type[bool | float | str]:

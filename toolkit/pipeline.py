@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from toolkit import records, resolve
-from toolkit.errors import BadInput, DataError, StorageError, ToolkitError
+from toolkit.errors import BadInput, DataError, InvalidMeasurement, StorageError, ToolkitError
 from toolkit.records import Environment
 from toolkit.stages import Run, Stage
 from toolkit.stages.bench import Bench
@@ -75,9 +75,10 @@ def plan(run: Run, names: Sequence[str], force: bool = False) -> list[Step]:
 
 
 def execute(
-    run: Run, settings: resolve.Resolved, names: Sequence[str], *, force: bool, tell: Tell
+    run: Run, settings: resolve.Resolved, names: Sequence[str], *, force: bool, allow_invalid: bool, tell: Tell
 ) -> ToolkitError | None:
-    """Bring the stages of these names up to date; `force` makes them again. Returns the first check that failed."""
+    """Bring the stages of these names up to date; `force` makes them again. Returns the first check that failed; with
+    `allow_invalid`, a measurement that is INVALID is told and does not count as one."""
     from toolkit.bench.environment import capture
 
     failure: ToolkitError | None = None
@@ -101,7 +102,11 @@ def execute(
             stage.write_page(run)
             for line in stage.told(run):
                 tell(f"{stage.name}: {line}")
-            failure = failure or stage.verdict(run)
+            verdict = stage.verdict(run)
+            if allow_invalid and isinstance(verdict, InvalidMeasurement):
+                tell(f"{stage.name}: warning: {verdict.message}; {verdict.hint}")
+            else:
+                failure = failure or verdict
     return failure
 
 

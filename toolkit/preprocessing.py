@@ -32,3 +32,24 @@ class Preprocessing:
         whole = self.crop_mode == "squash" and self.crop == 1
         crop = self.crop_mode if whole else f"{self.crop_mode} crop {self.crop:.4g}"
         return f"mean {mean}, std {std}, {self.interpolation}, {crop} (from {self.origin})"
+
+
+def by_channel(values: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    """Means or deviations for colours from 0 to 1: three numbers, from three or one. ValueError says what is wrong."""
+    if values is None:
+        return None
+    if len(values) not in (1, 3):
+        raise ValueError("it needs one number, or three: red, green, blue")
+    for value in values:
+        if 1 < value <= 255:
+            raise ValueError(f"{value:g} is for colours from 0 to 255, here they go from 0 to 1; divide by 255")
+        if not 0 <= value <= 1:
+            raise ValueError(f"{value:g} is not between 0 and 1, as colours are")
+    return values if len(values) == 3 else values * 3
+
+
+def not_zero(values: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    """Deviations; ValueError where one of them is 0."""
+    if values and not all(values):
+        raise ValueError("0 cannot be divided by")
+    return values

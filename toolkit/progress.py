@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from toolkit.characters import printable
+
 
 class Progress(Protocol):
     def __call__(self, done: int, total: int, message: str = "") -> None: ...
@@ -39,13 +41,14 @@ def _bar(title: str) -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
+    from rich.table import Column
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[message]}"),
+        TextColumn("{task.fields[message]}", markup=False, table_column=Column(overflow="fold")),
     )
     with Bars(*columns, console=Console(stderr=True), auto_refresh=False) as bars:  # no thread beside a measurement
         task = bars.add_task(title, total=None, message="")
@@ -53,7 +56,7 @@ def _bar(title: str) -> Iterator[Progress]:
         def report(done: int, total: int, message: str = "") -> None:
             bars.update(task, completed=done, total=total, refresh=True)
             if message:
-                bars.update(task, message=message)
+                bars.update(task, message=printable(message))
 
         yield report
 
@@ -66,6 +69,6 @@ def _lines(title: str, every_seconds: float) -> Progress:
         now = time.monotonic()
         if message or done == total or now - last >= every_seconds:
             last = now
-            print(f"{title}: {done}/{total} {message}".rstrip(), file=sys.stderr, flush=True)
+            print(f"{title}: {done}/{total} {printable(message)}".rstrip(), file=sys.stderr, flush=True)
 
     return report

@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from toolkit.preprocessing import CropMode, Interpolation
+from toolkit.preprocessing import CropMode, Interpolation, by_channel, not_zero
 from toolkit.records import Axis, Setting
 
 
@@ -32,26 +32,6 @@ def _listed(value: object) -> object:
     if isinstance(value, str):
         return [part.strip() for part in value.split(",")]
     return [value] if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-def _by_channel(values: tuple[float, ...] | None) -> tuple[float, ...] | None:
-    """Three numbers for colours from 0 to 1, from three or one."""
-    if values is None:
-        return None
-    if len(values) not in (1, 3):
-        raise ValueError("it needs one number, or three: red, green, blue")
-    for value in values:
-        if 1 < value <= 255:
-            raise ValueError(f"{value:g} is for colours from 0 to 255, here they go from 0 to 1; divide by 255")
-        if not 0 <= value <= 1:  # nan compares with nothing
-            raise ValueError(f"{value:g} is not between 0 and 1, as colours are")
-    return values if len(values) == 3 else values * 3
-
-
-def _not_zero(values: tuple[float, ...] | None) -> tuple[float, ...] | None:
-    if values and not all(values):
-        raise ValueError("0 cannot be divided by")
-    return values
 
 
 def _one_value(value: object) -> object:
@@ -68,8 +48,8 @@ def _architectures(value: str) -> str:
 
 
 Listed = BeforeValidator(_listed)
-Mean = Annotated[tuple[float, ...] | None, Listed, AfterValidator(_by_channel)]
-Std = Annotated[tuple[float, ...] | None, Listed, AfterValidator(_by_channel), AfterValidator(_not_zero)]
+Mean = Annotated[tuple[float, ...] | None, Listed, AfterValidator(by_channel)]
+Std = Annotated[tuple[float, ...] | None, Listed, AfterValidator(by_channel), AfterValidator(not_zero)]
 Argument = Annotated[Setting, PlainValidator(_one_value)]
 RewriteName = Literal[
     "layer-scale",
@@ -153,7 +133,7 @@ class Training(Section):
     batch_size: Positive = 32
     """Images a step, drawn from all source domains in equal parts."""
     optimizer: str = "adamw"
-    """A name in timm's list of optimisers."""
+    """A name in timm's list of optimisers. What one computes in bfloat16 is float32 on a CPU that would emulate it."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     """Largest learning rate of the schedule."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.05

@@ -262,7 +262,8 @@ class ParityReport:
     """Name of a side (DENSE, SLIM, "onnx-fp32") and the sha256 of the file that produced its predictions."""
     domains: tuple[DomainParity, ...]
     verdict: Verdict
-    """The worst of the domains' verdicts; at best "undecided" where a side could not be opened."""
+    """The worst of the domains' verdicts; at best "undecided" where a side could not be opened, and "fail" where its
+    runtime died."""
     unopened: dict[str, str] = field(default_factory=dict)
     """Name of an exported side that this machine cannot run, and why."""
     schema: int = SCHEMA

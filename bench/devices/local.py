@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 import toolkit
-from toolkit import limits, records
+from toolkit import isolated, limits, records
 from toolkit.bench import environment
 from toolkit.bench.devices import Device
 from toolkit.bench.messages import BenchRequest, Failure, read_progress
@@ -24,8 +24,6 @@ from toolkit.records import BenchReport, Environment
 AGENT = (sys.executable, "-m", "toolkit.bench.agent")
 THREAD_VARIABLES = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_")
 """What these start with would change the number or the place of a runtime's threads."""
-SHOWN_LINES = 12
-"""How much of a dead agent's stderr is shown."""
 
 
 class Local:
@@ -40,13 +38,15 @@ class Local:
         threads = request.threads or limits.cores()
         request = replace(request, subjects=subjects, threads=threads)
         with tempfile.TemporaryFile("w+", encoding="utf-8") as answers:
-            code, noise = _run(records.dumps(request), answers, threads, report)
+            code, doing, noise = _run(records.dumps(request), answers, threads, report)
             answers.seek(0)
             answer = answers.read()
         if not answer:
             raise InvalidMeasurement(
-                f"the measuring process {_ending(code)} without an answer\n{noise}".rstrip(),
-                "a smaller batch size needs less memory" if code < 0 else "",
+                "\n".join(
+                    [f"the measuring process {isolated.ending(code)} while {doing}", *isolated.last_lines(noise)]
+                ),
+                isolated.advice(code),
             )
         if code != 0:
             raise records.loads(Failure, answer, "the agent's answer").restored()
@@ -56,9 +56,9 @@ class Local:
         return environment.capture()
 
 
-def _run(request: str, answers: IO[str], threads: int, report: Progress) -> tuple[int, str]:
-    """Start the agent and pass its progress on; returns its exit code and the last other lines of its stderr."""
-    noise: deque[str] = deque(maxlen=SHOWN_LINES)
+def _run(request: str, answers: IO[str], threads: int, report: Progress) -> tuple[int, str, str]:
+    """Start the agent and pass its progress on; returns its exit code, last step, and other last lines of stderr."""
+    doing, noise = "starting", deque[str](maxlen=isolated.SHOWN_LINES)
     try:
         process = subprocess.Popen(
             AGENT, stdin=subprocess.PIPE, stdout=answers, stderr=subprocess.PIPE, text=True, env=_variables(threads)
@@ -78,7 +78,8 @@ def _run(request: str, answers: IO[str], threads: int, report: Progress) -> tupl
                     noise.append(line)
                 else:
                     report(*step)
-            return process.wait(), "".join(noise)
+                    doing = step[2]
+            return process.wait(), doing, "".join(noise)
         except BaseException:  # an interrupt too must not leave the agent running
             process.kill()
             raise
@@ -90,10 +91,6 @@ def _variables(threads: int) -> dict[str, str]:
     here = str(Path(toolkit.__file__).resolve().parents[1])
     path = os.pathsep.join(part for part in (here, kept.get("PYTHONPATH")) if part)
     return {**kept, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
-
-
-def _ending(code: int) -> str:
-    return f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
 
 PLUGIN: Device = Local()

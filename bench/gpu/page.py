@@ -161,7 +161,8 @@ def _verdict_table(results: Mapping[str, Any]) -> Iterator[str]:
     yield "|---|---|---|---|"
     words = {True: "met", False: "**not met**", None: "not run"}
     for each in verdicts(results):
-        yield f"| {each.what} | {each.asked} | {each.measured} | {words[each.met]} |"
+        measured = each.measured.replace("|", r"\|")  # it may be an error's first line
+        yield f"| {each.what} | {each.asked} | {measured} | {words[each.met]} |"
     yield ""
 
 
@@ -181,7 +182,7 @@ def _kernel_table(results: Mapping[str, Any]) -> Iterator[str]:
         yield f"| {heads} | {case['tokens']} | {case['batch']} | {case['dtype']} | {' | '.join(times)} | {part} |"
     yield ""
     yield from (
-        f"- {name}, {result['case']['name']}, {result['case']['tokens']} tokens: {error}"
+        f"- {name}, {result['case']['name']}, {result['case']['tokens']} tokens: `{error}`"
         for result in results.get("kernels", ())
         for name, error in result["errors"].items()
     )

@@ -75,7 +75,17 @@ def test_it_measures_without_torch_scipy_and_pydantic(folders: Path) -> None:
 def test_a_measurement_says_everything(folders: Path) -> None:
     steps: list[tuple[int, int, str]] = []
     report = measured(request(folders), lambda done, total, message="": steps.append((done, total, message)))
-    assert steps == [(0, 2, "batch size 1"), (1, 2, "batch size 2"), (2, 2, "measured")]
+    assert steps == [
+        (0, 2, "opening dense in onnxruntime"),
+        (0, 2, "opening slim in onnxruntime"),
+        (0, 2, "running dense at batch size 1"),
+        (0, 2, "running slim at batch size 1"),
+        (0, 2, "measuring dense, slim at batch size 1"),
+        (1, 2, "running dense at batch size 2"),
+        (1, 2, "running slim at batch size 2"),
+        (1, 2, "measuring dense, slim at batch size 2"),
+        (2, 2, "measured"),
+    ]
     for found in report.measurements:
         assert len(found.latency_ms) >= 10
         assert len(found.warmup_ms) >= 5

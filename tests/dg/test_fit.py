@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from toolkit.dg.evaluate import accuracy
 from toolkit.dg.fit import TrainingPlan, ends_of_periods, fit, steps_of
 from toolkit.dg.objectives import Classifier, Objective
 from toolkit.errors import CheckFailed, UnknownName
+from toolkit.models import native
 from toolkit.models.source import LoadedModel
 from toolkit.records import TrainingHistory
 
@@ -136,6 +138,28 @@ def test_bf16_trains_too(make_model: MakeModel, three_domains: Domains, tmp_path
     history = fit(model, three_domains, plan(tmp_path, settings))
     assert 0 < history.evaluations[0].train_loss < 2
     assert {tensor.dtype for tensor in model.module.state_dict().values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("emulated", [True, False])
+def test_bfloat16_that_would_be_emulated_is_not_computed_in_unsaid(
+    make_model: MakeModel,
+    three_domains: Domains,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    emulated: bool,
+) -> None:
+    monkeypatch.setattr(native, "emulated", lambda precision: emulated and precision == "bf16")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    asked = {"optimizer": "muon", "precision": "bf16", "epochs": 1, "evaluations": 1}
+    with caplog.at_level(logging.INFO, "toolkit"):
+        fit(make_model(), three_domains, plan(tmp_path, SETTINGS.model_copy(update=asked)))
+    said = [(each.levelname, each.getMessage()) for each in caplog.records if each.name.startswith("toolkit")]
+    expected = [
+        ("WARNING", "this CPU emulates bfloat16: training in bf16 takes longer than in fp32 (--precision fp32)"),
+        ("INFO", "muon computes in float32: this CPU emulates bfloat16"),
+    ]
+    assert said == (expected if emulated else [])
 
 
 def test_an_unknown_optimiser_is_refused_before_anything_is_written(

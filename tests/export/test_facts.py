@@ -14,8 +14,10 @@ import onnx
 import openvino
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags
+from PIL import Image as Pillow
 
+from toolkit.dg.image import Image
 from toolkit.dg.transforms import evaluation_transform
 from toolkit.export.facts import facts
 from toolkit.models.source import LoadedModel
@@ -43,7 +45,10 @@ def test_an_image_prepared_by_hand(
     exported(model)
     monkeypatch.chdir(tmp_path / "out")
     pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
-    Image.fromarray(pixels).resize((91, 63)).save("photo.jpg")
+    exif = Pillow.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Pillow.fromarray(pixels).resize((91, 63)).save("photo.jpg", exif=exif)
+    photo = Image("photo.jpg", "photo.jpg", 0, Path("photo.jpg")).decode()
     (lines,) = re.findall(r"^```python\n(.*?)^```", DOCS.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     graph, seen = onnx.load("model.onnx"), []
     for case in CASES:
@@ -53,7 +58,7 @@ def test_an_image_prepared_by_hand(
         done: dict[str, np.ndarray] = {}
         exec(lines, done)
         with torch.inference_mode():
-            expected = model.module(evaluation_transform(info)(Image.open("photo.jpg"))[None]).numpy()
+            expected = model.module(evaluation_transform(info)(photo)[None]).numpy()
         np.testing.assert_allclose(done["logits"], expected, atol=1e-5 * np.abs(expected).max(), err_msg=str(case))
         seen.append(expected)
     assert all(np.abs(one - other).max() > 1e-3 for one, other in pairwise(seen)), "each crop shows something else"

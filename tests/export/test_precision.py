@@ -67,6 +67,7 @@ def test_what_a_format_cannot_hold_is_kept() -> None:
     assert kept_by(Ranges(logits={"blocks.3.attn": 65.0}), torch.float16) == Kept(softmax=frozenset({"blocks.3.attn"}))
     assert kept_by(Ranges(logits={"blocks.3.attn": 9.0}), torch.bfloat16) == Kept(softmax=frozenset({"blocks.3.attn"}))
     assert kept_by(Ranges(linears={"blocks.7.mlp.fc1": 4e4}), torch.float16) == Kept(blocks=frozenset({7}))
+    assert kept_by(Ranges(logits={"blocks.3.attn": 4e4}), torch.float16).blocks == {3}
     assert kept_by(Ranges(linears={"blocks.7.mlp.fc1": 4e4}), torch.bfloat16) == Kept()
 
 

@@ -16,6 +16,7 @@ from toolkit import records
 from toolkit.bench.runtimes import runtime
 from toolkit.errors import StorageError, WrongMachine
 from toolkit.export.torch import compiler, processor
+from toolkit.models import native
 from toolkit.models.source import LoadedModel
 from toolkit.records import Artifact
 
@@ -61,6 +62,14 @@ def test_a_program_only(
     assert not artifact.also
     with runtime("torch").open(tmp_path / "out", threads=1) as session:
         np.testing.assert_allclose(session.run(IMAGES), of_torch(model), atol=1e-5)
+
+
+def test_a_format_that_the_cpu_emulates_is_noted(
+    models: Models, exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "emulated", lambda precision: precision == "bf16")
+    artifact = exported(models(), "torch", compile=False, precision="bf16")
+    assert artifact.notes == ("this CPU emulates bf16: fp32 is faster here",)
 
 
 @pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")

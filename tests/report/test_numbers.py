@@ -74,8 +74,3 @@ def test_times() -> None:
 )
 def test_duration(seconds: float, text: str) -> None:
     assert plain(numbers.duration(seconds)) == text
-
-
-def test_printable_keeps_letters_and_spaces_only() -> None:
-    assert numbers.printable("Bär\u00a01 ") == "Bär\u00a01 "
-    assert numbers.printable("a\x1b[31m\n\udcff") == "a\ufffd[31m\ufffd\ufffd"

@@ -1,134 +1,113 @@
 """The built-in data: scikit-learn's handwritten digits in four styles, so that nothing need be downloaded.
 
-The 1,797 digits of 8x8 pixels (test part of Alpaydin and Kaynak, 1998) are enlarged to strokes of 32x32 pixels and
-drawn as dark ink on paper, in colour on a dark ground, as an outline, and as one texture on another. Every picture has
-its own seeded stream of numbers, of which only uniform ones are used: it is the same on every machine. A digit's four
-pictures are one group, so that a digit seen in training in one style is not evaluated in another.
+The 1,797 digits (test part of Alpaydin and Kaynak, 1998) are drawn by `styles`, which takes seconds, and kept in the
+user's cache folder: $VIT_TOOLKIT_CACHE, or vit-toolkit in $XDG_CACHE_HOME or ~/.cache. A digit's four pictures are one
+group, so that a digit seen in training in one style is not evaluated in another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
+import hashlib
+import logging
+import os
+from dataclasses import dataclass
+from importlib import metadata, resources
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
+from toolkit.dg import styles
 from toolkit.dg.image import Domain, Image, Pixels
+from toolkit.dg.styles import SIZE, STYLES
 
-SIZE = 32
-"""Height and width of a picture, in pixels."""
+LOG = logging.getLogger(__name__)
+FILE = "digits.bin"
+DIGEST_BYTES = 32
 
-Plane: TypeAlias = npt.NDArray[np.float64]
-"""[SIZE, SIZE], 0 to 1; a picture has a third dimension for red, green, blue."""
+
+@dataclass(frozen=True)
+class _Drawn:
+    labels: npt.NDArray[np.uint8]
+    """[n]"""
+    pictures: Pixels
+    """[style, n, SIZE, SIZE, 3], styles by their names"""
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> _Drawn:
+        count = len(content) // (1 + len(STYLES) * SIZE * SIZE * 3)
+        values = np.frombuffer(content, np.uint8)
+        return cls(values[:count], values[count:].reshape(len(STYLES), count, SIZE, SIZE, 3))
+
+    def to_bytes(self) -> bytes:
+        return self.labels.tobytes() + self.pictures.tobytes()
 
 
 def draw_digits() -> tuple[tuple[str, ...], tuple[Domain, ...]]:
     """Ten classes and four domains; each domain holds every digit once."""
-    from sklearn.datasets import load_digits  # takes a second to import, and only this data set needs it
-
-    digits = load_digits()
-    strokes = _enlarge(digits.images / 16.0)
-    labels = [int(label) for label in digits.target]
-    classes = tuple(str(label) for label in sorted(set(labels)))
+    drawn = _kept() or _draw()
+    labels = [int(label) for label in drawn.labels]
     domains = tuple(
         Domain(
             style,
             tuple(
-                _image(style, index, stroke, label)
-                for index, (stroke, label) in enumerate(zip(strokes, labels, strict=True))
+                Image(name=f"{style}/{label}/{index:04d}", group=f"{index:04d}", label=label, source=picture)
+                for index, (label, picture) in enumerate(zip(labels, pictures, strict=True))
             ),
         )
-        for style in sorted(STYLES)
+        for style, pictures in zip(sorted(STYLES), drawn.pictures, strict=True)
     )
-    return classes, domains
+    return tuple(str(label) for label in sorted(set(labels))), domains
 
 
-def draw(style: str, stroke: Plane, seed: int) -> Pixels:
-    """One picture: `stroke` is how much of each pixel is covered."""
-    numbers = np.random.default_rng([sorted(STYLES).index(style), seed])
-    return np.rint(255 * np.clip(STYLES[style](stroke, numbers), 0, 1)).astype(np.uint8)
+def cache_folder() -> Path:
+    """Where this user's caches are; RuntimeError for a user without a home."""
+    if chosen := os.environ.get("VIT_TOOLKIT_CACHE"):
+        return Path(chosen)
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path("~/.cache").expanduser()) / "vit-toolkit"
 
 
-def _image(style: str, index: int, stroke: Plane, label: int) -> Image:
-    return Image(
-        name=f"{style}/{label}/{index:04d}", group=f"{index:04d}", label=label, source=draw(style, stroke, index)
-    )
+def _draw() -> _Drawn:
+    """Draw the digits, and keep the pictures where they can be kept."""
+    from sklearn.datasets import load_digits  # takes a second to import, and only this data set needs it
+
+    digits = load_digits()
+    drawn = _Drawn(digits.target.astype(np.uint8), styles.draw_all(digits.images / 16.0))
+    _keep(drawn)
+    return drawn
 
 
-def _enlarge(digits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """[n, 8, 8] of grey values to [n, SIZE, SIZE] of strokes with clear edges."""
-    framed = np.pad(digits, ((0, 0), (1, 1), (1, 1)))
-    smooth = ndimage.zoom(framed, (1, SIZE / 10, SIZE / 10), order=3, mode="grid-constant", grid_mode=True)
-    return 1 / (1 + np.exp(-14 * (smooth - 0.42)))
+def _kept() -> _Drawn | None:
+    """The pictures in the cache; None where there are none, or others than would be drawn now, or damaged ones."""
+    try:
+        content = (cache_folder() / FILE).read_bytes()
+    except (OSError, RuntimeError):
+        return None
+    digest, content = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
+    return _Drawn.from_bytes(content) if digest == _digest(content) else None
 
 
-def _ink(stroke: Plane, numbers: np.random.Generator) -> Plane:
-    """Dark ink on yellowish paper: the ink is uneven, the paper has a grain."""
-    paper = np.array([0.97, 0.94, 0.86]) - 0.08 * numbers.random(3)
-    ink = np.array([0.08, 0.09, 0.22]) + 0.18 * numbers.random(3)
-    density = stroke * (0.75 + 0.25 * _clouds(numbers, 3.0))
-    return _blend(paper, ink, density) + 0.05 * (numbers.random((SIZE, SIZE, 1)) - 0.5)
+def _keep(drawn: _Drawn) -> None:
+    """Write the pictures to the cache, as a whole or not at all; without a cache they are drawn every time."""
+    content = drawn.to_bytes()
+    try:
+        folder = cache_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = folder / f"{FILE}.{os.getpid()}"
+        try:
+            draft.write_bytes(_digest(content) + content)
+            draft.replace(folder / FILE)
+        finally:
+            draft.unlink(missing_ok=True)
+    except (OSError, RuntimeError) as error:
+        LOG.info("the built-in images are drawn again by every command: %s", error)
 
 
-def _colour(stroke: Plane, numbers: np.random.Generator) -> Plane:
-    """A bright colour on a dark ground whose own colour changes from one side to the other."""
-    hue, ground, angle = numbers.random(3)
-    rows, columns = _grid()
-    ramp = 0.5 + 0.35 * (np.cos(2 * np.pi * angle) * rows + np.sin(2 * np.pi * angle) * columns)
-    dark = _hue(ground) * (0.1 + 0.35 * ramp[..., None])
-    return _blend(dark, _hue(hue) * 0.7 + 0.3, stroke)
-
-
-def _outline(stroke: Plane, numbers: np.random.Generator) -> Plane:
-    """A grey pencil line along the edge of the stroke, on white."""
-    line = 4 * stroke * (1 - stroke)
-    line = np.clip(1.6 * ndimage.gaussian_filter(line, 0.6), 0, 1)
-    pressure = 0.65 + 0.35 * _clouds(numbers, 4.0)
-    shade = 0.1 + 0.3 * numbers.random()
-    return _blend(np.full(3, 0.98), np.full(3, shade), line * pressure)
-
-
-def _texture(stroke: Plane, numbers: np.random.Generator) -> Plane:
-    """Stripes on a mottled ground; either may be the brighter one."""
-    bright, dark = (0.62, 0.3) if numbers.random() < 0.5 else (0.3, 0.62)
-    angle, period, phase = 2 * np.pi * numbers.random(), 5 + 4 * numbers.random(), 2 * np.pi * numbers.random()
-    rows, columns = _grid()
-    stripes = np.sin(SIZE * np.pi / period * (np.cos(angle) * rows + np.sin(angle) * columns) + phase)
-    figure = (bright + 0.13 * stripes)[..., None] * (0.75 + 0.5 * numbers.random(3))
-    ground = (dark + 0.45 * (_clouds(numbers, 1.5) - 0.5))[..., None] * (0.75 + 0.5 * numbers.random(3))
-    return _blend(ground, figure, stroke)
-
-
-STYLES: dict[str, Callable[[Plane, np.random.Generator], Plane]] = {
-    "ink": _ink,
-    "colour": _colour,
-    "outline": _outline,
-    "texture": _texture,
-}
-
-
-def _blend(ground: Plane, figure: Plane, cover: Plane) -> Plane:
-    """[SIZE, SIZE, 3]: `figure` where `cover` is 1, `ground` where it is 0."""
-    return ground + cover[..., None] * (figure - ground)
-
-
-def _clouds(numbers: np.random.Generator, width: float) -> Plane:
-    """Soft spots of about `width` pixels, 0 to 1."""
-    spots = ndimage.gaussian_filter(numbers.random((SIZE, SIZE)), width, mode="wrap")
-    clouds: Plane = (spots - spots.min()) / (spots.max() - spots.min())
-    return clouds
-
-
-def _hue(turn: float) -> Plane:
-    """A saturated colour; `turn` is its place on the colour circle, 0 to 1."""
-    distance: Plane = np.abs((turn * 6 + np.array([0.0, 4.0, 2.0])) % 6 - 3)
-    return np.clip(distance - 1, 0, 1)
-
-
-def _grid() -> tuple[Plane, Plane]:
-    """Rows and columns of a picture, -1 to 1."""
-    axis = np.linspace(-1, 1, SIZE)
-    rows, columns = np.meshgrid(axis, axis, indexing="ij")
-    return rows, columns
+def _digest(content: bytes) -> bytes:
+    """Hash of pictures and of what they were drawn by: equal only for whole pictures of this very drawing code."""
+    digest = hashlib.sha256(resources.files(styles.__package__).joinpath("styles.py").read_bytes())
+    for library in ("numpy", "scipy", "scikit-learn"):
+        digest.update(metadata.version(library).encode())
+    digest.update(content)
+    return digest.digest()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Literal
 
 import numpy as np
@@ -15,10 +16,14 @@ from torch import nn
 
 from toolkit.dg.batches import Batch, TrainingBatches
 from toolkit.dg.checkpoint import Checkpoint, Weights
+from toolkit.dg.in_float32 import InFloat32
 from toolkit.dg.objectives import Objective
 from toolkit.dg.optimise import build_optimizer, build_schedule
 from toolkit.errors import CheckFailed
+from toolkit.models import native
 from toolkit.progress import Progress
+
+LOG = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -35,6 +40,10 @@ class Trainer:
         self._plain_optimizer = build_optimizer(module, self.settings)
         self._schedule = build_schedule(self._plain_optimizer, self.settings, total)
         self._model, self._optimizer = self._fabric.setup(module, self._plain_optimizer)
+        emulates = self._fabric.device.type == "cpu" and native.emulated("bf16")
+        if emulates and precision != "32-true":
+            LOG.warning("this CPU emulates bfloat16: training in bf16 takes longer than in fp32 (--precision fp32)")
+        self._update_format = InFloat32(self.settings.optimizer) if emulates else nullcontext()
 
     def restore(self, state: Checkpoint) -> None:
         """Go back to where a checkpoint was taken; the schedule follows from the step."""
@@ -76,7 +85,8 @@ class Trainer:
             self._fabric.clip_gradients(
                 self._model, self._optimizer, max_norm=self.settings.clip_grad, error_if_nonfinite=False
             )
-        self._optimizer.step()
+        with self._update_format:
+            self._optimizer.step()
         return value
 
 

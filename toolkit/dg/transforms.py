@@ -24,7 +24,8 @@ def training_transform(settings: Training, info: ModelInfo) -> Transform:
         is_training=True,
         scale=(settings.crop_scale, 1.0),
         hflip=settings.flip,
-        color_jitter=settings.color_jitter,
+        # None leaves the change out; 0 would draw random numbers for it, image by image. timm's types do not know None.
+        color_jitter=settings.color_jitter or None,  # type: ignore[arg-type]
         grayscale_prob=settings.grayscale,
         interpolation=prepared.interpolation,
         mean=prepared.mean,

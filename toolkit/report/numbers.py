@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 
 SPACE = "\u00a0"
 """Between a number and its unit, where a line must not break."""
@@ -77,11 +76,6 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes}{SPACE}min {rest}{SPACE}s"
     return f"{minutes // 60}{SPACE}h {minutes % 60}{SPACE}min"
-
-
-def printable(name: str) -> str:
-    """A name from outside (a folder's) with what no page or terminal should be sent replaced by U+FFFD."""
-    return "".join(one if one.isprintable() or unicodedata.category(one) == "Zs" else "\ufffd" for one in name)
 
 
 def _plus(value: float, decimals: int) -> str:

@@ -7,6 +7,7 @@ from itertools import groupby
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from toolkit.characters import printable
 from toolkit.report import numbers, plots, summary, tables
 from toolkit.report.contents import Page
 
@@ -58,7 +59,7 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {
-        "printable": numbers.printable,
+        "printable": printable,
         "share": numbers.share,
         "margin": numbers.margin,
         "points": numbers.points,

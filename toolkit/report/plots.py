@@ -10,6 +10,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 
+from toolkit.characters import printable
 from toolkit.records import DENSE, SLIM, BlockSummary, DomainParity, ModelSummary, ParityReport
 from toolkit.report import numbers, summary, svg
 from toolkit.report.contents import LatencyRow
@@ -76,7 +77,7 @@ def latency(rows: Sequence[LatencyRow]) -> str:
             f"95th percentile {numbers.milliseconds(row.p95_ms)}, {len(row.samples_ms)} calls"
             for row in rows
         )
-        return svg.inline(figure, "latency", f"Latency of every call. {numbers.printable(alt)}.")
+        return svg.inline(figure, "latency", f"Latency of every call. {printable(alt)}.")
 
 
 def _accuracy_bar(axes: Axes, value: float, centre: float, thickness: float, *, side: int, row: int) -> None:
@@ -100,7 +101,7 @@ def _domain_label(domain: DomainParity) -> str:
 def _accuracy_alt(parity: ParityReport) -> str:
     domains = (
         f"{summary.domain_name(domain)}{' (never trained on)' if domain.held_out else ''}: "
-        + ", ".join(f"{numbers.printable(side)} {numbers.share(value)}" for side, value in domain.accuracy.items())
+        + ", ".join(f"{printable(side)} {numbers.share(value)}" for side, value in domain.accuracy.items())
         for domain in parity.domains
     )
     return f"Top-1 accuracy per domain. {'; '.join(domains)}."
@@ -140,7 +141,7 @@ def _latency_panel(axes: Axes, panel: int, rows: Sequence[LatencyRow], subjects:
     axes.set_ylim(len(subjects) - 0.5, -0.5)
     axes.set_yticks(range(len(subjects)), [_shortened(subject) for subject in subjects], color=svg.INK)
     invalid = "" if all(row.valid for row in rows) else " \u2013 INVALID"
-    axes.set_title(numbers.printable(summary.load_name(rows[0].load)) + invalid)
+    axes.set_title(printable(summary.load_name(rows[0].load)) + invalid)
     axes.set_xlabel("ms a call (line: median, dashed: 95th percentile)")
     axes.grid(axis="x")
 
@@ -182,7 +183,7 @@ def _colour(order: int) -> str:
 
 
 def _shortened(name: str) -> str:
-    name = numbers.printable(name)
+    name = printable(name)
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}\u2026"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from toolkit.characters import printable
 from toolkit.records import DENSE, SLIM, Comparison, DomainParity
 from toolkit.report import numbers
 from toolkit.report.contents import Load, Page, SpeedUp
@@ -57,8 +58,9 @@ def judgement(page: Page) -> Judgement:
     }
     verdicts = [made.verdict for domain in page.parity.domains for made in domain.comparisons]
     if page.parity.unopened and not {"fail", "undecided"} & {*verdicts}:
-        names = ", ".join(map(numbers.printable, page.parity.unopened))
+        names = ", ".join(map(printable, page.parity.unopened))
         text["undecided"] = f"Not every exported file could be run here: nothing is known about {names}."
+        text["fail"] = f"Not every exported file could be run: a runtime died of {names}."
     return Judgement(page.parity.verdict, text[page.parity.verdict])
 
 
@@ -94,7 +96,7 @@ def compared(domain: DomainParity, reference: str, candidate: str) -> Comparison
 
 
 def domain_name(domain: DomainParity) -> str:
-    return numbers.printable(domain.domain)
+    return printable(domain.domain)
 
 
 def _speed_claim(page: Page) -> str:
@@ -204,10 +206,10 @@ def _agreements(page: Page) -> Iterator[Row]:
         yield Row("accuracy", "Agreement, exported with slim", "", NOT_RUN)
     for side in sides:
         found = _agreement(page, side)
-        name = f"Agreement, {numbers.printable(side)} with slim"
+        name = f"Agreement, {printable(side)} with slim"
         if found is None:
             yield Row("accuracy", name, "", NOT_RUN)
         else:
             yield Row("accuracy", name, "", numbers.share(found[0]), note=f"same top-1 class, {found[1]} images")
     for side, why in page.parity.unopened.items() if page.parity else ():
-        yield Row("accuracy", f"Agreement, {numbers.printable(side)} with slim", "", NOT_RUN, note=why)
+        yield Row("accuracy", f"Agreement, {printable(side)} with slim", "", NOT_RUN, note=why)

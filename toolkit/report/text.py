@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
 from toolkit.records import DENSE, SLIM
 from toolkit.report import summary
 from toolkit.report.contents import Page
+from toolkit.terminal import Table
 
 _PLAIN = str.maketrans({"\u2212": "-", "\u00d7": "x", "\u2192": "->", "\u00a0": " "})
 
 
 def summary_table(page: Page) -> Table:
     """Before and after, the headline above and the verdict below. Names are shown literally, never as markup."""
-    headings = (DENSE, SLIM, "change", "95 % interval")
     table = Table(
-        title=_plain(summary.headline(page)), caption=_below(page), caption_justify="left", box=box.SIMPLE_HEAD
+        "", DENSE, SLIM, "change", "95 % interval", title=_plain(summary.headline(page)), caption=_plain(_below(page))
     )
-    table.add_column("")
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
+    for column in table.columns[1:]:
+        column.justify = "right"
     rows = summary.rows(page)
     for row, following in zip(rows, (*rows[1:], None), strict=True):
         name = f"{row.name} ({row.flag})" if row.flag else row.name
@@ -31,14 +26,14 @@ def summary_table(page: Page) -> Table:
     return table
 
 
-def _below(page: Page) -> Text:
+def _below(page: Page) -> str:
     judgement = summary.judgement(page)
     lines = [f"export parity: {judgement.kind.upper()}. {judgement.text}"]
     lines += [f"INVALID measurement: {line}" for line in summary.invalid_measurements(page)]
     measured = dict.fromkeys(summary.set_up(load) for load in page.loads)
     lines += [f"latency: median of a call, {set_up}" for set_up in measured]
-    return _plain("\n".join(lines))
+    return "\n".join(lines)
 
 
-def _plain(text: str) -> Text:
-    return Text(text.translate(_PLAIN))
+def _plain(text: str) -> str:
+    return text.translate(_PLAIN)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from toolkit.stages import MODELS, Run, Stage, Unit, hash_of
 from toolkit.stages.train import accuracies
 
 if TYPE_CHECKING:
+    from toolkit.bench.parity import Predictions
     from toolkit.dg.image import Image
     from toolkit.export.calibrate import Sample
     from toolkit.progress import Progress
@@ -168,17 +169,14 @@ def _calibration_parts(run: Run) -> dict[str, tuple[Image, ...]]:
 
 def _verify(run: Run, name: str, result: str, out: Path, report: Progress) -> None:
     """Open what was written, and compare its answers with the model's on some images of every domain."""
-    from toolkit.bench.parity import Answers, Pair, compare
+    from toolkit.bench.parity import Pair, compare, side_by_side
     from toolkit.export import target
 
     sides = {result: (run.folder.path / result, "torch"), name: (out, target(name).runtime)}
-    answers = {}
-    for domain, images in run.domains.evaluation_images().items():
-        report(0, 1, f"answers in {domain}")
-        seen = {side: _answers(run, *where, _some(images)) for side, where in sides.items()}
-        answers[domain] = Answers(seen[name][0], {side: predicted for side, (_, predicted) in seen.items()})
+    parts = {domain: _some(images) for domain, images in run.domains.evaluation_images().items()}
+    seen = {side: predictions(run, *where, parts, lambda: report(0, 1, "verifying")) for side, where in sides.items()}
     pairs, margin = [Pair(result, name, judged=True)], run.recipe.parity.margin
-    found = compare(answers, dict.fromkeys(sides, ""), pairs, margin, run.domains.held_out)
+    found = compare(side_by_side(seen), dict.fromkeys(sides, ""), pairs, margin, run.domains.held_out)
     if found.verdict == "fail":
         worst = min((made for each in found.domains for made in each.comparisons), key=lambda made: made.difference)
         other = "--precision, or --image-size" if run.recipe.export.image_size else "--precision"
@@ -189,17 +187,23 @@ def _verify(run: Run, name: str, result: str, out: Path, report: Progress) -> No
         )
 
 
-def _answers(run: Run, folder: Path, library: str, images: Sequence[Image]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(labels, top-1 classes) of what is in a folder."""
+def predictions(
+    run: Run, folder: Path, library: str, parts: Mapping[str, Sequence[Image]], tell: Callable[[], None]
+) -> dict[str, Predictions]:
+    """What the model in a folder, exported or not, predicts in every domain; `tell` is called before each one."""
     from toolkit import limits
     from toolkit.bench.identity import identify
     from toolkit.bench.parity import predict
-    from toolkit.bench.runtimes import runtime
+    from toolkit.bench.runtimes.isolated import opened
     from toolkit.dg.batches import evaluation_batches
 
-    identity, size = identify(folder), run.recipe.parity.batch_size
-    with runtime(library).open(folder, limits.cores()) as session:
-        return predict(session, evaluation_batches(images, identity.model, size, run.recipe.data.workers), identity)
+    identity, found = identify(folder), {}
+    size, workers = run.recipe.parity.batch_size, run.recipe.data.workers
+    with opened(folder, library, limits.cores()) as session:
+        for domain, images in parts.items():
+            tell()
+            found[domain] = predict(session, evaluation_batches(images, identity.model, size, workers), identity)
+    return found
 
 
 def _some(images: Sequence[Image]) -> Sequence[Image]:

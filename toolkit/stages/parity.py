@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from toolkit import gpu, limits, records
-from toolkit.errors import CheckFailed, DeviceUnreachable, MissingDependency, ToolkitError, WrongMachine
+from toolkit import gpu, records
+from toolkit.errors import CheckFailed, DeviceUnreachable, LibraryDied, MissingDependency, ToolkitError, WrongMachine
 from toolkit.records import DENSE, SLIM, Comparison, DomainParity, ParityReport
 from toolkit.stages import MODELS, PARITY, Run, Stage, Unit, hash_of
-from toolkit.stages.export import artifact_folder
+from toolkit.stages.export import artifact_folder, predictions
+
+if TYPE_CHECKING:
+    from toolkit.bench.parity import Predictions
 
 
 class Parity(Stage):
@@ -52,7 +58,8 @@ class Parity(Stage):
             if made.verdict not in ("pass", None)
         ]
         if not faults:
-            return DeviceUnreachable(
+            kind = CheckFailed if report.verdict == "fail" else DeviceUnreachable
+            return kind(
                 f"not compared, as it does not run here: {'; '.join(map(': '.join, report.unopened.items()))}",
                 "the other results stand; where it runs, `toolkit parity --force` compares it too",
             )
@@ -82,43 +89,41 @@ def _sides(run: Run) -> dict[str, tuple[Path, str]]:
 
 def _compare(run: Run, out: Path) -> None:
     from toolkit.bench.identity import identify
-    from toolkit.bench.parity import Answers, Pair, compare, predict, worst
-    from toolkit.bench.runtimes import runtime
-    from toolkit.dg.batches import evaluation_batches
+    from toolkit.bench.parity import Pair, compare, side_by_side, worst
 
-    sides, parts = _sides(run), run.domains.evaluation_images()
-    labels: dict[str, tuple[int, ...]] = {}
-    predictions: dict[str, dict[str, tuple[int, ...]]] = {domain: {} for domain in parts}
-    unopened: dict[str, ToolkitError] = {}
-    with run.shown("parity") as report:
-        for done, (side, (folder, name)) in enumerate(sides.items()):
-            identity = identify(folder)
-            try:
-                opened = runtime(name).open(folder, limits.cores())
-            except (DeviceUnreachable, MissingDependency, WrongMachine) as error:
-                unopened[side] = error
-                continue
-            with opened as session:
-                for index, (domain, images) in enumerate(parts.items()):
-                    report(done * len(parts) + index, len(sides) * len(parts))
-                    batches = evaluation_batches(
-                        images, identity.model, run.recipe.parity.batch_size, run.recipe.data.workers
-                    )
-                    labels[domain], predictions[domain][side] = predict(session, batches, identity)
-        report(len(sides) * len(parts), len(sides) * len(parts))
-    compared = [side for side in sides if side not in unopened]
-    if unopened and all(side in MODELS for side in compared):
-        first = next(iter(unopened.values()))
+    sides = _sides(run)
+    seen, unopened = _predictions(run, sides)
+    died = [error for error in unopened.values() if isinstance(error, LibraryDied)]
+    if unopened and all(side in MODELS for side in seen):
+        first = [*died, *unopened.values()][0]
         raise type(first)("; ".join(error.message for error in unopened.values()), first.hint)
     made = compare(
-        domains={domain: Answers(labels[domain], predictions[domain]) for domain in parts},
-        sides={side: identify(sides[side][0]).sha256 for side in compared},
+        domains=side_by_side(seen),
+        sides={side: identify(sides[side][0]).sha256 for side in seen},
         pairs=[Pair(DENSE, SLIM, judged=False)]
-        + [Pair(SLIM, side, judged=True) for side in compared if side not in MODELS],
+        + [Pair(SLIM, side, judged=True) for side in seen if side not in MODELS],
         margin=run.recipe.parity.margin,
         held_out=run.domains.held_out,
     )
     if unopened:
         reasons = {side: f"{error.message} ({error.hint})" for side, error in unopened.items()}
-        made = replace(made, unopened=reasons, verdict=worst([made.verdict, "undecided"]))
+        made = replace(made, unopened=reasons, verdict=worst([made.verdict, "fail" if died else "undecided"]))
     records.save(made, out / "parity.json")
+
+
+def _predictions(
+    run: Run, sides: Mapping[str, tuple[Path, str]]
+) -> tuple[dict[str, dict[str, Predictions]], dict[str, ToolkitError]]:
+    """What every side predicts, by domain; and why there is nothing of the others."""
+    parts = run.domains.evaluation_images()
+    seen: dict[str, dict[str, Predictions]] = {}
+    unopened: dict[str, ToolkitError] = {}
+    steps, total = itertools.count(), len(sides) * len(parts)
+    with run.shown("parity") as report:
+        for side, where in sides.items():
+            try:
+                seen[side] = predictions(run, *where, parts, lambda: report(next(steps), total))
+            except (DeviceUnreachable, LibraryDied, MissingDependency, WrongMachine) as error:
+                unopened[side] = error
+        report(total, total)
+    return seen, unopened

@@ -28,7 +28,7 @@ def test_every_device_measures_and_describes_itself(name: str, folders: Path) ->
     report = found.bench(request(folders / "slim-onnx"), lambda done, total, message="": steps.append(done))
     assert [made.batch_size for made in report.measurements] == [1, 2]
     assert all(len(made.latency_ms) >= 10 for made in report.measurements)
-    assert steps == [0, 1, 2]
+    assert steps == [0, 0, 0, 1, 1, 2]
     assert found.environment().cores >= 1
 
 
@@ -49,10 +49,14 @@ def test_errors_come_back_as_what_they_were(folders: Path, tmp_path: Path) -> No
         device("local").bench(request(tmp_path))
 
 
+OPENING = "import signal, sys; print('progress: [0, 1, \"opening slim\"]', file=sys.stderr, flush=True)"
+
+
 @pytest.mark.parametrize(
     ("program", "said"),
     [
-        (f"import os; os.kill(os.getpid(), {int(signal.SIGKILL)})", f"signal {int(signal.SIGKILL)}"),
+        ("import signal; signal.raise_signal(11)", r"was ended by signal 11 \(SIGSEGV\) while starting"),
+        (f"{OPENING}; signal.raise_signal(9)", r"was ended by signal 9 \(SIGKILL\) while opening slim"),
         ("import sys; sys.stdin.read(); raise SystemError('no such instruction')", "no such instruction"),
     ],
 )

@@ -206,6 +206,15 @@ def test_what_was_not_run_does_not_count_as_met() -> None:
     assert page.page({"machine": RESULTS["machine"]}).count("not run") == 24
 
 
+def test_an_error_in_a_table_stays_in_its_cell() -> None:
+    results: Any = copy.deepcopy(RESULTS)
+    results["kernels"][0]["errors"][OURS] = "CompilationError: a|b *c*"
+    lines = page.page(results).splitlines()
+    cells = [line.count("|") - line.count(r"\|") for line in lines if "CompilationError" in line and line[0] == "|"]
+    assert set(cells) == {5}
+    assert any(line.endswith(": `CompilationError: a|b *c*`") for line in lines)
+
+
 def test_clocks_are_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool, written = tmp_path / "nvidia-smi", tmp_path / "written"
     os.mkfifo(written)  # whose reader and writer wait for each other
