@@ -81,14 +81,15 @@ def costs(prepared: Prepared, options: recipe.Export, run: Predict) -> Lowered:
     found = sample.accuracies(in_batches(answered, options.fixed_batch) if options.fixed_batch else answered)
     if not sample.passes(found, known.accuracies):
         raise CheckFailed(
-            f"the accuracy on a sample falls from {shares(known.accuracies)} to {shares(found)}", "another --precision"
+            f"the accuracy on a sample falls from {shares(known.accuracies)} to {shares(found)}",
+            "another --precision, or a wider parity.margin",
         )
     made = prepared.lowered or Lowered({}, {})
     return replace(made, accuracy=sample.by_domain(found), reference=sample.by_domain(known.accuracies))
 
 
 def difference_in_onnxruntime(model: bytes | Path, prepared: Prepared, options: recipe.Export) -> float | None:
-    """The same for a graph that onnxruntime runs.
+    """Largest difference of a logit between torch and a graph that onnxruntime runs; see `difference`.
 
     In bf16, for which it has no kernels on processors, the graph computes in float32; None where it is too large then.
     """
