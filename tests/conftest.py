@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
 
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton: its kernels run on the processor
+with suppress(ModuleNotFoundError):  # `make gpu` runs with the packages that are there
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile(  # no clock, and the same examples every time
+        "toolkit", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("toolkit")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 STRENGTHS = {"each_choice": 1, "pairwise": 2}
 TRACED_ONCE = ("export", "kernels", "models", "prune")
