@@ -86,7 +86,8 @@ def costs(prepared: Prepared, options: recipe.Export, run: Predict) -> Lowered:
     found = sample.accuracies(in_batches(answered, options.fixed_batch) if options.fixed_batch else answered)
     if not sample.passes(found, known.accuracies):
         raise CheckFailed(
-            f"the accuracy on a sample falls from {shares(known.accuracies)} to {shares(found)}", "another --precision"
+            f"the accuracy on a sample falls from {shares(known.accuracies)} to {shares(found)}",
+            "another --precision, or a wider parity.margin",
         )
     made = prepared.lowered or Lowered({}, {})
     return replace(made, accuracy=sample.by_domain(found), reference=sample.by_domain(known.accuracies))

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,13 @@ if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton: its kernels run on the processor
 # Pictures that are drawn once for all processes of tests, and not into anybody's home.
 os.environ.setdefault("VIT_TOOLKIT_CACHE", str(Path(tempfile.gettempdir()) / "vit-toolkit-tests"))
+with suppress(ModuleNotFoundError):  # `make gpu` runs with the packages that are there
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile(  # no clock, and the same examples every time
+        "toolkit", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("toolkit")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 STRENGTHS = {"each_choice": 1, "pairwise": 2}
 TRACED_ONCE = ("export", "kernels", "models", "prune")

@@ -113,7 +113,7 @@ def test_every_option_has_a_help_text_and_one_name(command: str) -> None:
 
 
 def test_a_help_text_is_shown_to_the_letter(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "One of [bold], [a, b] or [/b]; pip install 'vit-toolkit[tensorrt]'."
+    text = r"One of [bold], [a, b], [1, 2], \[x] or [/b]; pip install 'vit-toolkit[tensorrt]'."
     field = FieldInfo(annotation=str, description=text, default="[red]")
     monkeypatch.setattr(options, "_fields", lambda sections: [("data.value", field)])
     one = typer.Typer(rich_markup_mode="rich")

@@ -89,6 +89,13 @@ def test_other_lines_name_what_is_there(line: str) -> None:
         pytest.fail(f"no test knows {words[0]}")
 
 
+def test_the_demo_ends_well_on_a_busy_machine() -> None:
+    (line,) = re.findall(
+        r"^\t\$\(BIN\)/toolkit run .*--run runs/demo.*$", (ROOT / "Makefile").read_text(), re.MULTILINE
+    )
+    assert "--allow-invalid" in line.split()
+
+
 def test_links_lead_somewhere() -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
     assert links

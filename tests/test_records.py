@@ -89,7 +89,7 @@ def of(hint: Any) -> st.SearchStrategy[Any]:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_record_is_read_back_as_it_was_written(kind: type, data: st.DataObject) -> None:
     record = data.draw(every_field(kind))
     # Not ==: by its text, 1 differs from 1.0 and from True, and nan equals itself.

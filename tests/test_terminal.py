@@ -60,5 +60,4 @@ def test_a_narrow_window_cuts_nothing_off(monkeypatch: pytest.MonkeyPatch) -> No
     text = re.sub(r"\x1b\[[0-9;]*m", "", window.getvalue())
     assert max(map(len, text.splitlines())) <= 40
     assert "\u2026" not in text
-    assert text.count("long/") + text.count("lon\n") >= 1
     assert "".join(text.split()).endswith("/a/path/" + "long/" * 30)

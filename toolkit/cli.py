@@ -226,9 +226,18 @@ def _errors_reported() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
+class _Printable(logging.Formatter):
+    """What is logged may hold names from outside, too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(printable_lines(super().format(record)))
+
+
 def _set_loudness(values: dict[str, Any]) -> None:
     level = logging.INFO if values["verbose"] else logging.ERROR if values["quiet"] else logging.WARNING
-    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr, level=logging.ERROR)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Printable("%(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.ERROR)
     logging.getLogger("toolkit").setLevel(level)
 
 

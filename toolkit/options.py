@@ -118,8 +118,8 @@ def _option(name: str, field: FieldInfo) -> Any:
 
 
 def _quoted(text: str) -> str:
-    """`text` for rich, which reads [name] as markup; its own `escape` would be imported for every command."""
-    return re.sub(r"\[(?=[a-z#/@])", r"\\[", text)
+    """A help text for rich, which reads [name] as markup. As `rich.markup.escape`, which takes long to import."""
+    return re.sub(r"(\\*)(\[[a-z#/@])", r"\1\1\\\2", text)
 
 
 def _plain_type(field: FieldInfo) -> type[bool | float | str]:

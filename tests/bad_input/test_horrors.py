@@ -42,10 +42,10 @@ class Horrors:
 
 
 @pytest.fixture
-def horrors(working_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Horrors:
+def horrors(finished: tuple[Path, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Horrors:
     """The current folder: a new toolkit.yaml, and images with all that can be wrong with a folder of them."""
     folder = tmp_path / "work"
-    shutil.copytree(working_folder, folder, ignore=shutil.ignore_patterns("runs"))
+    shutil.copytree(finished[0], folder, ignore=shutil.ignore_patterns("runs"))
     monkeypatch.chdir(folder)
     used = add_unusual_pictures(PHOTOS / "ink" / "class0")
     add_unreadable_pictures(PHOTOS / "photo" / "class1")
@@ -174,11 +174,11 @@ def test_skip_broken_uses_the_rest_and_says_what_is_left_out(horrors: Horrors, c
 
 
 def test_classes_that_differ_in_16_bits_or_behind_transparency_are_learned(
-    working_folder: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+    finished: tuple[Path, object], tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut to 8 bits, the pictures of the first folder are all white; without their background, those of the second are
     all black."""
-    shutil.copy(working_folder / "toolkit.yaml", tmp_path)
+    shutil.copy(finished[0] / "toolkit.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     for number in range(40):
         dim = number % 2

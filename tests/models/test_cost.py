@@ -29,7 +29,7 @@ def test_the_dense_cost_is_counted(name: str, uneven: Build) -> None:
 
 
 @given(st.data())
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=10)
 def test_any_removal(beit: LoadedModel, data: st.DataObject) -> None:
     """One unit of some groups, and the heads and blocks that hold others of them."""
     groups = find_groups(beit.module, 16)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -24,6 +26,13 @@ def test_bf16(monkeypatch: pytest.MonkeyPatch, flags: str, torch_uses_them: bool
     monkeypatch.setattr(limits, "cpu_flags", lambda: frozenset(flags.split()))
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: torch_uses_them)
     assert emulated("bf16") is expected
+
+
+def test_torch_without_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "cpu_flags", lambda: frozenset({"bf16", "asimdhp"}))
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
+    assert emulated("bf16")
+    assert emulated("fp16")
 
 
 def test_formats_that_every_cpu_has_or_torch_does_not_multiply_in(monkeypatch: pytest.MonkeyPatch) -> None:

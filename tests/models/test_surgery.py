@@ -41,8 +41,6 @@ TIMES = 10 if os.environ.get("TOOLKIT_MANY_EXAMPLES") else 1
 """`make slow` tries ten times as many plans."""
 SEARCH = settings(
     max_examples=5 * TIMES,
-    deadline=None,
-    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

@@ -47,12 +47,12 @@ def test_a_training_checkpoint_of_timm(new: bool, tmp_path: Path) -> None:
     args = argparse.Namespace(lr=0.1, model="deit_tiny_patch16_224")
     content = {"epoch": 3, "state_dict": STATE, "state_dict_ema": STATE, "optimizer": optimizer, "args": args}
     torch.save(content, tmp_path / "last.pth.tar", _use_new_zipfile_serialization=new)
-    before = torch.serialization.get_safe_globals()
+    before = {*torch.serialization.get_safe_globals()}  # PyTorch lists a set
     found = read(tmp_path / "last.pth.tar")
     assert same(found, "state_dict/")
     assert same(found, "state_dict_ema/")
     assert "optimizer/state/0/exp_avg" in found
-    assert torch.serialization.get_safe_globals() == before, "nothing becomes safe for the rest of the process"
+    assert {*torch.serialization.get_safe_globals()} == before, "nothing becomes safe for the rest of the process"
 
 
 def test_tensors_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

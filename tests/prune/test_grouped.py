@@ -144,6 +144,15 @@ def test_ratios(dense: LoadedModel, job: Jobs, scope: str, ratio: float, steps: 
     assert count(remove(dense.module, plan.cuts, 16).module, 16).macs == by_hand < dense.info.macs
 
 
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_last_round_with_nothing_left_to_remove_is_no_error(dense: LoadedModel, job: Jobs, scope: str) -> None:
+    plans = [
+        method("grouped").prune(dense, job(criterion="magnitude-l1", scope=scope, ratio=0.99, steps=steps, round_to=24))
+        for steps in (1, 3)
+    ]
+    assert plans[0].met == plans[1].met > 0.3
+
+
 def test_rounds_score_what_is_left(dense: LoadedModel, job: Jobs) -> None:
     """Several rounds choose other units than one, and each round is told."""
     told: list[tuple[int, int]] = []

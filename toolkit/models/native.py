@@ -19,8 +19,7 @@ FLAGS = {
 
 def emulated(precision: str) -> bool:
     """Whether a format is emulated: this CPU has no instructions for it, as far as is known, or torch uses none."""
-    used = {
-        "bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported,
-        "fp16": torch.ops.mkldnn._is_mkldnn_fp16_supported,
-    }
-    return precision in FLAGS and (FLAGS[precision].isdisjoint(limits.cpu_flags()) or not used[precision]())
+    if precision not in FLAGS:
+        return False
+    used = getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported", None)  # None: torch without oneDNN
+    return FLAGS[precision].isdisjoint(limits.cpu_flags()) or used is None or not used()

@@ -41,7 +41,7 @@ def spend(pools: Pools, budget: Budget, terms: Terms) -> tuple[Cut, ...]:
     """The cuts that meet the budget; BudgetError, with the closest that can be met, if none do."""
     if budget.quantity == "ratio":
         chosen = _share(pools, budget.share, terms)
-        if not chosen and not terms.partway:
+        if not chosen and not terms.gone and not terms.partway:
             raise BudgetError(f"{budget} removes nothing: no layer has that many units to spare", _SMALLER_STEPS)
     else:
         chosen = _until_met(_at_one_pace(pools, terms.gone), budget, terms)
