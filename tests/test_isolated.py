@@ -204,6 +204,15 @@ def test_it_outlives_nobody_and_runs_no_program_twice(life: Life, tmp_path: Path
     assert list(temporary.iterdir()) == []
 
 
+def test_another_process_that_holds_the_connection_does_not_keep_it() -> None:
+    """Processes that load images are forks of this one, and hold all that it has open."""
+    held = Isolated(GUEST, "nothing", list)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[held._link.fileno()]) as fork:
+        held.close()
+        assert held._process.returncode == 0, "it was not ended by force"
+        fork.communicate()
+
+
 def test_files_in_the_current_folder_are_no_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("json", "multiprocessing", "numpy"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit(7)")

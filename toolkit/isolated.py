@@ -155,6 +155,8 @@ class Isolated(Generic[Kind]):
         self._process.wait()
 
     def _end(self) -> None:
+        with suppress(OSError):  # it has ended
+            self._link.send(None)  # forks of this process may hold the connection open
         self._link.close()
         try:
             self._process.wait(END_SECONDS)
@@ -204,7 +206,10 @@ def serve(link: Connection, folder: str) -> None:
 
     while (message := _received(link)) is not None:
         try:
-            request: _Request = pickle.loads(message)
+            request: _Request | None = pickle.loads(message)
+            del message  # it may hold a graph
+            if request is None:
+                break
             answer = request.answer(held, lambda *step: send(_Told(*step)))
             if request.makes:
                 held, answer = answer, None
