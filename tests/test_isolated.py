@@ -88,6 +88,8 @@ def test_an_object_stays_there_and_is_called() -> None:
         assert held.call("adding", list.append, "c") is None
         assert held.call("reading", list) == ["a", "b", "c"]
         assert held.call("asking", operator.attrgetter("__class__")) is list
+    with pytest.raises(RuntimeError, match="closed"):
+        held.call("reading", list)
     with Isolated(GUEST, "asking", os.getpid) as held:
         assert held.call("asking", abs) != os.getpid()
 
@@ -202,6 +204,15 @@ def test_it_outlives_nobody_and_runs_no_program_twice(life: Life, tmp_path: Path
     assert list(temporary.iterdir()) == []
 
 
+def test_another_process_that_holds_the_connection_does_not_keep_it() -> None:
+    """Processes that load images are forks of this one, and hold all that it has open."""
+    held = Isolated(GUEST, "nothing", list)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[held._link.fileno()]) as fork:
+        held.close()
+        assert held._process.returncode == 0, "it was not ended by force"
+        fork.communicate()
+
+
 def test_files_in_the_current_folder_are_no_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("json", "multiprocessing", "numpy"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit(7)")
@@ -218,4 +229,4 @@ def test_a_library_with_its_version() -> None:
 def test_how_processes_end() -> None:
     assert ending(-signal.SIGTERM) == "was ended by signal 15 (SIGTERM)"
     assert ending(-40) == "was ended by signal 40"
-    assert last_lines("\33[1mbold\33[0m\n \n\rover\b\n" + "line\n" * 11) == ["over", *["line"] * 11]
+    assert last_lines("\33[1mbold\33[0m\n \n\rover\b\n" + "line\n" * 11) == ["over\ufffd", *["line"] * 11]

@@ -30,7 +30,8 @@ from multiprocessing.connection import Connection, Pipe
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from toolkit.errors import CheckFailed, LibraryDied, ToolkitError
+from toolkit.characters import printable_lines
+from toolkit.errors import CheckFailed, LibraryDied, ToolkitError, plainly
 from toolkit.progress import Progress
 
 if TYPE_CHECKING:
@@ -118,6 +119,8 @@ class Isolated(Generic[Kind]):
         self.close()
 
     def _ask(self, doing: str, request: _Request, report: Progress | None = None) -> Any:
+        if self._link.closed:
+            raise RuntimeError(f"the process of {self._guest.name} is closed")
         try:
             self._link.send(request)
             answer = self._link.recv()
@@ -152,6 +155,8 @@ class Isolated(Generic[Kind]):
         self._process.wait()
 
     def _end(self) -> None:
+        with suppress(OSError):  # it has ended
+            self._link.send(None)  # forks of this process may hold the connection open
         self._link.close()
         try:
             self._process.wait(END_SECONDS)
@@ -185,9 +190,8 @@ def advice(code: int, hint: str = "") -> str:
 
 def last_lines(text: str) -> list[str]:
     """The end of what a process said, without what is for terminals only."""
-    lines = re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", text).splitlines()
-    plain = ("".join(letter for letter in line if letter.isprintable()) for line in lines)
-    return [line for line in plain if line.strip()][-SHOWN_LINES:]
+    lines = printable_lines(re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", text))
+    return [line for line in lines if line.strip()][-SHOWN_LINES:]
 
 
 def serve(link: Connection, folder: str) -> None:
@@ -202,7 +206,10 @@ def serve(link: Connection, folder: str) -> None:
 
     while (message := _received(link)) is not None:
         try:
-            request: _Request = pickle.loads(message)
+            request: _Request | None = pickle.loads(message)
+            del message  # it may hold a graph
+            if request is None:
+                break
             answer = request.answer(held, lambda *step: send(_Told(*step)))
             if request.makes:
                 held, answer = answer, None
@@ -253,7 +260,7 @@ class _Raised:
 
     @classmethod
     def of(cls, error: Exception) -> _Raised:
-        words, trace = f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
+        words, trace = f"{type(error).__name__}: {plainly(error)}", "".join(traceback.format_exception(error))
         ours = isinstance(error, ToolkitError) or type(error).__module__ == "builtins"
         with suppress(Exception):  # such as arguments of the library's classes
             if ours:

@@ -10,7 +10,7 @@ import torch
 
 from toolkit import records
 from toolkit.bench.identity import identify
-from toolkit.bench.parity import Answers, Pair, compare, images_needed, predict, verdict, worst
+from toolkit.bench.parity import Answers, Pair, compare, images_needed, predict, side_by_side, verdict, worst
 from toolkit.bench.runtimes import runtime
 from toolkit.bench.statistics import Estimate
 from toolkit.errors import CheckFailed
@@ -23,6 +23,17 @@ LABELS = (0, 1, 2, 0, 1, 2, 0, 1, 2, 0)
 
 def alike(labels: tuple[int, ...] = LABELS) -> Answers:
     return Answers(labels, dict.fromkeys(SIDES, labels))
+
+
+def test_sides_are_put_side_by_side() -> None:
+    seen = {
+        "slim": {"ink": ((0, 1), (0, 0)), "oil": ((2,), (2,))},
+        "onnx": {"ink": ((0, 1), (1, 1)), "oil": ((2,), (0,))},
+    }
+    assert side_by_side(seen) == {
+        "ink": Answers((0, 1), {"slim": (0, 0), "onnx": (1, 1)}),
+        "oil": Answers((2,), {"slim": (2,), "onnx": (0,)}),
+    }
 
 
 def test_one_domain_by_hand() -> None:

@@ -96,7 +96,7 @@ def digits() -> Callable[[LoadedModel], tuple[torch.Tensor, torch.Tensor]]:
     pixels = np.stack([grey] * 3, axis=1)
 
     def read(model: LoadedModel) -> tuple[torch.Tensor, torch.Tensor]:
-        images = normalised(pixels, model.info.mean, model.info.std)
+        images = normalised(pixels, model.info.preprocessing)
         return torch.from_numpy(images), torch.from_numpy(found.target[order].astype(np.int64))
 
     return read

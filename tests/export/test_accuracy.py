@@ -159,7 +159,7 @@ def test_what_a_user_is_told(
     save_file(as_timm_has_it(model.module), "weights.safetensors")
     Path("toolkit.yaml").write_text(RECIPE)
     images, labels = digits(model)
-    pixels = to_pixels(images.numpy(), model.info.mean, model.info.std)
+    pixels = to_pixels(images.numpy(), model.info.preprocessing)
     for number in range(1400, 1700):
         folder = Path("photos", "one" if number % 2 else "two", str(int(labels[number])))
         folder.mkdir(parents=True, exist_ok=True)

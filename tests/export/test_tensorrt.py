@@ -6,15 +6,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from toolkit import recipe, records
-from toolkit.errors import BadInput, CheckFailed, MissingDependency, RecipeError
+from toolkit.errors import BadInput, CheckFailed, MissingDependency, RecipeError, StorageError
 from toolkit.export import target
 from toolkit.export.engine import Engine, EngineLayer, EngineLayers, EngineOptions, build, layers_in
 from toolkit.export.libraries import TABLE, Library, Version, library, version_of
-from toolkit.export.tensorrt import engine_options
+from toolkit.export.tensorrt import _keep, engine_options
 from toolkit.models.source import LoadedModel
 from toolkit.records import Artifact
 
@@ -71,8 +72,11 @@ def test_without_tensorrt_it_is_said_what_to_install(monkeypatch: pytest.MonkeyP
 
 
 def test_building_needs_no_torch() -> None:
-    """A device builds engines too."""
-    code = "import sys; sys.modules['torch'] = None; import toolkit.export.tensorrt, toolkit.export.rtx"
+    """A device builds engines too; and processes that libraries have of their own are started quickly."""
+    modules = ", ".join(
+        f"toolkit.export.{name}" for name in ("tensorrt", "rtx", "openvino", "quantize", "onnx_session")
+    )
+    code = f"import sys; sys.modules['torch'] = None; import {modules}, toolkit.bench.runtimes.isolated"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -146,6 +150,19 @@ def test_a_timing_cache_in_no_folder(tmp_path: Path) -> None:
         engine_options(options, times)
     with pytest.raises(BadInput, match="cannot be written"):
         engine_options(recipe.Export(timing_cache=str(tmp_path)), times)
+
+
+def test_a_timing_cache_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "cache"
+    _keep(b"old", cache)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", Mock(side_effect=OSError("no space left")))
+        with pytest.raises(StorageError, match="cannot write the timing cache"):
+            _keep(b"new", cache)
+    assert cache.read_bytes() == b"old"
+    _keep(b"new", cache)
+    assert cache.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [cache]
 
 
 def test_a_graph_it_cannot_read_fails_in_its_own_words() -> None:

@@ -58,6 +58,21 @@ def test_judgement_is_the_parity_verdict(page: Page, parity: ParityReport, verdi
     assert "than 1 pp" in plain(judgement.text)
 
 
+@pytest.mark.parametrize(
+    ("verdict", "said"),
+    [("undecided", "nothing is known about openvino-fp32"), ("fail", "a runtime died of openvino-fp32")],
+)
+def test_judgement_of_a_file_that_does_not_run(page: Page, parity: ParityReport, verdict: Verdict, said: str) -> None:
+    domains = tuple(
+        replace(domain, comparisons=tuple(replace(made, verdict="pass") for made in domain.comparisons))
+        for domain in parity.domains
+    )
+    shown = replace(parity, domains=domains, verdict=verdict, unopened={"openvino-fp32": "why"})
+    judgement = summary.judgement(replace(page, parity=shown))
+    assert judgement.kind == verdict
+    assert said in plain(judgement.text)
+
+
 def test_judgement_without_parity(bare: Page) -> None:
     assert summary.judgement(bare).kind == "not run"
 
