@@ -39,7 +39,7 @@ with suppress(ModuleNotFoundError):  # `make gpu` runs with the packages that ar
     settings.load_profile("toolkit")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 STRENGTHS = {"each_choice": 1, "pairwise": 2}
-TRACED_ONCE = ("export", "kernels", "models", "prune")
+TRACED_ONCE = ("export", "kernels", "models")
 """Rooms where of a test's cases only the first counts for coverage: being traced doubles the time of exports and of
 interpreted kernels, and the other cases seldom run other lines."""
 

@@ -161,6 +161,7 @@ def test_raw_pixels(models: Models, exported: Exported, tmp_path: Path, precisio
     assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
 
 
+@pytest.mark.no_cover
 def test_the_callers_module_and_streams_stay_as_they_are(
     models: Models, exported: Exported, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -31,6 +31,7 @@ def of_torch(model: LoadedModel) -> np.ndarray:
         return model.module(torch.from_numpy(IMAGES)).numpy()
 
 
+@pytest.mark.no_cover  # the compiler is in Python: being traced it takes twice as long
 @pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
 def test_compiled_code_and_the_program_it_was_made_of(models: Models, exported: Exported, tmp_path: Path) -> None:
     model = models(heads="uneven")
