@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -43,6 +43,8 @@ class Sample:
     """Validation images, to see what is lost."""
     margin: float
     """Accuracy that may be lost in any domain."""
+    trained: Mapping[str, float] = field(default_factory=dict)
+    """Accuracy in each domain that training measured, on all its validation images of this size; empty: not known."""
 
     def __post_init__(self) -> None:
         if not len(self.calibration) or not self.parts or not all(len(part.labels) for part in self.parts):
@@ -55,7 +57,7 @@ class Sample:
             return normalised(to_pixels(images, prepared), prepared)
 
         parts = tuple(replace(part, images=rounded(part.images)) for part in self.parts)
-        return Sample(rounded(self.calibration), parts, self.margin)
+        return replace(self, calibration=rounded(self.calibration), parts=parts)
 
     def accuracies(self, predict: Predict) -> tuple[float, ...]:
         """Share of images answered right, for each part; NaN, which passes nothing, where a logit is not finite."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -34,7 +35,7 @@ class Reference:
 def reference(model: LoadedModel, sample: Sample) -> Reference:
     """Ask the model as it was given, for images of the size that its file takes.
 
-    Raises CheckFailed for a model whose logits are not finite.
+    Raises CheckFailed for a model whose logits are not finite, or that is not as right as training has measured.
     """
     module = resized(model, model.info.image_size).module
     with evaluating(module):
@@ -45,7 +46,21 @@ def reference(model: LoadedModel, sample: Sample) -> Reference:
         raise CheckFailed(
             f"the model gives logits that are not finite for images of {', '.join(faulty)}", "train the model first"
         )
+    _check_trained(sample, accuracies)
     return Reference(sample, logits, accuracies)
+
+
+def _check_trained(sample: Sample, accuracies: Sequence[float]) -> None:
+    """An accuracy on n images strays from that on all validation images by less than 2 / sqrt(n), four times the
+    largest standard error."""
+    for part, found in zip(sample.parts, accuracies, strict=True):
+        images, before = len(part.labels), sample.trained.get(part.domain, found)
+        if abs(found - before) > 2 / math.sqrt(images):
+            raise CheckFailed(
+                f"the model is right for {found:.1%} of {images} images of {part.domain}, and was for {before:.1%} of "
+                "the validation images when it was trained: what this file would be judged by is wrong",
+                "train again with the libraries that are installed now: the images may be read in another way",
+            )
 
 
 def check_rewritten(known: Reference, predict: Predict) -> None:

@@ -23,7 +23,7 @@ from toolkit.export.attention import Run
 from toolkit.export.calibrate import Images, Sample
 from toolkit.export.choices import choices
 from toolkit.export.prepare import Prepared, prepare
-from toolkit.export.reference import answers, compared
+from toolkit.export.reference import answers, compared, reference
 from toolkit.models.source import LoadedModel
 from toolkit.progress import silent
 from toolkit.records import Artifact
@@ -36,6 +36,19 @@ def prepared(models: Models, sample_of: Callable[..., Sample]) -> Prepared:
     model, options = models(), recipe.Export(precision="bf16")
     made = choices("openvino", target("openvino").abilities(), options)
     return prepare(model, options, made, sample_of(model), silent)
+
+
+def test_a_model_that_is_not_as_right_as_in_training_decides_nothing(
+    models: Models, sample_of: Callable[..., Sample]
+) -> None:
+    model = models()
+    sample = sample_of(model)  # which it answers right
+    images = len(sample.parts[1].labels)
+    known = reference(model, replace(sample, trained={"one": 1.0, "two": 1.01 - 2 / images**0.5}))
+    assert known.accuracies == (1.0, 1.0)
+    lost = rf"right for 100.0% of {images} images of two, and was for 0.0% of the validation images"
+    with pytest.raises(CheckFailed, match=lost):
+        reference(model, replace(sample, trained={"one": 1.0, "two": 0.0}))
 
 
 def test_a_file_that_answers_as_the_model_costs_nothing(prepared: Prepared) -> None:
