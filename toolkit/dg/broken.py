@@ -12,10 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from toolkit.characters import listed, printable
 from toolkit.dg import picture
 from toolkit.dg.domains import Domains
 from toolkit.dg.image import Image
-from toolkit.dg.left_out import LeftOut, by_reason, listed, shown
+from toolkit.dg.left_out import LeftOut, by_reason
 from toolkit.dg.unreadable import Unreadable
 from toolkit.errors import DataError
 from toolkit.progress import Progress, silent
@@ -62,7 +63,7 @@ def without_broken(domains: Domains, found: ImageCheck, skip: bool) -> Domains:
     broken = [LeftOut(name, reason) for name, reason in found.unreadable.items()]
     faults = [each for each in (*domains.left_out, *broken) if each.fault]
     for each in faults:
-        LOG.info("%s: %s", shown(each.name), each.reason)
+        LOG.info("%s: %s", printable(each.name), each.reason)
     if faults and not skip:
         why = [f"{len(names)} {reason}: {listed(names)}" for reason, names in by_reason(faults).items()]
         raise DataError(

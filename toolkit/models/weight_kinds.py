@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from toolkit.characters import listed
 from toolkit.errors import WeightsError
 
 Kind = Literal["safetensors", "torch"]
@@ -89,8 +90,7 @@ def kind_of(file: Path) -> Kind:
 
 def with_code(file: Path, names: Sequence[str]) -> WeightsError:
     """The error for a file of torch's that holds objects of these classes, or calls these functions."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    held = f"it also holds {', '.join(names[:5])}{more}" if names else "it holds more than these"
+    held = f"it also holds {listed(names)}" if names else "it holds more than these"
     return WeightsError(
         f"{file} cannot be read as plain tensors: {held}, and unpickling that could run code", _trusted(_BY_TORCH, file)
     )

@@ -12,6 +12,7 @@ from timm.models import beit, vision_transformer
 from torch import Tensor, nn
 
 from toolkit import records
+from toolkit.characters import listed
 from toolkit.errors import RecordError, WeightsError
 from toolkit.models import networks, weight_file
 from toolkit.models.kinship import differences
@@ -77,9 +78,8 @@ def _faults(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]
 def _misfit(module: nn.Module, given: Mapping[str, Tensor], faults: list[str], file: Path) -> WeightsError:
     """The error for tensors that do not fit: the file's kind first, then the tensors."""
     found = differences(given, module)
-    shown = faults[: SHOWN_BESIDE_A_KIND if found else SHOWN]
-    more = [f"and {len(faults) - len(shown)} more"] if len(faults) > len(shown) else []
-    said = [*(difference.said for difference in found), *shown, *more]
+    tensors = listed(faults, SHOWN_BESIDE_A_KIND if found else SHOWN, between="; ")
+    said = filter(None, (*(difference.said for difference in found), tensors))
     settings = " ".join(difference.settings for difference in found if difference.settings)
     hint = f"to build the file's kind of model: {settings}" if settings else ""
     if (file.parent / "model.json").is_file():
@@ -96,7 +96,7 @@ def _in_float32(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], file: 
     odd = [f"{name} ({what})" for name, tensor in tensors.items() if (what := _odd(tensor, name in own))]
     if odd:
         raise WeightsError(
-            f"{file} holds tensors that are no plain floating-point numbers: {networks.listed(odd)}",
+            f"{file} holds tensors that are no plain floating-point numbers: {listed(odd)}",
             "save the state_dict of the model before it was quantised or made sparse",
         )
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
@@ -130,7 +130,7 @@ def _check_finite(state: Mapping[str, Tensor], file: Path) -> None:
     broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
     if broken:
         raise WeightsError(
-            f"{file} holds values that are NaN or infinite, in {networks.listed(broken)}",
+            f"{file} holds values that are NaN or infinite, in {listed(broken)}",
             "its training has diverged: take an earlier checkpoint",
         )
 
