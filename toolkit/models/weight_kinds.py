@@ -20,7 +20,7 @@ Kind = Literal["safetensors", "torch"]
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 """Usual names of files of weights, in a folder."""
-ANOTHER = "give a safetensors file, or a .pth of plain tensors"
+ANOTHER = "give a safetensors file, or one that torch.save has written"
 UNPACK = "unpack it and give the file of weights inside"
 AGAIN = "copy or download it again"
 MADE_BY_OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
