@@ -6,10 +6,13 @@ None of them is opened here, as pickles, TorchScript and exported programs run c
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shlex
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -67,8 +70,22 @@ _PART = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.")
 """In the name of one file of several: model-00001-of-00002.safetensors."""
 
 
+@contextmanager
+def readable(file: Path) -> Iterator[None]:
+    """WeightsError naming the file where the system refuses to look at it or to read it."""
+    try:
+        yield
+    except OSError as error:
+        raise WeightsError(f"{file} cannot be read: {os.strerror(error.errno or errno.EIO)}", ANOTHER) from error
+
+
 def kind_of(file: Path) -> Kind:
     """The kind of a file that can be read; WeightsError for all else."""
+    with readable(file):
+        return _kind_of(file)
+
+
+def _kind_of(file: Path) -> Kind:
     if file.is_dir():
         raise _folder(file)
     head = _head(file)
@@ -99,14 +116,12 @@ def with_code(file: Path, names: Sequence[str]) -> WeightsError:
 def _head(file: Path) -> bytes:
     """The first bytes of a file that can be read."""
     if not file.exists():
-        raise WeightsError(f"weights file {file} does not exist", 'give a file, "hub" or "none"')
+        what = "is a link to nothing" if file.is_symlink() else "does not exist"
+        raise WeightsError(f"weights file {file} {what}", 'give a file, "hub" or "none"')
     if not file.is_file():
         raise WeightsError(f"{file} is not a file", ANOTHER)
-    try:
-        with file.open("rb") as opened:
-            head = opened.read(HEAD)
-    except OSError as error:
-        raise WeightsError(f"{file} cannot be read: {error.strerror}") from error
+    with file.open("rb") as opened:
+        head = opened.read(HEAD)
     if not head:
         raise WeightsError(f"{file} is empty", AGAIN)
     return head

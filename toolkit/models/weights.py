@@ -11,12 +11,10 @@ import torch
 from timm.models import beit, vision_transformer
 from torch import Tensor, nn
 
-from toolkit import records
 from toolkit.characters import listed
-from toolkit.errors import RecordError, WeightsError
+from toolkit.errors import WeightsError
 from toolkit.models import networks, weight_file
 from toolkit.models.kinship import differences
-from toolkit.records import ModelInfo
 
 LOG = logging.getLogger(__name__)
 SHOWN, SHOWN_BESIDE_A_KIND = 8, 3
@@ -82,7 +80,7 @@ def _misfit(module: nn.Module, given: Mapping[str, Tensor], faults: list[str], f
     said = filter(None, (*(difference.said for difference in found), tensors))
     settings = " ".join(difference.settings for difference in found if difference.settings)
     hint = f"to build the file's kind of model: {settings}" if settings else ""
-    if (file.parent / "model.json").is_file():
+    if weight_file.record_beside(file):
         hint = f"`toolkit inspect {file.parent}` shows it; a model that was cut cannot be trained anew"
     name = getattr(module, "pretrained_cfg", {}).get("architecture") or type(module).__name__
     return WeightsError(
@@ -113,12 +111,8 @@ def _odd(tensor: Tensor, needed: bool) -> str:
 
 def _check_heads(module: nn.Module, file: Path) -> None:
     """A file of ours lies beside a record of its heads, which tensors do not show."""
-    try:
-        info = records.load(ModelInfo, file.parent / "model.json") if file.name == "model.safetensors" else None
-    except RecordError:  # there is none, or it is somebody else's
-        info = None
-    if info is not None:
-        theirs = [len(layout.heads) for layout in info.layouts]
+    if found := weight_file.record_beside(file):
+        theirs = [len(layout.heads) for layout in found[1].layouts]
         ours = [part.num_heads for part in module.modules() if hasattr(part, "num_heads")]
         if theirs != ours:
             raise WeightsError(
