@@ -1,12 +1,23 @@
 from __future__ import annotations
 
-from toolkit.characters import printable, printable_lines
+from toolkit.characters import listed, printable, printable_lines, without_colours
 
 
 def test_printable_keeps_letters_and_spaces_only() -> None:
     assert printable("Bär\u00a01 ") == "Bär\u00a01 "
-    assert printable("a\x1b[31m\n\udcff") == "a\ufffd[31m\ufffd\ufffd"
+    assert printable("a\x1b[31m\n\udcff") == r"a\x1b[31m\n\udcff"
+    assert printable("a\x07") != printable("a\x08"), "names that differ are shown to differ"
 
 
 def test_lines_stay_lines() -> None:
-    assert printable_lines("one\n  two\x1b[2J\n\tthree") == ["one", "  two\ufffd[2J", "    three"]
+    assert printable_lines("one\n  two\x1b[2J\n\tthree") == ["one", r"  two\x1b[2J", "    three"]
+
+
+def test_the_first_names_and_the_number_of_the_others() -> None:
+    assert listed(iter("abc")) == "a, b, c"
+    assert listed("abcde\n", shown=6) == r"a, b, c, d, e, \n"
+    assert listed(("a\x1b[2J", "b", "c", "d"), shown=2, between="; ") == r"a\x1b[2J; b and 2 more"
+
+
+def test_commands_to_a_terminal_are_taken_out() -> None:
+    assert without_colours("\x1b[1;31mred\x1b[0m, \x1b[?25lhidden\x1b[>4;1m \x1b[2~end") == "red, hidden end"

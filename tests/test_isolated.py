@@ -229,4 +229,4 @@ def test_a_library_with_its_version() -> None:
 def test_how_processes_end() -> None:
     assert ending(-signal.SIGTERM) == "was ended by signal 15 (SIGTERM)"
     assert ending(-40) == "was ended by signal 40"
-    assert last_lines("\33[1mbold\33[0m\n \n\rover\b\n" + "line\n" * 11) == ["over\ufffd", *["line"] * 11]
+    assert last_lines("\33[1mbold\33[0m\n \n\rover\b\n" + "line\n" * 11) == ["over\\x08", *["line"] * 11]

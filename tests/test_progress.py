@@ -78,7 +78,7 @@ def test_a_bar_shows_names_as_they_are_and_whole(monkeypatch: pytest.MonkeyPatch
 def test_lines_hold_no_control_codes(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.shown("train") as report:
         report(1, 2, "a\x1b[31m [bold]")
-    assert capsys.readouterr().err == "train: 1/2 a\ufffd[31m [bold]\n"
+    assert capsys.readouterr().err == "train: 1/2 a\\x1b[31m [bold]\n"
 
 
 def test_an_error_inside_passes_through(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ def test_control_characters_do_not_reach_a_terminal(capsys: pytest.CaptureFixtur
     terminal.show(made)
     text = capsys.readouterr().err
     assert "\x1b" not in text
-    assert "\ufffd[31mred" in text
+    assert "\\x1b[31mred" in text
 
 
 def test_a_row_of_a_log_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,37 @@
-"""Which characters of a name from outside (a folder's, a model's, a library's) a page or a terminal may be sent."""
+"""Names and texts from outside (a folder's, a model's, a library's), as a page or a terminal may be sent them."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from collections.abc import Iterable
+
+_ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
 def printable(name: str) -> str:
-    """A name with what no page or terminal should be sent replaced by U+FFFD."""
-    return "".join(one if one.isprintable() or unicodedata.category(one) == "Zs" else "\ufffd" for one in name)
+    r"""A name in which what no page or terminal should be sent (line breaks, commands to a terminal, bytes that are no
+    text) is written as Python writes it: \n, \x1b, \udcff."""
+    return "".join(one if _is_printable(one) else repr(one)[1:-1] for one in name)
 
 
 def printable_lines(text: str) -> list[str]:
     """The lines of a text, each of them printable."""
     return [printable(line) for line in text.expandtabs(4).splitlines()]
+
+
+def listed(names: Iterable[str], shown: int = 5, between: str = ", ") -> str:
+    """The first few names, printable, and the number of the others: "a, b and 3 more"."""
+    names = list(names)
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return between.join(map(printable, names[:shown])) + more
+
+
+def without_colours(text: str) -> str:
+    """A text without the commands to a terminal (ANSI's control sequences) that colour it or move the cursor."""
+    return _ANSI.sub("", text)
+
+
+def _is_printable(one: str) -> bool:
+    """Spaces of all widths are."""
+    return one.isprintable() or unicodedata.category(one) == "Zs"

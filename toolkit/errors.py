@@ -29,6 +29,8 @@ import re
 from collections.abc import Iterable
 from typing import ClassVar
 
+from toolkit.characters import without_colours
+
 
 class ToolkitError(Exception):
     """Base of all errors above. `message`: what happened and why. `hint`: what to do."""
@@ -141,8 +143,7 @@ def suggestion(name: str, known: Iterable[str], shown: int = 12) -> str:
 def plainly(error: BaseException, longest: int = 200) -> str:
     """What a library says, in one line for a message of ours: no colours, no folders of libraries, no places in their
     sources, not too long; the kind of error where it says nothing."""
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", str(error))
-    text = re.sub(r"[^\s\"'(]*/(?:site|dist)-packages/", "", text)
+    text = re.sub(r"[^\s\"'(]*/(?:site|dist)-packages/", "", without_colours(str(error)))
     lines = (line.strip() for line in text.splitlines())
     said = next((line for line in lines if line and not _PLACE.search(line)), "") or type(error).__name__
     return said if len(said) <= longest else f"{said[: longest - 3]}..."

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import re
 import shutil
 import signal
 import subprocess
@@ -30,7 +29,7 @@ from multiprocessing.connection import Connection, Pipe
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from toolkit.characters import printable_lines
+from toolkit.characters import printable_lines, without_colours
 from toolkit.errors import CheckFailed, LibraryDied, ToolkitError, plainly
 from toolkit.progress import Progress
 
@@ -190,7 +189,7 @@ def advice(code: int, hint: str = "") -> str:
 
 def last_lines(text: str) -> list[str]:
     """The end of what a process said, without what is for terminals only."""
-    lines = printable_lines(re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", text))
+    lines = printable_lines(without_colours(text))
     return [line for line in lines if line.strip()][-SHOWN_LINES:]
 
 

@@ -86,7 +86,8 @@ class Model(Section):
     name: str = "deit_tiny_patch16_224"
     """Name of a ViT, DeiT or BEiT in timm."""
     weights: str = "hub"
-    """What it starts from: "hub" (timm's weights), "none" (random), or a file (safetensors, .pth of plain tensors)."""
+    """What it starts from: "hub" (timm's weights), "none" (random), or a file: safetensors, or what torch.save has
+    written, training checkpoints too."""
     weights_key: str | None = None
     """Which weights of a file that holds several: an entry such as state_dict_ema, or what their names begin with."""
     image_size: Annotated[int, Field(ge=8)] | None = None

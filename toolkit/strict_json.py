@@ -14,6 +14,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
 
+from toolkit.characters import listed
 from toolkit.errors import RecordError
 
 if TYPE_CHECKING:  # cattrs is loaded with the first record: their kinds are of use where it is not installed
@@ -42,23 +43,34 @@ def save(record: object, path: Path) -> None:
 
 def load(kind: type[Record], path: Path, schema: int) -> Record:
     """The record of this kind that a file holds; see `loads`."""
+    return loads(kind, text_of(path), str(path), schema)
+
+
+def text_of(path: Path) -> str:
+    """What a file holds. Other OSErrors than that it is not there are the caller's."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise RecordError(f"{path} does not exist") from None
     except UnicodeDecodeError as error:
         raise RecordError(f"{path} is not JSON: it is not text in UTF-8") from error
-    return loads(kind, text, str(path), schema)
 
 
-def loads(kind: type[Record], text: str, source: str, schema: int) -> Record:
-    """The record of this kind that `text` holds; `source` names the text in errors, `schema` is the format we read."""
+def parse(text: str, source: str) -> Any:
+    """The plain values that `text` holds; RecordError with `source`, line and column where it is not JSON."""
     try:
-        content = json.loads(text)
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise RecordError(f"{source} is not JSON from line {error.lineno}, column {error.colno} on") from error
     except RecursionError as error:
         raise RecordError(f"{source} is not JSON of ours: it is nested too deeply") from error
+    except ValueError as error:  # thousands of digits
+        raise RecordError(f"{source} is not JSON of ours: it holds a number that is too long") from error
+
+
+def loads(kind: type[Record], text: str, source: str, schema: int) -> Record:
+    """The record of this kind that `text` holds; `source` names the text in errors, `schema` is the format we read."""
+    content = parse(text, source)
     if not isinstance(content, dict):
         raise RecordError(f"{source} is not a {kind.__name__}: it holds no JSON object")
     found = content.get("schema", schema)
@@ -78,7 +90,7 @@ def loads(kind: type[Record], text: str, source: str, schema: int) -> Record:
     except (ClassValidationError, ValueError, TypeError) as error:
         faults = transform_error(error, path=kind.__name__, format_exception=_described)
         raise RecordError(
-            f"{source} is not a {kind.__name__}: {'; '.join(faults)}",
+            f"{source} is not a {kind.__name__}: {listed(faults, between='; ')}",
             "another version may have written it: make it again",
         ) from None
 

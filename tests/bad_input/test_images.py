@@ -102,6 +102,35 @@ def test_an_image_that_breaks_after_it_was_checked_is_named(here: Path, command:
     assert "data: 1 left out, nothing but zero bytes: ink/class0/3.png" in ended.err
 
 
+def test_permissions_that_are_mended_are_noticed(here: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They change neither size nor time of a file, nor does a network drive that is back."""
+    (here / PHOTOS / "ink" / "class0" / "3.png").touch()  # so that all are decoded again
+    opened = Path.open
+
+    def refuse(path: Path, *how: Any, **more: Any) -> Any:
+        if path.name == "3.png":
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *how, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refuse)
+        ended = command("train", "--skip-broken", "--epochs", "0")
+    assert "left out, not to be opened (permission denied): " in ended.err
+    ended = command("train", "--skip-broken", "--epochs", "0")
+    assert ended.made == ["dense"]
+    assert "left out" not in ended.err
+    assert ", 90 images" in ended.err
+
+
+def test_another_split_decodes_nothing_again(here: Path, command: Command) -> None:
+    for words in (["--seed", "5"], ["--hold-out", "ink"], ["--validation-share", "0.4"]):
+        ended = command("train", "--epochs", "0", *words)
+        assert ended.made == ["dense"]
+        assert "checking images" not in ended.err
+    (here / PHOTOS / "ink" / "class0" / "3.png").touch()
+    assert "checking images: 90/90" in command("train", "--epochs", "0").err
+
+
 def test_one_domain_can_be_learned_from_when_none_is_held_out(here: Path, command: Command) -> None:
     ended = command("train", "--run", "runs/one", "--data", f"{PHOTOS}/ink", "--hold-out", "none", "--epochs", "0")
     assert ended.code == 0, ended.err

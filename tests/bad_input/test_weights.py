@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import shutil
 from argparse import Namespace
@@ -126,6 +127,71 @@ def test_a_file_that_is_refused(
     assert said in in_our_words(ended)
     assert mend in ended.err
     assert not Path("executed").exists()
+
+
+NO_FILES = {
+    "~nobody-of-this-name/x.pth": "~nobody-of-this-name/x.pth does not exist: no user of that name",
+    f"{'x' * 300}.pth": "xxx.pth cannot be read: File name too long",
+    "/proc/self/mem": "/proc/self/mem cannot be read: Input/output error",
+    "runs/default/dense": "runs/default/dense is a folder",
+    "gone.pth": "weights file gone.pth is a link to nothing",
+    "round.pth": "weights file round.pth is a link to nothing",
+    "nothing.pth": "weights file nothing.pth does not exist",
+    "/dev/null": "/dev/null is not a file",
+}
+
+
+@pytest.mark.parametrize("given", NO_FILES, ids=lambda given: given[-20:])
+def test_what_is_no_file_is_refused_before_images_are_read(
+    same_here: Path,
+    command: Command,
+    unchanged: Unchanged,
+    in_our_words: Callable[[Any], str],
+    monkeypatch: pytest.MonkeyPatch,
+    given: str,
+) -> None:
+    if given.startswith("/") and not Path(given).exists():
+        pytest.skip("another system")
+    monkeypatch.chdir(same_here)
+    for name, target in (("gone.pth", "nowhere"), ("round.pth", "round.pth")):
+        if not Path(name).is_symlink():
+            Path(name).symlink_to(target)
+    monkeypatch.setattr("toolkit.stages.Run.domains", property(lambda _: pytest.fail("images were read")))
+    with unchanged(same_here):
+        ended = command("train", "--recipe", "toolkit.yaml", "--weights", given, "--dry-run")
+    assert NO_FILES[given] in in_our_words(ended)
+
+
+FOREIGN = {"format": "layers-model", "generatedBy": "keras", "modelTopology": {}, "weightsManifest": []}
+RECORDS: dict[str, tuple[str, str]] = {
+    "TensorFlow.js": (json.dumps(FOREIGN), ""),
+    "a list": ("[]", ""),
+    "cut short": ("{", "model.json is not JSON from line 1, column 2 on"),
+    "too deep": ("[" * 100_000, "model.json is not JSON of ours: it is nested too deeply"),
+    "ours without the rest": ('{"layouts": []}', "model.json is not a ModelInfo: required field missing"),
+}
+
+
+@pytest.mark.parametrize("case", RECORDS)
+def test_a_record_beside_the_weights_is_ours_or_passed_over(
+    same_here: Path,
+    command: Command,
+    in_our_words: Callable[[Any], str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    case: str,
+) -> None:
+    content, said = RECORDS[case]
+    monkeypatch.chdir(same_here)
+    file, run = tmp_path / "model.safetensors", str(tmp_path / "run")
+    save_file(plain_weights(), file)
+    (tmp_path / "model.json").write_text(content)
+    ended = command("train", "--recipe", "toolkit.yaml", "--run", run, "--weights", str(file), "--epochs", "0")
+    if said:
+        assert said in in_our_words(ended)
+        assert len(ended.err.splitlines()) <= 2
+    else:
+        assert ended.code == 0, ended.err
 
 
 def test_a_folder_as_weights(here: Path, command: Command, in_our_words: Callable[[Any], str]) -> None:

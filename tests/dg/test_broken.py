@@ -37,6 +37,12 @@ def test_every_file_is_decoded_to_its_end(damaged: Domains) -> None:
     assert calls[-1] == (8, 8)
 
 
+def test_what_may_pass_is_not_kept() -> None:
+    assert ImageCheck({"a": "cut short", "b": "too large (9 pixels; at most 8 are read)"}, {}).lasts
+    assert not ImageCheck({"a": "cut short", "b": "not to be opened (permission denied)"}, {}).lasts
+    assert not ImageCheck({"a": "too large for the memory there is"}, {}).lasts
+
+
 def test_broken_files_are_named_with_reasons_and_a_way_out(damaged: Domains) -> None:
     with pytest.raises(DataError, match=r"used:\n1 cut short: images/a/00\.png\n1 empty: images/a/01\.png\n") as raised:
         without_broken(damaged, find_broken(damaged), skip=False)

@@ -105,6 +105,17 @@ def test_the_fingerprint_follows_what_is_used(make_folder: MakeFolder) -> None:
     assert read_domains(settings, 0).fingerprint() != first
 
 
+def test_the_files_are_the_same_whatever_is_done_with_them(make_folder: MakeFolder) -> None:
+    root = make_folder({"art/a": 3, "art/b": 3, "photo/a": 3, "photo/b": 3})
+    settings = recipe.Data(path=str(root), hold_out="art")
+    first = read_domains(settings, 0).files()
+    split = settings.model_copy(update={"hold_out": "photo", "validation_share": 0.5})
+    assert read_domains(split, 1).files() == first
+    assert read_domains(settings.model_copy(update={"background": "black"}), 0).files() != first
+    (root / "art" / "a" / "00.png").rename(root / "art" / "a" / "09.png")
+    assert read_domains(settings, 0).files() != first
+
+
 def test_other_pixels_of_the_same_size_are_another_data_set(make_folder: MakeFolder) -> None:
     root = make_folder({"a": 3, "b": 3})
     settings = recipe.Data(path=str(root), hold_out="none")

@@ -46,6 +46,21 @@ def tiff(bits: int, number: int, photometric: int, pixels: bytes, width: int = 4
     return (struct.pack("<2sHIH", b"II", 42, 8, 10) + entries + bytes(4)).ljust(200, b"\0") + pixels
 
 
+def tiff48(*colour: int) -> bytes:
+    """One pixel of 16 bits a channel."""
+    tags = {256: 1, 257: 1, 259: 1, 262: 2, 273: 250, 277: 3, 278: 1, 279: 6}
+    entries = {tag: struct.pack("<HHII", tag, 3, 1, value) for tag, value in tags.items()}
+    entries[258] = struct.pack("<HHII", 258, 3, 3, 200)
+    head = struct.pack("<2sHIH", b"II", 42, 8, 9) + b"".join(entries[tag] for tag in sorted(entries)) + bytes(4)
+    return (head.ljust(200, b"\0") + struct.pack("<3H", 16, 16, 16)).ljust(250, b"\0") + struct.pack("<3H", *colour)
+
+
+def bmp565(pixel: int) -> bytes:
+    """One pixel of 5 bits for red, 6 for green and 5 for blue."""
+    header = struct.pack("<IiiHHIIiiII", 40, 1, 1, 1, 16, 3, 4, 0, 0, 0, 0) + struct.pack("<3I", 0xF800, 0x7E0, 0x1F)
+    return b"BM" + struct.pack("<IHHI", 70, 0, 0, 66) + header + struct.pack("<H2x", pixel)
+
+
 def rgba() -> Pillow.Image:
     """Red that is not there, half of green, blue, black."""
     pixels = [[[255, 0, 0, 0], [0, 255, 0, 128], [0, 0, 255, 255], [0, 0, 0, 255]]]
@@ -67,6 +82,19 @@ MEANT: dict[str, tuple[bytes, list[tuple[int, ...]], tuple[str, ...]]] = {
         [BLACK, WHITE, (128, 128, 128), WHITE],
         (WIDE, LAID),
     ),
+    "16-bit grey and alpha PNG": (png(16, 4, 2, struct.pack(">4H", 0, 0, 0, 65535)), [WHITE, BLACK], (WIDE, LAID)),
+    "48-bit PNG": (png(16, 2, 1, struct.pack(">3H", 65535, 0, 0)), [RED], (WIDE,)),
+    "64-bit PNG": (png(16, 6, 1, struct.pack(">4H", 65535, 0, 0, 65535)), [RED], (WIDE,)),
+    "48-bit TIFF": (tiff48(65535, 0, 0), [RED], (WIDE,)),
+    "48-bit PPM": (b"P6 1 1 65535\n" + struct.pack(">3H", 65535, 0, 0), [RED], (WIDE,)),
+    "24-bit PPM": (b"P6 1 1 255\n" + bytes(RED), [RED], ()),
+    "48-bit SGI": (
+        struct.pack(">h2B4H2i404x", 474, 0, 2, 3, 1, 1, 3, 0, 65535).ljust(512, b"\0")
+        + struct.pack(">3H", 65535, 0, 0),
+        [RED],
+        (WIDE,),
+    ),
+    "16 bits a pixel, BMP": (bmp565(0b11111_000000_00000), [RED], ()),
     "2-bit PNG, black transparent": (
         png(2, 0, 4, bytes([0b00011011]), tRNS=struct.pack(">H", 0)),
         [WHITE, (85,) * 3, (170,) * 3, WHITE],
@@ -83,7 +111,7 @@ MEANT: dict[str, tuple[bytes, list[tuple[int, ...]], tuple[str, ...]]] = {
     "48-bit PNG, blue transparent": (
         png(16, 2, 2, struct.pack(">6H", 0, 0, 65535, 65535, 0, 0), tRNS=struct.pack(">3H", 0, 0, 65535)),
         [WHITE, RED],
-        (LAID,),
+        (WIDE, LAID),
     ),
     "palette with alpha": (
         png(8, 3, 4, bytes([0, 1, 2, 3]), **KEYED, tRNS=bytes([0, 128])), ON_WHITE, (LAID,)

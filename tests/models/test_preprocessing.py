@@ -132,7 +132,10 @@ def test_a_file_is_not_read_where_all_is_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("preprocessor_config.json", "{", "it is not JSON: Expecting property name"),
+        ("preprocessor_config.json", "{", ".json is not JSON from line 1, column 2 on"),
+        ("preprocessor_config.json", '{\n"mean": }', "is not JSON from line 2, column 9 on"),
+        ("config.json", "[" * 100_000, "config.json is not JSON of ours: it is nested too deeply"),
+        ("config.json", "1" * 5000, "it holds a number that is too long"),
         ("preprocessor_config.json", "[]", "it holds no settings"),
         ("preprocessor_config.json", "{}", "'size' None means a square or the shorter side"),
         ("config.json", "\xff", "it is not text"),
@@ -145,7 +148,11 @@ def test_a_file_is_not_read_where_all_is_set(tmp_path: Path) -> None:
         ("config.json", '{"pretrained_cfg": {"interpolation": "random"}}', "interpolation 'random': it should be"),
         ("config.json", '{"pretrained_cfg": {"crop_pct": 1.1}}', "crop 1.1: it should be at most 1"),
         ("config.json", '{"pretrained_cfg": {"crop_mode": "fit"}}', "crop_mode 'fit': it should be 'squash', 'center'"),
-        ("args.yaml", "crop_pct: [", "it is not YAML"),
+        ("args.yaml", "crop_pct: [", "args.yaml: not YAML: a bracket that is not closed"),
+        ("args.yaml", "crop_pct: 1\nmean: a: b\n", "args.yaml, line 2: not YAML: a second ':'"),
+        ("args.yaml", "crop_pct: 1\nmean: !!python/tuple [1]\n", "args.yaml, line 2: not YAML: a tag"),
+        ("args.yaml", "[" * 5000, "nested too deeply"),
+        ("args.yaml", "- crop_pct", "it holds no settings"),
     ],
 )
 def test_a_file_that_cannot_be_followed(tmp_path: Path, name: str, text: str, said: str) -> None:

@@ -1,7 +1,7 @@
 """Images that cannot be read: found before anything is learned, and named with the reason.
 
-Finding them reads every file once. Keep what was found with `Domains.fingerprint()` of the data set it was found in,
-and give it to `without_broken` next time.
+Finding them reads every file once. Keep what was found, if it `lasts`, with `Domains.files()` of the data set it was
+found in, and give it to `without_broken` next time.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from toolkit.characters import listed, printable
 from toolkit.dg import picture
 from toolkit.dg.domains import Domains
 from toolkit.dg.image import Image
-from toolkit.dg.left_out import LeftOut, by_reason, listed, shown
-from toolkit.dg.unreadable import Unreadable
+from toolkit.dg.left_out import LeftOut, by_reason
+from toolkit.dg.unreadable import Unreadable, may_pass
 from toolkit.errors import DataError
 from toolkit.progress import Progress, silent
 from toolkit.records import SCHEMA
@@ -35,6 +36,11 @@ class ImageCheck:
     remarks: dict[str, int]
     """What was done to pictures that are not plain RGB, and to how many."""
     schema: int = SCHEMA
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it stays true while the files stay as they are; permissions, networks and memory may change alone."""
+        return not any(may_pass(reason) for reason in self.unreadable.values())
 
 
 def find_broken(domains: Domains, report: Progress = silent) -> ImageCheck:
@@ -62,7 +68,7 @@ def without_broken(domains: Domains, found: ImageCheck, skip: bool) -> Domains:
     broken = [LeftOut(name, reason) for name, reason in found.unreadable.items()]
     faults = [each for each in (*domains.left_out, *broken) if each.fault]
     for each in faults:
-        LOG.info("%s: %s", shown(each.name), each.reason)
+        LOG.info("%s: %s", printable(each.name), each.reason)
     if faults and not skip:
         why = [f"{len(names)} {reason}: {listed(names)}" for reason, names in by_reason(faults).items()]
         raise DataError(

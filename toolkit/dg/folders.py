@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from toolkit.characters import listed
 from toolkit.dg.image import Domain, Image
-from toolkit.dg.left_out import LeftOut, by_reason, listed, told
+from toolkit.dg.left_out import LeftOut, by_reason, told
 from toolkit.dg.picture import suffixes
 from toolkit.dg.tree import HIDDEN, NO_PICTURE, Name, Tree, list_tree
 from toolkit.errors import DataError

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-NAMED = 5
-"""Names shown of those that have one reason."""
+from toolkit.characters import listed
 
 
 @dataclass(frozen=True)
@@ -31,15 +30,3 @@ def by_reason(left_out: Iterable[LeftOut]) -> dict[str, tuple[str, ...]]:
 def told(left_out: Mapping[str, Sequence[str]]) -> list[str]:
     """For each reason, how many are left out, why, and which."""
     return [f"{len(names)} left out, {reason}: {listed(names)}" for reason, names in left_out.items()]
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first few names."""
-    names = list(names)
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(map(shown, names[:NAMED])) + more
-
-
-def shown(name: str) -> str:
-    """A name fit for a terminal: it may hold line breaks, commands to the terminal, or bytes that are no text."""
-    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in name)

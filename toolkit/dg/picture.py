@@ -2,8 +2,8 @@
 
 | in the file | becomes |
 |---|---|
-| 16-bit grey | 8 bits, by the range of the format (0 to 65,535) and not by the brightest pixel |
-| transparency | the picture laid on a background; where nothing is opaque, what is under it |
+| 16 bits a channel | 8 bits, by the range of the format (0 to 65,535) and not by the brightest pixel |
+| transparency | the picture laid on a background; where alpha is 0 everywhere, what is under it |
 | palette, 1 bit, grey, YCbCr, Lab | RGB |
 | CMYK | RGB, through its colour profile where it has one |
 | a colour profile other than sRGB | sRGB |
@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags
 from PIL import Image as Pillow
+from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, SAMPLEFORMAT, TiffImageFile
 
@@ -127,18 +128,19 @@ def _too_large(error: Pillow.DecompressionBombError) -> str:
     return f"too large ({said[0]} pixels; at most {said[1]} are read)" if len(said) > 1 else "too large"
 
 
-def _picture_of(image: Pillow.Image, background: str) -> Picture:
+def _picture_of(image: ImageFile, background: str) -> Picture:
     remarks = ["the first of several frames or pages"] if _has_frames(image) else []
     _refuse_what_has_no_range(image)
     _scale_transparent_colour(image)
+    wide = _is_wide(image)
     image.load()
     if image.mode.startswith("I"):
         plain, dark = _from_16_bits(image)
         remarks.append(f"more than 8 bits, of whose range only 1/{DARK} is used: all but black" if dark else WIDE)
-    elif image.has_transparency_data:
-        plain = image.convert("LA" if image.mode in GREY else "RGBA")
     else:
-        plain = image
+        remarks += [WIDE] if wide else []
+        alpha_too = "LA" if image.mode in GREY else "RGBA"
+        plain = image.convert(alpha_too) if image.has_transparency_data else image
     pixels, alpha = _apart(plain)
     try:
         pixels = _in_srgb(pixels, image.info.get("icc_profile"))
@@ -177,6 +179,17 @@ def _refuse_what_has_no_range(image: Pillow.Image) -> None:
         raise Unreadable(NO_RANGE.format(kind="floating-point"))
     if isinstance(image, TiffImageFile) and (image.mode == "I" or SIGNED in image.tag_v2.get(SAMPLEFORMAT, ())):
         raise Unreadable(NO_RANGE.format(kind="signed or 32-bit"))
+
+
+def _is_wide(image: ImageFile) -> bool:
+    """Whether a picture that is not loaded yet has more than 8 bits a channel; of JPEG 2000 and AVIF in colour, Pillow
+    does not tell."""
+    if isinstance(image, TiffImageFile):
+        return bool(max(image.tag_v2.get(BITSPERSAMPLE, (1,))) > 8)
+    codec, *_, args = image.tile[0] if image.tile else ("", "")
+    if isinstance(image, PngImageFile):
+        return str(args).endswith(";16B")
+    return codec == "SGI16" or (codec == "ppm" and isinstance(args, tuple) and int(args[1]) > 255)
 
 
 def _scale_transparent_colour(image: Pillow.Image) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from toolkit.dg.left_out import by_reason, listed, shown, told
+from toolkit.characters import listed, printable
+from toolkit.dg.left_out import by_reason, told
 from toolkit.records import SCHEMA
 
 if TYPE_CHECKING:  # a report that reads the record needs no more
@@ -43,9 +44,10 @@ def summarise(domains: Domains) -> DataSummary:
 
 def lines_of(summary: DataSummary) -> list[str]:
     """Counts first, then what is left out and why, what was done to pictures, and what a user should know."""
-    each = ", ".join(f"{shown(name)} {count:,}" for name, count in summary.domains.items() if name != summary.held_out)
+    domains = summary.domains
+    each = ", ".join(f"{printable(name)} {count:,}" for name, count in domains.items() if name != summary.held_out)
     if summary.held_out is not None:
-        each += f"; held out: {shown(summary.held_out)} {summary.domains[summary.held_out]:,}"
+        each += f"; held out: {printable(summary.held_out)} {domains[summary.held_out]:,}"
     counts = (
         f"{_counted(len(summary.domains), 'domain')} ({each}), {_counted(len(summary.classes), 'class', 'classes')}, "
         f"{_counted(sum(summary.domains.values()), 'image')}"
@@ -63,7 +65,7 @@ def _unvalidated(domains: Domains) -> Iterator[str]:
         if alone:
             classes = _counted(len(alone), "class", "classes")
             yield (
-                f"{classes} with one image in domain {shown(domain.name)}, trained on and never validated: "
+                f"{classes} with one image in domain {printable(domain.name)}, trained on and never validated: "
                 f"{listed(alone)}"
             )
 

@@ -40,6 +40,7 @@ HEIC = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 MARKUP = ((b"<svg", "SVG"), (b"<!doctype html", "HTML"), (b"<html", "HTML"), (b"<head", "HTML"), (b"<?xml", "XML"))
 CUT_SHORT = ("truncated", "eof", "not enough", "expected to read")
 """What decoders say when a file ends too early."""
+NOT_OPENED, NO_MEMORY = "not to be opened", "too large for the memory there is"
 
 
 class Unreadable(Exception):
@@ -52,13 +53,18 @@ def why_not_opened(error: OSError, path: Path) -> str:
         return "a link to nothing" if path.is_symlink() else "no longer there"
     if error.errno == errno.ELOOP:
         return "a link in a circle"
-    return f"not to be opened ({os.strerror(error.errno or errno.EIO).lower()})"
+    return f"{NOT_OPENED} ({os.strerror(error.errno or errno.EIO).lower()})"
+
+
+def may_pass(reason: str) -> bool:
+    """Whether a file may be read another time although it has not changed."""
+    return reason.startswith((NOT_OPENED, NO_MEMORY))
 
 
 def why_not_decoded(error: Exception, file: BinaryIO) -> str:
     """What is wrong with the content of an open file that a decoder has failed at; decoders raise nearly anything."""
     if isinstance(error, MemoryError):
-        return "too large for the memory there is"
+        return NO_MEMORY
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = file.read(LOOKED_AT)

@@ -15,13 +15,13 @@ from pathlib import Path
 
 from torch import Tensor
 
+from toolkit.characters import listed
 from toolkit.errors import WeightsError
 
 AVERAGES = frozenset(("ema", "swa", "averaged", "shadow"))
 """Words that mark a running average of the weights beside the weights themselves."""
 USUAL = ("", "state_dict/", "model/")
 """Entries that hold the weights themselves."""
-SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,6 @@ def _shortest(prefix: str, there: Collection[str]) -> str:
     words = label(prefix).split(".")
     keys = (".".join(words[:count]) for count in range(1, len(words)))
     return next((key for key in keys if sum(_begins(other, key) for other in there) == 1), label(prefix))
-
-
-def listed(names: Collection[str]) -> str:
-    """A few names and the number of the rest."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{', '.join(list(names)[:SHOWN])}{more}"
 
 
 def _networks(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:

@@ -7,22 +7,19 @@ not done here is an error, never left out. Where there is none, timm's crop is n
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import yaml
 from pydantic import ValidationError
 from timm.data.config import resolve_data_config
 from timm.models import get_pretrained_cfg
 
-from toolkit import recipe, records, resolve
-from toolkit.errors import WeightsError
-from toolkit.models import huggingface
+from toolkit import recipe, resolve, strict_json, yaml_file
+from toolkit.errors import BadInput, WeightsError
+from toolkit.models import huggingface, weight_file
 from toolkit.preprocessing import Preprocessing
-from toolkit.records import ModelInfo
 
 Settings: TypeAlias = dict[str, Any]
 """Those of `recipe.Model` that PARTS names, not checked yet; or any, as read from a file."""
@@ -52,14 +49,11 @@ def preprocessing_of(settings: recipe.Model) -> Preprocessing:
 def beside(settings: recipe.Model) -> tuple[Path, Preprocessing] | None:
     """The file beside the weights that says how images are prepared, and what it says; None where there is none, or
     nothing is left for it to say."""
-    if settings.weights in ("hub", "none") or _sets_all(settings):
+    weights = weight_file.weights_path(settings)
+    if weights is None or _sets_all(settings) or not weight_file.is_there(weights):  # which is said when they are read
         return None
-    weights = Path(settings.weights).expanduser()
-    if not weights.is_file():  # which is said when they are read
-        return None
-    ours = weights.parent / "model.json"
-    if weights.name == "model.safetensors" and ours.is_file():
-        return ours, replace(records.load(ModelInfo, ours).preprocessing, origin=str(ours))
+    if ours := weight_file.record_beside(weights):
+        return ours[0], replace(ours[1].preprocessing, origin=str(ours[0]))
     readers: dict[str, Callable[[Settings], Settings | None]] = {
         "preprocessor_config.json": huggingface.settings_in,
         "config.json": _in_config_of_timm,
@@ -67,7 +61,7 @@ def beside(settings: recipe.Model) -> tuple[Path, Preprocessing] | None:
     }
     for name, read in readers.items():
         file = weights.parent / name
-        if file.is_file() and (found := _read(file, read)) is not None:
+        if weight_file.is_there(file) and (found := _read(file, read)) is not None:
             return file, found
     return None
 
@@ -118,26 +112,24 @@ def _read(file: Path, read: Callable[[Settings], Settings | None]) -> Preprocess
     try:
         found = read(_parsed(file))
         return None if found is None else _checked(found, str(file))
-    except (ValueError, OverflowError) as error:
+    except (BadInput, ValueError, OverflowError) as error:
+        said = error.message if isinstance(error, BadInput) else error
         raise WeightsError(
-            f"how images are prepared cannot be taken from {file}: {error}",
+            f"how images are prepared cannot be taken from {file}: {said}",
             "mend it, or set model.mean, model.std, model.interpolation and model.crop, and it is not read",
         ) from error
 
 
 def _parsed(file: Path) -> Settings:
-    """Raises ValueError for what is neither JSON nor YAML, or no settings."""
+    """What a JSON or YAML file holds. Raises BadInput or ValueError for what is neither, or no settings."""
     try:
         text = file.read_text(encoding="utf-8")
-        found = yaml.safe_load(text) if file.suffix == ".yaml" else json.loads(text)
     except OSError as error:
         raise ValueError(f"it cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:
         raise ValueError("it is not text") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"it is not JSON: {error}") from None
-    except yaml.YAMLError:
-        raise ValueError("it is not YAML") from None
+    parse = yaml_file.parse if file.suffix == ".yaml" else strict_json.parse
+    found = parse(text, file.name)
     if not isinstance(found, dict):
         raise ValueError("it holds no settings")
     return found

@@ -16,8 +16,8 @@ from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from toolkit.characters import listed
 from toolkit.errors import RecipeError, WeightsError, plainly, suggestion
-from toolkit.models.networks import listed
 from toolkit.models.weights import is_classifier
 from toolkit.records import Setting
 

@@ -28,6 +28,7 @@ from toolkit.models.forms import check_forms
 from toolkit.models.patches import image_size
 from toolkit.models.preprocessing import preprocessing_of
 from toolkit.models.shapes import blocks_of, drop_blocks, take_shapes
+from toolkit.models.weight_file import weights_path
 from toolkit.models.weights import fill, is_classifier
 from toolkit.records import HeadLayout, ModelInfo, Setting
 
@@ -61,8 +62,8 @@ def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> LoadedMo
     fresh: tuple[str, ...] = ()
     if settings.weights == "hub" and timm.models.get_pretrained_cfg_value(settings.name, "num_classes") != len(classes):
         fresh = tuple(name for name, _ in module.named_parameters() if is_classifier(name))
-    elif settings.weights not in ("hub", "none"):
-        fresh = fill(module, Path(settings.weights).expanduser(), settings.weights_key)
+    elif (file := weights_path(settings)) is not None:
+        fresh = fill(module, file, settings.weights_key)
     canonicalise(module)
     module.eval()
     accept(module, settings.name)

@@ -1,4 +1,4 @@
-"""The tensors of a file of weights, read without running anything in it."""
+"""The file of weights that a model starts from, and its tensors, read without running anything in it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,61 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from toolkit import hashing, recipe, strict_json
 from toolkit.errors import WeightsError
-from toolkit.models.weight_kinds import AGAIN, kind_of, with_code
+from toolkit.models.weight_kinds import AGAIN, kind_of, readable, with_code
+from toolkit.records import SCHEMA, ModelInfo
 
 DEEPEST = 4
 """How far inside each other the entries of a checkpoint are looked into."""
+
+
+OURS = frozenset(("layouts", "weights_sha256"))
+"""Fields of our `model.json` that nobody else's has: TensorFlow.js writes files of this name, too."""
+
+
+def weights_path(settings: recipe.Model) -> Path | None:
+    """The file that a model starts from, which may be missing; None for weights of timm's or random ones."""
+    if settings.weights in ("hub", "none"):
+        return None
+    try:
+        return Path(settings.weights).expanduser()
+    except RuntimeError:
+        raise WeightsError(f"weights file {settings.weights} does not exist: no user of that name") from None
+
+
+def is_there(file: Path) -> bool:
+    """Whether it is a file; WeightsError where the system does not tell."""
+    with readable(file):
+        return file.is_file()
+
+
+def sha256(file: Path) -> str:
+    """Hash of its bytes; WeightsError where they cannot be read."""
+    with readable(file):
+        return hashing.sha256(file)
+
+
+def record_beside(file: Path) -> tuple[Path, ModelInfo] | None:
+    """The `model.json` that this toolkit has written with a `model.safetensors`, and what it says; None where there is
+    none, or it is somebody else's. RecordError for one that is damaged."""
+    beside = file.with_name("model.json")
+    if file.name != "model.safetensors" or not is_there(beside):
+        return None
+    with readable(beside):
+        text = strict_json.text_of(beside)
+    content = strict_json.parse(text, str(beside))
+    if not isinstance(content, dict) or not OURS & content.keys():
+        return None
+    return beside, strict_json.loads(ModelInfo, text, str(beside), SCHEMA)
 
 
 def read(file: Path) -> dict[str, Tensor]:
     """Every tensor of a file. Entries of a checkpoint stand before their names: "state_dict/blocks.0.norm1.weight"."""
     if kind_of(file) == "safetensors":
         try:
-            return load_file(file)
+            with readable(file):
+                return load_file(file)
         except (SafetensorError, ValueError, KeyError) as error:
             raise WeightsError(f"{file} is truncated or damaged", AGAIN) from error
     tensors = dict(_tensors_in(_unpickled(file)))

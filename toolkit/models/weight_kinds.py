@@ -6,20 +6,24 @@ None of them is opened here, as pickles, TorchScript and exported programs run c
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shlex
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from toolkit.characters import listed
 from toolkit.errors import WeightsError
 
 Kind = Literal["safetensors", "torch"]
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 """Usual names of files of weights, in a folder."""
-ANOTHER = "give a safetensors file, or a .pth of plain tensors"
+ANOTHER = "give a safetensors file, or one that torch.save has written"
 UNPACK = "unpack it and give the file of weights inside"
 AGAIN = "copy or download it again"
 MADE_BY_OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -66,8 +70,22 @@ _PART = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.")
 """In the name of one file of several: model-00001-of-00002.safetensors."""
 
 
+@contextmanager
+def readable(file: Path) -> Iterator[None]:
+    """WeightsError naming the file where the system refuses to look at it or to read it."""
+    try:
+        yield
+    except OSError as error:
+        raise WeightsError(f"{file} cannot be read: {os.strerror(error.errno or errno.EIO)}", ANOTHER) from error
+
+
 def kind_of(file: Path) -> Kind:
     """The kind of a file that can be read; WeightsError for all else."""
+    with readable(file):
+        return _kind_of(file)
+
+
+def _kind_of(file: Path) -> Kind:
     if file.is_dir():
         raise _folder(file)
     head = _head(file)
@@ -89,8 +107,7 @@ def kind_of(file: Path) -> Kind:
 
 def with_code(file: Path, names: Sequence[str]) -> WeightsError:
     """The error for a file of torch's that holds objects of these classes, or calls these functions."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    held = f"it also holds {', '.join(names[:5])}{more}" if names else "it holds more than these"
+    held = f"it also holds {listed(names)}" if names else "it holds more than these"
     return WeightsError(
         f"{file} cannot be read as plain tensors: {held}, and unpickling that could run code", _trusted(_BY_TORCH, file)
     )
@@ -99,14 +116,12 @@ def with_code(file: Path, names: Sequence[str]) -> WeightsError:
 def _head(file: Path) -> bytes:
     """The first bytes of a file that can be read."""
     if not file.exists():
-        raise WeightsError(f"weights file {file} does not exist", 'give a file, "hub" or "none"')
+        what = "is a link to nothing" if file.is_symlink() else "does not exist"
+        raise WeightsError(f"weights file {file} {what}", 'give a file, "hub" or "none"')
     if not file.is_file():
         raise WeightsError(f"{file} is not a file", ANOTHER)
-    try:
-        with file.open("rb") as opened:
-            head = opened.read(HEAD)
-    except OSError as error:
-        raise WeightsError(f"{file} cannot be read: {error.strerror}") from error
+    with file.open("rb") as opened:
+        head = opened.read(HEAD)
     if not head:
         raise WeightsError(f"{file} is empty", AGAIN)
     return head

@@ -11,11 +11,10 @@ import torch
 from timm.models import beit, vision_transformer
 from torch import Tensor, nn
 
-from toolkit import records
-from toolkit.errors import RecordError, WeightsError
+from toolkit.characters import listed
+from toolkit.errors import WeightsError
 from toolkit.models import networks, weight_file
 from toolkit.models.kinship import differences
-from toolkit.records import ModelInfo
 
 LOG = logging.getLogger(__name__)
 SHOWN, SHOWN_BESIDE_A_KIND = 8, 3
@@ -77,12 +76,11 @@ def _faults(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]
 def _misfit(module: nn.Module, given: Mapping[str, Tensor], faults: list[str], file: Path) -> WeightsError:
     """The error for tensors that do not fit: the file's kind first, then the tensors."""
     found = differences(given, module)
-    shown = faults[: SHOWN_BESIDE_A_KIND if found else SHOWN]
-    more = [f"and {len(faults) - len(shown)} more"] if len(faults) > len(shown) else []
-    said = [*(difference.said for difference in found), *shown, *more]
+    tensors = listed(faults, SHOWN_BESIDE_A_KIND if found else SHOWN, between="; ")
+    said = filter(None, (*(difference.said for difference in found), tensors))
     settings = " ".join(difference.settings for difference in found if difference.settings)
     hint = f"to build the file's kind of model: {settings}" if settings else ""
-    if (file.parent / "model.json").is_file():
+    if weight_file.record_beside(file):
         hint = f"`toolkit inspect {file.parent}` shows it; a model that was cut cannot be trained anew"
     name = getattr(module, "pretrained_cfg", {}).get("architecture") or type(module).__name__
     return WeightsError(
@@ -96,7 +94,7 @@ def _in_float32(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], file: 
     odd = [f"{name} ({what})" for name, tensor in tensors.items() if (what := _odd(tensor, name in own))]
     if odd:
         raise WeightsError(
-            f"{file} holds tensors that are no plain floating-point numbers: {networks.listed(odd)}",
+            f"{file} holds tensors that are no plain floating-point numbers: {listed(odd)}",
             "save the state_dict of the model before it was quantised or made sparse",
         )
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
@@ -113,12 +111,8 @@ def _odd(tensor: Tensor, needed: bool) -> str:
 
 def _check_heads(module: nn.Module, file: Path) -> None:
     """A file of ours lies beside a record of its heads, which tensors do not show."""
-    try:
-        info = records.load(ModelInfo, file.parent / "model.json") if file.name == "model.safetensors" else None
-    except RecordError:  # there is none, or it is somebody else's
-        info = None
-    if info is not None:
-        theirs = [len(layout.heads) for layout in info.layouts]
+    if found := weight_file.record_beside(file):
+        theirs = [len(layout.heads) for layout in found[1].layouts]
         ours = [part.num_heads for part in module.modules() if hasattr(part, "num_heads")]
         if theirs != ours:
             raise WeightsError(
@@ -130,7 +124,7 @@ def _check_finite(state: Mapping[str, Tensor], file: Path) -> None:
     broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
     if broken:
         raise WeightsError(
-            f"{file} holds values that are NaN or infinite, in {networks.listed(broken)}",
+            f"{file} holds values that are NaN or infinite, in {listed(broken)}",
             "its training has diverged: take an earlier checkpoint",
         )
 

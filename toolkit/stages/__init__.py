@@ -64,21 +64,21 @@ class Run:
     @cached_property
     def domains(self) -> Domains:
         """The data set without what cannot be read; told when it is first asked for. Every file is decoded once, and
-        again only when the files change, or when one could not be read after all."""
+        again only when the files change, when one could not be opened, or could not be read after all."""
         from toolkit.dg.broken import find_broken, without_broken
         from toolkit.dg.domains import read_domains
         from toolkit.dg.summary import lines_of, summarise
 
         data = self.recipe.data
         listed = read_domains(data, self.recipe.seed)
-        name = f".work/images-{listed.fingerprint()[:16]}.json"
+        name = f".work/images-{listed.files()[:16]}.json"
         check = _read_check(self.folder.path / name)
         known = check is not None
         if check is None:
             with self.shown("checking images") as report:
                 check = find_broken(listed, report)
         found = without_broken(listed, check, data.skip_broken)
-        if not self.dry and not known:
+        if not self.dry and not known and check.lasts:
             self.folder.write_text(name, records.dumps(check))
         for line in lines_of(summarise(found)):
             self.tell(f"data: {line}")

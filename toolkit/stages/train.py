@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from toolkit import hashing, records
+from toolkit import records
 from toolkit.errors import RecipeError, ToolkitError, WeightsError
 from toolkit.recipe import Training
 from toolkit.records import DENSE, ModelInfo, TrainingHistory
@@ -17,18 +17,23 @@ class Train(Stage):
     def check(self, run: Run) -> None:
         from toolkit.models.preprocessing import preprocessing_of
         from toolkit.models.source import check_name
+        from toolkit.models.weight_file import is_there, weights_path
+        from toolkit.models.weight_kinds import kind_of
 
         model = run.recipe.model
         check_name(model.name)
         if model.weights_key is not None and model.weights in ("hub", "none"):
             raise RecipeError(f"model.weights_key is for a file, not for weights {model.weights!r}", "--weights FILE")
+        file = weights_path(model)
+        if file and (is_there(file) or not run.has_dense):  # what was made from a file stays good when it is gone
+            kind_of(file)
         preprocessing_of(model)
         check_training(run.recipe.train)
         if not run.has_dense:
             _ = run.outline  # seconds now, instead of hours of training and then an error
 
     def units(self, run: Run) -> list[Unit]:
-        from toolkit.models import preprocessing
+        from toolkit.models import preprocessing, weight_file
 
         recipe = run.recipe
         inputs = {
@@ -37,11 +42,11 @@ class Train(Stage):
             "train": hash_of(recipe.train),
             "seed": str(recipe.seed),
         }
-        weights, made = Path(recipe.model.weights).expanduser(), run.folder.stage(DENSE)
-        if weights.is_file():
-            inputs["weights"] = hashing.sha256(weights)
+        weights, made = weight_file.weights_path(recipe.model), run.folder.stage(DENSE)
+        if weights and weight_file.is_there(weights):
+            inputs["weights"] = weight_file.sha256(weights)
             if beside := preprocessing.beside(recipe.model):
-                inputs["preprocessing"] = hashing.sha256(beside[0])
+                inputs["preprocessing"] = weight_file.sha256(beside[0])
         elif made and made.inputs.get("model") == inputs["model"]:
             # What was made from a file stays good when the file is gone.
             inputs |= {name: made.inputs[name] for name in ("weights", "preprocessing") if name in made.inputs}
