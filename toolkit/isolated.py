@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib import metadata
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Connection, Pipe, wait
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -43,10 +43,11 @@ Kind = TypeVar("Kind")
 Result = TypeVar("Result")
 
 PROGRAM = """
-import sys
+import os, sys
 sys.path = [folder for folder in sys.path if folder]  # not the current one
 from multiprocessing.connection import Connection
 link = Connection(int(sys.argv[1]))
+os.set_inheritable(link.fileno(), False)
 sys.path[:] = link.recv()
 from toolkit.isolated import serve
 serve(link, sys.argv[2])
@@ -55,6 +56,8 @@ SHOWN_LINES, SHOWN_BYTES = 12, 1 << 16
 """How much of a dead process's stderr is shown, and how much of it is looked at."""
 END_SECONDS = 10.0
 """A library that takes longer to clean up is ended."""
+POLL_SECONDS = 0.5
+"""How often a system without pidfds is asked whether the process has ended."""
 
 
 class Guest(NamedTuple):
@@ -84,11 +87,12 @@ class Isolated(Generic[Kind]):
         *arguments: Unpack[Arguments],
     ) -> None:
         """Start the process, and make the object there. `doing` is for an error: "compiling model.xml"."""
-        self._guest = guest
+        self._guest, self._killed = guest, False
         with ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="toolkit-", ignore_cleanup_errors=True))
             self._said = stack.enter_context(tempfile.TemporaryFile())
             self._process, self._link = _started(guest, folder, self._said)
+            self._pidfd = _pidfd(self._process.pid, stack)
             stack.callback(self._end)
             self._ask(doing, _Request(make, arguments, makes=True))
             self._room = stack.pop_all()
@@ -122,12 +126,12 @@ class Isolated(Generic[Kind]):
         if self._link.closed:
             raise RuntimeError(f"the process of {self._guest.name} is closed")
         try:
+            if self._process.poll() is not None:
+                raise EOFError
             self._link.send(request)
-            answer = self._link.recv()
-            while isinstance(answer, _Told):
+            while isinstance(answer := self._received(), _Told):
                 assert report is not None
                 report(*answer)
-                answer = self._link.recv()
         except (EOFError, ConnectionError):
             raise self._death(doing) from None
         except BaseException:  # an interrupt, or the listener's own error: nobody waits for the answer any more
@@ -140,9 +144,19 @@ class Isolated(Generic[Kind]):
             raise error from _There(answer.trace)
         return answer
 
+    def _received(self) -> Any:
+        """What comes next; EOFError where the process has ended, though its forks may hold the connection open."""
+        while self._process.poll() is None:
+            if self._link in wait([self._link, *self._pidfd], None if self._pidfd else POLL_SECONDS):
+                return self._link.recv()
+        self._kill()
+        if not self._link.poll():
+            raise EOFError
+        return self._link.recv()
+
     def _death(self, doing: str) -> LibraryDied:
         code = self._process.wait()
-        self._kill()  # what it had started itself
+        self._kill()
         self._said.seek(max(0, self._said.seek(0, os.SEEK_END) - SHOWN_BYTES))
         said = last_lines(self._said.read().decode(errors="replace"))
         return LibraryDied(
@@ -150,6 +164,10 @@ class Isolated(Generic[Kind]):
         )
 
     def _kill(self) -> None:
+        """End it and what it has started. Once: the number of a process that is gone may become another's."""
+        if self._killed:
+            return
+        self._killed = True
         with suppress(ProcessLookupError, PermissionError):  # nothing of it is left
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -159,12 +177,10 @@ class Isolated(Generic[Kind]):
             self._link.send(None)  # forks of this process may hold the connection open
         self._link.close()
         try:
-            self._process.wait(END_SECONDS)
-        except BaseException as error:
-            self._kill()
-            if not isinstance(error, subprocess.TimeoutExpired):
-                raise
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_SECONDS)
         finally:
+            self._kill()
             assert self._process.stdin is not None
             self._process.stdin.close()
 
@@ -180,7 +196,7 @@ def ending(code: int) -> str:
 def advice(code: int, hint: str = "") -> str:
     """What to do about it."""
     if code == -signal.SIGKILL:
-        return "systems end a process so that needs more memory than there is: a smaller batch size needs less"
+        return "a system ends a process in this way when memory runs out: a smaller batch size needs less"
     if code == -signal.SIGILL:
         return "it was built for CPUs with other instructions: install a build for this one"
     if code >= 0:
@@ -293,10 +309,20 @@ def _started(guest: Guest, folder: str, said: IO[bytes]) -> tuple[subprocess.Pop
             )
         except OSError as error:
             ours.close()
-            raise LibraryDied(f"no process could be started for {guest.name}: {error}") from error
+            raise LibraryDied(f"no process could be started for {guest.name}: {plainly(error)}") from error
     with suppress(BrokenPipeError):  # dead already: the first call says so
         ours.send(sys.path)
     return process, ours
+
+
+def _pidfd(pid: int, stack: ExitStack) -> list[int]:
+    """What can be read from when the process has ended, closed with the stack; nothing where a system has no such."""
+    try:
+        opened = os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return []
+    stack.callback(os.close, opened)
+    return [opened]
 
 
 def _end_with_parent(folder: str) -> None:
