@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import onnx
 from onnx import ModelProto
 
-from toolkit.errors import StorageError
+from toolkit.errors import StorageError, plainly
 from toolkit.export import Abilities, Target, Written
 from toolkit.export.facts import facts
 from toolkit.progress import Progress
@@ -73,7 +73,7 @@ def _write(proto: ModelProto, file: Path) -> tuple[str, ...]:
         else:
             onnx.save(proto, file)
     except OSError as error:
-        raise StorageError(f"cannot write {file}: {error}", "make room on the disk and try again") from error
+        raise StorageError(f"cannot write {file}: {plainly(error)}", "make room on the disk and try again") from error
     return (WEIGHTS,) if large else ()
 
 
