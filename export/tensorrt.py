@@ -10,7 +10,8 @@ from toolkit import gpu, records
 from toolkit.errors import BadInput, StorageError, plainly
 from toolkit.export import Abilities, HeadWidths, Target, Written
 from toolkit.export.engine import EngineLayers, EngineOptions, build
-from toolkit.export.libraries import AMPERE, Library, library
+from toolkit.export.libraries import AMPERE, PACKAGES, Library, library
+from toolkit.isolated import Guest
 from toolkit.progress import Progress
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ class TensorRT(Target):
                 "RTX does not",
             },
         )
+
+    def guest(self, hint: str) -> Guest:
+        return Guest.installed(PACKAGES[self.name], (PACKAGES[self.name],), hint)
 
     def check(self, options: recipe.Export) -> None:
         """BadInput for what this library does not build."""
