@@ -107,5 +107,5 @@ def test_parity_names_the_side(here: Path, command: Command, broken: Callable[[s
     assert ended.code == 1
     assert re.search(f"parity: openvino-fp32: not compared: {said}", ended.err), ended.err
     report = records.load(ParityReport, here / "runs/default/parity/parity.json")
-    assert (report.unopened.keys(), report.verdict) == ({"openvino-fp32"}, "fail")
+    assert (report.unopened.keys(), report.crashed, report.verdict) == ({"openvino-fp32"}, ("openvino-fp32",), "fail")
     assert {made.verdict for domain in report.domains for made in domain.comparisons} == {None, "pass"}
