@@ -84,7 +84,9 @@ class TensorRT(Target):
             (out / FILE).write_bytes(engine.data)
             records.save(EngineLayers(engine.layers), out / LAYERS)
         except OSError as error:
-            raise StorageError(f"cannot write the engine: {plainly(error)}", "make room on the disk and try again") from error
+            raise StorageError(
+                f"cannot write the engine: {plainly(error)}", "make room on the disk and try again"
+            ) from error
         if cache:
             _keep(engine.timing_cache, cache)
         return Written(
@@ -115,7 +117,9 @@ def _keep(timing_cache: bytes, file: Path) -> None:
         draft.replace(final)
     except OSError as error:
         draft.unlink(missing_ok=True)
-        raise StorageError(f"cannot write the timing cache {file}: {plainly(error)}", "choose another --timing-cache") from error
+        raise StorageError(
+            f"cannot write the timing cache {file}: {plainly(error)}", "choose another --timing-cache"
+        ) from error
 
 
 def _learned(cache: Path | None) -> bytes:
@@ -125,7 +129,9 @@ def _learned(cache: Path | None) -> bytes:
     except FileNotFoundError:
         return b""
     except OSError as error:
-        raise BadInput(f"cannot read the timing cache {cache}: {plainly(error)}", "give a file with --timing-cache") from error
+        raise BadInput(
+            f"cannot read the timing cache {cache}: {plainly(error)}", "give a file with --timing-cache"
+        ) from error
 
 
 def engine_options(options: recipe.Export, library: Library) -> EngineOptions:
