@@ -131,7 +131,7 @@ def test_what_is_raised_there_is_raised_here(tools: ModuleType) -> None:
         assert (unknown.value.name, unknown.value.hint) == ("onx", "did you mean onnx?")
         with pytest.raises(IndexError, match="list index out of range") as index:
             held.call("reading", list.__getitem__, 7)
-        assert "isolated.py" in str(index.value.__cause__), "where it was raised"
+        assert "served.py" in str(index.value.__cause__), "where it was raised"
         assert held.call("reading", len) == 0, "it goes on"
 
 

@@ -13,26 +13,22 @@ It is a new Python, not a fork: threads of this process are no danger to it, and
 from __future__ import annotations
 
 import os
-import pickle
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from importlib import metadata
 from multiprocessing.connection import Connection, Pipe, wait
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from toolkit.characters import printable_lines
-from toolkit.errors import CheckFailed, LibraryDied, ToolkitError, plainly
+from toolkit.errors import CheckFailed, LibraryDied, plainly
 from toolkit.progress import Progress
+from toolkit.served import Raised, Request, Told
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVarTuple, Unpack
@@ -49,7 +45,7 @@ from multiprocessing.connection import Connection
 link = Connection(int(sys.argv[1]))
 os.set_inheritable(link.fileno(), False)
 sys.path[:] = link.recv()
-from toolkit.isolated import serve
+from toolkit.served import serve
 serve(link, sys.argv[2])
 """
 SHOWN_LINES, SHOWN_BYTES = 12, 1 << 16
@@ -94,7 +90,7 @@ class Isolated(Generic[Kind]):
             self._process, self._link = _started(guest, folder, self._said)
             self._pidfd = _pidfd(self._process.pid, stack)
             stack.callback(self._end)
-            self._ask(doing, _Request(make, arguments, makes=True))
+            self._ask(doing, Request(make, arguments, makes=True))
             self._room = stack.pop_all()
 
     def call(
@@ -108,7 +104,7 @@ class Isolated(Generic[Kind]):
 
         Raises what the function raises, CheckFailed for errors of the library's own kinds, and LibraryDied.
         """
-        return self._ask(doing, _Request(function, arguments, reports=report is not None), report)  # type: ignore[no-any-return]
+        return self._ask(doing, Request(function, arguments, reports=report is not None), report)  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """End the process; it can be called no more."""
@@ -122,14 +118,14 @@ class Isolated(Generic[Kind]):
     ) -> None:
         self.close()
 
-    def _ask(self, doing: str, request: _Request, report: Progress | None = None) -> Any:
+    def _ask(self, doing: str, request: Request, report: Progress | None = None) -> Any:
         if self._link.closed:
             raise RuntimeError(f"the process of {self._guest.name} is closed")
         try:
             if self._process.poll() is not None:
                 raise EOFError
             self._link.send(request)
-            while isinstance(answer := self._received(), _Told):
+            while isinstance(answer := self._received(), Told):
                 assert report is not None
                 report(*answer)
         except (EOFError, ConnectionError):
@@ -137,7 +133,7 @@ class Isolated(Generic[Kind]):
         except BaseException:  # an interrupt, or the listener's own error: nobody waits for the answer any more
             self._kill()
             raise
-        if isinstance(answer, _Raised):
+        if isinstance(answer, Raised):
             error = answer.error
             if error is None:
                 error = CheckFailed(f"{self._guest.name} failed while {doing}: {answer.words}", self._guest.hint)
@@ -210,81 +206,6 @@ def last_lines(text: str) -> list[str]:
     return [line for line in lines if line.strip()][-SHOWN_LINES:]
 
 
-def serve(link: Connection, folder: str) -> None:
-    """What the process does: answer until the other side hangs up. The first request makes the object."""
-    threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
-    held: Any = None
-    lock = threading.Lock()  # libraries tell of their progress from several threads
-
-    def send(answer: object) -> None:
-        with lock:
-            link.send(answer)
-
-    while (message := _received(link)) is not None:
-        try:
-            request: _Request | None = pickle.loads(message)
-            del message  # it may hold a graph
-            if request is None:
-                break
-            answer = request.answer(held, lambda *step: send(_Told(*step)))
-            if request.makes:
-                held, answer = answer, None
-            send(answer)
-        except Exception as error:
-            send(_Raised.of(error))
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _received(link: Connection) -> bytes | None:
-    try:
-        return link.recv_bytes()
-    except EOFError:
-        return None
-
-
-@dataclass(frozen=True)
-class _Request:
-    """A call on its way there."""
-
-    function: Callable[..., Any]
-    arguments: tuple[Any, ...]
-    makes: bool = False
-    """What it returns stays there, and later calls are given it first."""
-    reports: bool = False
-
-    def answer(self, held: object, report: Progress) -> Any:
-        arguments = self.arguments if self.makes else (held, *self.arguments)
-        return self.function(*arguments, report=report) if self.reports else self.function(*arguments)
-
-
-class _Told(NamedTuple):
-    """Progress on its way back."""
-
-    done: int
-    total: int
-    message: str = ""
-
-
-@dataclass(frozen=True)
-class _Raised:
-    """An error on its way back."""
-
-    error: Exception | None
-    """None where it is of a class that only the library has."""
-    words: str
-    trace: str
-
-    @classmethod
-    def of(cls, error: Exception) -> _Raised:
-        words, trace = f"{type(error).__name__}: {plainly(error)}", "".join(traceback.format_exception(error))
-        ours = isinstance(error, ToolkitError) or type(error).__module__ == "builtins"
-        with suppress(Exception):  # such as arguments of the library's classes
-            if ours:
-                pickle.loads(pickle.dumps(error))
-                return cls(error, words, trace)
-        return cls(None, words, trace)
-
-
 class _There(Exception):
     """Where an error was raised: shown above the traceback of this side."""
 
@@ -323,10 +244,3 @@ def _pidfd(pid: int, stack: ExitStack) -> list[int]:
         return []
     stack.callback(os.close, opened)
     return [opened]
-
-
-def _end_with_parent(folder: str) -> None:
-    """A kill leaves the other side no time to end this one, and to remove its folder."""
-    os.read(0, 1)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.killpg(0, signal.SIGKILL)
