@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from toolkit import plugins
+from toolkit.isolated import Guest
 from toolkit.progress import Progress
 from toolkit.records import Fusion, Lowered, Setting
 
@@ -95,6 +96,10 @@ class Target(Protocol):
 
     def abilities(self) -> Abilities:
         """Raises MissingDependency, with what to install, where the target's own library is not there."""
+        ...
+
+    def guest(self, hint: str) -> Guest:
+        """The library, with its version, that runs what this target writes; `hint`: what to do when it dies."""
         ...
 
     def check(self, options: recipe.Export) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolkit import records
-from toolkit.errors import BadInput, CheckFailed, DeviceUnreachable
+from toolkit.errors import BadInput, CheckFailed, DeviceUnreachable, plainly
 from toolkit.export.libraries import AMPERE, Library
 from toolkit.isolated import Guest, Isolated
 from toolkit.progress import Progress, silent
@@ -121,7 +121,7 @@ def _network(builder: Any, log: Any, onnx: bytes, options: EngineOptions, librar
     network = builder.create_network(1 << int(flags.STRONGLY_TYPED) if library.can.typing_flag else 0)
     parser = trt.OnnxParser(network, log)
     if not parser.parse(onnx):
-        faults = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
+        faults = "; ".join(plainly(RuntimeError(parser.get_error(index).desc())) for index in range(parser.num_errors))
         raise CheckFailed(f"{library.package} {library.version} cannot read the graph: {faults}")
     return network
 
@@ -172,7 +172,7 @@ def _log(trt: Any) -> Any:
                 self.lines += message.splitlines()[1:]
 
         def last_error(self) -> str:
-            return self.errors[-1] if self.errors else "it does not say why"
+            return plainly(RuntimeError(self.errors[-1])) if self.errors else "it does not say why"
 
     return Log()
 

@@ -71,7 +71,11 @@ class Library:
 
 
 def library(target: str) -> Library:
-    """The library that builds for a target; MissingDependency, with what to install, where it is not there."""
+    """The library that builds for a target; MissingDependency, with what to install, where it cannot be imported.
+
+    It is imported here for that and for its version, which a package's metadata may give with other digits; nothing of
+    it is started.
+    """
     package = PACKAGES[target]
     try:
         module = importlib.import_module(package)

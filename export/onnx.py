@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import onnx
 from onnx import ModelProto
 
-from toolkit.errors import StorageError
+from toolkit.errors import StorageError, plainly
 from toolkit.export import Abilities, Target, Written
 from toolkit.export.facts import facts
+from toolkit.isolated import Guest
 from toolkit.progress import Progress
 
 if TYPE_CHECKING:
@@ -39,6 +40,11 @@ class Onnx(Target):
             attention=("standard", "decomposed", "packed", "custom"),
             any_image_size=True,
         )
+
+    def guest(self, hint: str) -> Guest:
+        from toolkit.export import onnx_session
+
+        return onnx_session.guest(hint)
 
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:
         """Write `model.onnx`, and `model.onnx.data` beside it where one file cannot hold the weights."""
@@ -73,7 +79,7 @@ def _write(proto: ModelProto, file: Path) -> tuple[str, ...]:
         else:
             onnx.save(proto, file)
     except OSError as error:
-        raise StorageError(f"cannot write {file}: {error}", "make room on the disk and try again") from error
+        raise StorageError(f"cannot write {file}: {plainly(error)}", "make room on the disk and try again") from error
     return (WEIGHTS,) if large else ()
 
 

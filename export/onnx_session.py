@@ -11,11 +11,9 @@ from toolkit.export.calibrate import Images, Predict
 from toolkit.isolated import Guest, Isolated
 
 
-def guest() -> Guest:
+def guest(hint: str = "another --attention, --opset or --precision may do") -> Guest:
     """Which onnxruntime it is."""
-    return Guest.installed(
-        "onnxruntime", ("onnxruntime-gpu", "onnxruntime"), "another --attention, --opset or --precision may do"
-    )
+    return Guest.installed("onnxruntime", ("onnxruntime-gpu", "onnxruntime"), hint)
 
 
 @contextmanager

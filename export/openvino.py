@@ -52,6 +52,9 @@ class OpenVino(Target):
             },
         )
 
+    def guest(self, hint: str) -> Guest:
+        return Guest.installed("OpenVINO", NEEDS, hint)
+
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:
         """Write the IR, run it and compare it with torch."""
         from toolkit.export import check
@@ -59,8 +62,7 @@ class OpenVino(Target):
         onnx = check.serialized(prepared.proto)
         check.check_graph(prepared.proto, prepared.info, options)
         written = Written(FILE, (WEIGHTS,), ("onnx", "onnxscript", "openvino"))
-        guest = Guest.installed("OpenVINO", NEEDS, HINT)
-        with Isolated(guest, "reading the graph", _Model, onnx, facts(prepared.info), out / FILE) as model:
+        with Isolated(self.guest(HINT), "reading the graph", _Model, onnx, facts(prepared.info), out / FILE) as model:
             if not runs_in(model.call(f"compiling {FILE}", _Model.compile, options.precision), options.precision):
                 return written
 

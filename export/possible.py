@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-
-import torch
+from functools import partial
 
 from toolkit import recipe
 from toolkit.errors import CheckFailed, UnsupportedModel
 from toolkit.export import check, target
-from toolkit.export.calibrate import Images
 from toolkit.export.choices import Choices, choices
 from toolkit.export.prepare import prepare
+from toolkit.export.reference import answers
 from toolkit.models.acceptance import excerpt
 from toolkit.models.patches import image_size, patch_size
 from toolkit.models.resize import check_sizes
@@ -33,13 +32,8 @@ def check_possible(name: str, model: LoadedModel, options: recipe.Export) -> Non
     options = options.model_copy(update={"image_size": sizes, "precision": "fp32"})
     prepared = prepare(sample, options, _computed(made), None, silent)
 
-    def run(images: Images) -> Images:
-        with torch.inference_mode():
-            logits: Images = prepared.module(torch.from_numpy(images)).numpy()
-        return logits
-
     try:
-        check.difference(prepared, options, run)
+        check.difference(prepared, options, partial(answers, prepared.module))
     except CheckFailed as error:
         raise UnsupportedModel(f"{name} cannot hold this model: {error.message}", "other --rewrites") from error
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit import gpu, records
-from toolkit.errors import BadInput, StorageError
+from toolkit.errors import BadInput, StorageError, plainly
 from toolkit.export import Abilities, HeadWidths, Target, Written
 from toolkit.export.engine import EngineLayers, EngineOptions, build
-from toolkit.export.libraries import AMPERE, Library, library
+from toolkit.export.libraries import AMPERE, PACKAGES, Library, library
+from toolkit.isolated import Guest
 from toolkit.progress import Progress
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ class TensorRT(Target):
             },
         )
 
+    def guest(self, hint: str) -> Guest:
+        return Guest.installed(PACKAGES[self.name], (PACKAGES[self.name],), hint)
+
     def check(self, options: recipe.Export) -> None:
         """BadInput for what this library does not build."""
         wanted = engine_options(options, library(self.name))
@@ -80,7 +84,9 @@ class TensorRT(Target):
             (out / FILE).write_bytes(engine.data)
             records.save(EngineLayers(engine.layers), out / LAYERS)
         except OSError as error:
-            raise StorageError(f"cannot write the engine: {error}", "make room on the disk and try again") from error
+            raise StorageError(
+                f"cannot write the engine: {plainly(error)}", "make room on the disk and try again"
+            ) from error
         if cache:
             _keep(engine.timing_cache, cache)
         return Written(
@@ -111,7 +117,9 @@ def _keep(timing_cache: bytes, file: Path) -> None:
         draft.replace(final)
     except OSError as error:
         draft.unlink(missing_ok=True)
-        raise StorageError(f"cannot write the timing cache {file}: {error}", "choose another --timing-cache") from error
+        raise StorageError(
+            f"cannot write the timing cache {file}: {plainly(error)}", "choose another --timing-cache"
+        ) from error
 
 
 def _learned(cache: Path | None) -> bytes:
@@ -121,7 +129,9 @@ def _learned(cache: Path | None) -> bytes:
     except FileNotFoundError:
         return b""
     except OSError as error:
-        raise BadInput(f"cannot read the timing cache {cache}: {error}", "give a file with --timing-cache") from error
+        raise BadInput(
+            f"cannot read the timing cache {cache}: {plainly(error)}", "give a file with --timing-cache"
+        ) from error
 
 
 def engine_options(options: recipe.Export, library: Library) -> EngineOptions:

@@ -53,6 +53,9 @@ class TorchExport(Target):
             lacking={"int8": "Q/DQ is written into ONNX graphs only"},
         )
 
+    def guest(self, hint: str) -> Guest:
+        return Guest.installed("PyTorch", ("torch",), hint)
+
     def depends_on(self, options: recipe.Export) -> dict[str, str]:
         """Compiled code is for one kind of processor and one version of PyTorch."""
         if not options.compile or compiler() is None:
@@ -72,7 +75,7 @@ class TorchExport(Target):
         if compiled:
             report(0, 1, "compiling")
             _check_room(program, out)
-            guest = Guest.installed("PyTorch", ("torch",), "--no-compile writes the program alone")
+            guest = self.guest("--no-compile writes the program alone")
             with Isolated(guest, f"compiling {PROGRAM}", _compiled, out / PROGRAM, out / FILE) as there:
                 difference, lowered = check.judged(
                     prepared, options, lambda images: there.call(f"running {FILE}", _Program.run, images)

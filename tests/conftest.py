@@ -147,7 +147,6 @@ def measured() -> Callable[[str, str], dict[str, float]]:
             capture_output=True,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "2"},
-            timeout=300,
             check=False,
         )
         assert ended.returncode == 0, ended.stderr

@@ -18,12 +18,13 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from toolkit import isolated
 from toolkit.errors import CheckFailed, LibraryDied, UnknownName, WrongMachine
 from toolkit.isolated import Guest, Isolated, ending, last_lines
 
 GUEST = Guest("Lib 1.0", "another --attention")
 TOOLS = """
-import os, subprocess, sys
+import os, signal, subprocess, sys, time
 from toolkit.errors import UnknownName, WrongMachine
 
 def tell(held, report):
@@ -40,9 +41,29 @@ def die(held, path):
     subprocess.Popen(["sleep", "60"], stdout=open(path, "w"))
     os.abort()
 
+def fork_and_die(held, path):
+    with open(path, "w") as life:
+        if os.fork() == 0:
+            time.sleep(20)
+            life.write("slept")
+        else:
+            signal.raise_signal(signal.SIGSEGV)
+
+def inherited(held):
+    return [each for each in range(3, 100) if is_inherited(each)]
+
+def is_inherited(each):
+    try:
+        return os.get_inheritable(each)
+    except OSError:
+        return False
+
 def start(held, path, report):
     subprocess.Popen(["sleep", "60"], stdout=open(path, "w"))
     report(0, 1)
+
+def start_slow(held, path):
+    subprocess.Popen(["sh", "-c", "sleep 20; echo slept"], stdout=open(path, "w"))
 
 class Odd(Exception):
     def __init__(self, one, two):
@@ -110,7 +131,7 @@ def test_what_is_raised_there_is_raised_here(tools: ModuleType) -> None:
         assert (unknown.value.name, unknown.value.hint) == ("onx", "did you mean onnx?")
         with pytest.raises(IndexError, match="list index out of range") as index:
             held.call("reading", list.__getitem__, 7)
-        assert "isolated.py" in str(index.value.__cause__), "where it was raised"
+        assert "served.py" in str(index.value.__cause__), "where it was raised"
         assert held.call("reading", len) == 0, "it goes on"
 
 
@@ -161,6 +182,28 @@ def test_last_words_are_shown_and_nothing_is_left(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("pidfds", [True, False])
+def test_a_fork_that_holds_the_connection_hides_no_death(
+    tools: ModuleType, life: Life, pidfds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not pidfds:
+        monkeypatch.delattr("os.pidfd_open", raising=False)
+    with Isolated(GUEST, "nothing", list) as held, pytest.raises(LibraryDied, match="SIGSEGV"):
+        held.call("forking", tools.fork_and_die, life.path)
+    assert life.is_over(), "the fork was ended before it had slept"
+
+
+def test_the_end_of_the_block_ends_what_it_has_started(tools: ModuleType, life: Life) -> None:
+    with Isolated(GUEST, "nothing", list) as held:
+        held.call("starting", tools.start_slow, life.path)
+    assert life.is_over(), "it was ended before it had slept"
+
+
+def test_what_it_starts_cannot_hold_the_connection(tools: ModuleType) -> None:
+    with Isolated(GUEST, "nothing", list) as held:
+        assert held.call("asking", tools.inherited) == []
+
+
 def test_progress_is_told_while_it_goes_on(tools: ModuleType) -> None:
     told: list[tuple[int, int, str]] = []
     with Isolated(GUEST, "nothing", list) as held:
@@ -204,8 +247,9 @@ def test_it_outlives_nobody_and_runs_no_program_twice(life: Life, tmp_path: Path
     assert list(temporary.iterdir()) == []
 
 
-def test_another_process_that_holds_the_connection_does_not_keep_it() -> None:
+def test_another_process_that_holds_the_connection_does_not_keep_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes that load images are forks of this one, and hold all that it has open."""
+    monkeypatch.setattr(isolated, "END_SECONDS", None)
     held = Isolated(GUEST, "nothing", list)
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[held._link.fileno()]) as fork:
         held.close()

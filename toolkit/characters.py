@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-_ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?)")
 
 
 def printable(name: str) -> str:
@@ -28,7 +28,7 @@ def listed(names: Iterable[str], shown: int = 5, between: str = ", ") -> str:
 
 
 def without_colours(text: str) -> str:
-    """A text without the commands to a terminal (ANSI's control sequences) that colour it or move the cursor."""
+    """A text without ANSI's commands to a terminal: colours, moves of the cursor, names of the window."""
     return _ANSI.sub("", text)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from toolkit import terminal
-from toolkit.errors import LibraryDied
+from toolkit.errors import LibraryDied, plainly
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,9 @@ def _runtimes() -> Iterator[Finding]:
         with Isolated(Guest("onnxruntime"), "being imported", importlib.import_module, "onnxruntime") as there:
             yield Finding("onnxruntime", True, there.call("saying what it can do", _providers))
     except ImportError as error:
-        yield Finding("onnxruntime", False, f"pip install onnxruntime-gpu (onnxruntime off Linux x86-64): {error}")
+        yield Finding(
+            "onnxruntime", False, f"pip install onnxruntime-gpu (onnxruntime off Linux x86-64): {plainly(error)}"
+        )
     except LibraryDied as error:
         yield Finding("onnxruntime", False, f"{error.message}; {error.hint}")
 

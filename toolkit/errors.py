@@ -141,9 +141,11 @@ def suggestion(name: str, known: Iterable[str], shown: int = 12) -> str:
 
 
 def plainly(error: BaseException, longest: int = 200) -> str:
-    """What a library says, in one line for a message of ours: no colours, no folders of libraries, no places in their
-    sources, not too long; the kind of error where it says nothing."""
-    text = re.sub(r"[^\s\"'(]*/(?:site|dist)-packages/", "", without_colours(str(error)))
+    """What a library or a system says, in one line for a message of ours: nothing for terminals only, no folders of
+    libraries, no places in their sources, no file (ours names it), not too long; the kind of error if it says nothing.
+    """
+    said = str(error.strerror if isinstance(error, OSError) and error.strerror else error)
+    text = re.sub(r"[^\s\"'(]*/(?:site|dist)-packages/", "", without_colours(said))
     lines = (line.strip() for line in text.splitlines())
     said = next((line for line in lines if line and not _PLACE.search(line)), "") or type(error).__name__
     return said if len(said) <= longest else f"{said[: longest - 3]}..."

@@ -13,25 +13,21 @@ It is a new Python, not a fork: threads of this process are no danger to it, and
 from __future__ import annotations
 
 import os
-import pickle
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from importlib import metadata
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Connection, Pipe, wait
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from toolkit.characters import printable_lines, without_colours
-from toolkit.errors import CheckFailed, LibraryDied, ToolkitError, plainly
+from toolkit.errors import CheckFailed, LibraryDied, plainly
 from toolkit.progress import Progress
+from toolkit.served import Raised, Request, Told
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVarTuple, Unpack
@@ -42,18 +38,21 @@ Kind = TypeVar("Kind")
 Result = TypeVar("Result")
 
 PROGRAM = """
-import sys
+import os, sys
 sys.path = [folder for folder in sys.path if folder]  # not the current one
 from multiprocessing.connection import Connection
 link = Connection(int(sys.argv[1]))
+os.set_inheritable(link.fileno(), False)
 sys.path[:] = link.recv()
-from toolkit.isolated import serve
+from toolkit.served import serve
 serve(link, sys.argv[2])
 """
 SHOWN_LINES, SHOWN_BYTES = 12, 1 << 16
 """How much of a dead process's stderr is shown, and how much of it is looked at."""
 END_SECONDS = 10.0
 """A library that takes longer to clean up is ended."""
+POLL_SECONDS = 0.5
+"""How often a system without pidfds is asked whether the process has ended."""
 
 
 class Guest(NamedTuple):
@@ -83,13 +82,14 @@ class Isolated(Generic[Kind]):
         *arguments: Unpack[Arguments],
     ) -> None:
         """Start the process, and make the object there. `doing` is for an error: "compiling model.xml"."""
-        self._guest = guest
+        self._guest, self._killed = guest, False
         with ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="toolkit-", ignore_cleanup_errors=True))
             self._said = stack.enter_context(tempfile.TemporaryFile())
             self._process, self._link = _started(guest, folder, self._said)
+            self._pidfd = _pidfd(self._process.pid, stack)
             stack.callback(self._end)
-            self._ask(doing, _Request(make, arguments, makes=True))
+            self._ask(doing, Request(make, arguments, makes=True))
             self._room = stack.pop_all()
 
     def call(
@@ -103,7 +103,7 @@ class Isolated(Generic[Kind]):
 
         Raises what the function raises, CheckFailed for errors of the library's own kinds, and LibraryDied.
         """
-        return self._ask(doing, _Request(function, arguments, reports=report is not None), report)  # type: ignore[no-any-return]
+        return self._ask(doing, Request(function, arguments, reports=report is not None), report)  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """End the process; it can be called no more."""
@@ -117,31 +117,41 @@ class Isolated(Generic[Kind]):
     ) -> None:
         self.close()
 
-    def _ask(self, doing: str, request: _Request, report: Progress | None = None) -> Any:
+    def _ask(self, doing: str, request: Request, report: Progress | None = None) -> Any:
         if self._link.closed:
             raise RuntimeError(f"the process of {self._guest.name} is closed")
         try:
+            if self._process.poll() is not None:
+                raise EOFError
             self._link.send(request)
-            answer = self._link.recv()
-            while isinstance(answer, _Told):
+            while isinstance(answer := self._received(), Told):
                 assert report is not None
                 report(*answer)
-                answer = self._link.recv()
         except (EOFError, ConnectionError):
             raise self._death(doing) from None
         except BaseException:  # an interrupt, or the listener's own error: nobody waits for the answer any more
             self._kill()
             raise
-        if isinstance(answer, _Raised):
+        if isinstance(answer, Raised):
             error = answer.error
             if error is None:
                 error = CheckFailed(f"{self._guest.name} failed while {doing}: {answer.words}", self._guest.hint)
             raise error from _There(answer.trace)
         return answer
 
+    def _received(self) -> Any:
+        """What comes next; EOFError where the process has ended, though its forks may hold the connection open."""
+        while self._process.poll() is None:
+            if self._link in wait([self._link, *self._pidfd], None if self._pidfd else POLL_SECONDS):
+                return self._link.recv()
+        self._kill()
+        if not self._link.poll():
+            raise EOFError
+        return self._link.recv()
+
     def _death(self, doing: str) -> LibraryDied:
         code = self._process.wait()
-        self._kill()  # what it had started itself
+        self._kill()
         self._said.seek(max(0, self._said.seek(0, os.SEEK_END) - SHOWN_BYTES))
         said = last_lines(self._said.read().decode(errors="replace"))
         return LibraryDied(
@@ -149,6 +159,10 @@ class Isolated(Generic[Kind]):
         )
 
     def _kill(self) -> None:
+        """End it and what it has started. Once: the number of a process that is gone may become another's."""
+        if self._killed:
+            return
+        self._killed = True
         with suppress(ProcessLookupError, PermissionError):  # nothing of it is left
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -158,12 +172,10 @@ class Isolated(Generic[Kind]):
             self._link.send(None)  # forks of this process may hold the connection open
         self._link.close()
         try:
-            self._process.wait(END_SECONDS)
-        except BaseException as error:
-            self._kill()
-            if not isinstance(error, subprocess.TimeoutExpired):
-                raise
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_SECONDS)
         finally:
+            self._kill()
             assert self._process.stdin is not None
             self._process.stdin.close()
 
@@ -179,7 +191,7 @@ def ending(code: int) -> str:
 def advice(code: int, hint: str = "") -> str:
     """What to do about it."""
     if code == -signal.SIGKILL:
-        return "systems end a process so that needs more memory than there is: a smaller batch size needs less"
+        return "a system ends a process in this way when memory runs out: a smaller batch size needs less"
     if code == -signal.SIGILL:
         return "it was built for CPUs with other instructions: install a build for this one"
     if code >= 0:
@@ -191,81 +203,6 @@ def last_lines(text: str) -> list[str]:
     """The end of what a process said, without what is for terminals only."""
     lines = printable_lines(without_colours(text))
     return [line for line in lines if line.strip()][-SHOWN_LINES:]
-
-
-def serve(link: Connection, folder: str) -> None:
-    """What the process does: answer until the other side hangs up. The first request makes the object."""
-    threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
-    held: Any = None
-    lock = threading.Lock()  # libraries tell of their progress from several threads
-
-    def send(answer: object) -> None:
-        with lock:
-            link.send(answer)
-
-    while (message := _received(link)) is not None:
-        try:
-            request: _Request | None = pickle.loads(message)
-            del message  # it may hold a graph
-            if request is None:
-                break
-            answer = request.answer(held, lambda *step: send(_Told(*step)))
-            if request.makes:
-                held, answer = answer, None
-            send(answer)
-        except Exception as error:
-            send(_Raised.of(error))
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _received(link: Connection) -> bytes | None:
-    try:
-        return link.recv_bytes()
-    except EOFError:
-        return None
-
-
-@dataclass(frozen=True)
-class _Request:
-    """A call on its way there."""
-
-    function: Callable[..., Any]
-    arguments: tuple[Any, ...]
-    makes: bool = False
-    """What it returns stays there, and later calls are given it first."""
-    reports: bool = False
-
-    def answer(self, held: object, report: Progress) -> Any:
-        arguments = self.arguments if self.makes else (held, *self.arguments)
-        return self.function(*arguments, report=report) if self.reports else self.function(*arguments)
-
-
-class _Told(NamedTuple):
-    """Progress on its way back."""
-
-    done: int
-    total: int
-    message: str = ""
-
-
-@dataclass(frozen=True)
-class _Raised:
-    """An error on its way back."""
-
-    error: Exception | None
-    """None where it is of a class that only the library has."""
-    words: str
-    trace: str
-
-    @classmethod
-    def of(cls, error: Exception) -> _Raised:
-        words, trace = f"{type(error).__name__}: {plainly(error)}", "".join(traceback.format_exception(error))
-        ours = isinstance(error, ToolkitError) or type(error).__module__ == "builtins"
-        with suppress(Exception):  # such as arguments of the library's classes
-            if ours:
-                pickle.loads(pickle.dumps(error))
-                return cls(error, words, trace)
-        return cls(None, words, trace)
 
 
 class _There(Exception):
@@ -292,14 +229,17 @@ def _started(guest: Guest, folder: str, said: IO[bytes]) -> tuple[subprocess.Pop
             )
         except OSError as error:
             ours.close()
-            raise LibraryDied(f"no process could be started for {guest.name}: {error}") from error
+            raise LibraryDied(f"no process could be started for {guest.name}: {plainly(error)}") from error
     with suppress(BrokenPipeError):  # dead already: the first call says so
         ours.send(sys.path)
     return process, ours
 
 
-def _end_with_parent(folder: str) -> None:
-    """A kill leaves the other side no time to end this one, and to remove its folder."""
-    os.read(0, 1)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.killpg(0, signal.SIGKILL)
+def _pidfd(pid: int, stack: ExitStack) -> list[int]:
+    """What can be read from when the process has ended, closed with the stack; nothing where a system has no such."""
+    try:
+        opened = os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return []
+    stack.callback(os.close, opened)
+    return [opened]

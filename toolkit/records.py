@@ -263,9 +263,11 @@ class ParityReport:
     domains: tuple[DomainParity, ...]
     verdict: Verdict
     """The worst of the domains' verdicts; at best "undecided" where a side could not be opened, and "fail" where its
-    runtime died."""
+    runtime crashed."""
     unopened: dict[str, str] = field(default_factory=dict)
     """Name of an exported side that this machine cannot run, and why."""
+    crashed: tuple[str, ...] = ()
+    """Those of them whose runtime crashed."""
     schema: int = SCHEMA
 
 

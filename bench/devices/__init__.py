@@ -16,7 +16,7 @@ class Device(Protocol):
     def bench(self, request: BenchRequest, report: Progress = silent) -> BenchReport:
         """Measure what is asked for. INVALID measurements are returned like others: judging them is the caller's part.
 
-        Raises what the agent raised, InvalidMeasurement when it died, DeviceUnreachable when it could not be started.
+        Raises what the agent raised, LibraryDied when it died, DeviceUnreachable when it could not be started.
         """
         ...
 

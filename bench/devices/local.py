@@ -17,7 +17,7 @@ from toolkit import isolated, limits, records
 from toolkit.bench import environment
 from toolkit.bench.devices import Device
 from toolkit.bench.messages import BenchRequest, Failure, read_progress
-from toolkit.errors import DeviceUnreachable, InvalidMeasurement
+from toolkit.errors import DeviceUnreachable, LibraryDied, plainly
 from toolkit.progress import Progress, silent
 from toolkit.records import BenchReport, Environment
 
@@ -42,7 +42,7 @@ class Local:
             answers.seek(0)
             answer = answers.read()
         if not answer:
-            raise InvalidMeasurement(
+            raise LibraryDied(
                 "\n".join(
                     [f"the measuring process {isolated.ending(code)} while {doing}", *isolated.last_lines(noise)]
                 ),
@@ -64,7 +64,7 @@ def _run(request: str, answers: IO[str], threads: int, report: Progress) -> tupl
             AGENT, stdin=subprocess.PIPE, stdout=answers, stderr=subprocess.PIPE, text=True, env=_variables(threads)
         )
     except OSError as error:
-        raise DeviceUnreachable(f"the measuring process could not be started: {error}") from error
+        raise DeviceUnreachable(f"the measuring process could not be started: {plainly(error)}") from error
     with process:
         assert process.stdin is not None
         assert process.stderr is not None

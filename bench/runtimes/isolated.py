@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from toolkit import records
 from toolkit.bench.runtimes import Session, runtime
-from toolkit.isolated import Guest, Isolated
+from toolkit.export import target
+from toolkit.isolated import Isolated
+from toolkit.records import Artifact
 
 
 def opened(folder: Path, name: str, threads: int) -> Session:
@@ -25,9 +28,9 @@ class IsolatedSession(Session):
 
     def __init__(self, folder: Path, name: str, threads: int) -> None:
         self._file = folder.name
-        self._there = Isolated(
-            Guest(name, "export the file with other settings"), f"opening {self._file}", _open, folder, name, threads
-        )
+        made = records.load(Artifact, folder / "artifact.json")
+        guest = target(made.target).guest("export the file with other settings")
+        self._there = Isolated(guest, f"opening {self._file}", _open, folder, name, threads)
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """images: [batch, 3, S, S] -> logits: [batch, classes]."""

@@ -72,6 +72,7 @@ def test_warnings_of_libraries_are_not_shown(monkeypatch: pytest.MonkeyPatch) ->
         ("one line", "one line"),
         ("\n  first\nsecond", "first"),
         ("\x1b[1mbold\x1b[0m \x1b[38;5;9mred", "bold red"),
+        ("\x1b]0;a title\x07at\x1b[?25l \x1b]8;;http://x\x1b\\a link\x1b]8;;\x1b\\", "at a link"),
         ("in /opt/venv/lib/python3.11/site-packages/torch/nn/x.py", "in torch/nn/x.py"),
         ("Exception from src/core.cpp:104:\nCheck 'a' failed at src/b.cpp:1:\nthe reason", "the reason"),
         ("x" * 300, "x" * 197 + "..."),
@@ -80,3 +81,8 @@ def test_warnings_of_libraries_are_not_shown(monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_plainly(said: str, plain: str) -> None:
     assert plainly(ValueError(said)) == plain
+
+
+def test_plainly_of_a_file_is_the_reason_alone() -> None:
+    assert plainly(OSError(28, "No space left on device", "/x/y")) == "No space left on device"
+    assert plainly(OSError("no connection")) == "no connection"

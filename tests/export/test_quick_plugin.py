@@ -154,7 +154,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
                 "LD_LIBRARY_PATH": f"{folder}:{libraries}",
                 "PYTHONPATH": f"{folder}:{Path(__file__).parents[2]}",
             },
-            timeout=300,
             check=False,
         )
         assert ended.returncode == 0, ended.stderr

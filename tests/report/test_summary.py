@@ -59,15 +59,22 @@ def test_judgement_is_the_parity_verdict(page: Page, parity: ParityReport, verdi
 
 
 @pytest.mark.parametrize(
-    ("verdict", "said"),
-    [("undecided", "nothing is known about openvino-fp32"), ("fail", "a runtime died of openvino-fp32")],
+    ("others", "crashed", "verdict", "said"),
+    [
+        ("pass", (), "undecided", "nothing is known about openvino-fp32, rtx-fp32."),
+        ("pass", ("openvino-fp32",), "fail", "a runtime crashed on openvino-fp32."),
+        ("undecided", ("openvino-fp32",), "fail", "a runtime crashed on openvino-fp32."),
+    ],
 )
-def test_judgement_of_a_file_that_does_not_run(page: Page, parity: ParityReport, verdict: Verdict, said: str) -> None:
+def test_judgement_of_a_file_that_does_not_run(
+    page: Page, parity: ParityReport, others: Verdict, crashed: tuple[str, ...], verdict: Verdict, said: str
+) -> None:
     domains = tuple(
-        replace(domain, comparisons=tuple(replace(made, verdict="pass") for made in domain.comparisons))
+        replace(domain, comparisons=tuple(replace(made, verdict=others) for made in domain.comparisons))
         for domain in parity.domains
     )
-    shown = replace(parity, domains=domains, verdict=verdict, unopened={"openvino-fp32": "why"})
+    unopened = {"openvino-fp32": "why", "rtx-fp32": "no GPU"}
+    shown = replace(parity, domains=domains, verdict=verdict, unopened=unopened, crashed=crashed)
     judgement = summary.judgement(replace(page, parity=shown))
     assert judgement.kind == verdict
     assert said in plain(judgement.text)

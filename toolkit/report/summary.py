@@ -57,10 +57,12 @@ def judgement(page: Page) -> Judgement:
         "undecided": f"Too few images to tell whether the exported model loses less than {margin} in every domain.",
     }
     verdicts = [made.verdict for domain in page.parity.domains for made in domain.comparisons]
-    if page.parity.unopened and not {"fail", "undecided"} & {*verdicts}:
+    if page.parity.unopened and "undecided" not in verdicts:
         names = ", ".join(map(printable, page.parity.unopened))
         text["undecided"] = f"Not every exported file could be run here: nothing is known about {names}."
-        text["fail"] = f"Not every exported file could be run: a runtime died of {names}."
+    if page.parity.crashed and "fail" not in verdicts:
+        names = ", ".join(map(printable, page.parity.crashed))
+        text["fail"] = f"Not every exported file could be run: a runtime crashed on {names}."
     return Judgement(page.parity.verdict, text[page.parity.verdict])
 
 

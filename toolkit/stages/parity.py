@@ -93,9 +93,9 @@ def _compare(run: Run, out: Path) -> None:
 
     sides = _sides(run)
     seen, unopened = _predictions(run, sides)
-    died = [error for error in unopened.values() if isinstance(error, LibraryDied)]
+    crashed = {side: error for side, error in unopened.items() if isinstance(error, LibraryDied)}
     if unopened and all(side in MODELS for side in seen):
-        first = [*died, *unopened.values()][0]
+        first = [*crashed.values(), *unopened.values()][0]
         raise type(first)("; ".join(error.message for error in unopened.values()), first.hint)
     made = compare(
         domains=side_by_side(seen),
@@ -107,7 +107,8 @@ def _compare(run: Run, out: Path) -> None:
     )
     if unopened:
         reasons = {side: f"{error.message} ({error.hint})" for side, error in unopened.items()}
-        made = replace(made, unopened=reasons, verdict=worst([made.verdict, "fail" if died else "undecided"]))
+        verdict = worst([made.verdict, "fail" if crashed else "undecided"])
+        made = replace(made, unopened=reasons, crashed=tuple(crashed), verdict=verdict)
     records.save(made, out / "parity.json")
 
 

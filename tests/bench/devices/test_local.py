@@ -14,7 +14,7 @@ import pytest
 from toolkit import plugins
 from toolkit.bench.devices import Device, device, local
 from toolkit.bench.messages import BenchRequest, Subject
-from toolkit.errors import BadInput, DeviceUnreachable, InvalidMeasurement, UnknownName, WeightsError
+from toolkit.errors import BadInput, DeviceUnreachable, LibraryDied, UnknownName, WeightsError
 
 
 def request(folder: Path, runtime: str = "onnxruntime") -> BenchRequest:
@@ -60,11 +60,11 @@ OPENING = "import signal, sys; print('progress: [0, 1, \"opening slim\"]', file=
         ("import sys; sys.stdin.read(); raise SystemError('no such instruction')", "no such instruction"),
     ],
 )
-def test_a_dead_agent_is_an_invalid_measurement(
+def test_a_dead_agent_is_a_dead_library(
     program: str, said: str, folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "AGENT", (sys.executable, "-c", program))
-    with pytest.raises(InvalidMeasurement, match=said):
+    with pytest.raises(LibraryDied, match=said):
         device("local").bench(request(folders / "slim-onnx"))
 
 
