@@ -98,7 +98,7 @@ def test_equal_weights_for_other_images_are_another_model(here: Path, command: C
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "it is not JSON: Expecting property name"),
+        ("{", "preprocessor_config.json is not JSON from line 1, column 2 on"),
         (
             json.dumps({**HUGGING_FACE, "do_rescale": True, "image_mean": [123.7] * 3}),
             "mean [123.7, 123.7, 123.7]: 123.7 is",
