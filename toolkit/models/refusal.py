@@ -32,15 +32,36 @@ FACTORY_ARGUMENTS = frozenset(
 
 
 def check_arguments(name: str, args: Mapping[str, Setting]) -> None:
-    """RecipeError for arguments that this architecture has not, with the closest that it has."""
+    """RecipeError for arguments that this architecture has not, with the closest that it has, and for shares that timm
+    takes and no training can use."""
     if refused := sorted(FACTORY_ARGUMENTS & args.keys()):
         raise RecipeError(f"model.args may not hold {', '.join(refused)}", "see model.weights and model.image_size")
     known = _signature(name).keys() - FACTORY_ARGUMENTS
     for argument in args:
         if argument not in known:
             raise RecipeError(f"model.args: {name} takes no {argument!r}", suggestion(argument, sorted(known)))
+        if argument.endswith("_rate"):
+            _check_share(argument, args[argument])
     if args.get("weight_init") == "skip":
         raise RecipeError("with weight_init='skip' weights are what happens to be in memory", "see model.weights")
+
+
+def check_mlp(module: nn.Module, args: Mapping[str, Setting]) -> None:
+    """RecipeError where MLPs would have no units; timm makes them as wide as the model then, unsaid."""
+    ratio, channels = args.get("mlp_ratio"), module.get_parameter("patch_embed.proj.weight").shape[0]
+    if isinstance(ratio, int | float) and int(channels * ratio) < 1:
+        raise RecipeError(
+            f"model.args.mlp_ratio = {ratio}: with it MLPs have no units, in a model of {channels} channels",
+            "it is their width as a multiple of embed_dim; 4 is usual",
+        )
+
+
+def _check_share(argument: str, value: Setting) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise RecipeError(
+            f"model.args.{argument} = {value!r}: it should be a number from 0 up to, but not including, 1",
+            "it is the share that training drops at random; 0 drops nothing",
+        )
 
 
 def of_arguments(name: str, args: Mapping[str, Setting], error: Exception) -> RecipeError:

@@ -185,6 +185,7 @@ def _create(name: str, args: Mapping[str, Setting], classes: int, *, from_hub: b
     if from_hub:
         refusal.check_hub_weights(module, name, args)
     check_forms(module, name)
+    refusal.check_mlp(module, args)
     return module
 
 
