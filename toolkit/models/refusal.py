@@ -18,6 +18,7 @@ from torch import nn
 
 from toolkit.characters import listed
 from toolkit.errors import RecipeError, WeightsError, plainly, suggestion
+from toolkit.models.patches import check_size, patch_size
 from toolkit.models.weights import is_classifier
 from toolkit.records import Setting
 
@@ -67,6 +68,8 @@ def _check_share(argument: str, value: Setting) -> None:
 def of_arguments(name: str, args: Mapping[str, Setting], error: Exception) -> RecipeError:
     """The error for values that timm cannot build `name` with: those without which it can, else those it speaks of."""
     guilty = [argument for argument in args if _builds(name, {key: args[key] for key in args if key != argument})]
+    if "img_size" in guilty and isinstance(size := args["img_size"], int) and size > 0:
+        _check_size(name, args, size)
     blamed = guilty or [argument for argument in args if argument in str(error)] or list(args)
     if not blamed:
         return RecipeError(f"timm cannot build {name} here: {plainly(error)}", "choose another --model")
@@ -79,6 +82,13 @@ def of_arguments(name: str, args: Mapping[str, Setting], error: Exception) -> Re
         f"timm refuses to build {name} with {_listed(args, blamed)}{said}",
         f"see model.args; usual is {usual}" if usual else "see model.args",
     )
+
+
+def _check_size(name: str, args: Mapping[str, Setting], size: int) -> None:
+    """RecipeError for an image size that is no size, or too large for patches of these."""
+    others: dict[str, Any] = {key: value for key, value in args.items() if key != "img_size"}
+    with torch.device("meta"):
+        check_size(size, patch_size(timm.create_model(name, pretrained=False, **others)))
 
 
 def of_hub_weights(name: str, args: Mapping[str, Setting], error: Exception) -> WeightsError:

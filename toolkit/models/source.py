@@ -59,6 +59,7 @@ def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> LoadedMo
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = _create(settings.name, args, len(classes), from_hub=settings.weights == "hub")
+    size = image_size(module)
     fresh: tuple[str, ...] = ()
     if settings.weights == "hub" and timm.models.get_pretrained_cfg_value(settings.name, "num_classes") != len(classes):
         fresh = tuple(name for name, _ in module.named_parameters() if is_classifier(name))
@@ -69,7 +70,6 @@ def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> LoadedMo
     accept(module, settings.name)
     if settings.weights != "none":
         check_answer(module, settings.name)
-    size = image_size(module)
     costs = count(module, size)
     info = ModelInfo(
         name=settings.name,
