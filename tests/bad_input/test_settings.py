@@ -22,6 +22,7 @@ Unchanged = Callable[..., AbstractContextManager[None]]
 
 NAMES = [
     (["train", "--model", "deit_tiny_patch16_22"], "unknown model 'deit_tiny_patch16_22'", "deit_tiny_patch16_224"),
+    (["train", "--model", "resnet18"], "resnet18 is no ViT, DeiT or BEiT", "for example deit_tiny_patch16_224"),
     (["prune", "--method", "groupd"], "unknown method 'groupd'", "did you mean grouped?"),
     (["prune", "--criterion", "hesian"], "unknown criterion 'hesian'", "did you mean hessian?"),
     (["prune", "--scope", "globl"], "unknown scope 'globl'", "did you mean global"),
