@@ -106,6 +106,11 @@ class Target(Protocol):
         """Raise BadInput for settings that only this target knows about and cannot carry out."""
         return
 
+    def check_runs_here(self, options: recipe.Export) -> None:
+        """Raise what opening the file on this machine would raise, as far as it is known before there is one:
+        WrongMachine, DeviceUnreachable, MissingDependency."""
+        return
+
     def depends_on(self, options: recipe.Export) -> dict[str, str]:
         """What decides what is written besides model and options: libraries and hardware that it only works with."""
         return {}

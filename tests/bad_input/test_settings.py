@@ -22,6 +22,7 @@ Unchanged = Callable[..., AbstractContextManager[None]]
 
 NAMES = [
     (["train", "--model", "deit_tiny_patch16_22"], "unknown model 'deit_tiny_patch16_22'", "deit_tiny_patch16_224"),
+    (["train", "--model", "resnet18"], "resnet18 is no ViT, DeiT or BEiT", "for example deit_tiny_patch16_224"),
     (["prune", "--method", "groupd"], "unknown method 'groupd'", "did you mean grouped?"),
     (["prune", "--criterion", "hesian"], "unknown criterion 'hesian'", "did you mean hessian?"),
     (["prune", "--scope", "globl"], "unknown scope 'globl'", "did you mean global"),
@@ -209,6 +210,27 @@ def test_budget_that_cannot_be_met_says_the_closest_that_can(
     assert "--round-to" in ended.err
     assert command("prune", "--budget", closest).code == 0
     assert records.load(records.PrunePlan, Path("runs/default/pruned/plan.json")).budget == closest
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--budget", "macs=0.6", "--axes", "head"], "macs=0.6 cannot be met: the closest that can is macs="),
+        (["--budget", "params=0.99", "--axes", "head"], "params=0.99 cannot be met: the closest that can is params="),
+        (["--ratio", "0.01"], "ratio=0.01 removes nothing: no layer has that many units to spare"),
+    ],
+    ids=str,
+)
+def test_what_no_scores_can_change_is_said_before_training_and_in_the_same_words(
+    here: Path, command: Command, words: list[str], said: str
+) -> None:
+    early = command("prune", "--run", "runs/new", "--recipe", "toolkit.yaml", *words)
+    assert (early.code, early.made) == (2, []), early.err
+    late = command("prune", *words)
+    assert late.code == 2, late.err
+    for ended in (early, late):
+        assert said in ended.err
+    assert early.err[early.err.index("error:") :] == late.err[late.err.index("error:") :]
 
 
 def test_a_budget_that_no_training_can_meet_is_refused_before_any(here: Path, command: Command) -> None:

@@ -38,7 +38,7 @@ def accept(model: nn.Module, name: str) -> None:
         fault = _fault_of_shapes(model)
         if not fault:
             sample = excerpt(model)
-            fault = _fault_of_logits(sample) or _fault_of_cuts(sample)
+            fault = _fault_of_logits(sample) or _fault_of_training(sample) or _fault_of_cuts(sample)
     if fault:
         raise UnsupportedModel(f"{name} as it is asked for cannot be used: {fault}", "see model.args")
 
@@ -121,6 +121,26 @@ def _fault_of_logits(sample: nn.Module) -> str:
     unread = next((name for name, parameter in sample.named_parameters() if parameter.grad is None), "")
     sample.zero_grad()
     return unread and f"its logits do not depend on {unread}, which timm builds and {type(sample).__name__} never reads"
+
+
+def _fault_of_training(sample: nn.Module) -> str:
+    """A step in training mode, in which parts act that are still otherwise, has a finite loss and finite gradients."""
+    side = image_size(sample)
+    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            logits: Tensor = sample.train()(images)  # [2, classes]
+            loss = nn.functional.cross_entropy(logits, torch.arange(2) % logits.shape[-1])
+            loss.backward()
+        except Exception:  # as above: of any class
+            return "it answers for images, but no step of training is possible"
+        finally:
+            sample.eval()
+    gradients = [parameter.grad for parameter in sample.parameters() if parameter.grad is not None]
+    finite = all(bool(values.isfinite().all()) for values in (loss, *gradients))
+    sample.zero_grad()
+    return "" if finite else "the loss or a gradient of a step of training is not finite"
 
 
 def _fault_of_cuts(sample: nn.Module) -> str:

@@ -18,6 +18,7 @@ from torch import nn
 
 from toolkit.characters import listed
 from toolkit.errors import RecipeError, WeightsError, plainly, suggestion
+from toolkit.models.patches import check_size, patch_size
 from toolkit.models.weights import is_classifier
 from toolkit.records import Setting
 
@@ -32,20 +33,43 @@ FACTORY_ARGUMENTS = frozenset(
 
 
 def check_arguments(name: str, args: Mapping[str, Setting]) -> None:
-    """RecipeError for arguments that this architecture has not, with the closest that it has."""
+    """RecipeError for arguments that this architecture has not, with the closest that it has, and for shares that timm
+    takes and no training can use."""
     if refused := sorted(FACTORY_ARGUMENTS & args.keys()):
         raise RecipeError(f"model.args may not hold {', '.join(refused)}", "see model.weights and model.image_size")
     known = _signature(name).keys() - FACTORY_ARGUMENTS
     for argument in args:
         if argument not in known:
             raise RecipeError(f"model.args: {name} takes no {argument!r}", suggestion(argument, sorted(known)))
+        if argument.endswith("_rate"):
+            _check_share(argument, args[argument])
     if args.get("weight_init") == "skip":
         raise RecipeError("with weight_init='skip' weights are what happens to be in memory", "see model.weights")
+
+
+def check_mlp(module: nn.Module, args: Mapping[str, Setting]) -> None:
+    """RecipeError where MLPs would have no units; timm makes them as wide as the model then, unsaid."""
+    ratio, channels = args.get("mlp_ratio"), module.get_parameter("patch_embed.proj.weight").shape[0]
+    if isinstance(ratio, int | float) and int(channels * ratio) < 1:
+        raise RecipeError(
+            f"model.args.mlp_ratio = {ratio}: with it MLPs have no units, in a model of {channels} channels",
+            "it is their width as a multiple of embed_dim; 4 is usual",
+        )
+
+
+def _check_share(argument: str, value: Setting) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise RecipeError(
+            f"model.args.{argument} = {value!r}: it should be a number from 0 up to, but not including, 1",
+            "it is the share that training drops at random; 0 drops nothing",
+        )
 
 
 def of_arguments(name: str, args: Mapping[str, Setting], error: Exception) -> RecipeError:
     """The error for values that timm cannot build `name` with: those without which it can, else those it speaks of."""
     guilty = [argument for argument in args if _builds(name, {key: args[key] for key in args if key != argument})]
+    if "img_size" in guilty and isinstance(size := args["img_size"], int) and size > 0:
+        _check_size(name, args, size)
     blamed = guilty or [argument for argument in args if argument in str(error)] or list(args)
     if not blamed:
         return RecipeError(f"timm cannot build {name} here: {plainly(error)}", "choose another --model")
@@ -58,6 +82,13 @@ def of_arguments(name: str, args: Mapping[str, Setting], error: Exception) -> Re
         f"timm refuses to build {name} with {_listed(args, blamed)}{said}",
         f"see model.args; usual is {usual}" if usual else "see model.args",
     )
+
+
+def _check_size(name: str, args: Mapping[str, Setting], size: int) -> None:
+    """RecipeError for an image size that is no size, or too large for patches of these."""
+    others: dict[str, Any] = {key: value for key, value in args.items() if key != "img_size"}
+    with torch.device("meta"):
+        check_size(size, patch_size(timm.create_model(name, pretrained=False, **others)))
 
 
 def of_hub_weights(name: str, args: Mapping[str, Setting], error: Exception) -> WeightsError:

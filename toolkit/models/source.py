@@ -6,9 +6,11 @@ written down: the source model is built on the meta device, takes the shapes of 
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from toolkit import hashing, recipe, records
-from toolkit.errors import RecipeError, StorageError, UnknownName, WeightsError, plainly
+from toolkit.errors import BadInput, RecipeError, StorageError, UnknownName, UnsupportedModel, WeightsError, plainly
 from toolkit.models import refusal
 from toolkit.models.acceptance import accept, check_answer
 from toolkit.models.adapt import attentions, canonicalise
@@ -33,6 +35,12 @@ from toolkit.models.weights import fill, is_classifier
 from toolkit.records import HeadLayout, ModelInfo, Setting
 
 LOG = logging.getLogger(__name__)
+NEAR = 40
+"""Names that are looked at for those that are offered in place of an unknown one."""
+EXAMPLES = (
+    "for example deit_tiny_patch16_224, deit_small_distilled_patch16_224, vit_base_patch16_224 and "
+    "beit_base_patch16_224 can; docs/models.md says which others"
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,7 @@ def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> LoadedMo
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = _create(settings.name, args, len(classes), from_hub=settings.weights == "hub")
+    size = image_size(module)
     fresh: tuple[str, ...] = ()
     if settings.weights == "hub" and timm.models.get_pretrained_cfg_value(settings.name, "num_classes") != len(classes):
         fresh = tuple(name for name, _ in module.named_parameters() if is_classifier(name))
@@ -69,7 +78,6 @@ def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> LoadedMo
     accept(module, settings.name)
     if settings.weights != "none":
         check_answer(module, settings.name)
-    size = image_size(module)
     costs = count(module, size)
     info = ModelInfo(
         name=settings.name,
@@ -101,12 +109,30 @@ def known_models() -> list[str]:
 
 
 def check_name(name: str) -> None:
-    """Raise UnknownName unless it is an architecture, or one and the tag of one of its sets of weights."""
+    """Raise unless it is an architecture, or one and the tag of one of its sets of weights: UnsupportedModel for other
+    models of timm's, UnknownName for the rest. Only such as can be cut are offered in its place."""
     architecture, _, tag = name.partition(".")
-    if architecture not in known_models():
-        raise UnknownName("model", name, known_models())
-    if tag and name not in (tagged := timm.list_models(f"{architecture}.*", pretrained=True)):
-        raise UnknownName("model", name, tagged)
+    if architecture in known_models():
+        tagged = timm.list_models(f"{architecture}.*", pretrained=True)
+        if tag and name not in tagged:
+            raise UnknownName("model", name, tagged if _can_be_cut(architecture) else [])
+        return
+    if timm.is_model(architecture):
+        raise UnsupportedModel(f"{name} is no ViT, DeiT or BEiT, and only those can be cut", EXAMPLES)
+    near = difflib.get_close_matches(architecture, known_models(), n=NEAR, cutoff=0.5)
+    if not (close := [*islice(filter(_can_be_cut, near), 3)]):
+        raise UnsupportedModel(f"timm has no ViT, DeiT or BEiT called {name!r}, and only those can be cut", EXAMPLES)
+    raise UnknownName("model", name, close)
+
+
+def _can_be_cut(name: str) -> bool:
+    """Whether the architecture of this name, with timm's own settings, is made of parts that can be."""
+    try:
+        with torch.device("meta"):
+            image_size(_create(name, {"depth": 1}, 2, from_hub=False))
+    except BadInput:
+        return False
+    return True
 
 
 def save(module: nn.Module, info: ModelInfo, folder: Path) -> ModelInfo:
@@ -185,6 +211,7 @@ def _create(name: str, args: Mapping[str, Setting], classes: int, *, from_hub: b
     if from_hub:
         refusal.check_hub_weights(module, name, args)
     check_forms(module, name)
+    refusal.check_mlp(module, args)
     return module
 
 

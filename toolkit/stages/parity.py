@@ -12,7 +12,7 @@ from toolkit import gpu, records
 from toolkit.errors import CheckFailed, DeviceUnreachable, LibraryDied, MissingDependency, ToolkitError, WrongMachine
 from toolkit.records import DENSE, SLIM, Comparison, DomainParity, ParityReport
 from toolkit.stages import MODELS, PARITY, Run, Stage, Unit, hash_of
-from toolkit.stages.export import artifact_folder, predictions
+from toolkit.stages.export import artifact_folder, not_running_here, predictions
 
 if TYPE_CHECKING:
     from toolkit.bench.parity import Predictions
@@ -21,6 +21,19 @@ if TYPE_CHECKING:
 class Parity(Stage):
     name = "parity"
     needs = ("export",)
+
+    def check(self, run: Run) -> None:
+        refused = not_running_here(run)
+        if len(refused) < len(run.recipe.export.targets):
+            for name, error in refused.items():
+                run.tell(f"parity: warning: {name} cannot be compared here: {error.message}")
+            return
+        first = next(iter(refused.values()))
+        raise type(first)(
+            "nothing that is exported can be compared here: "
+            + "; ".join(f"{name}: {error.message}" for name, error in refused.items()),
+            f"`toolkit export` writes it all the same; {first.hint}",
+        )
 
     def units(self, run: Run) -> list[Unit]:
         from toolkit.bench.identity import identify

@@ -60,7 +60,7 @@ def _check_budget(run: Run) -> None:
     from toolkit.models import source
     from toolkit.models.cost import CostModel
     from toolkit.models.groups import find_groups
-    from toolkit.prune.allocators import Terms
+    from toolkit.prune.allocators import Terms, allocator
     from toolkit.prune.budget import budget_of
     from toolkit.prune.spending import check_reachable
 
@@ -68,7 +68,8 @@ def _check_budget(run: Run) -> None:
     model = source.outline(run.recipe.model, run.domains.classes)
     groups = find_groups(model.module, model.info.image_size)
     cost = CostModel(model.module, groups, model.info.image_size)
-    check_reachable(budget_of(settings), Terms(groups.along(settings.axes), cost, settings.round_to))
+    terms = Terms(groups.along(settings.axes), cost, settings.round_to)
+    check_reachable(allocator(settings.scope), budget_of(settings), terms, settings.steps)
 
 
 def _prune(run: Run, out: Path) -> None:

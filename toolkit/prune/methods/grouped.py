@@ -20,7 +20,7 @@ from toolkit.prune.allocators import Terms, allocator
 from toolkit.prune.budget import Budget, budget_of
 from toolkit.prune.criteria import criterion
 from toolkit.prune.methods import Job, Method
-from toolkit.prune.spending import ratio_of, removed_by
+from toolkit.prune.spending import check_reachable, ratio_of, removed_by, spend
 from toolkit.records import Cut, PrunePlan
 
 
@@ -31,6 +31,7 @@ class Grouped:
         groups = find_groups(model.module, size)
         allowed = groups.along(settings.axes)
         terms = Terms(allowed, CostModel(model.module, groups, size), settings.round_to, partway=True)
+        check_reachable(spender, budget, replace(terms, partway=False), settings.steps)
         cuts: tuple[Cut, ...] = ()
         for done in range(settings.steps):
             job.report(done, settings.steps)
@@ -43,7 +44,7 @@ class Grouped:
                 removal = remove(model.module, cuts, size)
                 left = find_groups(removal.module, size).along(settings.axes)
                 scores = _in_source(scorer.score(removal.module, job.calibration, left), removal, allowed)
-            cuts = spender.allocate(scores, _after(budget, (done + 1) / settings.steps), terms)
+            cuts = spend(spender.pools(scores, terms), _after(budget, (done + 1) / settings.steps), terms)
         job.report(settings.steps, settings.steps)
         return PrunePlan(
             model_sha256=model.info.weights_sha256,
