@@ -93,8 +93,10 @@ def test_images_under_other_suffixes_are_faults_named_by_what_they_are(tmp_path:
 
 def test_what_is_no_image_by_its_first_bytes_is_passed_over(tmp_path: Path) -> None:
     files = {
-        "raw.NEF": saved("TIFF"), "1.heic": b"\0\0\0\x24ftypheic", "2.heic~": b"\0\0\0\x24ftypheic", "1.jxl_": b"\xff\x0a",
-        "1.svg~": b"<?xml version='1.0'?><svg/>", "page.htm": b"<!doctype html><svg/>", "car.txt": b"BMW, a car of 1998",
+        "raw.NEF": saved("TIFF"), "1.heic": b"\0\0\0\x24ftypheic",
+        "2.heic~": b"\0\0\0\x24ftypheic", "1.jxl_": b"\xff\x0a",
+        "1.svg~": b"<?xml version='1.0'?><svg/>", "page.htm": b"<!doctype html><svg/>",
+        "car.txt": b"BMW, a car of 1998",
         "seat.txt": b"P1 3rd row", "empty.png~": b"", "film.mov": b"\0\0\0\x20ftypqt  ", "labels.csv": b"a,b",
     }  # fmt: skip
     for name, content in files.items():
