@@ -135,3 +135,18 @@ def test_one_domain_can_be_learned_from_when_none_is_held_out(here: Path, comman
     ended = command("train", "--run", "runs/one", "--data", f"{PHOTOS}/ink", "--hold-out", "none", "--epochs", "0")
     assert ended.code == 0, ended.err
     assert records.load(records.ModelInfo, Path("runs/one/dense/model.json")).classes == ("class0", "class1", "class2")
+
+
+@pytest.mark.parametrize("domains", [("ink", "photo"), ("ink",)])
+def test_other_data_without_the_domain_that_was_held_out(
+    here: Path, command: Command, in_our_words: Callable[[Any], str], domains: tuple[str, ...]
+) -> None:
+    for name in domains:
+        shutil.copytree(Path(PHOTOS, name), Path("other", name))
+    ended = command("train", "--data", "other")
+    assert "no longer in force with data.path=other: data.hold_out=sketch, data.workers=0\n" in ended.err
+    assert "held out" in in_our_words(ended)
+    assert "--hold-out" in ended.err.splitlines()[-1]
+    ended = command("train", "--data", "other", "--hold-out", "sketch")
+    assert "data.hold_out" not in ended.err, "it is given"
+    assert ended.code == 2

@@ -16,10 +16,11 @@ from pydantic import ValidationError
 from timm.data.config import resolve_data_config
 from timm.models import get_pretrained_cfg
 
-from toolkit import recipe, resolve, strict_json, yaml_file
+from toolkit import recipe, strict_json, yaml_file
 from toolkit.errors import BadInput, WeightsError
 from toolkit.models import huggingface, weight_file
 from toolkit.preprocessing import Preprocessing
+from toolkit.wrong_settings import wanted
 
 Settings: TypeAlias = dict[str, Any]
 """Those of `recipe.Model` that PARTS names, not checked yet; or any, as read from a file."""
@@ -141,5 +142,5 @@ def _checked(found: Settings, origin: str) -> Preprocessing:
         said = recipe.Model.model_validate(found)
     except ValidationError as error:
         fault = error.errors()[0]
-        raise ValueError(f"{fault['loc'][0]} {found[str(fault['loc'][0])]!r}: {resolve.wanted(fault)[0]}") from None
+        raise ValueError(f"{fault['loc'][0]} {found[str(fault['loc'][0])]!r}: {wanted(fault)[0]}") from None
     return Preprocessing(**said.model_dump(include=set(PARTS)), origin=origin)
