@@ -185,3 +185,10 @@ def test_verify_where_the_file_cannot_be_opened_is_no_pass(here: Path, command: 
     ended = command("export", "--rtx", "--verify")
     assert ended.code == 4
     assert not (here / "runs/default/artifacts/rtx-fp32").exists()
+
+
+def test_a_flag_without_effect_on_the_target_is_said(here: Path, command: Command) -> None:
+    ended = command("export", "--onnx", "--target", "sm_86", "--dry-run")
+    assert ended.code == 0
+    assert "export: warning: export.target=sm_86 changes nothing: it is not for onnx\n" in ended.err
+    assert "warning" not in command("export", "--onnx", "--dry-run").err

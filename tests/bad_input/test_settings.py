@@ -83,11 +83,15 @@ VALUES = [
     (["train", "--set", "model.args.img_size=[32,64]"], "model.args.img_size = [32, 64]: it should be one", ""),
     (["train", "--set", "model.args.patch_size=[8,16]"], "model.args.patch_size = [8, 16]: it should be one", ""),
     (["train", "--set", "model.args.heads=2"], "takes no 'heads'", "did you mean num_heads"),
-    (["train", "--set", "model.args.num_heads=5"], "timm refuses to build deit_tiny_patch16_224 with num_heads=5", ""),
+    (
+        ["train", "--set", "model.args.num_heads=5"],
+        "a width of 64 (embed_dim) is not to be shared out among 5",
+        "1, 2, 4",
+    ),
     (
         ["train", "--set", "model.args.depth=x"],
-        "timm refuses to build deit_tiny_patch16_224 with depth='x'",
-        "depth=12",
+        "model.args.depth = 'x': it should be a whole number",
+        "deit_tiny_patch16_224 itself has depth=12",
     ),
     (["train", "--weights-key", "ema"], "weights_key is for a file, not for weights 'none'", ""),
     (["export", "--set", "export.precision=fp8"], "it should be 'fp32', 'fp16', 'bf16' or 'int8'", "did you mean fp"),
