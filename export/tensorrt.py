@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from toolkit import gpu, records
 from toolkit.errors import BadInput, StorageError, WrongMachine, plainly
-from toolkit.export import Abilities, HeadWidths, Target, Written
+from toolkit.export import ENGINE_SETTINGS, Abilities, HeadWidths, Target, Written
 from toolkit.export.engine import EngineLayers, EngineOptions, build
 from toolkit.export.libraries import AMPERE, PACKAGES, Library, library
 from toolkit.isolated import Guest
@@ -25,6 +25,7 @@ class TensorRT(Target):
     """See the module."""
 
     runtime = "tensorrt"
+    reads = (*ENGINE_SETTINGS, "opset")
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -38,10 +38,20 @@ CASES = [
         "--quantize-attention needs the two products, which standard attention hides in one node",
         "--attention decomposed",
     ),
-    (["--onnx", "--batch-size", "8,1,64"], 2, "batch_size needs one number, or three that ascend", ""),
+    (
+        ["--onnx", "--batch-size", "8,1,64"],
+        2,
+        "--batch-size: export.batch_size = '8,1,64': it should be one number, or three that ascend",
+        "",
+    ),
     (["--onnx", "--image-size", "15"], 2, "an image of 15 pixels is not filled by patches of 8: 8 or 16", ""),
     (["--onnx", "--image-size", "16,36,48"], 2, "an image of 36 pixels is not filled by patches of 8: 32 or 40", ""),
-    (["--onnx", "--image-size", "32,16,8"], 2, "image_size needs one number, or three that ascend", ""),
+    (
+        ["--onnx", "--image-size", "32,16,8"],
+        2,
+        "--image-size: export.image_size = '32,16,8': it should be one number, or three that ascend",
+        "",
+    ),
     (["--openvino", "--image-size", "8,16,32"], 2, "openvino takes images of one size only", "--onnx"),
     (["--onnx", "--image-size", "8,16,32", "--opset", "17"], 2, "opset 17 cannot resample positions", "--opset 18"),
     (
@@ -233,3 +243,10 @@ def test_verify_where_the_file_cannot_be_opened_is_no_pass(here: Path, command: 
     ended = command("export", "--rtx", "--verify")
     assert ended.code == 4
     assert not (here / "runs/default/artifacts/rtx-fp32").exists()
+
+
+def test_a_flag_without_effect_on_the_target_is_said(here: Path, command: Command) -> None:
+    ended = command("export", "--onnx", "--target", "sm_86", "--dry-run")
+    assert ended.code == 0
+    assert "export: warning: export.target=sm_86 changes nothing: it is not for onnx\n" in ended.err
+    assert "warning" not in command("export", "--onnx", "--dry-run").err

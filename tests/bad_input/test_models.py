@@ -12,7 +12,7 @@ Command = Callable[..., Any]
 VIT, DISTILLED, BEIT = "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224"
 FILLED = "an image of 36 pixels is not filled by patches of 8: 32 or 40"
 SQUARE = "it should be one number or text, true, false or null; images and patches are square"
-SHARE = "it should be a number from 0 up to, but not including, 1"
+SHARE = "it should be at least 0 and less than 1"
 NO_WAY = "as it is asked for cannot be used"
 
 CASES: list[tuple[str, list[str], str]] = [
@@ -47,7 +47,7 @@ CASES: list[tuple[str, list[str], str]] = [
     (VIT, ["--set", "model.args.drop_path_rate=1"], f"model.args.drop_path_rate = 1: {SHARE}"),
     (BEIT, ["--set", "model.args.attn_drop_rate=-0.1"], f"model.args.attn_drop_rate = -0.1: {SHARE}"),
     (DISTILLED, ["--set", "model.args.drop_rate=2"], f"model.args.drop_rate = 2: {SHARE}"),
-    (VIT, ["--set", "model.args.mlp_ratio=0"], "model.args.mlp_ratio = 0: with it MLPs have no units"),
+    (VIT, ["--set", "model.args.mlp_ratio=0"], "model.args.mlp_ratio = 0: it should be greater than 0"),
     (BEIT, ["--set", "export.image_size=24,32,48"], "BEiT's relative positions are made for images of one size"),
 ]
 

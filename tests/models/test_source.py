@@ -142,7 +142,7 @@ def test_other_families_of_timm_are_not_known() -> None:
 
 @pytest.mark.parametrize(
     "args",
-    [{"num_heads": 5}, {"num_heads": 0}, {"patch_size": 0}, {"depth": "x"}, {"act_layer": "nosuch"}],
+    [{"pos_embed": "x"}, {"act_layer": "nosuch"}, {"embed_layer": "nosuch"}],
     ids=str,
 )
 def test_arguments_that_timm_refuses(args: dict[str, Setting]) -> None:

@@ -25,6 +25,7 @@ from toolkit.errors import BadInput, RecipeError, StorageError, UnknownName, Uns
 from toolkit.models import refusal
 from toolkit.models.acceptance import accept, check_answer
 from toolkit.models.adapt import attentions, canonicalise
+from toolkit.models.arguments import check_arguments
 from toolkit.models.count import count
 from toolkit.models.forms import check_forms
 from toolkit.models.patches import image_size
@@ -198,7 +199,7 @@ def layouts_of(module: nn.Module) -> tuple[HeadLayout, ...]:
 
 
 def _create(name: str, args: Mapping[str, Setting], classes: int, *, from_hub: bool) -> nn.Module:
-    refusal.check_arguments(name, args)
+    check_arguments(name, args)
     try:
         arguments: dict[str, Any] = {**args, "num_classes": classes}
         module: nn.Module = timm.create_model(name, pretrained=from_hub, **arguments)

@@ -38,9 +38,12 @@ class Export(Stage):
     def check(self, run: Run) -> None:
         from toolkit.export import target
         from toolkit.export.choices import choices
+        from toolkit.export.idle import idle
         from toolkit.export.possible import check_possible
 
         settings = run.recipe.export
+        for line in idle(settings):
+            run.tell(f"export: warning: {line}")
         for name in settings.targets:
             choices(name, target(name).abilities(), settings)
             target(name).check(settings)
