@@ -38,20 +38,10 @@ CASES = [
         "--quantize-attention needs the two products, which standard attention hides in one node",
         "--attention decomposed",
     ),
-    (
-        ["--onnx", "--batch-size", "8,1,64"],
-        2,
-        "--batch-size: export.batch_size = '8,1,64': it should be one number, or three that ascend",
-        "",
-    ),
+    (["--onnx", "--batch-size", "8,1,64"], 2, "it should be one number, or three that ascend: the least", ""),
     (["--onnx", "--image-size", "15"], 2, "an image of 15 pixels is not filled by patches of 8: 8 or 16", ""),
     (["--onnx", "--image-size", "16,36,48"], 2, "an image of 36 pixels is not filled by patches of 8: 32 or 40", ""),
-    (
-        ["--onnx", "--image-size", "32,16,8"],
-        2,
-        "--image-size: export.image_size = '32,16,8': it should be one number, or three that ascend",
-        "",
-    ),
+    (["--onnx", "--image-size", "32,16,8"], 2, "it should be one number, or three that ascend: the least", ""),
     (["--openvino", "--image-size", "8,16,32"], 2, "openvino takes images of one size only", "--onnx"),
     (["--onnx", "--image-size", "8,16,32", "--opset", "17"], 2, "opset 17 cannot resample positions", "--opset 18"),
     (
