@@ -29,6 +29,7 @@ WRONG: list[tuple[dict[str, Setting], str, str]] = [
     ({"num_heads": True}, "num_heads = True: it should be a whole number", "itself has num_heads=3"),
     ({"embed_dim": "x"}, "embed_dim = 'x': it should be a whole number", "itself has embed_dim=192"),
     ({"patch_size": 0}, "patch_size = 0: it should be at least 1", "itself has patch_size=16"),
+    ({"depth": 0}, "depth = 0: it should be at least 1", "itself has depth=12"),
     ({"depth": "x"}, "depth = 'x': it should be a whole number", "itself has depth=12"),
     ({"mlp_ratio": 0}, "mlp_ratio = 0: it should be greater than 0", "itself has mlp_ratio=4.0"),
     ({"mlp_ratio": "x"}, "mlp_ratio = 'x': it should be a number", "itself has mlp_ratio=4.0"),

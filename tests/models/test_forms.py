@@ -25,7 +25,6 @@ REFUSED: list[tuple[str, dict[str, Setting], str]] = [
     (BEIT, {"global_pool": ""}, "with global_pool='' it answers for every token, not for an image"),
     (VIT, {"global_pool": "map"}, "it pools with attention (attn_pool is a AttentionPoolLatent)"),
     (VIT, {"global_pool": "prr"}, "it pools with attention (attn_pool is a AttentionPoolPrr)"),
-    (VIT, {"depth": 0}, "it has no blocks"),
     (VIT, {"norm_layer": "rmsnorm"}, "blocks.0.norm1 is a RmsNorm"),
     (VIT, {"norm_layer": "layernorm2d"}, "blocks.0.norm1 is a LayerNorm2d"),
     (VIT, {"norm_layer": "batchnorm2d"}, "blocks.0.norm1 is a BatchNorm2d"),

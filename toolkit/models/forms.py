@@ -34,8 +34,6 @@ def check_forms(model: nn.Module, name: str) -> None:
 
 def _faults(model: nn.Module) -> Iterator[str]:
     blocks = blocks_of(model)
-    if not len(blocks):
-        yield "it has no blocks"
     if getattr(model, "rel_pos_bias", None) is not None:
         yield "its blocks share one table of relative positions (rel_pos_bias)"
     if (pool := getattr(model, "attn_pool", None)) is not None:
