@@ -12,7 +12,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from toolkit.kernels.headwise_attention import ALIGNMENT
+from toolkit.kernels.heads import ALIGNMENT
 from toolkit.models.attention import HeadwiseAttention
 from toolkit.records import HeadLayout
 

@@ -21,7 +21,7 @@ from toolkit import gpu
 from toolkit.errors import BadInput, CheckFailed
 from toolkit.export import HeadWidths
 from toolkit.export.attention import DOMAIN, node_name
-from toolkit.kernels.headwise_attention import ALIGNMENT, unfit
+from toolkit.kernels.heads import ALIGNMENT, unsupported
 
 if TYPE_CHECKING:
     from toolkit.export.prepare import Prepared
@@ -60,7 +60,7 @@ def for_engine(prepared: Prepared, target: str) -> ModelProto:
             "--attention decomposed, or --precision bf16",
         )
     for block, layout in enumerate(prepared.layouts):
-        if why := unfit(layout.heads):
+        if why := unsupported(layout.heads):
             raise CheckFailed(
                 f"custom attention has no kernel for block {block}: {why}",
                 "leave the rewrite pad-heads in, or --attention decomposed",
@@ -120,26 +120,26 @@ def _implemented(
     trt: Any, plugins: Any, has_queries: bool, has_bias: bool, packed: Any, *given: Any
 ) -> tuple[str, bytes, Any, Any]:
     """The kernel of one layer, and how it is launched for any batch."""
-    from toolkit.kernels.headwise_launch import PROGRAMS_AN_SM
-    from toolkit.kernels.headwise_layer import Layer
+    from toolkit.kernels.headwise_settings import PROGRAMS_PER_SM
+    from toolkit.kernels.layer_spec import LayerSpec
     from toolkit.kernels.machine_code import compile_layer
 
     *tensors, qk_dims, v_dims, scale, target, processors, _, _ = given
     dtypes = {trt.float16: "float16", trt.bfloat16: "bfloat16"}
     if packed.dtype not in dtypes:
         raise BadInput(f"the kernel computes in fp16 and bf16, not in {packed.dtype}", "--precision fp16")
-    layer = Layer(
+    layer = LayerSpec(
         tuple((int(qk), int(v)) for qk, v in zip(qk_dims, v_dims, strict=True)),
         float(scale),
-        tokens=packed.shape_expr[1].constant_value(),
-        rows=tensors[0].shape_expr[1].constant_value() if has_queries else None,
+        num_keys=packed.shape_expr[1].constant_value(),
+        queries=tensors[0].shape_expr[1].constant_value() if has_queries else None,
         bias_heads=tensors[-1].shape_expr[0].constant_value() if has_bias else 0,
     )
     binary = compile_layer(layer, target.rstrip("\0"), dtypes[packed.dtype])
     programs = packed.shape_expr[0] * len(layer.heads)
-    # As `headwise_launch` shares heads out; cdiv(x + 1, y) - 1 is x // y, which wants no constant first.
-    found = plugins.cdiv(PROGRAMS_AN_SM * processors + 1, programs) - 1
-    least, most = layer.least_shares(binary.capability), layer.tiles(binary.capability)
+    # The query splits of `headwise_launch`; cdiv(x + 1, y) - 1 is x // y, which wants no constant first.
+    found = plugins.cdiv(PROGRAMS_PER_SM * processors + 1, programs) - 1
+    least, most = layer.min_query_splits(binary.capability), layer.query_blocks(binary.capability)
     launch = plugins.KernelLaunchParams(
         grid_x=programs,
         grid_y=plugins.max(least, plugins.min(most, found)),

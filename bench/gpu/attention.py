@@ -19,7 +19,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from toolkit.bench.gpu.clock import Clock
 from toolkit.bench.gpu.names import BACKENDS, BUCKETS, OURS
-from toolkit.kernels.headwise_attention import Heads, bucketed, choose, headwise_attention
+from toolkit.kernels.dispatch import select_backend
+from toolkit.kernels.eager import bucketed
+from toolkit.kernels.heads import Heads
+from toolkit.kernels.headwise_attention import headwise_attention
 
 SCALE = 0.125
 FORCED = {
@@ -95,10 +98,10 @@ def measured(case: Case, clock: Clock, device: str = "cuda") -> dict[str, Any]:
         for name, (run, _) in subjects(case).items()
     }
     times = clock(calls)
-    choice = choose(data[OURS][0], case.heads)
+    backend, reason, _ = select_backend(data[OURS][0], case.heads)
     return {
         "case": asdict(case), "us": times.us, "errors": times.errors, "bytes_moved": case.bytes_moved,
-        "headwise_is": choice.name, "why": choice.why,
+        "headwise_backend": backend, "reason": reason,
     }  # fmt: skip
 
 

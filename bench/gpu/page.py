@@ -89,8 +89,8 @@ def _fault(what: str, asked: str, result: Result | None) -> Verdict | None:
         return Verdict(what, asked, "not run", None)
     if OURS in result["errors"]:
         return Verdict(what, asked, result["errors"][OURS], met=False)
-    if result["headwise_is"] != "triton":
-        return Verdict(what, asked, f"computed in buckets: {result['why']}", met=False)
+    if result["headwise_backend"] != "triton":
+        return Verdict(what, asked, f"fell back to SDPA buckets: {result['reason']}", met=False)
     if not set(BACKENDS) & result["us"].keys():
         return Verdict(what, asked, "no backend of PyTorch's takes this", None)
     return None
@@ -176,7 +176,8 @@ def _kernel_table(results: Mapping[str, Any]) -> Iterator[str]:
         times = [
             f"{median(result['us'][name]):.1f}" if name in result["us"] else "-" for name in (OURS, BUCKETS, *BACKENDS)
         ]
-        ours = result["headwise_is"] == "triton" and OURS in result["us"] and not case["training"] and case["batch"] > 1
+        large = not case["training"] and case["batch"] > 1
+        ours = result["headwise_backend"] == "triton" and OURS in result["us"] and large
         part = f"{_part_of_floor(result, results['nominal_bandwidth']):.0%}" if ours else "-"
         heads = f"{len(case['heads'])}, {case['name']}"
         yield f"| {heads} | {case['tokens']} | {case['batch']} | {case['dtype']} | {' | '.join(times)} | {part} |"

@@ -20,8 +20,8 @@ from toolkit.bench.gpu.attention import Case, cases
 from toolkit.bench.gpu.clock import Call, Times
 from toolkit.bench.gpu.names import BACKENDS, BUCKETS, DENSE, MODELS, MODES, OURS, PRUNED
 from toolkit.kernels import headwise_operator
-from toolkit.kernels.headwise_attention import reference
-from toolkit.kernels.headwise_settings import Work, by_rule
+from toolkit.kernels.eager import reference
+from toolkit.kernels.headwise_settings import Workload, heuristic_config
 from toolkit.models.count import count
 
 
@@ -47,8 +47,8 @@ def test_a_case_calls_every_subject(heads: tuple[tuple[int, int], ...], training
     assert {OURS, "math"} <= found["us"].keys()
     assert (BUCKETS in found["us"]) == (heads[0] != heads[1])
     assert found["us"].keys() | found["errors"].keys() >= set(BACKENDS)
-    assert found["headwise_is"] == "buckets"
-    assert "the tensors are on cpu" in found["why"]
+    assert found["headwise_backend"] == "sdpa"
+    assert "the tensors are on cpu" in found["reason"]
 
 
 @pytest.mark.parametrize("has_bias", [False, True])
@@ -81,18 +81,18 @@ def test_pruned_models_are_about_half(name: str) -> None:
 
 def test_every_kernel_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a GPU would choose: with the gradient, whose kernels are the same for all."""
-    works: list[Work] = []
+    works: list[Workload] = []
     operator = headwise_operator.operator
 
     def noted(packed: Tensor, queries: None, bias: Tensor | None, *more: Any) -> tuple[Tensor, Tensor]:
         heads = tuple(zip(*more[:2], strict=True))
-        works.append(Work("forward", packed.shape[1], heads, bias is not None, with_lse=True))
+        works.append(Workload("forward", packed.shape[1], heads, bias is not None, with_lse=True))
         return operator(packed, queries, bias, *more)
 
     monkeypatch.setattr(headwise_operator, "operator", noted)
     assert all(bool(grad.any()) for grad in checks.touch("cpu").values())
     for capability in (80, 86, 90, 120):
-        touched = {(by_rule(work, capability).kernel, work.has_bias) for work in works}
+        touched = {(heuristic_config(work, capability).kernel, work.has_bias) for work in works}
         assert touched == {*itertools.product(("whole_row", "online"), (False, True))}
 
 
@@ -140,7 +140,7 @@ def kernel(name: str, tokens: int, heads: int, ours: float, theirs: float) -> di
     moved = 128 * tokens * heads * 64 * 8
     return {
         "case": {**case, "has_bias": False, "training": False}, "us": us, "errors": {}, "bytes_moved": moved,
-        "headwise_is": "triton", "why": "",
+        "headwise_backend": "triton", "reason": "",
     }  # fmt: skip
 
 
@@ -183,7 +183,7 @@ def test_everything_is_met() -> None:
         (("nominal_bandwidth",), 7e12, 5),
         (("models", 0, "us", "pruned"), [5.6] * 30, 6),
         (("models", 5, "errors"), {PRUNED: "OutOfMemoryError: it is full"}, 11),
-        (("kernels", 0, "headwise_is"), "buckets", None),
+        (("kernels", 0, "headwise_backend"), "sdpa", None),
         (("kernels", 1, "errors"), {OURS: "CompilationError: no"}, 3),
     ],
     ids=str,
