@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--scale", required=True, type=float, help="the source model's head_dim ** -0.5")
     parser.add_argument("--queries", type=_count, help="number of queries, if they are a separate tensor")
     parser.add_argument("--bias", action="store_true", help="add a bias per head to the logits (BEiT)")
+    parser.add_argument("--key-bias", action="store_true", help="add a bias per image and key (merged tokens, padding)")
     parser.add_argument("--dtype", default="bfloat16", choices=tuple(DTYPES))
     parser.add_argument(
         "--name", type=_name, default="headwise_attention", help="name of the C function and of the files"
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         bias_heads = len(options.heads) if options.bias else 0
-        layer = LayerSpec(options.heads, options.scale, options.tokens, options.queries, bias_heads)
+        layer = LayerSpec(options.heads, options.scale, options.tokens, options.queries, bias_heads, options.key_bias)
     except ValueError as error:
         parser.error(str(error))
     binary = compile_layer(layer, options.gpu, options.dtype)

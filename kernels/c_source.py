@@ -13,7 +13,7 @@ _HEADER = Template("""\
 
    $what
 
-   All tensors are $dtype, contiguous, in device memory, and aligned to 16 bytes:
+   Tensors are $dtype unless noted, contiguous, in device memory, and aligned to 16 bytes:
 $tensors
 */
 #ifndef $guard
@@ -102,11 +102,12 @@ CUresult $name(CUstream stream, $parameters, unsigned batch) {
 def header_and_source(name: str, layer: LayerSpec, binary: Binary, dtype: str) -> tuple[str, str]:
     """Contents of NAME.h and NAME.c; `name` is a C identifier."""
     tensors = layer.tensors()
+    biases = "".join(f" + {name}" for name in ("bias", "key_bias") if name in tensors)
     words = {
         "name": name,
         "guard": f"{name.upper()}_H",
         "gpu": binary.gpu,
-        "what": f"softmax(q k^T * {layer.scale:g}{' + bias' if layer.bias_heads else ''}) v, heads (qk_dim x v_dim): "
+        "what": f"softmax(q k^T * {layer.scale:g}{biases}) v, heads (qk_dim x v_dim): "
         + ", ".join(f"{qk} x {v}" for qk, v in layer.heads),
         "dtype": dtype,
         "tensors": "\n".join(f"     {tensor:<8} {shape}" for tensor, shape in tensors.items()),

@@ -34,6 +34,7 @@ def backward_keys(
     out,  # [batch, queries, V], from the forward pass
     lse,  # [batch, heads, queries] float32: base-2 log-sum-exp, from the forward pass
     bias,  # [heads, queries, keys], rows padded to a multiple of VECTOR; read if HAS_BIAS
+    key_bias,  # [batch, keys] float32; read if HAS_KEY_BIAS
     table,  # [heads, 4] int32, see `heads.head_table`
     grad_out,  # [batch, queries, V], with the strides of out
     grad_k,  # [batch, keys, Q]
@@ -51,12 +52,14 @@ def backward_keys(
     stride_grad_kv_token,
     stride_bias_head,
     stride_bias_query,
+    stride_key_bias_batch,  # in elements
     scale,
     BLOCK_K: tl.constexpr,  # keys per program
     BLOCK_Q: tl.constexpr,  # queries per iteration
     DIM_QK: tl.constexpr,  # tile width of q and k, at least the widest qk_dim
     DIM_V: tl.constexpr,  # tile width of v, at least the widest v_dim
     HAS_BIAS: tl.constexpr,
+    HAS_KEY_BIAS: tl.constexpr,
 ):
     """Gradients of a block of keys and values, accumulated over all queries. Grid: (batch * heads, blocks of keys)."""
     head, image = tl.program_id(0) % num_heads, (tl.program_id(0) // num_heads).to(tl.int64)
@@ -70,6 +73,7 @@ def backward_keys(
     grad_v += (image * stride_grad_kv_batch + v_offset) * VECTOR
     lse += (image * num_heads + head) * num_queries
     bias += head.to(tl.int64) * (stride_bias_head * VECTOR)
+    key_bias += image * stride_key_bias_batch
 
     key = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
     k_block = load(k, key, stride_kv_token, num_keys, qk_dim, DIM_QK)
@@ -82,8 +86,9 @@ def backward_keys(
         grad_block = load(grad_out, query, stride_out_token, num_queries, v_dim, DIM_V)
         out_block = load(out, query, stride_out_token, num_queries, v_dim, DIM_V)
         logits = logits_of(
-            q_block, k_block, query, key, num_queries, num_keys, scale * LOG2_E, bias, stride_bias_query, HAS_BIAS
-        )
+            q_block, k_block, query, key, num_queries, num_keys, scale * LOG2_E, bias, stride_bias_query,
+            key_bias, HAS_BIAS, HAS_KEY_BIAS,
+        )  # fmt: skip
         lse_block = tl.load(lse + query, mask=query < num_queries, other=float("inf"))
         probs = tl.exp2(logits - lse_block[:, None])
         acc_v = tl.dot(tl.trans(probs.to(grad_block.dtype)), grad_block, acc_v, input_precision="ieee")
@@ -101,6 +106,7 @@ def backward_queries(
     out,  # [batch, queries, V], from the forward pass
     lse,  # [batch, heads, queries] float32: base-2 log-sum-exp, from the forward pass
     bias,  # [heads, queries, keys], rows padded to a multiple of VECTOR; read if HAS_BIAS
+    key_bias,  # [batch, keys] float32; read if HAS_KEY_BIAS
     table,  # [heads, 4] int32, see `heads.head_table`
     grad_out,  # [batch, queries, V], with the strides of out
     grad_q,  # [batch, queries, Q]
@@ -117,12 +123,14 @@ def backward_queries(
     stride_grad_q_token,
     stride_bias_head,
     stride_bias_query,
+    stride_key_bias_batch,  # in elements
     scale,
     BLOCK_K: tl.constexpr,  # keys per iteration
     BLOCK_Q: tl.constexpr,  # queries per program
     DIM_QK: tl.constexpr,  # tile width of q and k, at least the widest qk_dim
     DIM_V: tl.constexpr,  # tile width of v, at least the widest v_dim
     HAS_BIAS: tl.constexpr,
+    HAS_KEY_BIAS: tl.constexpr,
 ):
     """Gradient of a block of queries, accumulated over all keys. Grid: (batch * heads, blocks of queries)."""
     head, image = tl.program_id(0) % num_heads, (tl.program_id(0) // num_heads).to(tl.int64)
@@ -135,6 +143,7 @@ def backward_queries(
     grad_q += (image * stride_grad_q_batch + qk_offset) * VECTOR
     lse += (image * num_heads + head) * num_queries
     bias += head.to(tl.int64) * (stride_bias_head * VECTOR)
+    key_bias += image * stride_key_bias_batch
 
     query = tl.program_id(1) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     q_block = load(q, query, stride_q_token, num_queries, qk_dim, DIM_QK)
@@ -147,8 +156,9 @@ def backward_queries(
         k_block = load(k, key, stride_kv_token, num_keys, qk_dim, DIM_QK)
         v_block = load(v, key, stride_kv_token, num_keys, v_dim, DIM_V)
         logits = logits_of(
-            q_block, k_block, query, key, num_queries, num_keys, scale * LOG2_E, bias, stride_bias_query, HAS_BIAS
-        )
+            q_block, k_block, query, key, num_queries, num_keys, scale * LOG2_E, bias, stride_bias_query,
+            key_bias, HAS_BIAS, HAS_KEY_BIAS,
+        )  # fmt: skip
         probs = tl.exp2(logits - lse_block[:, None])
         grad_logits = _logits_gradient(probs, grad_block, out_block, v_block).to(k_block.dtype)
         acc = tl.dot(grad_logits, k_block, acc, input_precision="ieee")

@@ -30,6 +30,7 @@ def whole_row(
     out,  # [batch, queries, V]
     lse,  # [batch, heads, queries] float32: base-2 log-sum-exp; written if WITH_LSE
     bias,  # [heads, queries, keys], rows padded to a multiple of VECTOR; read if HAS_BIAS
+    key_bias,  # [batch, keys] float32; read if HAS_KEY_BIAS
     table,  # [heads, 4] int32, see `heads.head_table`
     num_heads,
     num_queries,
@@ -41,6 +42,7 @@ def whole_row(
     stride_out_token,
     stride_bias_head,
     stride_bias_query,
+    stride_key_bias_batch,  # in elements
     scale_log2,  # scale * log2(e)
     NUM_KEYS: tl.constexpr,  # constant in a model; full chunks need no mask
     CHUNK_0: tl.constexpr,  # keys per chunk; 0 if there is no such chunk
@@ -51,6 +53,7 @@ def whole_row(
     DIM_QK: tl.constexpr,  # tile width of q and k, at least the widest qk_dim
     DIM_V: tl.constexpr,  # tile width of v, at least the widest v_dim
     HAS_BIAS: tl.constexpr,
+    HAS_KEY_BIAS: tl.constexpr,
     WITH_LSE: tl.constexpr,
     LAYOUT: tl.constexpr = None,  # replaces `table`, see `headwise_tiles.locate_head`
 ):
@@ -66,6 +69,7 @@ def whole_row(
     out += (image * stride_out_batch + v_offset) * VECTOR
     lse += (image * num_heads + head) * num_queries
     bias += head.to(tl.int64) * (stride_bias_head * VECTOR)
+    key_bias += image * stride_key_bias_batch
 
     key_0 = tl.arange(0, CHUNK_0)
     k_0 = load(k, key_0, stride_kv_token, NUM_KEYS, qk_dim, DIM_QK)
@@ -83,18 +87,21 @@ def whole_row(
         query = first + tl.arange(0, BLOCK_Q)
         q_block = load(q, query, stride_q_token, num_queries, qk_dim, DIM_QK)
         logits_0 = logits_of(
-            q_block, k_0, query, key_0, num_queries, NUM_KEYS, scale_log2, bias, stride_bias_query, HAS_BIAS
-        )
+            q_block, k_0, query, key_0, num_queries, NUM_KEYS, scale_log2, bias, stride_bias_query,
+            key_bias, HAS_BIAS, HAS_KEY_BIAS,
+        )  # fmt: skip
         row_max = tl.max(logits_0, 1)
         if CHUNK_1:
             logits_1 = logits_of(
-                q_block, k_1, query, key_1, num_queries, NUM_KEYS, scale_log2, bias, stride_bias_query, HAS_BIAS
-            )
+                q_block, k_1, query, key_1, num_queries, NUM_KEYS, scale_log2, bias, stride_bias_query,
+                key_bias, HAS_BIAS, HAS_KEY_BIAS,
+            )  # fmt: skip
             row_max = tl.maximum(row_max, tl.max(logits_1, 1))
         if CHUNK_2:
             logits_2 = logits_of(
-                q_block, k_2, query, key_2, num_queries, NUM_KEYS, scale_log2, bias, stride_bias_query, HAS_BIAS
-            )
+                q_block, k_2, query, key_2, num_queries, NUM_KEYS, scale_log2, bias, stride_bias_query,
+                key_bias, HAS_BIAS, HAS_KEY_BIAS,
+            )  # fmt: skip
             row_max = tl.maximum(row_max, tl.max(logits_2, 1))
 
         probs_0 = tl.exp2(logits_0 - row_max[:, None])
@@ -122,6 +129,7 @@ def online(
     out,  # [batch, queries, V]
     lse,  # [batch, heads, queries] float32: base-2 log-sum-exp; written if WITH_LSE
     bias,  # [heads, queries, keys], rows padded to a multiple of VECTOR; read if HAS_BIAS
+    key_bias,  # [batch, keys] float32; read if HAS_KEY_BIAS
     table,  # [heads, 4] int32, see `heads.head_table`
     num_heads,
     num_queries,
@@ -134,12 +142,14 @@ def online(
     stride_out_token,
     stride_bias_head,
     stride_bias_query,
+    stride_key_bias_batch,  # in elements
     scale_log2,  # scale * log2(e)
     BLOCK_K: tl.constexpr,  # keys per iteration
     BLOCK_Q: tl.constexpr,  # queries per program
     DIM_QK: tl.constexpr,  # tile width of q and k, at least the widest qk_dim
     DIM_V: tl.constexpr,  # tile width of v, at least the widest v_dim
     HAS_BIAS: tl.constexpr,
+    HAS_KEY_BIAS: tl.constexpr,
     WITH_LSE: tl.constexpr,
     LAYOUT: tl.constexpr = None,  # replaces `table`, see `headwise_tiles.locate_head`
 ):
@@ -151,6 +161,7 @@ def online(
     v += (image * stride_kv_batch + v_offset) * VECTOR
     out += (image * stride_out_batch + v_offset) * VECTOR
     bias += head.to(tl.int64) * (stride_bias_head * VECTOR)
+    key_bias += image * stride_key_bias_batch
 
     query = tl.program_id(1) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     q_block = load(q, query, stride_q_token, num_queries, qk_dim, DIM_QK)
@@ -161,8 +172,9 @@ def online(
         key = first + tl.arange(0, BLOCK_K)
         k_block = load(k, key, stride_kv_token, num_keys, qk_dim, DIM_QK)
         logits = logits_of(
-            q_block, k_block, query, key, num_queries, num_keys, scale_log2, bias, stride_bias_query, HAS_BIAS
-        )
+            q_block, k_block, query, key, num_queries, num_keys, scale_log2, bias, stride_bias_query,
+            key_bias, HAS_BIAS, HAS_KEY_BIAS,
+        )  # fmt: skip
         new_max = tl.maximum(row_max, tl.max(logits, 1))
         finite = tl.where(new_max == float("-inf"), 0.0, new_max)  # the bias may mask every key so far
         probs, rescale = tl.exp2(logits - finite[:, None]), tl.exp2(row_max - finite)
@@ -181,6 +193,7 @@ def layer(
     packed,  # [batch, NUM_KEYS, Q + Q + V]: q, k, v; or, with `queries`, [batch, NUM_KEYS, Q + V]: k, v
     queries,  # [batch, NUM_QUERIES, Q], or None
     bias,  # [heads, NUM_QUERIES, NUM_KEYS], rows padded to a multiple of VECTOR, or None
+    key_bias,  # [batch, NUM_KEYS] float32, or None
     out,  # [batch, NUM_QUERIES, V]
     LAYOUT: tl.constexpr,  # see `headwise_tiles.locate_head`
     Q: tl.constexpr,  # sum of the heads' qk_dim, in units of VECTOR
@@ -206,6 +219,7 @@ def layer(
     HEADS: tl.constexpr = len(LAYOUT)
     BIAS_QUERY: tl.constexpr = (NUM_KEYS + VECTOR - 1) // VECTOR
     HAS_BIAS: tl.constexpr = bias is not None
+    HAS_KEY_BIAS: tl.constexpr = key_bias is not None
     PACKED_Q: tl.constexpr = Q if queries is None else 0
     KV: tl.constexpr = PACKED_Q + Q + V
     q = packed if queries is None else queries
@@ -213,15 +227,16 @@ def layer(
     k = packed + PACKED_Q * VECTOR
     v = k + Q * VECTOR
     bias_or_any = bias if HAS_BIAS else packed
+    key_bias_or_any = key_bias if HAS_KEY_BIAS else packed
     if WHOLE_ROW:
         whole_row(
-            q, k, v, out, out, bias_or_any, out, HEADS, NUM_QUERIES, NUM_QUERIES * stride_q, stride_q, NUM_KEYS * KV,
-            KV, NUM_QUERIES * V, V, STRIDE_BIAS_HEAD, BIAS_QUERY, SCALE_LOG2, NUM_KEYS, CHUNK_0, CHUNK_1, CHUNK_2,
-            HOPPER, BLOCK_Q, DIM_QK, DIM_V, HAS_BIAS, False, LAYOUT,
+            q, k, v, out, out, bias_or_any, key_bias_or_any, out, HEADS, NUM_QUERIES, NUM_QUERIES * stride_q, stride_q,
+            NUM_KEYS * KV, KV, NUM_QUERIES * V, V, STRIDE_BIAS_HEAD, BIAS_QUERY, NUM_KEYS, SCALE_LOG2, NUM_KEYS,
+            CHUNK_0, CHUNK_1, CHUNK_2, HOPPER, BLOCK_Q, DIM_QK, DIM_V, HAS_BIAS, HAS_KEY_BIAS, False, LAYOUT,
         )  # fmt: skip
     else:
         online(
-            q, k, v, out, out, bias_or_any, out, HEADS, NUM_QUERIES, NUM_KEYS, NUM_QUERIES * stride_q, stride_q,
-            NUM_KEYS * KV, KV, NUM_QUERIES * V, V, STRIDE_BIAS_HEAD, BIAS_QUERY, SCALE_LOG2, CHUNK_0, BLOCK_Q, DIM_QK,
-            DIM_V, HAS_BIAS, False, LAYOUT,
+            q, k, v, out, out, bias_or_any, key_bias_or_any, out, HEADS, NUM_QUERIES, NUM_KEYS,
+            NUM_QUERIES * stride_q, stride_q, NUM_KEYS * KV, KV, NUM_QUERIES * V, V, STRIDE_BIAS_HEAD, BIAS_QUERY,
+            NUM_KEYS, SCALE_LOG2, CHUNK_0, BLOCK_Q, DIM_QK, DIM_V, HAS_BIAS, HAS_KEY_BIAS, False, LAYOUT,
         )  # fmt: skip

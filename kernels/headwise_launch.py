@@ -22,10 +22,11 @@ ConfigLookup: TypeAlias = Callable[[Workload, torch.device], KernelConfig]
 
 
 def forward(
-    q: Tensor, k: Tensor, v: Tensor, heads: Heads, scale: float, bias: Tensor | None, *, with_lse: bool,
-    config_for: ConfigLookup = best_config,
+    q: Tensor, k: Tensor, v: Tensor, heads: Heads, scale: float, bias: Tensor | None, key_bias: Tensor | None = None,
+    *, with_lse: bool, config_for: ConfigLookup = best_config,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Attention of q [batch, queries, Q], k [batch, keys, Q], v [batch, keys, V], bias [heads, queries, keys] or None.
+    """Attention of q [batch, queries, Q], k [batch, keys, Q], v [batch, keys, V] with a bias [heads, queries, keys] and
+    a key_bias [batch, keys], or None.
 
     k and v must have equal strides. Returns the output [batch, queries, V] and, with `with_lse`, the base-2 log-sum-exp
     of the logits [batch, heads, queries] float32; else an empty tensor.
@@ -34,10 +35,11 @@ def forward(
     num_keys, num_heads = k.shape[1], len(heads)
     out = q.new_empty(batch, num_queries, v.shape[2])
     lse = q.new_empty((batch, num_heads, num_queries) if with_lse else 0, dtype=torch.float32)
-    bias = _padded(bias)
-    tensors = (q, k, v, out, lse, q if bias is None else bias, device_table(tuple(heads), q.device))
-    strides = (*_strides(q), *_strides(k), *_strides(out), *_strides(bias))
-    workload = Workload("forward", num_keys, tuple(heads), bias is not None, with_lse)
+    bias, key_bias = _padded(bias), _in_float32(key_bias)
+    table = device_table(tuple(heads), q.device)
+    tensors = (q, k, v, out, lse, q if bias is None else bias, lse if key_bias is None else key_bias, table)
+    strides = (*_strides(q), *_strides(k), *_strides(out), *_strides(bias), num_keys)
+    workload = Workload("forward", num_keys, tuple(heads), bias is not None, key_bias is not None, with_lse)
     kernel, settings = config_for(workload, q.device)
     blocks = triton.cdiv(num_queries, settings["BLOCK_Q"])
     if kernel == "whole_row":
@@ -50,24 +52,26 @@ def forward(
 
 
 def backward(
-    q: Tensor, k: Tensor, v: Tensor, heads: Heads, scale: float, bias: Tensor | None,
+    q: Tensor, k: Tensor, v: Tensor, heads: Heads, scale: float, bias: Tensor | None, key_bias: Tensor | None,
     out: Tensor, lse: Tensor, grad_out: Tensor, grad_q: Tensor, grad_k: Tensor, grad_v: Tensor,
     config_for: ConfigLookup = best_config,
 ) -> None:  # fmt: skip
     """Write grad_q, grad_k and grad_v, shaped like q, k and v; the other arguments are those of the forward pass."""
     batch, num_queries, _ = q.shape
-    num_keys, num_heads, bias = k.shape[1], len(heads), _padded(bias)
+    num_keys, num_heads, bias, key_bias = k.shape[1], len(heads), _padded(bias), _in_float32(key_bias)
     grad_out = grad_out.contiguous()  # the strides of `out`
     table = device_table(tuple(heads), q.device)
-    tensors = (q, k, v, out, lse, q if bias is None else bias, table, grad_out)
+    biases = (q if bias is None else bias, lse if key_bias is None else key_bias)
+    has_biases = bias is not None, key_bias is not None
+    tensors = (q, k, v, out, lse, *biases, table, grad_out)
     sizes = (num_heads, num_queries, num_keys, *_strides(q), *_strides(k), *_strides(out))
-    settings = config_for(Workload("backward_keys", num_keys, tuple(heads), bias is not None), q.device).settings
+    settings = config_for(Workload("backward_keys", num_keys, tuple(heads), *has_biases), q.device).settings
     backward_keys[batch * num_heads, triton.cdiv(num_keys, settings["BLOCK_K"])](
-        *tensors, grad_k, grad_v, *sizes, *_strides(grad_k), *_strides(bias), scale, **settings
+        *tensors, grad_k, grad_v, *sizes, *_strides(grad_k), *_strides(bias), num_keys, scale, **settings
     )
-    settings = config_for(Workload("backward_queries", num_keys, tuple(heads), bias is not None), q.device).settings
+    settings = config_for(Workload("backward_queries", num_keys, tuple(heads), *has_biases), q.device).settings
     backward_queries[batch * num_heads, triton.cdiv(num_queries, settings["BLOCK_Q"])](
-        *tensors, grad_q, *sizes, *_strides(grad_q), *_strides(bias), scale, **settings
+        *tensors, grad_q, *sizes, *_strides(grad_q), *_strides(bias), num_keys, scale, **settings
     )
 
 
@@ -80,6 +84,10 @@ def device_table(heads: tuple[tuple[int, int], ...], device: torch.device) -> Te
 def _padded(bias: Tensor | None) -> Tensor | None:
     """Contiguous bias with rows padded to a multiple of `ALIGNMENT`, so that they are aligned to 16 bytes."""
     return None if bias is None else F.pad(bias, (0, -bias.shape[2] % ALIGNMENT)).contiguous()
+
+
+def _in_float32(key_bias: Tensor | None) -> Tensor | None:
+    return None if key_bias is None else key_bias.float().contiguous()
 
 
 def _strides(x: Tensor | None) -> tuple[int, int]:

@@ -23,6 +23,7 @@ def operator(
     packed: Tensor,
     queries: Tensor | None,
     bias: Tensor | None,
+    key_bias: Tensor | None,
     qk_dims: Sequence[int],
     v_dims: Sequence[int],
     scale: float,
@@ -36,23 +37,23 @@ def operator(
     if packed.device.type == "cuda":
         from toolkit.kernels import headwise_launch
 
-        check(packed, heads, bias, queries)
+        check(packed, heads, bias, queries, key_bias)
         packed, queries = _aligned(packed), None if queries is None else _aligned(queries)
         if reason := select_backend(packed, heads).reason:
             raise ValueError(f"the kernel does not support these inputs: {reason}")
         with torch.cuda.device(packed.device):
             qkv = split_qkv(packed, queries, heads)
-            return headwise_launch.forward(*qkv, heads, scale, bias, with_lse=with_lse)
-    out = bucketed(packed, heads, scale, bias, queries=queries)
+            return headwise_launch.forward(*qkv, heads, scale, bias, key_bias, with_lse=with_lse)
+    out = bucketed(packed, heads, scale, bias, queries=queries, key_bias=key_bias)
     if not with_lse:
         return out, out.new_empty(0, dtype=torch.float32)
-    return out, reference_lse(packed, heads, scale, bias, queries)
+    return out, reference_lse(packed, heads, scale, bias, queries, key_bias)
 
 
 @operator.register_fake
 def _(
-    packed: Tensor, queries: Tensor | None, bias: Tensor | None, qk_dims: Sequence[int], v_dims: Sequence[int],
-    scale: float, with_lse: bool,
+    packed: Tensor, queries: Tensor | None, bias: Tensor | None, key_bias: Tensor | None, qk_dims: Sequence[int],
+    v_dims: Sequence[int], scale: float, with_lse: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     batch, keys, _ = packed.shape
     num_queries = keys if queries is None else queries.shape[1]
@@ -66,21 +67,30 @@ def backward_operator(
     packed: Tensor,
     queries: Tensor | None,
     bias: Tensor | None,
+    key_bias: Tensor | None,
     out: Tensor,
     lse: Tensor,
     qk_dims: Sequence[int],
     v_dims: Sequence[int],
     scale: float,
     with_grad_bias: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of packed, queries and bias; an empty tensor for an input that is None or needs no gradient."""
+    with_grad_key_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of packed, queries, bias and key_bias; an empty tensor for an input that is None or needs none.
+
+    Those of the biases are computed by the reference, on GPUs too.
+    """
     heads = list(zip(qk_dims, v_dims, strict=True))
     if lse.numel() == 0:
         raise RuntimeError("the gradient needs the log-sum-exp: run the forward pass with with_lse=True")
+    grad_bias = grad_key_bias = None
+    if packed.device.type != "cuda" or with_grad_bias or with_grad_key_bias:
+        gradients = reference_gradients(grad_out, packed, heads, scale, bias, queries, key_bias)
+        grad_packed, grad_queries, grad_bias, grad_key_bias = gradients
+    grad_bias = _or_empty(grad_bias if with_grad_bias else None, packed)
+    grad_key_bias = _or_empty(grad_key_bias if with_grad_key_bias else None, packed)
     if packed.device.type != "cuda":
-        gradients = reference_gradients(grad_out, packed, heads, scale, bias, queries)
-        grad_packed, grad_queries, grad_bias = gradients
-        return grad_packed, _or_empty(grad_queries, packed), _or_empty(grad_bias if with_grad_bias else None, packed)
+        return grad_packed, _or_empty(grad_queries, packed), grad_bias, grad_key_bias
     from toolkit.kernels import headwise_launch
 
     grad_packed = torch.empty_like(packed, memory_format=torch.contiguous_format)
@@ -88,9 +98,8 @@ def backward_operator(
     grad_qkv = split_qkv(grad_packed, grad_queries, heads)
     qkv = split_qkv(_aligned(packed), None if queries is None else _aligned(queries), heads)
     with torch.cuda.device(packed.device):
-        headwise_launch.backward(*qkv, heads, scale, bias, out, lse, grad_out, *grad_qkv)
-    grad_bias = reference_gradients(grad_out, packed, heads, scale, bias, queries)[2] if with_grad_bias else None
-    return grad_packed, _or_empty(grad_queries, packed), _or_empty(grad_bias, packed)
+        headwise_launch.backward(*qkv, heads, scale, bias, key_bias, out, lse, grad_out, *grad_qkv)
+    return grad_packed, _or_empty(grad_queries, packed), grad_bias, grad_key_bias
 
 
 def _aligned(x: Tensor) -> Tensor:
@@ -107,26 +116,28 @@ def _or_empty(x: Tensor | None, like: Tensor) -> Tensor:
 
 @backward_operator.register_fake
 def _(
-    grad_out: Tensor, packed: Tensor, queries: Tensor | None, bias: Tensor | None, out: Tensor, lse: Tensor,
-    qk_dims: Sequence[int], v_dims: Sequence[int], scale: float, with_grad_bias: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    grad_out: Tensor, packed: Tensor, queries: Tensor | None, bias: Tensor | None, key_bias: Tensor | None,
+    out: Tensor, lse: Tensor, qk_dims: Sequence[int], v_dims: Sequence[int], scale: float, with_grad_bias: bool,
+    with_grad_key_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     def empty_like(x: Tensor | None) -> Tensor:
         return packed.new_empty(0) if x is None else torch.empty_like(x, memory_format=torch.contiguous_format)
 
-    return empty_like(packed), empty_like(queries), empty_like(bias if with_grad_bias else None)
+    grad_bias, grad_key_bias = bias if with_grad_bias else None, key_bias if with_grad_key_bias else None
+    return empty_like(packed), empty_like(queries), empty_like(grad_bias), empty_like(grad_key_bias)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    packed, queries, bias, *ctx.settings, _ = inputs
-    ctx.save_for_backward(packed, queries, bias, *output)
+    packed, queries, bias, key_bias, *ctx.settings, _ = inputs
+    ctx.save_for_backward(packed, queries, bias, key_bias, *output)
     ctx.mark_non_differentiable(output[1])
 
 
 def _backward(ctx: Any, grad_out: Tensor, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
-    packed, queries, bias, out, lse = ctx.saved_tensors
-    with_grad_bias = bias is not None and ctx.needs_input_grad[2]
-    gradients = backward_operator(grad_out, packed, queries, bias, out, lse, *ctx.settings, with_grad_bias)
-    needed = (True, queries is not None, with_grad_bias)
+    packed, queries, *biases, out, lse = ctx.saved_tensors
+    of_biases = [bias is not None and needs for bias, needs in zip(biases, ctx.needs_input_grad[2:4], strict=True)]
+    gradients = backward_operator(grad_out, packed, queries, *biases, out, lse, *ctx.settings, *of_biases)
+    needed = (True, queries is not None, *of_biases)
     return *(grad if need else None for grad, need in zip(gradients, needed, strict=True)), None, None, None, None
 
 
@@ -135,8 +146,8 @@ operator.register_autograd(_backward, setup_context=_setup_context)
 
 @register_flop_formula(torch.ops.toolkit.headwise_attention)
 def _flops(
-    packed: torch.Size, queries: torch.Size | None, bias: torch.Size | None, qk_dims: Sequence[int],
-    v_dims: Sequence[int], *unused: object, out_shape: object = None,
+    packed: torch.Size, queries: torch.Size | None, bias: torch.Size | None, key_bias: torch.Size | None,
+    qk_dims: Sequence[int], v_dims: Sequence[int], *unused: object, out_shape: object = None,
 ) -> int:  # fmt: skip
     """FLOPs of q k^T and of the weights times v, 2 per multiply-accumulate."""
     batch, keys, _ = packed

@@ -31,6 +31,7 @@ class Workload(NamedTuple):
     num_keys: int
     heads: tuple[tuple[int, int], ...]
     has_bias: bool = False
+    has_key_bias: bool = False
     with_lse: bool = False
     """Whether the forward pass stores the log-sum-exp for the backward pass."""
 
@@ -58,7 +59,8 @@ def heuristic_config(workload: Workload, capability: int) -> KernelConfig:
 def constants(workload: Workload, kernel: str, capability: int) -> Settings:
     """The settings that the workload determines; the others are free to tune."""
     dim_qk, dim_v = workload.dims
-    settings = {"DIM_QK": dim_qk, "DIM_V": dim_v, "HAS_BIAS": workload.has_bias, "enable_fp_fusion": True}
+    settings = {"DIM_QK": dim_qk, "DIM_V": dim_v, "HAS_BIAS": workload.has_bias}
+    settings |= {"HAS_KEY_BIAS": workload.has_key_bias, "enable_fp_fusion": True}
     if workload.kind == "forward":
         settings["WITH_LSE"] = workload.with_lse
     if kernel == "whole_row":
@@ -81,7 +83,8 @@ def _tile_sizes(workload: Workload, kernel: str, capability: int) -> Settings:
         keys = 128 if dim == MIN_TILE else 32 if few else 64
         return {"BLOCK_Q": 64, "BLOCK_K": keys, "num_warps": 4, "num_stages": 2}
     if kernel != "whole_row":
-        return {"BLOCK_Q": 32 if wide else 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 1}
+        narrow = dim == MIN_TILE and workload.has_bias and workload.has_key_bias
+        return {"BLOCK_Q": 32 if wide or narrow else 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 1}
     if not workload.has_bias:
         return {"BLOCK_Q": 64, "num_warps": 4, "num_stages": 1}
     if capability == HOPPER:

@@ -102,7 +102,9 @@ def logits_of(
     scale_log2,  # scale * log2(e)
     bias,  # pointer to the head's bias [queries, keys], rows padded to a multiple of VECTOR
     stride_bias_query,  # in units of VECTOR
+    key_bias,  # pointer to the image's key_bias [keys] float32
     HAS_BIAS: tl.constexpr,
+    HAS_KEY_BIAS: tl.constexpr,
 ):
     """Base-2 logits [block_q, block_k] float32, -inf for keys outside the tensor."""
     logits = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
@@ -110,4 +112,6 @@ def logits_of(
         inside = (query[:, None] < num_queries) & (key[None, :] < tl.cdiv(num_keys, VECTOR) * VECTOR)
         pointers = bias + query[:, None] * (stride_bias_query * VECTOR) + key[None, :]
         logits += tl.load(pointers, mask=inside, other=0.0).to(tl.float32) * LOG2_E
+    if HAS_KEY_BIAS:
+        logits += tl.load(key_bias + key, mask=key < num_keys, other=0.0)[None, :] * LOG2_E
     return tl.where(key[None, :] < num_keys, logits, float("-inf"))

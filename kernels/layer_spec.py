@@ -14,7 +14,10 @@ Constant: TypeAlias = int | float | tuple[tuple[int, ...], ...] | None
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """softmax(q k^T * scale + bias) v for the heads of one layer. Raises ValueError for what the kernel lacks."""
+    """softmax(q k^T * scale + bias + key_bias) v for the heads of one layer.
+
+    Raises ValueError for what the kernel does not support.
+    """
 
     heads: Heads
     scale: float
@@ -24,6 +27,8 @@ class LayerSpec:
     """Number of queries if they are a separate tensor; None: every token is a query, packed with keys and values."""
     bias_heads: int = 0
     """First dimension of the bias: 0 (no bias), 1 (shared by all heads), or the number of heads."""
+    has_key_bias: bool = False
+    """Whether a bias per image and key is added to the logits."""
 
     def __post_init__(self) -> None:
         if not self.heads or min(map(min, self.heads)) < 1:
@@ -53,12 +58,15 @@ class LayerSpec:
         if self.bias_heads:
             padding = f", rows padded to {padded_keys}" if padded_keys != self.num_keys else ""
             shapes["bias"] = f"[{self.bias_heads}, {self.num_queries}, {padded_keys}]: added to the logits{padding}"
+        if self.has_key_bias:
+            shapes["key_bias"] = f"[batch, {self.num_keys}]: float32, added to the logits of every head and query"
         shapes["out"] = f"[batch, {self.num_queries}, {v_width}]"
         return shapes
 
     def config(self, capability: int) -> KernelConfig:
         """The kernel and its tile sizes on GPUs of a compute capability (times ten)."""
-        return heuristic_config(Workload("forward", self.num_keys, tuple(self.heads), self.bias_heads > 0), capability)
+        has_biases = self.bias_heads > 0, self.has_key_bias
+        return heuristic_config(Workload("forward", self.num_keys, tuple(self.heads), *has_biases), capability)
 
     def query_blocks(self, capability: int) -> int:
         """Number of query blocks: the largest useful second grid dimension."""
@@ -73,7 +81,7 @@ class LayerSpec:
         kernel, settings = self.config(capability)
         qk_width, v_width = total_widths(self.heads)
         padded_keys = -(-self.num_keys // ALIGNMENT)
-        absent = {name: None for name in ("queries", "bias") if name not in self.tensors()}
+        absent = {name: None for name in ("queries", "bias", "key_bias") if name not in self.tensors()}
         same = ("BLOCK_Q", "DIM_QK", "DIM_V", "num_warps", "num_stages", "enable_fp_fusion")
         return {
             **absent,

@@ -33,7 +33,7 @@ PTX_VERSIONS = {"sm_120": 87}
 MIN_PTX_VERSION = 80
 """PTX is emitted in the oldest version that supports the GPU, 8.0 (CUDA 12.0) at least, so that old drivers load it."""
 DTYPES = {"float16": "fp16", "bfloat16": "bf16"}
-POINTERS = {"lse": "*fp32", "table": "*i32"}
+POINTERS = {"lse": "*fp32", "key_bias": "*fp32", "table": "*i32"}
 """Triton types of the pointer arguments that do not point to the input dtype."""
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _OPERATION = re.compile(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9_.]+)", re.MULTILINE)

@@ -96,7 +96,9 @@ class Problem:
             return headwise_launch.forward(*qkv, heads, SCALE, used_bias, with_lse=with_lse, config_for=config_for)[0]
         grad = torch.empty_like(packed)
         grad_qkv = split_qkv(grad, None, heads)
-        headwise_launch.backward(*qkv, heads, SCALE, used_bias, out, lse, grad_out, *grad_qkv, config_for=config_for)
+        headwise_launch.backward(
+            *qkv, heads, SCALE, used_bias, None, out, lse, grad_out, *grad_qkv, config_for=config_for
+        )
         return grad
 
     def inputs(self) -> tuple[Tensor, ...]:

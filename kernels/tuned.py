@@ -37,6 +37,7 @@ class TuningKey:
     dim_qk: int
     dim_v: int
     has_bias: bool
+    has_key_bias: bool
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class TunedConfig:
 def tuning_key(workload: Workload) -> TuningKey:
     """The key of a workload's tuned configuration."""
     num_keys = -(-workload.num_keys // MIN_TILE) * MIN_TILE
-    return TuningKey(workload.kind, num_keys, *workload.dims, workload.has_bias)
+    return TuningKey(workload.kind, num_keys, *workload.dims, workload.has_bias, workload.has_key_bias)
 
 
 @lru_cache(maxsize=4096)

@@ -25,7 +25,7 @@ CUresult answer = CUDA_SUCCESS;
 const unsigned char *image;
 char symbol[64];
 unsigned grid[3], block, shared, opted_in, loaded;
-CUdeviceptr arguments[6];
+CUdeviceptr arguments[7];
 int count = 3;
 
 CUresult cuCtxGetDevice(CUdevice *device) { *device = 0; return answer; }
@@ -129,17 +129,19 @@ def test_a_program_without_triton_launches_it(built: Callable[..., tuple[Path, c
     assert number("loaded") == 0
 
 
-def test_separate_queries_and_a_bias_are_arguments(built: Callable[..., tuple[Path, ctypes.CDLL]]) -> None:
-    folder, library = built("--tokens", "577", "--heads", "64x64,40x24", "--queries", "1", "--bias")
+def test_separate_queries_and_biases_are_arguments(built: Callable[..., tuple[Path, ctypes.CDLL]]) -> None:
+    folder, library = built("--tokens", "577", "--heads", "64x64,40x24", "--queries", "1", "--bias", "--key-bias")
     header = (folder / "headwise_attention.h").read_text()
     assert "bias     [2, 1, 584]" in header
-    assert "CUdeviceptr packed, CUdeviceptr queries, CUdeviceptr bias, CUdeviceptr out, unsigned batch" in header
-    ctypes.c_int.in_dll(library, "count").value = 6
+    assert "key_bias [batch, 577]: float32" in header
+    tensors = ("packed", "queries", "bias", "key_bias", "out")
+    assert ", ".join(f"CUdeviceptr {name}" for name in tensors) + ", unsigned batch" in header
+    ctypes.c_int.in_dll(library, "count").value = 7
     attention = library.headwise_attention
-    attention.argtypes = [ctypes.c_void_p, *[ctypes.c_uint64] * 4, ctypes.c_uint]
+    attention.argtypes = [ctypes.c_void_p, *[ctypes.c_uint64] * 5, ctypes.c_uint]
     assert library.headwise_attention_load() == SUCCESS
-    assert attention(3, 16, 32, 48, 64, 1) == SUCCESS
-    assert list((ctypes.c_uint64 * 6).in_dll(library, "arguments")) == [16, 32, 48, 64, 0, 0]
+    assert attention(3, 16, 32, 48, 64, 80, 1) == SUCCESS
+    assert list((ctypes.c_uint64 * 7).in_dll(library, "arguments")) == [16, 32, 48, 64, 80, 0, 0]
 
 
 def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

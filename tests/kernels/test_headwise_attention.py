@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import pytest
@@ -57,11 +58,41 @@ def test_the_reference_is_softmax_attention() -> None:
     torch.testing.assert_close(reference(packed, ((1, 1),), 0.5), torch.full((1, 2, 1), 7.0))
 
 
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_key_bias_is_added_for_every_head_and_query(with_bias: bool) -> None:
+    heads = LAYOUTS["uneven"]
+    packed, bias = projections(heads, 5, torch.float64)
+    key_bias = torch.randn(2, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    key_bias[1, 3:] = -math.inf
+    used_bias = bias if with_bias else torch.zeros_like(bias)
+    for image in range(2):
+        merged = used_bias + key_bias[image]  # as a bias of its own for each image
+        expected = reference(packed[image : image + 1], heads, 0.3, merged)
+        for attention in (bucketed, reference, headwise_attention):
+            out = attention(packed, heads, 0.3, bias if with_bias else None, key_bias=key_bias)
+            torch.testing.assert_close(out[image : image + 1], expected)
+
+
+def test_log_sizes_as_key_bias_are_repeated_keys() -> None:
+    """Proportional attention (Bolya et al., 2023, "Token Merging"): a key of size 3 counts as three equal keys."""
+    heads = LAYOUTS["even"]
+    packed, _ = projections(heads, 4, torch.float64)
+    repeated = torch.cat([packed, packed[:, -1:], packed[:, -1:]], dim=1)
+    key_bias = torch.tensor([1.0, 1.0, 1.0, 3.0], dtype=torch.float64).log().expand(2, 4)
+    out = headwise_attention(packed, heads, 0.3, key_bias=key_bias)
+    torch.testing.assert_close(out, headwise_attention(repeated, heads, 0.3)[:, :4])
+
+
 @pytest.mark.parametrize("heads", [LAYOUTS["uneven"], LAYOUTS["even"]], ids=["uneven", "even"])
 def test_gradients_are_those_of_finite_differences(heads: tuple[tuple[int, int], ...]) -> None:
     packed, bias = projections(heads, 3, torch.float64)
     packed, bias = packed[:1].requires_grad_(), bias.requires_grad_()
-    assert torch.autograd.gradcheck(lambda x, b: bucketed(x, heads, 0.3, b), (packed, bias))
+    key_bias = torch.linspace(-1, 1, 3, dtype=torch.float64)[None].requires_grad_()
+
+    def attention(packed: Tensor, bias: Tensor, key_bias: Tensor) -> Tensor:
+        return bucketed(packed, heads, 0.3, bias, key_bias=key_bias)
+
+    assert torch.autograd.gradcheck(attention, (packed, bias, key_bias))
 
 
 def test_dropout_drops_weights_and_zero_drops_none() -> None:
@@ -105,6 +136,8 @@ EVEN: Heads = ((8, 8), (8, 8))
         ({"packed": torch.zeros(2, 48, 5).transpose(1, 2)}, ValueError, "call .contiguous"),
         ({"bias": torch.zeros(2, 5, 4)}, ValueError, r"bias must have the shape \[2, 5, 5\], got \[2, 5, 4\]"),
         ({"bias": torch.zeros(2, 5, 5, dtype=torch.bool)}, TypeError, "bias must be"),
+        ({"key_bias": torch.zeros(1, 5)}, ValueError, r"key_bias must have the shape \[2, 5\], got \[1, 5\]"),
+        ({"key_bias": torch.zeros(2, 1, 5)}, TypeError, "key_bias must be a 2-dimensional"),
         (
             {"packed": torch.zeros(2, 5, 32), "queries": torch.zeros(2, 1, 8)},
             ValueError,

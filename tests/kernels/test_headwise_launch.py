@@ -7,7 +7,7 @@ and models neither registers, shared memory nor threads: see test_machine_code.p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -27,12 +27,13 @@ MIXED: Heads = ((64, 64), (40, 24), (24, 40), (16, 16), (64, 8), (8, 64))
 SCALE = 0.125
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3}
 FULL, HALF = torch.float32, torch.float16
-PAIRS = ((1, FULL, True), (3, FULL, False), (1, HALF, False), (3, HALF, True))
-"""Batch size, dtype, with bias: every pair of values occurs."""
+NEITHER, BIAS, KEY_BIAS, BOTH = (), ("bias",), ("key_bias",), ("bias", "key_bias")
+PAIRS = ((1, FULL, BIAS), (3, FULL, KEY_BIAS), (1, HALF, NEITHER), (3, HALF, BOTH))
+"""Batch size, dtype, biases: every pair of batch size and dtype, each of them with and without each bias."""
 CASES = [
-    *(((head,), 50, 1, dtype, True) for head, dtype in zip(MIXED, (FULL, HALF) * 3, strict=True)),
+    *(((head,), 50, 1, dtype, BIAS) for head, dtype in zip(MIXED, (FULL, HALF) * 3, strict=True)),
     *((((40, 24),), tokens, *PAIRS[0]) for tokens in (198, 257, 577)),
-    (((128, 72),), 50, 1, FULL, True),  # wider than `whole_row` supports
+    (((128, 72),), 50, 1, FULL, BOTH),  # wider than `whole_row` supports
 ]
 
 
@@ -55,56 +56,63 @@ def poisoned(values: Tensor) -> Tensor:
     return larger[:, :tokens, :width]
 
 
-def inputs(heads: Heads, tokens: int, batch: int, dtype: torch.dtype, with_bias: bool) -> tuple[Tensor, Tensor | None]:
+def inputs(
+    heads: Heads, tokens: int, batch: int, dtype: torch.dtype, biases: Sequence[str] = NEITHER
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """packed, bias and key_bias; its last quarter of keys is masked."""
     generator = torch.Generator().manual_seed(tokens)
     packed = torch.randn(batch, tokens, sum(2 * qk + v for qk, v in heads), generator=generator).to(dtype)
-    bias = torch.randn(len(heads), tokens, tokens, generator=generator).to(dtype) if with_bias else None
-    return poisoned(packed), bias
+    bias = torch.randn(len(heads), tokens, tokens, generator=generator).to(dtype)
+    key_bias = torch.randn(batch, tokens, generator=generator)
+    key_bias[:, tokens - tokens // 4 :] = -math.inf
+    return poisoned(packed), bias if "bias" in biases else None, key_bias if "key_bias" in biases else None
 
 
-@pytest.mark.parametrize(("heads", "tokens", "batch", "dtype", "with_bias"), CASES, ids=str)
+@pytest.mark.parametrize(("heads", "tokens", "batch", "dtype", "biases"), CASES, ids=str)
 def test_forward_and_backward_match_the_reference(
-    heads: Heads, tokens: int, batch: int, dtype: torch.dtype, with_bias: bool
+    heads: Heads, tokens: int, batch: int, dtype: torch.dtype, biases: Sequence[str]
 ) -> None:
-    check(heads, tokens, batch, dtype, with_bias, best_config)
+    check(heads, tokens, batch, dtype, biases, best_config)
 
 
 @pytest.mark.each_choice
-@pytest.mark.parametrize(("batch", "dtype", "with_bias"), PAIRS, ids=str)
+@pytest.mark.parametrize(("batch", "dtype", "biases"), PAIRS, ids=str)
 @pytest.mark.parametrize("tokens", [1, 5, 50, 197, 198, 257, 577])
 def test_heads_of_mixed_widths_match_the_reference(
-    tokens: int, batch: int, dtype: torch.dtype, with_bias: bool
+    tokens: int, batch: int, dtype: torch.dtype, biases: Sequence[str]
 ) -> None:
-    check(MIXED, tokens, batch, dtype, with_bias, large_blocks if tokens > LONG else best_config)
+    check(MIXED, tokens, batch, dtype, biases, large_blocks if tokens > LONG else best_config)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("batch", "dtype", "with_bias"), PAIRS, ids=str)
+@pytest.mark.parametrize(("batch", "dtype", "biases"), PAIRS, ids=str)
 @pytest.mark.parametrize("tokens", [197, 198, 257, 577])
-def test_default_blocks_for_many_tokens(tokens: int, batch: int, dtype: torch.dtype, with_bias: bool) -> None:
-    check(MIXED, tokens, batch, dtype, with_bias, best_config)
+def test_default_blocks_for_many_tokens(tokens: int, batch: int, dtype: torch.dtype, biases: Sequence[str]) -> None:
+    check(MIXED, tokens, batch, dtype, biases, best_config)
 
 
-def check(heads: Heads, tokens: int, batch: int, dtype: torch.dtype, with_bias: bool, config_for: ConfigLookup) -> None:
+def check(
+    heads: Heads, tokens: int, batch: int, dtype: torch.dtype, biases: Sequence[str], config_for: ConfigLookup
+) -> None:
     """Compare forward and backward pass with the reference."""
-    packed, bias = inputs(heads, tokens, batch, dtype, with_bias)
+    packed, bias, key_bias = inputs(heads, tokens, batch, dtype, biases)
     qkv = split_qkv(packed, None, heads)
-    out, lse = headwise_launch.forward(*qkv, heads, SCALE, bias, with_lse=True, config_for=config_for)
+    out, lse = headwise_launch.forward(*qkv, heads, SCALE, bias, key_bias, with_lse=True, config_for=config_for)
     grad_out = torch.randn(out.shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     grad = torch.full_like(packed, math.nan, memory_format=torch.contiguous_format)
     grad_qkv = split_qkv(grad, None, heads)
-    headwise_launch.backward(*qkv, heads, SCALE, bias, out, lse, grad_out, *grad_qkv, config_for=config_for)
+    headwise_launch.backward(*qkv, heads, SCALE, bias, key_bias, out, lse, grad_out, *grad_qkv, config_for)
 
-    exact, exact_bias = packed.double().requires_grad_(), None if bias is None else bias.double()
-    expected = reference(exact, heads, SCALE, exact_bias)
+    exact = packed.double().requires_grad_()
+    exact_biases = {"bias": None if bias is None else bias.double(), "key_bias": key_bias}
+    expected = reference(exact, heads, SCALE, **exact_biases)
     expected.backward(grad_out.double())
     assert exact.grad is not None
     torch.testing.assert_close(out.double(), expected.detach(), atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
     largest = float(exact.grad.abs().max())
     torch.testing.assert_close(grad.double() / largest, exact.grad / largest, atol=TOLERANCE[dtype], rtol=0.0)
-    torch.testing.assert_close(
-        lse.double(), reference_lse(exact.detach(), heads, SCALE, exact_bias).double(), atol=1e-5, rtol=1e-5
-    )
+    exact_lse = reference_lse(exact.detach(), heads, SCALE, **exact_biases)
+    torch.testing.assert_close(lse, exact_lse, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +136,7 @@ def test_fewer_queries_than_keys(heads: Heads, tokens: int, num_queries: int, wi
 
     grads = tuple(torch.full_like(each, math.nan, memory_format=torch.contiguous_format) for each in (packed, queries))
     grad_out = torch.randn(out.shape, generator=generator)
-    headwise_launch.backward(*qkv, heads, SCALE, bias, out, lse, grad_out, *split_qkv(*grads, heads))
+    headwise_launch.backward(*qkv, heads, SCALE, bias, None, out, lse, grad_out, *split_qkv(*grads, heads))
     exact = packed.clone().requires_grad_(), queries.clone().requires_grad_()
     reference(exact[0], heads, SCALE, bias, exact[1]).backward(grad_out)
     for grad, each in zip(grads, exact, strict=True):
@@ -137,7 +145,7 @@ def test_fewer_queries_than_keys(heads: Heads, tokens: int, num_queries: int, wi
 
 
 def test_without_lse_nothing_is_written() -> None:
-    packed, _ = inputs(MIXED, 5, 1, FULL, with_bias=False)
+    packed, *_ = inputs(MIXED, 5, 1, FULL)
     _, lse = headwise_launch.forward(*split_qkv(packed, None, MIXED), MIXED, SCALE, None, with_lse=False)
     assert lse.numel() == 0
 
@@ -146,7 +154,7 @@ def test_without_lse_nothing_is_written() -> None:
 def test_a_bias_may_mask_keys(tokens: int) -> None:
     """Including every key of the first blocks."""
     heads: Heads = ((16, 16),)
-    packed, bias = inputs(heads, tokens, 1, FULL, with_bias=True)
+    packed, bias, _ = inputs(heads, tokens, 1, FULL, BIAS)
     assert bias is not None
     bias[..., : tokens - 7] = -math.inf
     out, _ = headwise_launch.forward(*split_qkv(packed, None, heads), heads, SCALE, bias, with_lse=False)

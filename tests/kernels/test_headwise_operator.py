@@ -24,7 +24,7 @@ SCALE = 0.3
 def inputs(
     tokens: int, num_queries: int | None, dtype: torch.dtype = torch.float64, batch: int = 2
 ) -> list[Tensor | None]:
-    """packed, queries (None if every token is a query) and bias."""
+    """packed, queries (None if every token is a query), bias and key_bias."""
     rng = torch.Generator().manual_seed(5)
     qk_width, v_width = 21, 11
     width = qk_width + v_width + (qk_width if num_queries is None else 0)
@@ -33,46 +33,45 @@ def inputs(
         return torch.randn(*shape, generator=rng, dtype=dtype).requires_grad_()
 
     queries = None if num_queries is None else random(batch, num_queries, qk_width)
-    return [random(batch, tokens, width), queries, random(3, num_queries or tokens, tokens)]
+    return [random(batch, tokens, width), queries, random(3, num_queries or tokens, tokens), random(batch, tokens)]
 
 
 @pytest.mark.parametrize("num_queries", [None, 1, 2])
 def test_output_and_gradient_match_the_reference(num_queries: int | None) -> None:
-    packed, queries, bias = inputs(4, num_queries)
+    packed, queries, bias, key_bias = arguments = inputs(4, num_queries)
     assert packed is not None
-    out, lse = operator(packed, queries, bias, *DIMS, SCALE, True)
-    torch.testing.assert_close(out, reference(packed, HEADS, SCALE, bias, queries))
-    torch.testing.assert_close(lse, reference_lse(packed, HEADS, SCALE, bias, queries))
+    out, lse = operator(*arguments, *DIMS, SCALE, True)
+    torch.testing.assert_close(out, reference(packed, HEADS, SCALE, bias, queries, key_bias))
+    torch.testing.assert_close(lse, reference_lse(packed, HEADS, SCALE, bias, queries, key_bias))
     assert not lse.requires_grad, "no gradient flows through it"
-    tensors = [each for each in (packed, queries, bias) if each is not None]
 
-    def run(*changed: Tensor) -> Tensor:
-        left = iter(changed)
-        first, second, third = (None if each is None else next(left) for each in (packed, queries, bias))
-        found: Tensor = operator(first, second, third, *DIMS, SCALE, True)[0]
-        return found
+    def run(*tensors: Tensor) -> Tensor:
+        left = iter(tensors)
+        out: Tensor = operator(*(None if each is None else next(left) for each in arguments), *DIMS, SCALE, True)[0]
+        return out
 
-    assert torch.autograd.gradcheck(run, tensors)
+    assert torch.autograd.gradcheck(run, [each for each in arguments if each is not None])
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck looks at it itself
 @pytest.mark.parametrize("num_queries", [None, 1])
-@pytest.mark.parametrize("with_bias", [False, True])
-def test_opcheck_passes(num_queries: int | None, with_bias: bool) -> None:
-    packed, queries, bias = inputs(4, num_queries, torch.float32)
-    torch.library.opcheck(operator, (packed, queries, bias if with_bias else None, *DIMS, SCALE, True))
+@pytest.mark.parametrize("with_biases", [False, True])
+def test_opcheck_passes(num_queries: int | None, with_biases: bool) -> None:
+    packed, queries, *biases = inputs(4, num_queries, torch.float32)
+    used_biases = biases if with_biases else (None, None)
+    torch.library.opcheck(operator, (packed, queries, *used_biases, *DIMS, SCALE, True))
 
 
 def test_a_gradient_needs_the_log_sum_exp() -> None:
     packed, *_ = inputs(4, None)
-    out, _ = operator(packed, None, None, *DIMS, SCALE, False)
+    out, _ = operator(packed, None, None, None, *DIMS, SCALE, False)
     with pytest.raises(RuntimeError, match="with_lse=True"):
         out.sum().backward()
 
 
 class Layer(nn.Module):
     def forward(self, packed: Tensor) -> Tensor:
-        out: Tensor = operator(packed * 2, None, None, *DIMS, SCALE, False)[0]
+        out: Tensor = operator(packed * 2, None, None, None, *DIMS, SCALE, False)[0]
         return out + 1
 
 
@@ -98,9 +97,9 @@ def test_torch_compile_captures_it_without_graph_breaks() -> None:
 
 @pytest.mark.parametrize("num_queries", [None, 1])
 def test_flops_are_those_of_the_two_products(num_queries: int | None) -> None:
-    packed, queries, _ = inputs(4, num_queries, torch.float32)
+    packed, queries, *_ = inputs(4, num_queries, torch.float32)
     with FlopCounterMode(display=False) as counter:
-        operator(packed, queries, None, *DIMS, SCALE, False)
+        operator(packed, queries, None, None, *DIMS, SCALE, False)
     assert counter.get_total_flops() == 2 * 2 * (num_queries or 4) * 4 * (21 + 11)
 
 

@@ -61,7 +61,14 @@ def test_tuned_configurations_take_precedence_over_the_heuristic(folder: Path) -
     tunable: Settings = {"BLOCK_Q": 128, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3}
     file = tuned.save("NVIDIA Made Up", [TunedConfig(tuning_key(workload), "online", tunable, 50.0, 60.0, "versions")])
     assert file == folder / "NVIDIA-Made-Up.json"
-    determined: Settings = {"DIM_QK": 64, "DIM_V": 64, "HAS_BIAS": False, "WITH_LSE": False, "enable_fp_fusion": True}
+    determined: Settings = {
+        "DIM_QK": 64,
+        "DIM_V": 64,
+        "HAS_BIAS": False,
+        "HAS_KEY_BIAS": False,
+        "WITH_LSE": False,
+        "enable_fp_fusion": True,
+    }
     assert tuned.best_config(workload, gpu) == KernelConfig("online", determined | tunable)
     assert tuned.best_config(workload._replace(num_keys=201), gpu).kernel == "online", "the same multiple of 16"
     assert tuned.best_config(workload._replace(num_keys=210), gpu).kernel == "whole_row"

@@ -22,25 +22,31 @@ from toolkit.kernels.machine_code import capability_of, compile_layer, compile_c
 
 seen = []
 
-def of_training(gpu, tokens, heads):
+def of_training(gpu, tokens, heads, has_key_bias=False):
     for kind in ("forward", "backward_keys", "backward_queries"):
-        config = heuristic_config(Workload(kind, tokens, heads, has_bias=True, with_lse=True), capability_of(gpu))
+        config = heuristic_config(Workload(kind, tokens, heads, True, has_key_bias, with_lse=True), capability_of(gpu))
         if config not in seen:  # most do not depend on the number of tokens
             seen.append(config)
             yield config.kernel, compile_config(config, gpu)
 
+def of_merged_tokens(gpu, tokens, heads):
+    yield from of_training(gpu, tokens, heads, has_key_bias=True)
+    config = heuristic_config(Workload("forward", tokens, heads, has_key_bias=True), capability_of(gpu))
+    yield config.kernel, compile_config(config, gpu)
+
 def of_inference(gpu, tokens, heads):
     config = heuristic_config(Workload("forward", tokens, heads), capability_of(gpu))
     yield config.kernel, compile_config(config, gpu)
-    biased = LayerSpec(heads, 0.125, tokens, bias_heads=1)
+    biased = LayerSpec(heads, 0.125, tokens, bias_heads=1, has_key_bias=True)
     yield biased.config(capability_of(gpu)).kernel, compile_layer(biased, gpu)
 
+KINDS = {"training": of_training, "inference": of_inference, "merged tokens": of_merged_tokens}
 gpu, sizes, kinds = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
 print(json.dumps([
     made.summary() | {"algorithm": name, "width": width}
     for tokens, width in sizes
     for kind in kinds
-    for name, made in {"training": of_training, "inference": of_inference}[kind](gpu, tokens, ((width, width),))
+    for name, made in KINDS[kind](gpu, tokens, ((width, width),))
 ]))
 """
 
@@ -92,8 +98,8 @@ MORE_SIZES = [(197, 32), (197, 16), (197, 128), (257, 16), (577, 64)]
     ],
 )
 def test_no_spills_and_no_elementwise_loads(compiled: Compiled, gpu: str, sizes: list[tuple[int, int]]) -> None:
-    """Training with a bias, inference without one, and a single layer with a bias."""
-    kernels = compiled(gpu, sizes, ("training", "inference"))
+    """Training with a bias and with both, inference with none or a key_bias, and a single layer with both."""
+    kernels = compiled(gpu, sizes, ("training", "merged tokens", "inference"))
     assert {each["algorithm"] for each in kernels} == {"whole_row", "online", "backward_keys", "backward_queries"}
     for kernel in kernels:
         check(kernel)

@@ -86,7 +86,7 @@ def test_the_operator_refuses_what_the_kernel_does_not_compute(
 ) -> None:
     packed = torch.randn(2, 5, 96, device="cuda").to(dtype)
     with pytest.raises(ValueError, match=message):
-        operator(packed, None, None, *dims, 0.125, False)
+        operator(packed, None, None, None, *dims, 0.125, False)
 
 
 def test_in_a_cuda_graph() -> None:
