@@ -13,8 +13,8 @@ from toolkit.export import Written, check, target
 from toolkit.export.calibrate import Sample
 from toolkit.export.choices import Choices, choices
 from toolkit.export.prepare import Prepared, prepare
+from toolkit.models.model import Model
 from toolkit.models.resize import check_sizes, resized
-from toolkit.models.source import LoadedModel
 from toolkit.progress import Progress, silent
 from toolkit.records import Artifact
 
@@ -23,7 +23,7 @@ RECORD = "artifact.json"
 
 def export(
     name: str,
-    model: LoadedModel,
+    model: Model,
     options: recipe.Export,
     out: Path,
     sample: Sample | None = None,
@@ -78,7 +78,7 @@ def _record(
     )
 
 
-def _for_size(model: LoadedModel, options: recipe.Export) -> LoadedModel:
+def _for_size(model: Model, options: recipe.Export) -> Model:
     """The model for images of the size that is asked for; of any size, it keeps its positions, to resample from."""
     size = options.usual_image_size
     if size is None:

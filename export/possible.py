@@ -12,16 +12,16 @@ from toolkit.export.choices import Choices, choices
 from toolkit.export.prepare import prepare
 from toolkit.export.reference import answers
 from toolkit.models.acceptance import excerpt
-from toolkit.models.patches import image_size, patch_size
+from toolkit.models.model import Model
+from toolkit.models.patches import patch_size
 from toolkit.models.resize import check_sizes
-from toolkit.models.source import LoadedModel, layouts_of
 from toolkit.progress import silent
 
 
-def check_possible(name: str, model: LoadedModel, options: recipe.Export) -> None:
+def check_possible(name: str, model: Model, options: recipe.Export) -> None:
     """Raise for the target of this name what `export` would raise, as far as it is known without trained weights.
 
-    `model` may be without numbers, as `source.outline` gives it. Its excerpt, rewritten and flat, must compute what it
+    `model` may be without numbers, as `build.outline` gives it. Its excerpt, rewritten and flat, must compute what it
     computed before. RecipeError for what the target cannot hold, UnsupportedModel for what cannot be rewritten.
     """
     made = choices(name, target(name).abilities(), options)
@@ -38,10 +38,9 @@ def check_possible(name: str, model: LoadedModel, options: recipe.Export) -> Non
         raise UnsupportedModel(f"{name} cannot hold this model: {error.message}", "other --rewrites") from error
 
 
-def _excerpt(model: LoadedModel) -> LoadedModel:
-    module = excerpt(model.module)
-    info = replace(model.info, image_size=image_size(module), layouts=layouts_of(module), weights_sha256="excerpt")
-    return LoadedModel(module, info)
+def _excerpt(model: Model) -> Model:
+    sample = excerpt(model)
+    return sample.with_info(replace(sample.info, weights_sha256="excerpt"))
 
 
 def _computed(made: Choices) -> Choices:

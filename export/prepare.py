@@ -28,10 +28,10 @@ from toolkit.export.reference import Reference, answers, check_rewritten, refere
 from toolkit.export.rewrite import fold_normalisation, linear_patches, pad_for_kernel, rewrite
 from toolkit.export.trace import fits, traced
 from toolkit.isolated import Isolated
+from toolkit.models.model import Model
 from toolkit.models.patches import patch_size
 from toolkit.models.resize import take_any_size
 from toolkit.models.shapes import blocks_of
-from toolkit.models.source import LoadedModel
 from toolkit.pixels import to_pixels
 from toolkit.progress import Progress
 from toolkit.records import HeadLayout, Lowered, ModelInfo
@@ -41,7 +41,7 @@ from toolkit.records import HeadLayout, Lowered, ModelInfo
 class Prepared:
     """A model ready to be written."""
 
-    model: LoadedModel
+    model: Model
     """As it was given: what the file is compared with."""
     module: nn.Module
     """Rewritten; in fp16 and bf16 also lowered."""
@@ -73,7 +73,7 @@ class Prepared:
 
 
 def prepare(
-    model: LoadedModel, options: recipe.Export, choices: Choices, sample: Sample | None, report: Progress
+    model: Model, options: recipe.Export, choices: Choices, sample: Sample | None, report: Progress
 ) -> Prepared:
     """Everything up to the writing. `sample` is needed for all precisions but fp32."""
     if not model.info.weights_sha256:

@@ -13,9 +13,9 @@ from torch import nn
 
 from toolkit.errors import CheckFailed
 from toolkit.export.calibrate import Images, Predict, Sample, batches
+from toolkit.models.model import Model
 from toolkit.models.modes import evaluating
 from toolkit.models.resize import resized
-from toolkit.models.source import LoadedModel
 
 FLOAT32 = 1e-4
 """Largest difference of two float32 computations of the same logits, as a share of the largest. It rounds near 1e-6."""
@@ -32,7 +32,7 @@ class Reference:
     """For each part."""
 
 
-def reference(model: LoadedModel, sample: Sample) -> Reference:
+def reference(model: Model, sample: Sample) -> Reference:
     """Ask the model as it was given, for images of the size that its file takes.
 
     Raises CheckFailed for a model whose logits are not finite, or that is not as right as training has measured.

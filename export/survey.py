@@ -21,12 +21,13 @@ from torch import nn
 from toolkit import progress, recipe
 from toolkit.errors import BadInput, CheckFailed
 from toolkit.export.artifact import export
-from toolkit.models import source
+from toolkit.models import store
 from toolkit.models.acceptance import draw_weights
 from toolkit.models.adapt import attentions
+from toolkit.models.build import build, known_models, outline
+from toolkit.models.model import Model
 from toolkit.models.shapes import blocks_of
-from toolkit.models.source import LoadedModel
-from toolkit.models.surgery import Removal, info_after, remove
+from toolkit.models.surgery import remove
 from toolkit.prune.criteria import Calibration
 from toolkit.prune.methods import Job, method
 from toolkit.records import Axis, Setting
@@ -40,7 +41,7 @@ AXES: tuple[Axis, ...] = get_args(Axis)
 def refusal(name: str) -> str:
     """Why `build` refuses the model of this name with timm's own settings; empty if it does not."""
     try:
-        source.outline(recipe.Model(name=name), CLASSES)
+        outline(recipe.Model(name=name), CLASSES)
     except BadInput as error:
         return error.message.removeprefix(f"{name} cannot be cut yet: ")
     return ""
@@ -53,7 +54,7 @@ def small(name: str) -> recipe.Model:
 
 def kind(name: str) -> str:
     """What the model of this name is, but for its sizes, in words."""
-    return ", ".join(_traits(source.outline(small(name), CLASSES).module))
+    return ", ".join(_traits(outline(small(name), CLASSES).module))
 
 
 def go_through(name: str, folder: Path) -> None:
@@ -62,29 +63,28 @@ def go_through(name: str, folder: Path) -> None:
     `folder` is for its files. Raises CheckFailed, or whatever stage by stage may be raised, where it does not get
     through; the exported file is compared with PyTorch to a ten-thousandth of the largest logit.
     """
-    model = source.build(small(name), CLASSES, seed=0)
+    model = build(small(name), CLASSES, seed=0)
     draw_weights(model.module)
-    model = LoadedModel(model.module, source.save(model.module, model.info, folder))
+    model = store.save(model, folder)
     for axis in AXES:
         _cut(model, (axis,))
-    removal = _cut(model, AXES)
-    source.save(removal.module, info_after(model.info, removal), folder)
-    loaded = source.load(folder)
+    slim = store.save(_cut(model, AXES), folder)
+    loaded = store.load(folder)
     images = torch.randn(4, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        if not torch.equal(loaded.module(images), removal.module.eval()(images)):
+        if not torch.equal(loaded.module(images), slim.module.eval()(images)):
             raise CheckFailed(f"{name}: the model that was read is not the one that was saved")
     _train_a_step(loaded.module, images)
-    source.save(loaded.module, loaded.info, folder)
-    export("onnx", source.load(folder), recipe.Export(), folder / "onnx")
+    store.save(loaded, folder)
+    export("onnx", store.load(folder), recipe.Export(), folder / "onnx")
 
 
-def _cut(model: LoadedModel, axes: tuple[Axis, ...]) -> Removal:
+def _cut(model: Model, axes: tuple[Axis, ...]) -> Model:
     settings = recipe.Prune(criterion="magnitude-l2", ratio=0.34, axes=axes, round_to=1)
     plan = method("grouped").prune(model, Job(settings, Calibration(list, 0), progress.silent))
     if left := set(axes) - {cut.axis for cut in plan.cuts}:
         raise CheckFailed(f"nothing is cut along {', '.join(sorted(left))}")
-    return remove(model.module, plan.cuts, model.info.image_size)
+    return remove(model, plan.cuts).model
 
 
 def _train_a_step(module: nn.Module, images: torch.Tensor) -> None:
@@ -135,7 +135,7 @@ def has_layer_scale(block: nn.Module) -> bool:
 
 def page(report: progress.Progress = progress.silent) -> str:
     """docs/models.md. Raises what `go_through` raises: what is let through at the beginning must get to the end."""
-    known = source.known_models()
+    known = known_models()
     refused: dict[str, list[str]] = {}
     taken: dict[str, list[str]] = {}
     for done, name in enumerate(known):

@@ -74,11 +74,10 @@ def _print(record: object, shown: RenderableType, as_json: bool) -> None:
 
 
 def _summary(folder: Path) -> ModelSummary:
-    from toolkit.models import source
-    from toolkit.models.count import summarise
+    from toolkit.models import store
+    from toolkit.models.summary import summarise
 
-    model = source.load(folder)
-    return summarise(model.module, model.info)
+    return summarise(store.load(folder))
 
 
 def _table(title: str, *columns: str) -> Table:

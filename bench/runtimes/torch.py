@@ -12,7 +12,7 @@ from toolkit.bench.runtimes import Runtime, Session
 from toolkit.bench.runtimes.files import artifact_in
 from toolkit.errors import BadInput, WrongMachine
 from toolkit.export import torch as pt2
-from toolkit.models import source
+from toolkit.models import store
 
 
 class TorchSession(Session):
@@ -58,7 +58,7 @@ class Torch:
                 f"{folder} holds no model.json, so torch cannot run it",
                 "give a model folder, or what `export --torch` writes",
             )
-        return TorchSession(source.load(folder).module.eval(), threads)
+        return TorchSession(store.load(folder).module.eval(), threads)
 
 
 PLUGIN: Runtime = Torch()

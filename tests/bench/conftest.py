@@ -10,8 +10,8 @@ import torch
 
 from toolkit import recipe
 from toolkit.export.artifact import export
-from toolkit.models import source
-from toolkit.models.source import LoadedModel
+from toolkit.models import store
+from toolkit.models.build import build
 
 
 @pytest.fixture(scope="session")
@@ -29,11 +29,11 @@ def _make_folders(root: Path) -> None:
             image_size=32,
             args={"patch_size": 8, "depth": 2, "embed_dim": width, "num_heads": 2},
         )
-        model = source.build(settings, ("cat", "dog", "fox"), seed=0)
+        model = build(settings, ("cat", "dog", "fox"), seed=0)
         with torch.no_grad():
             for parameter in model.module.parameters():  # as built, it would see one class everywhere
                 parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
         (root / name).mkdir()
-        saved = LoadedModel(model.module, source.save(model.module, model.info, root / name))
+        saved = store.save(model, root / name)
         for target in ("onnx", "openvino", "torch"):
             export(target, saved, recipe.Export(compile=False), root / f"{name}-{target}")

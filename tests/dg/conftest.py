@@ -13,7 +13,7 @@ from torch import nn
 
 from toolkit import recipe
 from toolkit.dg.domains import Domains, read_domains
-from toolkit.models.source import LoadedModel
+from toolkit.models.model import Model
 from toolkit.preprocessing import Preprocessing
 from toolkit.records import ModelInfo
 
@@ -65,15 +65,15 @@ def info_of(size: int) -> ModelInfo:
 
 
 @pytest.fixture
-def make_model(tiny_info: ModelInfo) -> Callable[[], LoadedModel]:
+def make_model(tiny_info: ModelInfo) -> Callable[[], Model]:
     """A classifier with dropout, so that training draws random numbers; always the same weights."""
 
-    def make() -> LoadedModel:
+    def make() -> Model:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(3)
             module = nn.Sequential(
                 nn.Flatten(), nn.Linear(3 * 8 * 8, 16), nn.ReLU(), nn.Dropout(0.3), nn.LayerNorm(16), nn.Linear(16, 2)
             )
-        return LoadedModel(module, tiny_info)
+        return Model(module, tiny_info)
 
     return make

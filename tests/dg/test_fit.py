@@ -19,10 +19,10 @@ from toolkit.dg.fit import TrainingPlan, ends_of_periods, fit, steps_of
 from toolkit.dg.objectives import Classifier, Objective
 from toolkit.errors import CheckFailed, UnknownName
 from toolkit.models import native
-from toolkit.models.source import LoadedModel
+from toolkit.models.model import Model
 from toolkit.records import TrainingHistory
 
-MakeModel = Callable[[], LoadedModel]
+MakeModel = Callable[[], Model]
 SETTINGS = recipe.Train(epochs=6, batch_size=8, learning_rate=3e-3, evaluations=4, flip=0.5, crop_scale=0.9)
 
 
@@ -46,7 +46,7 @@ def without_time(history: TrainingHistory) -> TrainingHistory:
     return replace(history, seconds=0.0)
 
 
-def same(one: LoadedModel, other: LoadedModel) -> bool:
+def same(one: Model, other: Model) -> bool:
     pairs = zip(one.module.state_dict().values(), other.module.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
 

@@ -15,11 +15,11 @@ import torch
 from toolkit import recipe
 from toolkit.export.artifact import export
 from toolkit.export.calibrate import Part, Sample
-from toolkit.models import source
 from toolkit.models.adapt import attentions
+from toolkit.models.build import build
+from toolkit.models.model import Model
 from toolkit.models.resize import resized
-from toolkit.models.source import LoadedModel
-from toolkit.models.surgery import info_after, remove
+from toolkit.models.surgery import remove
 from toolkit.pixels import normalised
 from toolkit.progress import silent
 from toolkit.prune.criteria import Calibration
@@ -30,25 +30,25 @@ SIZE = 16
 
 
 @pytest.fixture(scope="session")
-def models(small: Callable[..., LoadedModel], uneven: Callable[..., LoadedModel]) -> Callable[..., LoadedModel]:
+def models(small: Callable[..., Model], uneven: Callable[..., Model]) -> Callable[..., Model]:
     """`models(name, heads)`: two blocks, with "even" or "uneven" heads, as if saved."""
 
-    def made(name: str = "vit_tiny_patch16_224", heads: str = "even", **more: Setting) -> LoadedModel:
+    def made(name: str = "vit_tiny_patch16_224", heads: str = "even", **more: Setting) -> Model:
         model = (small if heads == "even" else uneven)(name, depth=2, **more)
-        return LoadedModel(model.module, replace(model.info, weights_sha256="ab" * 32))
+        return model.with_info(replace(model.info, weights_sha256="ab" * 32))
 
     return made
 
 
 @pytest.fixture(scope="session")
-def halved() -> Callable[..., LoadedModel]:
+def halved() -> Callable[..., Model]:
     """`halved(model, "head", "mlp")`: cut to half of its MACs along these axes, as if saved."""
 
-    def made(model: LoadedModel, *axes: str) -> LoadedModel:
+    def made(model: Model, *axes: str) -> Model:
         settings = recipe.Prune.model_validate({"criterion": "magnitude-l2", "budget": "macs=0.5", "axes": axes})
         plan = method("grouped").prune(model, Job(settings, Calibration(list, 0), silent))
-        removal = remove(model.module, plan.cuts, model.info.image_size)
-        return LoadedModel(removal.module, replace(info_after(model.info, removal), weights_sha256="cd" * 32))
+        slim = remove(model, plan.cuts).model
+        return slim.with_info(replace(slim.info, weights_sha256="cd" * 32))
 
     return made
 
@@ -57,7 +57,7 @@ def halved() -> Callable[..., LoadedModel]:
 def sample_of() -> Callable[..., Sample]:
     """Random images with the model's own answers for their classes, of two domains; one in eight may be lost."""
 
-    def sample(model: LoadedModel, size: int = SIZE) -> Sample:
+    def sample(model: Model, size: int = SIZE) -> Sample:
         images = np.random.default_rng(0).standard_normal((32, 3, size, size), dtype=np.float32)
         with torch.inference_mode():
             labels = resized(model, size).module(torch.from_numpy(images)).argmax(1).numpy()
@@ -70,7 +70,7 @@ def sample_of() -> Callable[..., Sample]:
 def exported(sample_of: Callable[..., Sample], tmp_path: Path) -> Callable[..., Artifact]:
     """`exported(model, "onnx", opset=23, ...)`: written into tmp_path/out."""
 
-    def made(model: LoadedModel, kind: str = "onnx", /, **options: object) -> Artifact:
+    def made(model: Model, kind: str = "onnx", /, **options: object) -> Artifact:
         settings = recipe.Export.model_validate(options)
         return export(kind, model, settings, tmp_path / "out", sample_of(model, settings.usual_image_size or SIZE))
 
@@ -86,7 +86,7 @@ ARGUMENTS: dict[str, dict[str, Setting]] = {
 
 
 @pytest.fixture(scope="session")
-def digits() -> Callable[[LoadedModel], tuple[torch.Tensor, torch.Tensor]]:
+def digits() -> Callable[[Model], tuple[torch.Tensor, torch.Tensor]]:
     """`digits(model)`: images [1797, 3, 16, 16] as it reads them, and their labels; the same order every time."""
     from sklearn.datasets import load_digits
 
@@ -95,7 +95,7 @@ def digits() -> Callable[[LoadedModel], tuple[torch.Tensor, torch.Tensor]]:
     grey = np.rint(found.images[order] * (255 / 16)).astype(np.uint8).repeat(2, axis=1).repeat(2, axis=2)
     pixels = np.stack([grey] * 3, axis=1)
 
-    def read(model: LoadedModel) -> tuple[torch.Tensor, torch.Tensor]:
+    def read(model: Model) -> tuple[torch.Tensor, torch.Tensor]:
         images = normalised(pixels, model.info.preprocessing)
         return torch.from_numpy(images), torch.from_numpy(found.target[order].astype(np.int64))
 
@@ -103,14 +103,14 @@ def digits() -> Callable[[LoadedModel], tuple[torch.Tensor, torch.Tensor]]:
 
 
 @pytest.fixture(scope="session")
-def trained(digits: Callable[[LoadedModel], tuple[torch.Tensor, torch.Tensor]]) -> Callable[[str], LoadedModel]:
+def trained(digits: Callable[[Model], tuple[torch.Tensor, torch.Tensor]]) -> Callable[[str], Model]:
     """`trained(name)`: two blocks, right for more than nine of ten digits that it was not trained on."""
 
     @cache
-    def made(name: str) -> LoadedModel:
+    def made(name: str) -> Model:
         args = {"patch_size": 4, "embed_dim": 48, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0, **ARGUMENTS[name]}
         settings = recipe.Model(name=name, weights="none", image_size=SIZE, args=args)
-        model = source.build(settings, tuple("0123456789"), seed=0)
+        model = build(settings, tuple("0123456789"), seed=0)
         images, labels = (part[:1400] for part in digits(model))
         optimizer = torch.optim.AdamW(model.module.parameters(), weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, total_steps=300)
@@ -129,10 +129,10 @@ def trained(digits: Callable[[LoadedModel], tuple[torch.Tensor, torch.Tensor]]) 
 
 
 @pytest.fixture(scope="session")
-def with_outliers() -> Callable[[LoadedModel], LoadedModel]:
+def with_outliers() -> Callable[[Model], Model]:
     """`with_outliers(model)`: every fourth unit of the values is a hundred times as large, and read by a hundredth."""
 
-    def made(model: LoadedModel) -> LoadedModel:
+    def made(model: Model) -> Model:
         module = copy.deepcopy(model.module)
         with torch.no_grad():
             for attention in attentions(module).values():

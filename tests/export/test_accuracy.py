@@ -26,7 +26,7 @@ from toolkit.export.artifact import export
 from toolkit.export.calibrate import Images, Part, Sample, batches
 from toolkit.export.widened import widened
 from toolkit.models.adapt import attentions
-from toolkit.models.source import LoadedModel
+from toolkit.models.model import Model
 from toolkit.pixels import to_pixels
 from toolkit.records import Artifact, Lowered, TrainingHistory
 
@@ -45,7 +45,7 @@ QUICK = {
 class Export:
     """A file and what it was made of."""
 
-    model: LoadedModel
+    model: Model
     sample: Sample
     artifact: Artifact
     folder: Path
@@ -63,9 +63,9 @@ class Export:
 
 @pytest.fixture(scope="module")
 def exports(
-    trained: Callable[[str], LoadedModel],
-    with_outliers: Callable[[LoadedModel], LoadedModel],
-    digits: Callable[[LoadedModel], tuple[torch.Tensor, torch.Tensor]],
+    trained: Callable[[str], Model],
+    with_outliers: Callable[[Model], Model],
+    digits: Callable[[Model], tuple[torch.Tensor, torch.Tensor]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., Export]:
     """`exports(name, "plain" or "outliers", precision, form)`"""
@@ -146,9 +146,9 @@ finetune: {epochs: 0, distill: false}
 
 
 def test_what_a_user_is_told(
-    trained: Callable[[str], LoadedModel],
-    with_outliers: Callable[[LoadedModel], LoadedModel],
-    digits: Callable[[LoadedModel], tuple[torch.Tensor, torch.Tensor]],
+    trained: Callable[[str], Model],
+    with_outliers: Callable[[Model], Model],
+    digits: Callable[[Model], tuple[torch.Tensor, torch.Tensor]],
     command: Callable[..., Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -12,13 +12,13 @@ from torch import nn
 from toolkit.export.attention import FORMS, FlatAttention
 from toolkit.export.flat import flatten
 from toolkit.export.precision import Kept, lower, ranges
-from toolkit.models.source import LoadedModel
+from toolkit.models.model import Model
 
 NAMES = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224")
 IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
-def flat(model: LoadedModel, form: str, tokens_multiple: int = 1) -> nn.Module:
+def flat(model: Model, form: str, tokens_multiple: int = 1) -> nn.Module:
     module = copy.deepcopy(model.module).requires_grad_(False)
     flatten(module, 16, FORMS[form], only_what_is_read=True, tokens_multiple=tokens_multiple)
     return module
@@ -27,7 +27,7 @@ def flat(model: LoadedModel, form: str, tokens_multiple: int = 1) -> nn.Module:
 @pytest.mark.parametrize("multiple", [1, 4], ids=["as many tokens as there are", "padded tokens"])
 @pytest.mark.parametrize("heads", ["even", "uneven"])
 @pytest.mark.parametrize("name", NAMES)
-def test_every_form_is_the_model(models: Callable[..., LoadedModel], name: str, heads: str, multiple: int) -> None:
+def test_every_form_is_the_model(models: Callable[..., Model], name: str, heads: str, multiple: int) -> None:
     model = models(name, heads)
     with torch.inference_mode():
         expected = model.module(IMAGES)
@@ -38,7 +38,7 @@ def test_every_form_is_the_model(models: Callable[..., LoadedModel], name: str, 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_in_lower_precision_too(models: Callable[..., LoadedModel], name: str) -> None:
+def test_in_lower_precision_too(models: Callable[..., Model], name: str) -> None:
     found = {}
     for form in FORMS:
         module = flat(models(name, "uneven"), form)
@@ -50,7 +50,7 @@ def test_in_lower_precision_too(models: Callable[..., LoadedModel], name: str) -
 
 
 @pytest.mark.parametrize("form", ["standard", "custom"])
-def test_a_node_of_a_graph_is_an_error_outside_of_one(models: Callable[..., LoadedModel], form: str) -> None:
+def test_a_node_of_a_graph_is_an_error_outside_of_one(models: Callable[..., Model], form: str) -> None:
     """torch would give zeros."""
     attention = flat(models(), form).get_submodule("blocks.0.attn")
     assert isinstance(attention, FlatAttention)
@@ -59,7 +59,7 @@ def test_a_node_of_a_graph_is_an_error_outside_of_one(models: Callable[..., Load
         attention.form(packed, None, None, attention.layer)
 
 
-def test_a_program_of_torch_computes_attention_too(models: Callable[..., LoadedModel]) -> None:
+def test_a_program_of_torch_computes_attention_too(models: Callable[..., Model]) -> None:
     model = models()
     program = torch.export.export(flat(model, "standard"), (IMAGES,)).module()
     with torch.inference_mode():
@@ -67,7 +67,7 @@ def test_a_program_of_torch_computes_attention_too(models: Callable[..., LoadedM
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "beit_base_patch16_224"])
-def test_what_hides_tokens_is_no_logit_that_occurs(models: Callable[..., LoadedModel], name: str) -> None:
+def test_what_hides_tokens_is_no_logit_that_occurs(models: Callable[..., Model], name: str) -> None:
     images, model = IMAGES.numpy(), models(name)
     padded, whole = (ranges(flat(model, "decomposed", multiple), images).logits for multiple in (4, 1))
     assert padded["blocks.0.attn"] < 100

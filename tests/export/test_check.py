@@ -24,11 +24,11 @@ from toolkit.export.calibrate import Images, Sample
 from toolkit.export.choices import choices
 from toolkit.export.prepare import Prepared, prepare
 from toolkit.export.reference import answers, compared, reference
-from toolkit.models.source import LoadedModel
+from toolkit.models.model import Model
 from toolkit.progress import silent
 from toolkit.records import Artifact
 
-Models = Callable[..., LoadedModel]
+Models = Callable[..., Model]
 
 
 @pytest.fixture

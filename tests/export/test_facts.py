@@ -20,11 +20,11 @@ from PIL import Image as Pillow
 from toolkit.dg.image import Image
 from toolkit.dg.transforms import evaluation_transform
 from toolkit.export.facts import facts
-from toolkit.models.source import LoadedModel
+from toolkit.models.model import Model
 from toolkit.preprocessing import CropMode, Interpolation, Preprocessing
 from toolkit.records import Artifact, ModelInfo
 
-Models = Callable[..., LoadedModel]
+Models = Callable[..., Model]
 Exported = Callable[..., Artifact]
 DOCS = Path(__file__).parents[2] / "docs" / "preprocessing.md"
 

@@ -15,7 +15,7 @@ from toolkit.bench.identity import identify
 from toolkit.bench.runtimes import runtime
 from toolkit.errors import RecipeError, WrongMachine
 from toolkit.export import target
-from toolkit.models.source import LoadedModel
+from toolkit.models.model import Model
 from toolkit.records import Artifact
 
 MODELS = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224")
@@ -34,7 +34,7 @@ def test_the_targets_there_are() -> None:
 
 
 @pytest.fixture
-def model(models: Callable[..., LoadedModel], name: str, heads: str) -> LoadedModel:
+def model(models: Callable[..., Model], name: str, heads: str) -> Model:
     return models(name, heads)
 
 
@@ -45,7 +45,7 @@ def model(models: Callable[..., LoadedModel], name: str, heads: str) -> LoadedMo
 @pytest.mark.parametrize("heads", ["even", "uneven"])
 @pytest.mark.parametrize("name", MODELS)
 def test_every_file(
-    model: LoadedModel,
+    model: Model,
     exported: Callable[..., Artifact],
     tmp_path: Path,
     kind: str,
@@ -81,7 +81,7 @@ def test_every_file(
     [pytest.param("fp32", marks=pytest.mark.slow), pytest.param("fp16", marks=pytest.mark.slow), "bf16", "int8"],
 )
 def test_one_node_for_a_layers_attention(
-    models: Callable[..., LoadedModel], exported: Callable[..., Artifact], precision: str
+    models: Callable[..., Model], exported: Callable[..., Artifact], precision: str
 ) -> None:
     artifact = exported(models(heads="uneven"), "onnx", precision=precision, attention="custom")
     assert artifact.options["attention"] == "custom"

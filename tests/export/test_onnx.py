@@ -19,12 +19,12 @@ from toolkit.errors import BadInput, CheckFailed, UnknownName
 from toolkit.export import target, trace
 from toolkit.export.artifact import export
 from toolkit.export.reference import compared
+from toolkit.models.model import Model
 from toolkit.models.resize import resized, take_any_size
-from toolkit.models.source import LoadedModel
 from toolkit.preprocessing import Preprocessing
 from toolkit.records import Artifact
 
-Models = Callable[..., LoadedModel]
+Models = Callable[..., Model]
 Exported = Callable[..., Artifact]
 NAMES = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224")
 
@@ -195,14 +195,14 @@ def test_a_model_whose_logits_say_nothing_is_refused(models: Models, tmp_path: P
         for parameter in silent.get_submodule("head").parameters():
             parameter.zero_()
     with pytest.raises(CheckFailed, match="cannot be compared"):
-        export("onnx", LoadedModel(silent, model.info), recipe.Export(), tmp_path / "out")
+        export("onnx", Model(silent, model.info), recipe.Export(), tmp_path / "out")
     assert not list((tmp_path / "out").iterdir()), "not even the graph"
 
 
 def test_a_wrong_number_of_classes_fails_the_graph_check(models: Models, exported: Exported) -> None:
     model = models()
     with pytest.raises(CheckFailed, match="expected"):
-        exported(LoadedModel(model.module, replace(model.info, classes=("one", "two"))))
+        exported(Model(model.module, replace(model.info, classes=("one", "two"))))
 
 
 @pytest.mark.parametrize("found", [[[10.0, 0.002]], [[float("nan"), 0.0]], [[10.0]]])

@@ -10,22 +10,22 @@ from toolkit import plugins, recipe
 from toolkit.errors import RecipeError, UnsupportedModel
 from toolkit.export import rewrite
 from toolkit.export.possible import check_possible
-from toolkit.models import source
-from toolkit.models.source import LoadedModel
+from toolkit.models.build import outline
+from toolkit.models.model import Model
 from toolkit.records import Setting
 
 NAMES = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224")
 TARGETS = [name for name in plugins.names("toolkit.export") if name != "tensorrt"]
 
 
-def outline(name: str, **more: Setting) -> LoadedModel:
+def outline_of(name: str, **more: Setting) -> Model:
     args = {"patch_size": 8, "depth": 4, "embed_dim": 48, "num_heads": 3, **more}
-    return source.outline(recipe.Model(name=name, image_size=64, args=args), ("a", "b"))
+    return outline(recipe.Model(name=name, image_size=64, args=args), ("a", "b"))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_target_is_possible(name: str) -> None:
-    model = outline(name)
+    model = outline_of(name)
     for target in TARGETS:
         check_possible(target, model, recipe.Export())
         check_possible(target, model, recipe.Export(input="uint8", image_size=(48,), batch_size=(4,)))
@@ -45,7 +45,7 @@ def test_every_target_is_possible(name: str) -> None:
 )
 def test_what_a_target_cannot_hold(kind: str, options: dict[str, object], error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
-        check_possible(kind, outline(NAMES[0]), recipe.Export.model_validate(options))
+        check_possible(kind, outline_of(NAMES[0]), recipe.Export.model_validate(options))
 
 
 def test_a_model_that_is_not_the_same_when_it_is_rewritten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,4 +56,4 @@ def test_a_model_that_is_not_the_same_when_it_is_rewritten(monkeypatch: pytest.M
 
     monkeypatch.setitem(rewrite.REWRITES, "norms", wrong)  # type: ignore[arg-type]
     with pytest.raises(UnsupportedModel, match="onnx cannot hold this model: the exported model's logits differ"):
-        check_possible("onnx", outline(NAMES[0]), recipe.Export())
+        check_possible("onnx", outline_of(NAMES[0]), recipe.Export())

@@ -17,14 +17,14 @@ from toolkit.export.attention import FORMS
 from toolkit.export.flat import flatten
 from toolkit.export.precision import Kept, Ranges, kept_by, lower, ranges
 from toolkit.export.rewrite import REWRITES, rewrite
-from toolkit.models.source import LoadedModel
+from toolkit.models.model import Model
 from toolkit.records import Artifact
 
 IMAGES = np.random.default_rng(0).standard_normal((40, 3, 16, 16), dtype=np.float32)
 
 
 @pytest.fixture
-def flat(models: Callable[..., LoadedModel]) -> nn.Module:
+def flat(models: Callable[..., Model]) -> nn.Module:
     module = copy.deepcopy(models(heads="uneven").module).requires_grad_(False)
     rewrite(module, REWRITES)
     flatten(module, 16, FORMS["decomposed"], only_what_is_read=True)
@@ -100,7 +100,7 @@ def test_whatever_is_kept_the_answers_stay_close(flat: nn.Module, dtype: torch.d
 
 @pytest.mark.parametrize(("precision", "kind"), [("fp16", "FLOAT16"), ("bf16", "BFLOAT16")])
 def test_the_graph_holds_the_weights_in_the_format(
-    models: Callable[..., LoadedModel], exported: Callable[..., Artifact], tmp_path: Path, precision: str, kind: str
+    models: Callable[..., Model], exported: Callable[..., Artifact], tmp_path: Path, precision: str, kind: str
 ) -> None:
     exported(models(heads="uneven"), precision=precision)
     graph = onnx.load(tmp_path / "out" / "model.onnx").graph

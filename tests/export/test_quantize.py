@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from toolkit import recipe
 from toolkit.export.artifact import export
 from toolkit.export.quantize import predict_with, quantized
-from toolkit.models.source import LoadedModel
+from toolkit.models.model import Model
 from toolkit.records import Artifact
 
 IMAGES = np.random.default_rng(0).standard_normal((7, 3, 16, 16), dtype=np.float32)
@@ -22,7 +22,7 @@ IMAGES = np.random.default_rng(0).standard_normal((7, 3, 16, 16), dtype=np.float
 
 
 @pytest.fixture(scope="module")
-def written(models: Callable[..., LoadedModel], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(models: Callable[..., Model], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("written")
     export("onnx", models(heads="uneven"), recipe.Export(attention="decomposed"), folder)
     return folder / "model.onnx"
@@ -70,7 +70,7 @@ def test_weights_by_channel_and_activations_as_the_target_wants_them(proto: Mode
 
 
 def test_answers_are_those_of_all_images_whatever_the_batch(
-    models: Callable[..., LoadedModel], exported: Callable[..., Artifact], tmp_path: Path
+    models: Callable[..., Model], exported: Callable[..., Artifact], tmp_path: Path
 ) -> None:
     dynamic = predict_with(_proto(exported(models()), tmp_path))(IMAGES)
     fixed = predict_with(_proto(exported(models(), batch_size=4), tmp_path))(IMAGES)

@@ -28,7 +28,7 @@ from toolkit.export import Abilities, quick_plugin
 from toolkit.export.calibrate import Sample
 from toolkit.export.choices import choices
 from toolkit.export.prepare import Prepared, prepare
-from toolkit.models.source import LoadedModel
+from toolkit.models.model import Model
 from toolkit.progress import silent
 from toolkit.records import Artifact
 
@@ -164,7 +164,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "beit_base_patch16_224"])
 def test_the_parser_finds_it_by_the_node_of_an_exported_graph(
-    models: Callable[..., LoadedModel], exported: Callable[..., Artifact], run: Run, tmp_path: Path, name: str
+    models: Callable[..., Model], exported: Callable[..., Artifact], run: Run, tmp_path: Path, name: str
 ) -> None:
     artifact = exported(models(name, "uneven"), opset=20, attention="custom", precision="fp16")
     proto = onnx.load(tmp_path / "out" / artifact.file)
@@ -203,7 +203,7 @@ def test_what_tensorrt_gets_of_it(run: Run) -> None:
         assert ".version 8.0" in found["code"], "what drivers since CUDA 12.0 read"
 
 
-def test_graphs_that_it_does_not_take(models: Callable[..., LoadedModel], sample_of: Callable[..., Sample]) -> None:
+def test_graphs_that_it_does_not_take(models: Callable[..., Model], sample_of: Callable[..., Sample]) -> None:
     model = models(heads="uneven")
     able = Abilities(("fp16",), (20, 20), 20, ("custom",), custom_heads=quick_plugin.HEADS)
 

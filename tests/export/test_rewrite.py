@@ -16,7 +16,7 @@ from toolkit.export.flat import flatten
 from toolkit.export.rewrite import REWRITES, fold_normalisation, linear_patches, pad_for_kernel, pad_heads, rewrite
 from toolkit.models.adapt import attentions
 from toolkit.models.count import count, trace
-from toolkit.models.source import LoadedModel
+from toolkit.models.model import Model
 from toolkit.records import HeadLayout
 
 NAMES = (
@@ -26,7 +26,7 @@ NAMES = (
     "deit3_small_patch16_224",  # layer scale
     "vit_base_patch16_siglip_gap_224",  # mean over tokens behind the norm
 )
-Make = Callable[..., LoadedModel]
+Make = Callable[..., Model]
 
 
 @pytest.fixture(params=["even", "uneven"])
@@ -34,12 +34,12 @@ def make(request: pytest.FixtureRequest, small: Make, uneven: Make) -> Make:
     return small if request.param == "even" else uneven
 
 
-def images(model: LoadedModel) -> torch.Tensor:
+def images(model: Model) -> torch.Tensor:
     size = model.info.image_size
     return torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(3))
 
 
-def assert_equal(changed: nn.Module, model: LoadedModel, given: torch.Tensor | None = None) -> None:
+def assert_equal(changed: nn.Module, model: Model, given: torch.Tensor | None = None) -> None:
     with torch.inference_mode():
         expected = model.module(images(model))
         found = changed(images(model) if given is None else given)
@@ -185,10 +185,10 @@ def macs(module: nn.Module, size: int) -> int:
 def test_seven_percent_of_a_deit_tiny() -> None:
     """12 blocks at 224 pixels: the last block keeps its keys, values and one row of everything else."""
     from toolkit import recipe
-    from toolkit.models import source
+    from toolkit.models.build import build
 
     settings = recipe.Model(name="deit_tiny_patch16_224", weights="none")
-    model = source.build(settings, [f"class {index}" for index in range(1000)], seed=0)
+    model = build(settings, [f"class {index}" for index in range(1000)], seed=0)
     flatten(model.module, 224, FORMS["decomposed"], only_what_is_read=True)
     saved = 1 - macs(model.module, 224) / 1_253_683_200
     assert saved == pytest.approx(0.0696, abs=0.003)

@@ -17,8 +17,8 @@ from toolkit import recipe, records
 from toolkit.export.artifact import export
 from toolkit.export.calibrate import Part, Sample
 from toolkit.export.engine import EngineLayers
-from toolkit.models import source
-from toolkit.models.source import LoadedModel
+from toolkit.models.build import build
+from toolkit.models.model import Model
 from toolkit.records import Artifact
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_120")
@@ -33,7 +33,7 @@ from toolkit import recipe
 from toolkit.export.artifact import export
 from toolkit.models import source
 
-model = source.build(recipe.Model(name=sys.argv[1], weights="none"), ("cat", "dog"), seed=0)
+model = build(recipe.Model(name=sys.argv[1], weights="none"), ("cat", "dog"), seed=0)
 model = replace(model, info=replace(model.info, weights_sha256="ab" * 32))
 with tempfile.TemporaryDirectory() as out:
     start = time.perf_counter()
@@ -53,20 +53,20 @@ def test_vit_base_to_onnx(measured: Callable[[str, str], dict[str, float]]) -> N
 
 
 @pytest.fixture(scope="module")
-def deit_tiny(halved: Callable[..., LoadedModel]) -> Callable[..., LoadedModel]:
+def deit_tiny(halved: Callable[..., Model]) -> Callable[..., Model]:
     """`deit_tiny(heads, depth)`: whole, or cut to half of its MACs along all axes inside of blocks, so that heads are
     uneven."""
 
-    def made(heads: str, depth: int = 12) -> LoadedModel:
+    def made(heads: str, depth: int = 12) -> Model:
         settings = recipe.Model(name="deit_tiny_patch16_224", weights="none", args={"depth": depth})
-        built = source.build(settings, ("cat", "dog"), seed=0)
+        built = build(settings, ("cat", "dog"), seed=0)
         dense = replace(built, info=replace(built.info, weights_sha256="ab" * 32))
         return dense if heads == "even" else halved(dense, "head", "qk", "v", "mlp")
 
     return made
 
 
-def build_engine(model: LoadedModel, precision: str, architecture: str, out: Path) -> tuple[Artifact, float]:
+def build_engine(model: Model, precision: str, architecture: str, out: Path) -> tuple[Artifact, float]:
     """The engine, and the seconds that its builder took."""
     images = np.random.default_rng(0).standard_normal((8, 3, 224, 224), dtype=np.float32)
     with torch.inference_mode():
@@ -87,7 +87,7 @@ def build_engine(model: LoadedModel, precision: str, architecture: str, out: Pat
 @pytest.mark.slow
 @pytest.mark.speed
 @pytest.mark.parametrize("case", [*itertools.product(("even", "uneven"), PRECISIONS, ARCHITECTURES)], ids="-".join)
-def test_engines_of_deit_tiny(deit_tiny: Callable[..., LoadedModel], tmp_path: Path, case: tuple[str, ...]) -> None:
+def test_engines_of_deit_tiny(deit_tiny: Callable[..., Model], tmp_path: Path, case: tuple[str, ...]) -> None:
     heads, precision, architecture = case
     artifact, seconds = build_engine(deit_tiny(heads), precision, architecture, tmp_path)
     fused = [each.status for each in artifact.fusion].count("fused")
@@ -96,7 +96,7 @@ def test_engines_of_deit_tiny(deit_tiny: Callable[..., LoadedModel], tmp_path: P
     check_engine(artifact, tmp_path, case, 12)
 
 
-def test_an_engine_of_three_blocks_of_deit_tiny(deit_tiny: Callable[..., LoadedModel], tmp_path: Path) -> None:
+def test_an_engine_of_three_blocks_of_deit_tiny(deit_tiny: Callable[..., Model], tmp_path: Path) -> None:
     """Small models have one of every precision and for every GPU, in test_tensorrt.py."""
     case = ("uneven", "int8", "sm_120")
     artifact, _ = build_engine(deit_tiny("uneven", 3), *case[1:], tmp_path)
@@ -116,7 +116,7 @@ def check_engine(artifact: Artifact, folder: Path, case: tuple[str, ...], blocks
 
 
 def test_attention_reads_what_the_projection_wrote_where_it_lies(
-    deit_tiny: Callable[..., LoadedModel], tmp_path: Path
+    deit_tiny: Callable[..., Model], tmp_path: Path
 ) -> None:
     """No layer of the engine moves queries, keys or values between the two."""
     build_engine(deit_tiny("even", 3), "fp16", "sm_89", tmp_path)

@@ -26,9 +26,9 @@ from toolkit.bench.statistics import ratio_of_medians
 from toolkit.export.artifact import export
 from toolkit.export.calibrate import Part, Sample
 from toolkit.limits import PROC, text_of
-from toolkit.models import source
+from toolkit.models.build import build
+from toolkit.models.model import Model
 from toolkit.models.shapes import blocks_of
-from toolkit.models.source import LoadedModel
 
 SIZE, CLASSES = 160, ("a", "b", "c", "d", "e", "f", "g")
 CALLS = {1: 300, 8: 60}
@@ -42,17 +42,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.speed]
 
 
 @pytest.fixture(scope="module")
-def dense() -> LoadedModel:
-    made = source.build(recipe.Model(name="deit_tiny_patch16_224", weights="none", image_size=SIZE), CLASSES, seed=0)
+def dense() -> Model:
+    made = build(recipe.Model(name="deit_tiny_patch16_224", weights="none", image_size=SIZE), CLASSES, seed=0)
     return replace(made, info=replace(made.info, weights_sha256="ab" * 32))
 
 
 @pytest.fixture(scope="module")
-def slim(dense: LoadedModel, halved: Callable[..., LoadedModel]) -> LoadedModel:
+def slim(dense: Model, halved: Callable[..., Model]) -> Model:
     return halved(dense, "head", "mlp")
 
 
-def timms(model: LoadedModel) -> nn.Module:
+def timms(model: Model) -> nn.Module:
     """timm's own module of these widths, as torch-pruning leaves it: fewer heads, narrower layers."""
     plain = timm.create_model("deit_tiny_patch16_224", img_size=SIZE, num_classes=len(CLASSES)).eval()
     for ours, theirs in zip(blocks_of(model.module), blocks_of(plain), strict=True):
@@ -89,7 +89,7 @@ def default_exports(module: nn.Module, batch: int, folder: Path) -> dict[str, Ru
     return runs
 
 
-def exported(model: LoadedModel, kind: str, out: Path, **options: object) -> Path:
+def exported(model: Model, kind: str, out: Path, **options: object) -> Path:
     images = np.random.default_rng(0).standard_normal((16, 3, SIZE, SIZE), dtype=np.float32)
     with torch.inference_mode():
         labels = model.module(torch.from_numpy(images)).argmax(1).numpy()
@@ -141,7 +141,7 @@ def test_int8_in_onnxruntime(request: pytest.FixtureRequest, tmp_path: Path, whi
 
 @pytest.mark.skipif(not HAS_BF16, reason="the processor has no AVX512-bf16")
 @pytest.mark.parametrize("batch", [1, 8])
-def test_bfloat16_in_openvino(dense: LoadedModel, tmp_path: Path, batch: int) -> None:
+def test_bfloat16_in_openvino(dense: Model, tmp_path: Path, batch: int) -> None:
     usual = default_exports(timms(dense), batch, tmp_path)
     ours = in_onnxruntime(exported(dense, "onnx", tmp_path / "onnx") / "model.onnx")
     folder = exported(dense, "openvino", tmp_path / "openvino", precision="bf16")

@@ -16,10 +16,10 @@ from toolkit.export import target
 from toolkit.export.engine import Engine, EngineLayer, EngineLayers, EngineOptions, build, layers_in
 from toolkit.export.libraries import TABLE, Library, Version, library, version_of
 from toolkit.export.tensorrt import _keep, engine_options
-from toolkit.models.source import LoadedModel
+from toolkit.models.model import Model
 from toolkit.records import Artifact
 
-Models = Callable[..., LoadedModel]
+Models = Callable[..., Model]
 Exported = Callable[..., Artifact]
 
 SAID = """\

@@ -17,16 +17,16 @@ from toolkit.bench.runtimes import runtime
 from toolkit.errors import StorageError, WrongMachine
 from toolkit.export.torch import compiler, processor
 from toolkit.models import native
-from toolkit.models.source import LoadedModel
+from toolkit.models.model import Model
 from toolkit.records import Artifact
 
-Models = Callable[..., LoadedModel]
+Models = Callable[..., Model]
 Exported = Callable[..., Artifact]
 
 IMAGES = np.random.default_rng(1).standard_normal((3, 3, 16, 16), dtype=np.float32)
 
 
-def of_torch(model: LoadedModel) -> np.ndarray:
+def of_torch(model: Model) -> np.ndarray:
     with torch.inference_mode():
         return model.module(torch.from_numpy(IMAGES)).numpy()
 

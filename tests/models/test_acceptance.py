@@ -12,15 +12,14 @@ from torch import nn
 
 from toolkit import recipe
 from toolkit.errors import RecipeError, UnsupportedModel, WeightsError
-from toolkit.models import source
 from toolkit.models.acceptance import accept, excerpt
 from toolkit.models.attention import HeadwiseAttention
-from toolkit.models.patches import image_size
+from toolkit.models.build import build, outline
+from toolkit.models.model import Model
 from toolkit.models.shapes import blocks_of
-from toolkit.models.source import LoadedModel
 from toolkit.records import Setting
 
-Build = Callable[..., LoadedModel]
+Build = Callable[..., Model]
 DISTILLED = "deit_tiny_distilled_patch16_224"
 SMALL: dict[str, Setting] = {"patch_size": 8, "depth": 3, "embed_dim": 24, "num_heads": 3}
 
@@ -38,13 +37,13 @@ SMALL: dict[str, Setting] = {"patch_size": 8, "depth": 3, "embed_dim": 24, "num_
 def test_arguments_that_do_not_go_together(more: dict[str, Setting], said: str) -> None:
     settings = recipe.Model(name=DISTILLED, image_size=16, args={**SMALL, **more})
     with pytest.raises(UnsupportedModel, match=rf"{DISTILLED} as it is asked for cannot be used: {said}"):
-        source.outline(settings, ("a", "b"))
+        outline(settings, ("a", "b"))
 
 
 def test_two_image_sizes() -> None:
     settings = recipe.Model(name=DISTILLED, weights="none", image_size=16, args={**SMALL, "img_size": 32})
     with pytest.raises(RecipeError, match=r"model\.image_size is 16, img_size of model\.args is 32"):
-        source.build(settings, ("a", "b"), seed=0)
+        build(settings, ("a", "b"), seed=0)
 
 
 class Never(nn.Module):
@@ -62,44 +61,43 @@ class Never(nn.Module):
     ids=str,
 )
 def test_a_part_that_no_later_stage_could_take(small: Build, place: str, part: nn.Module, said: str) -> None:
-    module = small(depth=2).module
-    module.set_submodule(place, part)
+    model = small(depth=2)
+    model.module.set_submodule(place, part)
     with pytest.raises(UnsupportedModel, match=said):
-        accept(module, "it")
+        accept(model)
 
 
 def test_finite_weights_that_overflow(tmp_path: Path) -> None:
     settings = recipe.Model(name=DISTILLED, weights="none", image_size=16, args=SMALL)
-    state = {
-        name: tensor * 1e30 for name, tensor in source.build(settings, ("a", "b"), seed=0).module.state_dict().items()
-    }
+    state = {name: tensor * 1e30 for name, tensor in build(settings, ("a", "b"), seed=0).module.state_dict().items()}
     save_file(state, tmp_path / "huge.safetensors")
     with pytest.raises(WeightsError, match=f"with these weights {DISTILLED} gives numbers that are not finite"):
-        source.build(settings.model_copy(update={"weights": str(tmp_path / "huge.safetensors")}), ("a", "b"), seed=0)
+        build(settings.model_copy(update={"weights": str(tmp_path / "huge.safetensors")}), ("a", "b"), seed=0)
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", DISTILLED, "beit_base_patch16_224"])
 def test_an_outline_is_the_model_without_its_numbers(name: str) -> None:
     settings = recipe.Model(name=name, weights="none", image_size=32, args=SMALL)
-    outline, model = source.outline(settings, ("a", "b", "c")), source.build(settings, ("a", "b", "c"), seed=0)
-    assert outline.info == model.info
-    assert {name: tensor.shape for name, tensor in outline.module.state_dict().items()} == {
+    shapes, model = outline(settings, ("a", "b", "c")), build(settings, ("a", "b", "c"), seed=0)
+    assert shapes.info == model.info
+    assert {name: tensor.shape for name, tensor in shapes.module.state_dict().items()} == {
         name: tensor.shape for name, tensor in model.module.state_dict().items()
     }
-    assert all(parameter.is_meta for parameter in outline.module.parameters())
+    assert all(parameter.is_meta for parameter in shapes.module.parameters())
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "beit_base_patch16_224"])
 def test_an_excerpt_is_of_the_first_and_the_last_block(small: Build, name: str) -> None:
-    module = small(name, depth=4).module
+    model = small(name, depth=4)
+    module = model.module
     for index, block in enumerate(blocks_of(module)):
         attention = block.get_submodule("attn")
         assert isinstance(attention, HeadwiseAttention)
         attention.scale = float(index)
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    sample = excerpt(module)
-    assert [block.get_submodule("attn").scale for block in blocks_of(sample)] == [0.0, 3.0]
-    assert sample(torch.zeros(2, 3, image_size(sample), image_size(sample))).shape == (2, 3)
-    assert all((parameter != 0).all() for parameter in sample.parameters())
+    sample = excerpt(model)
+    assert [block.get_submodule("attn").scale for block in blocks_of(sample.module)] == [0.0, 3.0]
+    assert sample.module(torch.zeros(2, 3, sample.info.image_size, sample.info.image_size)).shape == (2, 3)
+    assert all((parameter != 0).all() for parameter in sample.module.parameters())
     assert len(blocks_of(module)) == 4
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from toolkit.errors import UnsupportedModel
-from toolkit.models import source
 from toolkit.models.adapt import attentions, canonicalise
+from toolkit.models.model import Model
 from toolkit.records import HeadLayout, Setting
 
 SIZES: dict[str, Setting] = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 96, "num_heads": 3}
@@ -51,7 +51,7 @@ def test_the_scale_stays_the_sources() -> None:
     assert {attention.scale for attention in attentions(model).values()} == {32**-0.5}
 
 
-def test_attention_refuses_a_mask(small: Callable[..., source.LoadedModel]) -> None:
+def test_attention_refuses_a_mask(small: Callable[..., Model]) -> None:
     attention = attentions(small().module)["blocks.0.attn"]
     with pytest.raises(NotImplementedError, match="mask"):
         attention(torch.zeros(1, 5, 24), attn_mask=torch.zeros(5, 5))

@@ -10,46 +10,43 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolkit.models import surgery
-from toolkit.models.cost import CostModel
 from toolkit.models.count import count
-from toolkit.models.groups import find_groups
+from toolkit.models.model import Model
 from toolkit.models.selection import Selection
-from toolkit.models.source import LoadedModel
 from toolkit.records import Cut
 
-Build = Callable[..., LoadedModel]
+Build = Callable[..., Model]
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "beit_base_patch16_224"])
 def test_the_dense_cost_is_counted(name: str, uneven: Build) -> None:
     model = uneven(name)
-    dense = CostModel(model.module, find_groups(model.module, 16), 16).dense
+    dense = model.cost.dense
     counted = count(model.module, 16)
     assert (dense.parameters, dense.macs) == (counted.parameters, counted.macs)
 
 
 @given(st.data())
 @settings(max_examples=10)
-def test_any_removal(beit: LoadedModel, data: st.DataObject) -> None:
+def test_any_removal(beit: Model, data: st.DataObject) -> None:
     """One unit of some groups, and the heads and blocks that hold others of them."""
-    groups = find_groups(beit.module, 16)
+    groups = beit.groups
     wide = [group for group in groups if min(group.segments) > 1]
     chosen = data.draw(st.lists(st.sampled_from(wide), min_size=1, unique_by=lambda group: group.key))
     cuts = [Cut(group.place, group.axis, (data.draw(st.integers(0, group.units - 1)),)) for group in chosen]
-    predicted = CostModel(beit.module, groups, 16).after_removing(Selection(groups, cuts).removed)
-    counted = count(surgery.remove(beit.module, cuts, 16).module, 16)
+    predicted = beit.cost.after_removing(Selection(groups, cuts).removed)
+    counted = count(surgery.remove(beit, cuts).model.module, 16)
     assert (predicted.parameters, predicted.macs) == (counted.parameters, counted.macs)
 
 
 @pytest.fixture(scope="module")
-def beit(uneven: Build) -> LoadedModel:
+def beit(uneven: Build) -> Model:
     return uneven("beit_base_patch16_224", 3)
 
 
 def test_units_of_a_removed_head_cost_nothing_twice(small: Build) -> None:
-    module = small().module
-    groups = find_groups(module, 16)
-    cost = CostModel(module, groups, 16)
+    model = small()
+    groups, cost = model.groups, model.cost
     head = groups.find("blocks.0.attn", "head")
     units = groups.find("blocks.0.attn", "qk")
     gone = {head.key: torch.tensor([True, False, False])}

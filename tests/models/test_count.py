@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import timm
@@ -12,22 +11,23 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from toolkit import recipe
-from toolkit.models import source
-from toolkit.models.count import count, summarise
-from toolkit.models.source import LoadedModel
+from toolkit.models.build import build
+from toolkit.models.count import count
+from toolkit.models.model import Model
+from toolkit.models.summary import summarise
 from toolkit.models.surgery import remove
 from toolkit.records import Cut, HeadLayout
 
-Build = Callable[..., LoadedModel]
+Build = Callable[..., Model]
 THOUSAND = tuple(f"class {number}" for number in range(1000))
 
 
 @pytest.fixture(scope="module")
-def deit() -> LoadedModel:
-    return source.build(recipe.Model(name="deit_tiny_patch16_224", weights="none"), THOUSAND, seed=0)
+def deit() -> Model:
+    return build(recipe.Model(name="deit_tiny_patch16_224", weights="none"), THOUSAND, seed=0)
 
 
-def test_deit_tiny_is_the_formula(deit: LoadedModel) -> None:
+def test_deit_tiny_is_the_formula(deit: Model) -> None:
     width, tokens, patches, hidden, depth = 192, 197, 196, 768, 12
     block = (
         tokens * width * 3 * width  # queries, keys, values
@@ -42,7 +42,7 @@ def test_deit_tiny_is_the_formula(deit: LoadedModel) -> None:
     assert counts.parameters == 5_717_416 == deit.info.parameters
 
 
-def test_a_slim_one_is_the_formula_too(deit: LoadedModel) -> None:
+def test_a_slim_one_is_the_formula_too(deit: Model) -> None:
     cuts = (
         Cut("residual", "embed", tuple(range(32))),
         Cut("blocks.0.attn", "head", (2,)),
@@ -51,7 +51,7 @@ def test_a_slim_one_is_the_formula_too(deit: LoadedModel) -> None:
         Cut("blocks.3.mlp", "mlp", tuple(range(500))),
         Cut("blocks", "block", (5, 6)),
     )
-    slim = remove(deit.module, cuts, 224).module
+    slim = remove(deit, cuts).model.module
     width, tokens = 192 - 32, 197
 
     def block(qk: int, v: int, hidden: int) -> int:
@@ -76,7 +76,7 @@ def test_pytorchs_counter_agrees(name: str, uneven: Build) -> None:
 def test_parameters_are_timms(name: str) -> None:
     theirs = sum(parameter.numel() for parameter in timm.create_model(name, depth=2).parameters())
     settings = recipe.Model(name=name, weights="none", args={"depth": 2})
-    assert source.build(settings, THOUSAND, seed=0).info.parameters == theirs
+    assert build(settings, THOUSAND, seed=0).info.parameters == theirs
 
 
 def test_counting_leaves_the_model_alone(small: Build) -> None:
@@ -101,14 +101,13 @@ def test_bytes_moved_of_one_layer() -> None:
 
 def test_the_summary_tells_blocks_apart(uneven: Build) -> None:
     model = uneven(depth=3)
-    removal = remove(model.module, (Cut("blocks", "block", (0,)),), 16)
-    info = replace(model.info, removed_blocks=removal.removed_blocks)
-    summary = summarise(removal.module, info)
+    slim = remove(model, (Cut("blocks", "block", (0,)),)).model
+    summary = summarise(slim)
     assert [block.block for block in summary.blocks] == [1, 2]
     assert [block.mlp_width for block in summary.blocks] == [38, 48]
     assert summary.blocks[0].layout == HeadLayout(((8, 8), (7, 8)))
     assert summary.embed_width == 22
-    counts = count(removal.module, 16)
+    counts = count(slim.module, 16)
     assert (summary.macs, summary.parameters, summary.bytes_moved) == (
         counts.macs,
         counts.parameters,

@@ -7,7 +7,7 @@ import timm
 
 from toolkit import recipe
 from toolkit.errors import UnsupportedModel
-from toolkit.models import source
+from toolkit.models.build import outline
 from toolkit.models.forms import check_forms
 from toolkit.records import Setting
 
@@ -40,7 +40,7 @@ REFUSED: list[tuple[str, dict[str, Setting], str]] = [
 @pytest.mark.parametrize(("name", "more", "said"), REFUSED, ids=[f"{name} {more}" for name, more, _ in REFUSED])
 def test_what_cannot_be_cut_is_refused_when_it_is_built(name: str, more: dict[str, Setting], said: str) -> None:
     with pytest.raises(UnsupportedModel) as caught:
-        source.outline(recipe.Model(name=name, args={**SMALL, **more}), ("a", "b"))
+        outline(recipe.Model(name=name, args={**SMALL, **more}), ("a", "b"))
     assert caught.value.message.startswith(f"{name} cannot be cut yet: {said}")
     assert "docs/models.md" in caught.value.hint
 

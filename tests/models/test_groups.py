@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from toolkit.errors import PlanError, UnsupportedModel
-from toolkit.models.groups import Groups, find_groups
+from toolkit.models.dependency_graph import find_groups
+from toolkit.models.model import Model
 from toolkit.models.selection import Selection
 from toolkit.models.shapes import blocks_of
-from toolkit.models.source import LoadedModel
 from toolkit.records import Cut
 
-Build = Callable[..., LoadedModel]
+Build = Callable[..., Model]
 NAMES = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "deit3_small_patch16_224", "beit_base_patch16_224")
 MORE = {"beit_base_patch16_224": {"init_values": 0.1}}
 WIDTH, HIDDEN = 20, 50
@@ -22,12 +22,12 @@ WIDTH, HIDDEN = 20, 50
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def model(request: pytest.FixtureRequest, small: Build) -> LoadedModel:
+def model(request: pytest.FixtureRequest, small: Build) -> Model:
     return small(request.param, 2, embed_dim=WIDTH, num_heads=5, mlp_ratio=2.5, **MORE.get(request.param, {}))
 
 
-def test_the_names_of_all_groups(model: LoadedModel) -> None:
-    found = {group.key: group.segments for group in find_groups(model.module, 16)}
+def test_the_names_of_all_groups(model: Model) -> None:
+    found = {group.key: group.segments for group in model.groups}
     expected: dict[tuple[str, str], tuple[int, ...]] = {("residual", "embed"): (WIDTH,), ("blocks", "block"): (2,)}
     for block in (0, 1):
         expected[f"blocks.{block}.mlp", "mlp"] = (HIDDEN,)
@@ -36,9 +36,9 @@ def test_the_names_of_all_groups(model: LoadedModel) -> None:
     assert found == expected
 
 
-def test_every_dimension_of_a_width_is_covered(model: LoadedModel) -> None:
+def test_every_dimension_of_a_width_is_covered(model: Model) -> None:
     """Nothing that has the residual's or the MLP's width is forgotten, whatever the architecture."""
-    groups = find_groups(model.module, 16)
+    groups = model.groups
     for width, axis in ((WIDTH, "embed"), (HIDDEN, "mlp")):
         inner = (".attn.q_bias", ".attn.k_bias", ".attn.v_bias")  # as wide as the residual, but the heads' own
         expected = {
@@ -54,15 +54,15 @@ def test_every_dimension_of_a_width_is_covered(model: LoadedModel) -> None:
             assert torch.equal(piece.units, torch.arange(width))
 
 
-def test_attention_couples_nothing_outward(model: LoadedModel) -> None:
-    for group in find_groups(model.module, 16):
+def test_attention_couples_nothing_outward(model: Model) -> None:
+    for group in model.groups:
         if group.axis in ("head", "qk", "v"):
             assert all(piece.parameter.startswith(f"{group.place}.") for piece in group.slices)
 
 
 def test_heads_own_their_rows(uneven: Build) -> None:
     model = uneven("beit_base_patch16_224")
-    groups = find_groups(model.module, 16)
+    groups = model.groups
     layout = model.info.layouts[0]
     assert len(layout.buckets) > 1
     head = groups.find("blocks.0.attn", "head")
@@ -77,20 +77,20 @@ def test_heads_own_their_rows(uneven: Build) -> None:
 
 
 def test_a_single_block_cannot_be_removed(small: Build) -> None:
-    groups = find_groups(small(depth=1).module, 16)
+    groups = small(depth=1).groups
     with pytest.raises(PlanError, match="0 units would stay along block at 'blocks'; at least 1 must"):
         Selection(groups, (Cut("blocks", "block", (0,)),))
 
 
-def test_along_keeps_only_these_axes(model: LoadedModel) -> None:
-    groups = find_groups(model.module, 16)
+def test_along_keeps_only_these_axes(model: Model) -> None:
+    groups = model.groups
     assert {group.axis for group in groups.along(("mlp", "qk"))} == {"mlp", "qk"}
     assert len(list(groups)) == 10
 
 
 def test_reduce_sums_each_units_weights(small: Build) -> None:
-    module = small().module
-    groups: Groups = find_groups(module, 16)
+    model = small()
+    groups, module = model.groups, model.module
     asked: list[str] = []
 
     def count(name: str, weight: torch.Tensor) -> torch.Tensor:

@@ -23,7 +23,8 @@ from toolkit.dg.batches import evaluation_batches
 from toolkit.dg.image import Image
 from toolkit.dg.transforms import evaluation_transform
 from toolkit.errors import RecordError, WeightsError
-from toolkit.models import source
+from toolkit.models import store
+from toolkit.models.build import build
 from toolkit.models.preprocessing import beside, preprocessing_of
 from toolkit.preprocessing import Preprocessing
 from toolkit.records import ModelInfo
@@ -80,16 +81,16 @@ def test_the_record_of_a_model_of_ours(tmp_path: Path) -> None:
     odd = recipe.Model(
         name=NAME, weights="none", image_size=16, args=args, mean=(0.25,), std=(0.5,), crop=0.9, interpolation="box"
     )
-    model = source.build(odd, ("a", "b"), seed=0)
-    source.save(model.module, model.info, tmp_path)
+    model = build(odd, ("a", "b"), seed=0)
+    store.save(model, tmp_path)
     again = odd.model_copy(
         update={"weights": str(tmp_path / "model.safetensors"), "mean": None, "std": None, "crop": None}
     )
-    found = source.build(again, ("a", "b"), seed=0).info.preprocessing
+    found = build(again, ("a", "b"), seed=0).info.preprocessing
     assert anonymous(found) == anonymous(model.info.preprocessing)
     assert (found.mean, found.crop, found.crop_mode) == ((0.25,) * 3, 0.9, "center")
     assert found.origin == f"model.interpolation; else {tmp_path / 'model.json'}"
-    assert source.load(tmp_path).info.preprocessing == model.info.preprocessing
+    assert store.load(tmp_path).info.preprocessing == model.info.preprocessing
     (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": TIMM}))
     assert preprocessing_of(again) == found, "it knows best"
     other = again.model_copy(update={"weights": str(tmp_path / "other.safetensors")})
@@ -205,7 +206,7 @@ def test_what_preprocessing_does_to_a_real_model(shared: Path) -> None:
     images = [Image(file.name, file.name, classes.index(file.parent.name), file) for file in files]
     labels = torch.tensor([image.label for image in images])
     weights = shared / "weights" / f"{NAME}.safetensors"
-    model = source.build(recipe.Model(name=NAME, weights=str(weights)), classes, seed=0)
+    model = build(recipe.Model(name=NAME, weights=str(weights)), classes, seed=0)
 
     def answers(**changes: Any) -> torch.Tensor:
         chosen = recipe.Model.model_validate({"name": NAME, **changes})

@@ -12,10 +12,10 @@ import torch
 from toolkit.errors import MissingDependency, RecipeError, UnsupportedModel
 from toolkit.models.adapt import canonicalise
 from toolkit.models.count import count
+from toolkit.models.model import Model
 from toolkit.models.resize import check_sizes, resized, take_any_size
-from toolkit.models.source import LoadedModel
 
-Models = Callable[..., LoadedModel]
+Models = Callable[..., Model]
 NAMES = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224")
 
 

@@ -7,19 +7,19 @@ from collections.abc import Callable
 import pytest
 
 from toolkit.errors import PlanError
-from toolkit.models.groups import Groups, find_groups
+from toolkit.models.groups import Groups
+from toolkit.models.model import Model
 from toolkit.models.selection import Selection
-from toolkit.models.source import LoadedModel
 from toolkit.records import Cut, HeadLayout
 
-Build = Callable[..., LoadedModel]
+Build = Callable[..., Model]
 ATTENTION, MLP = "blocks.0.attn", "blocks.0.mlp"
 
 
 @pytest.fixture(scope="module")
 def groups(small: Build) -> Groups:
     """Two blocks of 3 heads of 8 units, 48 MLP units, 24 residual channels."""
-    return find_groups(small().module, 16)
+    return small().groups
 
 
 FAULTS: dict[str, tuple[tuple[Cut, ...], str]] = {

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from toolkit import recipe, yaml_file
 from toolkit.errors import WeightsError
-from toolkit.models import source
+from toolkit.models import store
 from toolkit.models.adapt import canonicalise
+from toolkit.models.build import build
 from toolkit.models.weights import fill
 
 NAMES = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224")
@@ -264,15 +265,15 @@ def small(file: Path | str, **more: object) -> recipe.Model:
 def test_build_takes_a_file(tmp_path: Path) -> None:
     trained = model(num_classes=1000)
     file = written(trained.state_dict(), tmp_path / "weights.safetensors")
-    built = source.build(small(file), ("cat", "dog"), seed=0)
+    built = build(small(file), ("cat", "dog"), seed=0)
     assert built.fresh == ("head.weight", "head.bias")
     assert torch.equal(built.module.get_parameter("cls_token"), trained.get_parameter("cls_token"))
 
 
 def test_a_file_of_ours_says_how_many_heads_it_has(tmp_path: Path) -> None:
     """Its tensors do not."""
-    built = source.build(small("none"), ("cat", "dog", "emu"), seed=0)
-    source.save(built.module, built.info, tmp_path)
+    built = build(small("none"), ("cat", "dog", "emu"), seed=0)
+    store.save(built, tmp_path)
     with pytest.raises(WeightsError, match=r"is of a model with 3 heads, not 4\n--set model\.args\.num_heads=3"):
         fill(model(num_heads=4), tmp_path / "model.safetensors")
     assert fill(model(), tmp_path / "model.safetensors") == ()
@@ -282,6 +283,6 @@ def test_published_weights_classify(shared: Path) -> None:
     """The real DeiT-tiny file fits, and its classifier is kept for its 1000 classes."""
     file = shared / "weights" / "deit_tiny_patch16_224.safetensors"
     settings = recipe.Model(name="deit_tiny_patch16_224", weights=str(file), image_size=160)
-    built = source.build(settings, tuple(f"class {number}" for number in range(1000)), seed=0)
+    built = build(settings, tuple(f"class {number}" for number in range(1000)), seed=0)
     assert built.fresh == ()
     assert built.module(torch.zeros(1, 3, 160, 160)).shape == (1, 1000)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from toolkit import progress, recipe
-from toolkit.models.source import LoadedModel
+from toolkit.models.model import Model
 from toolkit.prune.criteria import Batch, Calibration
 from toolkit.prune.methods import Job
 
@@ -38,6 +38,6 @@ def job(calibration: Calibration) -> Callable[..., Job]:
 
 
 @pytest.fixture(scope="session")
-def model(uneven: Callable[..., LoadedModel]) -> LoadedModel:
+def model(uneven: Callable[..., Model]) -> Model:
     """Two blocks with uneven heads."""
     return uneven()

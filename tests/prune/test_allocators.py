@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 
 from toolkit import plugins
 from toolkit.errors import BudgetError, CheckFailed, UnknownName
-from toolkit.models.cost import CostModel
-from toolkit.models.groups import Groups, Scores, find_groups
+from toolkit.models.groups import Groups, Scores
+from toolkit.models.model import Model
 from toolkit.models.selection import Selection
-from toolkit.models.source import LoadedModel
 from toolkit.prune.allocators import Terms, allocator
 from toolkit.prune.budget import Budget, Quantity
 from toolkit.prune.spending import check_reachable, ratio_of
@@ -28,14 +27,12 @@ Make = Callable[..., Terms]
 
 
 @pytest.fixture(scope="module")
-def terms(small: Callable[..., LoadedModel]) -> Make:
+def terms(small: Callable[..., Model]) -> Make:
     """`terms(axes, round_to)` of a model of 3 blocks, 3 heads of 32 units, 384 MLP units and 96 channels."""
-    module = small(depth=3, embed_dim=96, mlp_ratio=4.0).module
-    groups = find_groups(module, 16)
-    cost = CostModel(module, groups, 16)
+    model = small(depth=3, embed_dim=96, mlp_ratio=4.0)
 
     def make(axes: Sequence[Axis] = ("head", "mlp", "embed"), round_to: int = 1) -> Terms:
-        return Terms(groups.along(axes), cost, round_to)
+        return Terms(model.groups.along(axes), model.cost, round_to)
 
     return make
 

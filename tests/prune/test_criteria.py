@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from toolkit import plugins
 from toolkit.errors import DataError, UnknownName
-from toolkit.models.groups import Groups, Key, Scores, find_groups
-from toolkit.models.source import LoadedModel
+from toolkit.models.groups import Groups, Key, Scores
+from toolkit.models.model import Model
 from toolkit.prune.criteria import Batch, Calibration, criterion
 from toolkit.prune.gradients import mean_gradients, mean_squared_gradients
 
@@ -18,8 +18,8 @@ NAMES = plugins.names("toolkit.prune.criteria")
 
 
 @pytest.fixture(scope="module")
-def groups(model: LoadedModel) -> Groups:
-    return find_groups(model.module, 16)
+def groups(model: Model) -> Groups:
+    return model.groups
 
 
 def test_the_criteria_there_are() -> None:
@@ -30,7 +30,7 @@ def test_the_criteria_there_are() -> None:
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", NAMES)
-def test_the_protocol(name: str, training: bool, model: LoadedModel, groups: Groups, calibration: Calibration) -> None:
+def test_the_protocol(name: str, training: bool, model: Model, groups: Groups, calibration: Calibration) -> None:
     module = model.module.train(training)
     before = {key: tensor.clone() for key, tensor in module.state_dict().items()}
     scores = criterion(name).score(module, calibration, groups)
@@ -51,7 +51,7 @@ def test_the_protocol(name: str, training: bool, model: LoadedModel, groups: Gro
 
 @pytest.mark.parametrize("name", NAMES)
 def test_only_the_groups_asked_for_are_scored(
-    name: str, model: LoadedModel, groups: Groups, calibration: Calibration
+    name: str, model: Model, groups: Groups, calibration: Calibration
 ) -> None:
     scores = criterion(name).score(model.module, calibration, groups.along(("mlp",)))
     assert set(scores) == {("blocks.0.mlp", "mlp"), ("blocks.1.mlp", "mlp")}
@@ -86,9 +86,7 @@ def per_sample_gradients(module: nn.Module, batches: list[Batch]) -> list[dict[s
     return gradients
 
 
-def test_taylor_by_brute_force(
-    model: LoadedModel, groups: Groups, calibration: Calibration, batches: list[Batch]
-) -> None:
+def test_taylor_by_brute_force(model: Model, groups: Groups, calibration: Calibration, batches: list[Batch]) -> None:
     samples = per_sample_gradients(model.module, batches)
     importance = {
         name: (weight.detach() * sum(sample[name] for sample in samples) / len(samples)).abs()
@@ -98,9 +96,7 @@ def test_taylor_by_brute_force(
     assert_scores(found, summed(groups, importance), 1e-3)
 
 
-def test_hessian_by_brute_force(
-    model: LoadedModel, groups: Groups, calibration: Calibration, batches: list[Batch]
-) -> None:
+def test_hessian_by_brute_force(model: Model, groups: Groups, calibration: Calibration, batches: list[Batch]) -> None:
     samples = per_sample_gradients(model.module, batches)
     weights = {name: weight.detach() for name, weight in model.module.named_parameters()}
 
@@ -118,7 +114,7 @@ def test_hessian_by_brute_force(
     assert found[key].sum() > 1.2 * squared[key].sum()
 
 
-def test_gradients_are_those_of_finite_differences(model: LoadedModel, batches: list[Batch]) -> None:
+def test_gradients_are_those_of_finite_differences(model: Model, batches: list[Batch]) -> None:
     """Central differences of the loss in float64, at a few weights of every kind of parameter."""
     import copy
 
@@ -141,9 +137,7 @@ def test_gradients_are_those_of_finite_differences(model: LoadedModel, batches: 
             torch.testing.assert_close(squared[name].view(-1)[index], slopes.square().mean(), rtol=1e-4, atol=1e-8)
 
 
-def test_batches_and_chunks_change_nothing(
-    model: LoadedModel, batches: list[Batch], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batches_and_chunks_change_nothing(model: Model, batches: list[Batch], monkeypatch: pytest.MonkeyPatch) -> None:
     parts = [torch.cat(part) for part in zip(*batches, strict=True)]
     one_batch: list[Batch] = [(parts[0], parts[1])]
     expected = mean_squared_gradients(model.module, batches)
@@ -154,20 +148,20 @@ def test_batches_and_chunks_change_nothing(
 
 
 @pytest.mark.parametrize("name", ["taylor", "hessian"])
-def test_no_image_is_an_error(name: str, model: LoadedModel, groups: Groups) -> None:
+def test_no_image_is_an_error(name: str, model: Model, groups: Groups) -> None:
     with pytest.raises(DataError, match="no calibration image"):
         criterion(name).score(model.module, Calibration(list, seed=0), groups)
 
 
 @pytest.mark.parametrize("name", ["magnitude-l1", "magnitude-l2", "lamp", "random"])
-def test_criteria_that_need_no_image_load_none(name: str, model: LoadedModel, groups: Groups) -> None:
+def test_criteria_that_need_no_image_load_none(name: str, model: Model, groups: Groups) -> None:
     def load() -> list[Batch]:
         raise AssertionError("images were loaded")
 
     assert criterion(name).score(model.module, Calibration(load, seed=0), groups)
 
 
-def test_magnitudes_are_sums(model: LoadedModel, groups: Groups, calibration: Calibration) -> None:
+def test_magnitudes_are_sums(model: Model, groups: Groups, calibration: Calibration) -> None:
     weights = {name: weight.detach() for name, weight in model.module.named_parameters()}
     l1 = criterion("magnitude-l1").score(model.module, calibration, groups)
     assert_scores(l1, summed(groups, {name: weight.abs() for name, weight in weights.items()}))
@@ -180,7 +174,7 @@ def test_magnitudes_are_sums(model: LoadedModel, groups: Groups, calibration: Ca
     assert l1[mlp, "mlp"][3].item() == pytest.approx(by_hand.item(), rel=1e-6)
 
 
-def test_lamp_is_its_definition(model: LoadedModel, groups: Groups, calibration: Calibration) -> None:
+def test_lamp_is_its_definition(model: Model, groups: Groups, calibration: Calibration) -> None:
     weights = {name: weight.detach() for name, weight in model.module.named_parameters()}
     squares = summed(groups, {name: weight.square() for name, weight in weights.items()})
     expected = {
@@ -198,7 +192,7 @@ def test_lamp_of_a_group_of_zeros_is_zero() -> None:
     assert relative_to_survivors(torch.zeros(3, dtype=torch.float64)).tolist() == [0, 0, 0]
 
 
-def test_random_depends_on_the_seed_only(model: LoadedModel, groups: Groups, calibration: Calibration) -> None:
+def test_random_depends_on_the_seed_only(model: Model, groups: Groups, calibration: Calibration) -> None:
     scorer = criterion("random")
     key: Key = ("residual", "embed")
     first = scorer.score(model.module, calibration, groups)[key]

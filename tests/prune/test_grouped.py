@@ -8,13 +8,12 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from torch import nn
 
 from toolkit import plugins
 from toolkit.errors import BudgetError, UnknownName
 from toolkit.models.count import count
-from toolkit.models.groups import Groups, Unit, find_groups
-from toolkit.models.source import LoadedModel
+from toolkit.models.groups import Groups, Unit
+from toolkit.models.model import Model
 from toolkit.models.surgery import Removal, remove
 from toolkit.prune.methods import Job, method
 from toolkit.prune.methods import grouped as grouped_module
@@ -25,17 +24,17 @@ SCOPES = plugins.names("toolkit.prune.allocators")
 
 
 @pytest.fixture(scope="module")
-def dense(small: Callable[..., LoadedModel]) -> LoadedModel:
+def dense(small: Callable[..., Model]) -> Model:
     model = small(depth=3, embed_dim=48, mlp_ratio=4.0)
-    return LoadedModel(model.module, replace(model.info, weights_sha256="ab" * 32))
+    return Model(model.module, replace(model.info, weights_sha256="ab" * 32))
 
 
 @pytest.mark.each_choice
 @pytest.mark.parametrize("criterion", plugins.names("toolkit.prune.criteria"))
 @pytest.mark.parametrize("scope", SCOPES)
-def test_one_shot(dense: LoadedModel, job: Jobs, criterion: str, scope: str) -> None:
+def test_one_shot(dense: Model, job: Jobs, criterion: str, scope: str) -> None:
     plan = method("grouped").prune(dense, job(criterion=criterion, scope=scope, budget="macs=0.5", round_to=1))
-    slim = remove(dense.module, plan.cuts, 16).module
+    slim = remove(dense, plan.cuts).model.module
     assert plan.met == pytest.approx(count(slim, 16).macs / dense.info.macs)
     assert 0.495 <= plan.met <= 0.5
     assert (plan.model_sha256, plan.method, plan.criterion) == ("ab" * 32, "grouped", criterion)
@@ -48,7 +47,7 @@ def test_one_shot(dense: LoadedModel, job: Jobs, criterion: str, scope: str) -> 
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("steps", [2, 4])
 def test_rounds_nest_and_meet_the_budget(
-    dense: LoadedModel,
+    dense: Model,
     job: Jobs,
     monkeypatch: pytest.MonkeyPatch,
     steps: int,
@@ -57,9 +56,9 @@ def test_rounds_nest_and_meet_the_budget(
 ) -> None:
     rounds: list[tuple[Cut, ...]] = []
 
-    def recorded(module: object, cuts: tuple[Cut, ...], size: int) -> object:
+    def recorded(model: Model, cuts: tuple[Cut, ...]) -> Removal:
         rounds.append(cuts)
-        return remove(module, cuts, size)  # type: ignore[arg-type]
+        return remove(model, cuts)
 
     monkeypatch.setattr(grouped_module, "remove", recorded)
     asked = job(criterion="taylor", scope=scope, budget="params=0.4", steps=steps, axes=axes, round_to=1)
@@ -89,7 +88,7 @@ def test_rounds_nest_and_meet_the_budget(
 @pytest.mark.parametrize("steps", [4, 8])
 @pytest.mark.parametrize("scope", SCOPES)
 def test_what_a_round_has_removed_stays_removed(
-    small: Callable[..., LoadedModel],
+    small: Callable[..., Model],
     job: Jobs,
     monkeypatch: pytest.MonkeyPatch,
     scope: str,
@@ -99,11 +98,11 @@ def test_what_a_round_has_removed_stays_removed(
     """Heads and blocks with what is in them, down to a single block."""
     depth, axes, asked = case
     model, rounds = small(depth=depth, embed_dim=48, mlp_ratio=4.0), list[tuple[Cut, ...]]()
-    groups = find_groups(model.module, 16).along(axes)
+    groups = model.groups.along(axes)
 
-    def recorded(module: nn.Module, cuts: tuple[Cut, ...], size: int) -> Removal:
+    def recorded(model: Model, cuts: tuple[Cut, ...]) -> Removal:
         rounds.append(cuts)
-        return remove(module, cuts, size)
+        return remove(model, cuts)
 
     monkeypatch.setattr(grouped_module, "remove", recorded)
     plan = method("grouped").prune(
@@ -129,7 +128,7 @@ def with_inside(groups: Groups, cut: Cut, unit: int) -> set[Unit]:
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("ratio", [0.5, 0.75, 0.95])
 @pytest.mark.parametrize("scope", SCOPES)
-def test_ratios(dense: LoadedModel, job: Jobs, scope: str, ratio: float, steps: int) -> None:
+def test_ratios(dense: Model, job: Jobs, scope: str, ratio: float, steps: int) -> None:
     asked = job(criterion="magnitude-l2", scope=scope, ratio=ratio, steps=steps, axes=("mlp", "embed"), round_to=1)
     plan = method("grouped").prune(dense, asked)
     units = 3 * 192 + 48
@@ -141,11 +140,11 @@ def test_ratios(dense: LoadedModel, job: Jobs, scope: str, ratio: float, steps: 
     by_hand = 4 * 192 * width + 3 * width  # 4 patches of 3 x 8 x 8, 3 classes
     for mlp in hidden:  # 5 tokens; 3 heads of 16 stay whole
         by_hand += 5 * width * 4 * 48 + 5 * 5 * 2 * 48 + 5 * 2 * width * mlp
-    assert count(remove(dense.module, plan.cuts, 16).module, 16).macs == by_hand < dense.info.macs
+    assert count(remove(dense, plan.cuts).model.module, 16).macs == by_hand < dense.info.macs
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_a_last_round_with_nothing_left_to_remove_is_no_error(dense: LoadedModel, job: Jobs, scope: str) -> None:
+def test_a_last_round_with_nothing_left_to_remove_is_no_error(dense: Model, job: Jobs, scope: str) -> None:
     plans = [
         method("grouped").prune(dense, job(criterion="magnitude-l1", scope=scope, ratio=0.99, steps=steps, round_to=24))
         for steps in (1, 3)
@@ -153,7 +152,7 @@ def test_a_last_round_with_nothing_left_to_remove_is_no_error(dense: LoadedModel
     assert plans[0].met == plans[1].met > 0.3
 
 
-def test_rounds_score_what_is_left(dense: LoadedModel, job: Jobs) -> None:
+def test_rounds_score_what_is_left(dense: Model, job: Jobs) -> None:
     """Several rounds choose other units than one, and each round is told."""
     told: list[tuple[int, int]] = []
     one = method("grouped").prune(dense, job(budget="macs=0.3", round_to=1))
@@ -165,20 +164,20 @@ def test_rounds_score_what_is_left(dense: LoadedModel, job: Jobs) -> None:
     assert one.cuts != three.cuts
 
 
-def test_the_same_job_gives_the_same_plan(dense: LoadedModel, job: Jobs) -> None:
+def test_the_same_job_gives_the_same_plan(dense: Model, job: Jobs) -> None:
     first, second = (method("grouped").prune(dense, job(criterion="hessian", round_to=1)) for _ in range(2))
     assert first == second
 
 
-def test_a_slim_model_is_pruned_further(dense: LoadedModel, job: Jobs) -> None:
+def test_a_slim_model_is_pruned_further(dense: Model, job: Jobs) -> None:
     plan = method("grouped").prune(dense, job(budget="macs=0.6", round_to=1))
-    slim = LoadedModel(remove(dense.module, plan.cuts, 16).module, dense.info)
+    slim = remove(dense, plan.cuts).model
     again = method("grouped").prune(slim, job(budget="macs=0.6", round_to=1, axes=("qk", "v", "mlp", "embed")))
-    left = count(remove(slim.module, again.cuts, 16).module, 16).macs
+    left = count(remove(slim, again.cuts).model.module, 16).macs
     assert left / dense.info.macs == pytest.approx(0.36, rel=0.02)
 
 
-def test_unknown_names(dense: LoadedModel, job: Jobs) -> None:
+def test_unknown_names(dense: Model, job: Jobs) -> None:
     with pytest.raises(UnknownName, match="did you mean grouped"):
         method("groupd")
     with pytest.raises(UnknownName, match="did you mean hessian"):
@@ -187,6 +186,6 @@ def test_unknown_names(dense: LoadedModel, job: Jobs) -> None:
         method("grouped").prune(dense, job(scope="isomorfic"))
 
 
-def test_a_budget_that_cannot_be_met(dense: LoadedModel, job: Jobs) -> None:
+def test_a_budget_that_cannot_be_met(dense: Model, job: Jobs) -> None:
     with pytest.raises(BudgetError, match="the closest that can is params="):
         method("grouped").prune(dense, job(budget="params=0.01", axes=("head",)))

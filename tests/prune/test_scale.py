@@ -12,17 +12,17 @@ PROGRAM = """
 import json, resource, sys, time
 from dataclasses import replace
 from toolkit import progress, recipe
-from toolkit.models import source
+from toolkit.models.build import build
 from toolkit.models.surgery import remove
 from toolkit.prune.criteria import Calibration
 from toolkit.prune.methods import Job, method
 
 settings = recipe.Model(name=sys.argv[1], weights="none")
-model = source.build(settings, ("cat", "dog"), seed=0)
+model = build(settings, ("cat", "dog"), seed=0)
 start = time.perf_counter()
 prune = recipe.Prune(criterion="magnitude-l2", budget="macs=0.5")
 plan = method("grouped").prune(model, Job(prune, Calibration(list, 0), progress.silent))
-remove(model.module, plan.cuts, model.info.image_size)
+remove(model, plan.cuts)
 seconds = time.perf_counter() - start
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 print(json.dumps({"seconds": seconds, "peak_bytes": peak, "met": plan.met}))

@@ -25,7 +25,7 @@ from toolkit.dg.objectives import Objective
 from toolkit.dg.select import source_accuracy, training_domain_validation
 from toolkit.dg.trainer import Trainer, best_device, weights
 from toolkit.errors import CheckFailed
-from toolkit.models.source import LoadedModel
+from toolkit.models.model import Model
 from toolkit.progress import Progress, silent
 from toolkit.recipe import Training
 from toolkit.records import Evaluation, TrainingHistory
@@ -51,7 +51,7 @@ class TrainingPlan:
         return f"{self.settings.objective} and distillation" if self.taught else self.settings.objective
 
 
-def fit(model: LoadedModel, domains: Domains, plan: TrainingPlan, report: Progress = silent) -> TrainingHistory:
+def fit(model: Model, domains: Domains, plan: TrainingPlan, report: Progress = silent) -> TrainingHistory:
     """Train `model.module` in place and leave it in the selected state, in evaluation mode, on the CPU.
 
     Goes on from `plan.checkpoint` where that file is from the same training (settings, seed, images, initial weights),
@@ -78,7 +78,7 @@ def ends_of_periods(total: int, evaluations: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class _Fit:
-    model: LoadedModel
+    model: Model
     domains: Domains
     plan: TrainingPlan
     report: Progress

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 from toolkit import limits
 from toolkit.errors import CheckFailed, UnsupportedModel, WeightsError
 from toolkit.models.count import FLOAT32_BYTES, shape_of_logits
-from toolkit.models.groups import Groups, find_groups
+from toolkit.models.groups import Groups
+from toolkit.models.model import Model
 from toolkit.models.modes import evaluating
-from toolkit.models.patches import image_size, patch_size
+from toolkit.models.patches import patch_size
 from toolkit.models.selection import fewest_units
 from toolkit.models.shapes import blocks_of, drop_blocks, replace_parameter
 from toolkit.models.surgery import remove
@@ -29,10 +31,10 @@ COPIES = 4
 """Of an excerpt, at most, at a time: its gradient, or a masked and a cut one."""
 
 
-def accept(model: nn.Module, name: str) -> None:
+def accept(model: Model) -> None:
     """Raise UnsupportedModel for a canonical model that a later stage could not take.
 
-    `model` may be on the meta device; `name` is timm's.
+    Its module may be on the meta device, and its info need not have layouts and counts.
     """
     with torch.device("cpu"):
         fault = _fault_of_shapes(model)
@@ -40,36 +42,36 @@ def accept(model: nn.Module, name: str) -> None:
             sample = excerpt(model)
             fault = _fault_of_logits(sample) or _fault_of_cuts(sample)
     if fault:
-        raise UnsupportedModel(f"{name} as it is asked for cannot be used: {fault}", "see model.args")
+        raise UnsupportedModel(f"{model.info.name} as it is asked for cannot be used: {fault}", "see model.args")
 
 
-def check_answer(model: nn.Module, name: str) -> None:
+def check_answer(model: Model) -> None:
     """Raise WeightsError where the model's logits for one image of noise are not finite, in its own size."""
-    side = image_size(model)
+    side = model.info.image_size
     image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-    with evaluating(model), torch.inference_mode():
-        logits: Tensor = model(image)  # [1, classes]
+    with evaluating(model.module), torch.inference_mode():
+        logits: Tensor = model.module(image)  # [1, classes]
     if not bool(logits.isfinite().all()):
         raise WeightsError(
-            f"with these weights {name} gives numbers that are not finite for an image of noise",
+            f"with these weights {model.info.name} gives numbers that are not finite for an image of noise",
             "weights may be damaged, or for an architecture with other scales (model.args)",
         )
 
 
-def excerpt(model: nn.Module) -> nn.Module:
+def excerpt(model: Model) -> Model:
     """A copy with the first and the last block only, for images of few patches, with random weights on the CPU.
 
     Raises UnsupportedModel where even that is too large for this machine.
     """
-    blocks = blocks_of(model)
+    blocks = blocks_of(model.module)
     between = range(1, len(blocks) - 1)
-    sample = copy.deepcopy(model, {id(blocks[index]): nn.Identity() for index in between})
+    sample = copy.deepcopy(model.module, {id(blocks[index]): nn.Identity() for index in between})
     drop_blocks(sample, set(between))
     _check_memory(sample)
     draw_weights(sample)
-    side = min(PATCHES * patch_size(model), image_size(model))
+    side = min(PATCHES * patch_size(sample), model.info.image_size)
     sample.set_input_size(img_size=(side, side))  # type: ignore[operator]
-    return sample.eval()
+    return Model(sample.eval(), replace(model.info, image_size=side, removed_blocks=(), weights_sha256="")).described()
 
 
 def _check_memory(sample: nn.Module) -> None:
@@ -99,33 +101,32 @@ def draw_weights(model: nn.Module) -> None:
         replace_parameter(model, name, values)
 
 
-def _fault_of_shapes(model: nn.Module) -> str:
-    size = image_size(model)
+def _fault_of_shapes(model: Model) -> str:
     try:
-        shape = shape_of_logits(model, size)
+        shape = shape_of_logits(model.module, model.info.image_size)
     except Exception:  # timm checks no combination of its arguments: any class of error may follow
         return "timm builds it, but no image passes through it"
     return "" if len(shape) == 2 else f"for an image it gives {list(shape)} numbers, not one for each class"
 
 
-def _fault_of_logits(sample: nn.Module) -> str:
+def _fault_of_logits(sample: Model) -> str:
     """They are finite, and depend on the image and on every parameter."""
-    side = image_size(sample)
+    module, side = sample.module, sample.info.image_size
     images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
-    logits: Tensor = sample(images)  # [2, classes]
+    logits: Tensor = module(images)  # [2, classes]
     if not bool(logits.isfinite().all()):
         return "its logits for a random image are not finite"
     if torch.equal(logits[0], logits[1]):
         return "its logits are the same for all images"
     logits.sum().backward()
-    unread = next((name for name, parameter in sample.named_parameters() if parameter.grad is None), "")
-    sample.zero_grad()
-    return unread and f"its logits do not depend on {unread}, which timm builds and {type(sample).__name__} never reads"
+    unread = next((name for name, parameter in module.named_parameters() if parameter.grad is None), "")
+    module.zero_grad()
+    return unread and f"its logits do not depend on {unread}, which timm builds and {type(module).__name__} never reads"
 
 
-def _fault_of_cuts(sample: nn.Module) -> str:
+def _fault_of_cuts(sample: Model) -> str:
     """A unit less along every axis gives the numbers of the masked model, and the costs that are predicted."""
-    cuts = [*_cuts(find_groups(sample, image_size(sample)))]
+    cuts = [*_cuts(sample.groups)]
     if not (fault := _fault_of(sample, cuts)):
         return ""
     for cut in cuts:
@@ -143,9 +144,9 @@ def _cuts(groups: Groups) -> Iterator[Cut]:
             yield Cut(group.place, group.axis, (group.units - 1 if group.axis in ("qk", "v") else 0,))
 
 
-def _fault_of(sample: nn.Module, cuts: Sequence[Cut]) -> str:
+def _fault_of(sample: Model, cuts: Sequence[Cut]) -> str:
     try:
-        remove(sample, cuts, image_size(sample))
+        remove(sample, cuts)
     except CheckFailed as error:
         return error.message
     return ""

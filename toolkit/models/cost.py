@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from toolkit.models.adapt import attentions
-from toolkit.models.count import trace
+from toolkit.models.count import Layer
 from toolkit.models.groups import Group, Groups, Key, Unit
 
 Positions = npt.NDArray[np.int64]
@@ -34,7 +34,7 @@ class CostModel:
     union of its units' cells, so heads and their units, or blocks and their layers, never count twice.
     """
 
-    def __init__(self, model: nn.Module, groups: Groups, image_size: int) -> None:
+    def __init__(self, model: nn.Module, groups: Groups, layers: Mapping[str, Layer]) -> None:
         parameters = list(model.named_parameters())
         sizes = [size for _, parameter in parameters for size in parameter.shape]
         starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
@@ -42,9 +42,9 @@ class CostModel:
         self._sizes = np.array(sizes, dtype=np.int64)  # [dimensions]
         self._first_dimension = np.concatenate([[0], np.cumsum([p.dim() for _, p in parameters])])[:-1].astype(np.int64)
         first = {name: int(index) for (name, _), index in zip(parameters, self._first_dimension, strict=True)}
-        self._positions = _positions_of_weights(model, [name for name, _ in parameters], image_size)  # [parameters]
+        self._positions = _positions_of_weights(model, [name for name, _ in parameters], layers)  # [parameters]
         self._cells = {group.key: _cells_by_unit(group, first, starts) for group in groups}
-        self._products = _product_cells(model, first, starts, image_size)
+        self._products = _product_cells(model, first, starts, layers)
         self.dense = self.after(np.zeros(0, dtype=np.int64))
 
     def cells(self, units: Iterable[Unit]) -> Positions:
@@ -76,19 +76,17 @@ def _cells_by_unit(group: Group, first: Mapping[str, int], starts: Positions) ->
     return np.split(by_unit, np.cumsum(np.bincount(owners, minlength=group.units))[:-1])
 
 
-def _positions_of_weights(model: nn.Module, names: list[str], image_size: int) -> Positions:
+def _positions_of_weights(model: nn.Module, names: list[str], layers: Mapping[str, Layer]) -> Positions:
     """How many positions each parameter multiplies for one image; 0 for biases, norms and embeddings."""
-    layers = {name: layer for name, layer in trace(model, image_size).items() if layer.macs}
-    found = {f"{name}.weight": layer.positions for name, layer in layers.items()}
+    found = {f"{name}.weight": layer.positions for name, layer in layers.items() if layer.macs}
     found |= {f"{name}.qkv.weight": layers[name].positions for name in attentions(model)}
     return np.array([found.get(name, 0) for name in names], dtype=np.int64)
 
 
 def _product_cells(
-    model: nn.Module, first: Mapping[str, int], starts: Positions, image_size: int
+    model: nn.Module, first: Mapping[str, int], starts: Positions, layers: Mapping[str, Layer]
 ) -> list[tuple[Positions, int]]:
     """For every attention: cells of its query and value rows, and tokens^2, what each of them multiplies."""
-    layers = trace(model, image_size)
     result = []
     for place, attention in attentions(model).items():
         start = starts[first[f"{place}.qkv.weight"]]

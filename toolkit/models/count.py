@@ -6,7 +6,7 @@ activations and additions are not, as is the field's custom. FLOPs are about twi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,8 +16,6 @@ from torch.func import functional_call
 
 from toolkit.models.attention import HeadwiseAttention
 from toolkit.models.modes import evaluating
-from toolkit.models.shapes import blocks_of
-from toolkit.records import BlockSummary, ModelInfo, ModelSummary
 
 FLOAT32_BYTES = 4
 
@@ -43,45 +41,16 @@ class Layer:
 
 def count(model: nn.Module, image_size: int) -> Counts:
     """Counts of the whole model for one image of `image_size` x `image_size` pixels."""
-    layers = trace(model, image_size).values()
+    return count_layers(model, trace(model, image_size))
+
+
+def count_layers(model: nn.Module, layers: Mapping[str, Layer]) -> Counts:
+    """`count` from the layers of `trace`."""
     return Counts(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        macs=sum(layer.macs for layer in layers),
-        bytes_moved=sum(layer.bytes_moved for layer in layers),
+        macs=sum(layer.macs for layer in layers.values()),
+        bytes_moved=sum(layer.bytes_moved for layer in layers.values()),
     )
-
-
-def summarise(model: nn.Module, info: ModelInfo) -> ModelSummary:
-    """Sizes of the model, block by block."""
-    layers = trace(model, info.image_size)
-    total = count(model, info.image_size)
-    blocks = blocks_of(model)
-    kept = [index for index in range(len(blocks) + len(info.removed_blocks)) if index not in info.removed_blocks]
-    return ModelSummary(
-        name=info.name,
-        image_size=info.image_size,
-        preprocessing=info.preprocessing,
-        embed_width=int(model.get_parameter("patch_embed.proj.weight").shape[0]),
-        parameters=total.parameters,
-        macs=total.macs,
-        bytes_moved=total.bytes_moved,
-        blocks=tuple(
-            BlockSummary(
-                block=source,
-                layout=_attention_of(block).layout,
-                mlp_width=int(block.get_parameter("mlp.fc2.weight").shape[1]),
-                parameters=sum(parameter.numel() for parameter in block.parameters()),
-                macs=sum(layer.macs for name, layer in layers.items() if name.startswith(f"blocks.{index}.")),
-            )
-            for index, (source, block) in enumerate(zip(kept, blocks, strict=True))
-        ),
-    )
-
-
-def _attention_of(block: nn.Module) -> HeadwiseAttention:
-    attention = block.get_submodule("attn")
-    assert isinstance(attention, HeadwiseAttention)  # every model is canonical before anything counts it
-    return attention
 
 
 def trace(model: nn.Module, image_size: int) -> dict[str, Layer]:

@@ -6,33 +6,42 @@ norms take their statistics over the kept channels only. A removed block passes 
 
 from __future__ import annotations
 
-import copy
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from toolkit.models.selection import Selection
-from toolkit.models.shapes import blocks_of
+from toolkit.models.shapes import blocks_of, replace_parameter, skeleton
 
 
 def masked(model: nn.Module, selection: Selection) -> nn.Module:
-    """A copy of `model`, as large, that must give the same logits as the model cut to `selection`."""
-    result = copy.deepcopy(model)
-    parameters = dict(result.named_parameters())
-    with torch.no_grad():
-        for group in selection.groups:
-            gone = selection.removed[group.key]
-            if group.axis == "block" or not bool(gone.any()):
-                continue
-            for piece in group.slices:
-                parameters[piece.parameter].index_fill_(piece.dim, piece.positions[gone[piece.units]], 0.0)
+    """A model as large as `model`, which keeps its own weights, with the logits of the model cut to `selection`."""
+    result = skeleton(model)
+    for name, masks in _masks(selection).items():
+        masked = model.get_parameter(name).detach()
+        for dim, keeps in masks.items():
+            masked = masked * keeps.to(masked.dtype).view(-1, *[1] * (masked.dim() - dim - 1))
+        replace_parameter(result, name, masked)
     residual = selection.groups.find("residual", "embed")
     if bool(selection.removed[residual.key].any()):
         _norm_kept_channels(result, selection.kept_units(residual))
     for index in selection.removed_blocks:
         blocks_of(result)[index] = _PassOn()
     return result
+
+
+def _masks(selection: Selection) -> dict[str, dict[int, Tensor]]:
+    """For each parameter and dimension that loses positions: [size] float32, 0 where removed and 1 where kept."""
+    masks: dict[str, dict[int, Tensor]] = {}
+    for group in selection.groups:
+        gone = selection.removed[group.key]
+        if group.axis == "block" or not bool(gone.any()):
+            continue
+        for piece in group.slices:
+            size = selection.groups.size(piece.parameter, piece.dim)
+            keeps = masks.setdefault(piece.parameter, {}).setdefault(piece.dim, torch.ones(size))
+            keeps[piece.positions[gone[piece.units]]] = 0.0
+    return masks
 
 
 def _norm_kept_channels(model: nn.Module, kept: Tensor) -> None:

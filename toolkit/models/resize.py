@@ -13,15 +13,14 @@ from timm.models.beit import Beit
 from torch import nn
 
 from toolkit.errors import MissingDependency, UnsupportedModel
-from toolkit.models.count import count
+from toolkit.models.model import Model
 from toolkit.models.patches import check_filled, patch_size
-from toolkit.models.source import LoadedModel
 
 ANY_SIZE_SINCE = (1, 0, 31)
 """timm that does not take the size of the traced example for the only one."""
 
 
-def resized(model: LoadedModel, image_size: int) -> LoadedModel:
+def resized(model: Model, image_size: int) -> Model:
     """A copy for images of `image_size` x `image_size` pixels; the model itself where that is its size.
 
     Position embeddings are resampled (bicubic) and tables of relative positions interpolated, by timm. Accuracy away
@@ -32,15 +31,8 @@ def resized(model: LoadedModel, image_size: int) -> LoadedModel:
         return model
     module = copy.deepcopy(model.module)
     module.set_input_size(img_size=(image_size, image_size))  # type: ignore[operator]
-    total = count(module, image_size)
-    info = replace(
-        model.info,
-        args={**model.info.args, "img_size": image_size},
-        image_size=image_size,
-        parameters=total.parameters,
-        macs=total.macs,
-    )
-    return replace(model, module=module, info=info)
+    args = {**model.info.args, "img_size": image_size}
+    return Model(module, replace(model.info, args=args, image_size=image_size), model.fresh).described()
 
 
 def take_any_size(module: nn.Module) -> None:

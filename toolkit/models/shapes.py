@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Mapping
 
 import torch
@@ -35,6 +36,19 @@ def take_shapes(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None
             raise WeightsError(f"{name} has {len(shape)} dimensions, the model needs {own[name].dim()}")
         replace_parameter(model, name, torch.empty(shape, device="meta"))
     sync_sizes(model)
+
+
+def skeleton(model: nn.Module, device: str | None = None) -> nn.Module:
+    """A copy of the modules whose parameters and buffers are those of `model`, not copies; on `device`, if given."""
+
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
+        if device is None:
+            return tensor
+        elsewhere = tensor.detach().to(device)
+        return nn.Parameter(elsewhere, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else elsewhere
+
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): moved(tensor) for tensor in tensors})
 
 
 def replace_parameter(model: nn.Module, name: str, value: torch.Tensor) -> None:

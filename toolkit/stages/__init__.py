@@ -24,7 +24,7 @@ from toolkit.runfolder import RunFolder
 if TYPE_CHECKING:
     from toolkit.dg.broken import ImageCheck
     from toolkit.dg.domains import Domains
-    from toolkit.models.source import LoadedModel
+    from toolkit.models.model import Model
 
 PRUNED, FINETUNED, PARITY = "pruned", "finetuned", "parity"
 """Results of the stages, as folders of the run; the dense model's is named as the model."""
@@ -90,11 +90,11 @@ class Run:
             file.unlink(missing_ok=True)
 
     @cached_property
-    def outline(self) -> LoadedModel:
+    def outline(self) -> Model:
         """The dense model as shapes, for as many classes as any; BadInput for one that a later stage could not take."""
-        from toolkit.models import source
+        from toolkit.models.build import outline
 
-        return source.outline(self.recipe.model, ("one", "other"))
+        return outline(self.recipe.model, ("one", "other"))
 
     @property
     def has_dense(self) -> bool:

@@ -104,12 +104,12 @@ def _fusion_lines(artifact: Artifact) -> list[str]:
 
 def _export(run: Run, name: str, result: str, out: Path) -> None:
     from toolkit.export.artifact import export
-    from toolkit.models import source
+    from toolkit.models import store
 
     settings = run.recipe.export
     with run.shown(f"export {name}, {result} model") as report:
         report(0, 1)
-        model = source.load(run.folder.path / result)
+        model = store.load(run.folder.path / result)
         info = replace(model.info, image_size=settings.usual_image_size or model.info.image_size)
         sample = _sample(run, info) if settings.precision != "fp32" else None
         if sample is not None and info.image_size == model.info.image_size:

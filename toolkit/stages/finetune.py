@@ -41,17 +41,17 @@ def _finetune(run: Run, inputs: dict[str, str], out: Path) -> None:
     from toolkit.dg import objectives
     from toolkit.dg.distill import Distilled
     from toolkit.dg.fit import TrainingPlan, fit
-    from toolkit.models import source
+    from toolkit.models import store
 
     settings, recipe = run.recipe.finetune, run.recipe
-    slim = source.load(run.folder.path / PRUNED)
+    slim = store.load(run.folder.path / PRUNED)
     objective = objectives.build(settings)
     if settings.distill:
-        teacher = source.load(run.folder.path / DENSE).module
+        teacher = store.load(run.folder.path / DENSE).module
         objective = Distilled(objective, teacher, settings.distill_weight, settings.distill_temperature)
     checkpoint = run.folder.work(FINETUNED, inputs) / "checkpoint.pt"
     plan = TrainingPlan(settings, objective, recipe.seed, checkpoint, recipe.data.workers, settings.distill)
     with run.shown("finetune") as report:
         history = fit(slim, run.domains, plan, report)
     records.save(history, out / "history.json")
-    source.save(slim.module, replace(slim.info, made_from=slim.info.weights_sha256), out)
+    store.save(slim.with_info(replace(slim.info, made_from=slim.info.weights_sha256)), out)

@@ -57,28 +57,24 @@ class Prune(Stage):
 
 def _check_budget(run: Run) -> None:
     """A budget that this architecture cannot meet is refused before hours go into training it."""
-    from toolkit.models import source
-    from toolkit.models.cost import CostModel
-    from toolkit.models.groups import find_groups
+    from toolkit.models.build import outline
     from toolkit.prune.allocators import Terms
     from toolkit.prune.budget import budget_of
     from toolkit.prune.spending import check_reachable
 
     settings = run.recipe.prune
-    model = source.outline(run.recipe.model, run.domains.classes)
-    groups = find_groups(model.module, model.info.image_size)
-    cost = CostModel(model.module, groups, model.info.image_size)
-    check_reachable(budget_of(settings), Terms(groups.along(settings.axes), cost, settings.round_to))
+    model = outline(run.recipe.model, run.domains.classes)
+    check_reachable(budget_of(settings), Terms(model.groups.along(settings.axes), model.cost, settings.round_to))
 
 
 def _prune(run: Run, out: Path) -> None:
     from toolkit.dg.batches import Batch, calibration_batches
-    from toolkit.models import source, surgery
+    from toolkit.models import store, surgery
     from toolkit.prune.criteria import Calibration
     from toolkit.prune.methods import Job, method
 
     settings, seed = run.recipe.prune, run.recipe.seed
-    dense = source.load(run.folder.path / DENSE)
+    dense = store.load(run.folder.path / DENSE)
 
     def load() -> list[Batch]:
         parts = run.domains.training_images()
@@ -86,6 +82,6 @@ def _prune(run: Run, out: Path) -> None:
 
     with run.shown("prune") as report:
         plan = method(settings.method).prune(dense, Job(settings, Calibration(load, seed), report))
-    removal = surgery.remove(dense.module, plan.cuts, dense.info.image_size)
+    slim = surgery.remove(dense, plan.cuts).model
     records.save(plan, out / "plan.json")
-    source.save(removal.module, surgery.info_after(dense.info, removal), out)
+    store.save(slim, out)

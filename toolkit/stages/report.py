@@ -89,11 +89,10 @@ def _current(run: Run, artifacts: list[Artifact]) -> list[Measurement]:
 
 
 def _summary(run: Run, result: str) -> ModelSummary:
-    from toolkit.models import source
-    from toolkit.models.count import summarise
+    from toolkit.models import store
+    from toolkit.models.summary import summarise
 
-    model = source.load(run.folder.path / result)
-    return summarise(model.module, model.info)
+    return summarise(store.load(run.folder.path / result))
 
 
 def _latency(measurements: list[Measurement]) -> tuple[list[LatencyRow], list[SpeedUp]]:

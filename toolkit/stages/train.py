@@ -15,8 +15,8 @@ class Train(Stage):
     name = "train"
 
     def check(self, run: Run) -> None:
+        from toolkit.models.build import check_name
         from toolkit.models.preprocessing import preprocessing_of
-        from toolkit.models.source import check_name
         from toolkit.models.weight_file import is_there, weights_path
         from toolkit.models.weight_kinds import kind_of
 
@@ -64,10 +64,11 @@ def _train(run: Run, inputs: dict[str, str], out: Path) -> None:
     from toolkit.dg import objectives
     from toolkit.dg.fit import TrainingPlan, fit
     from toolkit.dg.summary import summarise
-    from toolkit.models import source
+    from toolkit.models import store
+    from toolkit.models.build import build
 
     recipe, domains = run.recipe, run.domains
-    model = source.build(recipe.model, domains.classes, recipe.seed)
+    model = build(recipe.model, domains.classes, recipe.seed)
     if recipe.train.epochs == 0 and model.fresh and recipe.model.weights != "none":
         raise WeightsError(
             f"with 0 epochs the model is taken as it is, but it is not trained for these "
@@ -80,7 +81,7 @@ def _train(run: Run, inputs: dict[str, str], out: Path) -> None:
         history = fit(model, domains, plan, report)
     records.save(history, out / "history.json")
     records.save(summarise(domains), out / "data.json")
-    source.save(model.module, model.info, out)
+    store.save(model, out)
 
 
 def check_training(settings: Training) -> None:

@@ -13,7 +13,7 @@ import torch
 from toolkit import plugins, records
 from toolkit.bench.runtimes import runtime
 from toolkit.errors import BadInput, UnknownName, WeightsError
-from toolkit.models import source
+from toolkit.models import store
 from toolkit.records import Artifact
 
 READS = {"onnxruntime": ("slim-onnx",), "openvino": ("slim-openvino",), "torch": ("slim", "slim-torch")}
@@ -32,7 +32,7 @@ def test_every_runtime_is_tested_here() -> None:
 def test_logits_are_those_of_the_model(name: str, reads: str, batch: int, folders: Path) -> None:
     images = np.random.default_rng(batch).standard_normal((batch, 3, 32, 32), dtype=np.float32)
     with torch.inference_mode():
-        expected = source.load(folders / "slim").module(torch.from_numpy(images)).numpy()
+        expected = store.load(folders / "slim").module(torch.from_numpy(images)).numpy()
     with runtime(name).open(folders / reads, threads=1) as session:
         logits = session.run(images)
     assert logits.dtype == np.float32

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 from toolkit import plugins, recipe
-from toolkit.models.source import LoadedModel
+from toolkit.models.model import Model
 from toolkit.progress import Progress
 from toolkit.prune.criteria import Calibration
 from toolkit.records import PrunePlan
@@ -22,7 +22,7 @@ class Job:
 
 
 class Method(Protocol):
-    def prune(self, model: LoadedModel, job: Job) -> PrunePlan:
+    def prune(self, model: Model, job: Job) -> PrunePlan:
         """A plan for `model`, which stays as it is."""
         ...
 

@@ -11,10 +11,9 @@ from dataclasses import replace
 
 import torch
 
-from toolkit.models.cost import CostModel
-from toolkit.models.groups import Groups, Scores, find_groups
+from toolkit.models.groups import Groups, Scores
+from toolkit.models.model import Model
 from toolkit.models.selection import Selection
-from toolkit.models.source import LoadedModel
 from toolkit.models.surgery import Removal, remove
 from toolkit.prune.allocators import Terms, allocator
 from toolkit.prune.budget import Budget, budget_of
@@ -25,12 +24,11 @@ from toolkit.records import Cut, PrunePlan
 
 
 class Grouped:
-    def prune(self, model: LoadedModel, job: Job) -> PrunePlan:
-        settings, budget, size = job.settings, budget_of(job.settings), model.info.image_size
+    def prune(self, model: Model, job: Job) -> PrunePlan:
+        settings, budget = job.settings, budget_of(job.settings)
         scorer, spender = criterion(settings.criterion), allocator(settings.scope)
-        groups = find_groups(model.module, size)
-        allowed = groups.along(settings.axes)
-        terms = Terms(allowed, CostModel(model.module, groups, size), settings.round_to, partway=True)
+        allowed = model.groups.along(settings.axes)
+        terms = Terms(allowed, model.cost, settings.round_to, partway=True)
         cuts: tuple[Cut, ...] = ()
         for done in range(settings.steps):
             job.report(done, settings.steps)
@@ -40,9 +38,9 @@ class Grouped:
                 scores = scorer.score(model.module, job.calibration, allowed)
             else:
                 terms = replace(terms, gone=removed_by(cuts, allowed))
-                removal = remove(model.module, cuts, size)
-                left = find_groups(removal.module, size).along(settings.axes)
-                scores = _in_source(scorer.score(removal.module, job.calibration, left), removal, allowed)
+                removal = remove(model, cuts)
+                left = removal.model.groups.along(settings.axes)
+                scores = _in_source(scorer.score(removal.model.module, job.calibration, left), removal, allowed)
             cuts = spender.allocate(scores, _after(budget, (done + 1) / settings.steps), terms)
         job.report(settings.steps, settings.steps)
         return PrunePlan(
@@ -51,7 +49,7 @@ class Grouped:
             criterion=settings.criterion,
             scope=settings.scope,
             budget=str(budget),
-            met=_met(budget, cuts, terms, groups),
+            met=_met(budget, cuts, terms, model.groups),
             seed=job.calibration.seed,
             cuts=cuts,
         )

@@ -15,14 +15,15 @@ from safetensors.torch import load_file, save_file
 
 from toolkit import hashing, recipe, records
 from toolkit.errors import RecipeError, RecordError, StorageError, UnknownName, WeightsError
-from toolkit.models import source
-from toolkit.models.source import LoadedModel
+from toolkit.models import store
+from toolkit.models.build import build, known_models
+from toolkit.models.model import Model
 from toolkit.preprocessing import Preprocessing
 from toolkit.records import ModelInfo, Setting
 
 CLASSES = ("cat", "dog", "emu")
 ARGS: dict[str, Setting] = {"patch_size": 8, "depth": 2, "embed_dim": 24, "num_heads": 3}
-Build = Callable[..., LoadedModel]
+Build = Callable[..., Model]
 
 
 def settings(
@@ -35,7 +36,7 @@ def settings(
 def folder(uneven: Build, tmp_path: Path) -> Path:
     """A model folder with uneven heads."""
     model = uneven("beit_base_patch16_224")
-    source.save(model.module, model.info, tmp_path)
+    store.save(model, tmp_path)
     return tmp_path
 
 
@@ -47,7 +48,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def test_what_is_built() -> None:
-    model = source.build(settings(), CLASSES, seed=0)
+    model = build(settings(), CLASSES, seed=0)
     assert model.fresh == ()
     assert not model.module.training
     assert model.info.args == {**ARGS, "img_size": 16}
@@ -61,14 +62,14 @@ def test_what_is_built() -> None:
 
 def test_the_seed_decides_the_weights_and_disturbs_nobody_elses() -> None:
     before = torch.random.get_rng_state()
-    one, same, other = (source.build(settings(), CLASSES, seed).module.state_dict() for seed in (1, 1, 2))
+    one, same, other = (build(settings(), CLASSES, seed).module.state_dict() for seed in (1, 1, 2))
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["blocks.0.attn.qkv.weight"], other["blocks.0.attn.qkv.weight"])
 
 
 def test_read_back_exactly(folder: Path, uneven: Build) -> None:
-    loaded, model = source.load(folder), uneven("beit_base_patch16_224")
+    loaded, model = store.load(folder), uneven("beit_base_patch16_224")
     saved = records.load(ModelInfo, folder / "model.json")
     assert loaded.info == saved
     assert saved == replace(
@@ -86,20 +87,20 @@ def test_read_back_exactly(folder: Path, uneven: Build) -> None:
 
 
 def test_saving_again_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    loaded = source.load(folder)
+    loaded = store.load(folder)
     other = tmp_path / "again"
     other.mkdir()
-    assert source.save(loaded.module, loaded.info, other) == loaded.info
+    assert store.save(loaded, other).info == loaded.info
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_22", "beit_base_patch16_224.nosuch"])
 def test_an_unknown_model_gets_a_suggestion(name: str) -> None:
     with pytest.raises(UnknownName, match=r"unknown model .*\ndid you mean"):
-        source.build(recipe.Model(name=name, weights="none"), CLASSES, seed=0)
+        build(recipe.Model(name=name, weights="none"), CLASSES, seed=0)
 
 
 def test_other_families_of_timm_are_not_known() -> None:
-    known = source.known_models()
+    known = known_models()
     assert {"vit_base_patch16_224", "deit_tiny_distilled_patch16_224", "beitv2_base_patch16_224"} <= set(known)
     assert not any(name.startswith(("swin", "resnet")) for name in known)
 
@@ -112,7 +113,7 @@ def test_other_families_of_timm_are_not_known() -> None:
 def test_arguments_that_timm_refuses(args: dict[str, Setting]) -> None:
     ((argument, value),) = args.items()
     with pytest.raises(RecipeError, match=f"timm refuses to build vit_tiny_patch16_224 with {argument}={value!r}"):
-        source.build(settings(args), CLASSES, seed=0)
+        build(settings(args), CLASSES, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -121,12 +122,12 @@ def test_arguments_that_timm_refuses(args: dict[str, Setting]) -> None:
 )
 def test_an_argument_that_the_architecture_has_not(name: str, argument: str, closest: str) -> None:
     with pytest.raises(RecipeError, match=rf"{name} takes no '{argument}'\ndid you mean {closest}"):
-        source.build(settings({argument: 1}, name), CLASSES, seed=0)
+        build(settings({argument: 1}, name), CLASSES, seed=0)
 
 
 def test_a_model_that_no_memory_holds() -> None:
     with pytest.raises(RecipeError, match=r"mlp_ratio=\S+ .*too large for this machine"):
-        source.build(settings({"mlp_ratio": 1e12}), CLASSES, seed=0)
+        build(settings({"mlp_ratio": 1e12}), CLASSES, seed=0)
 
 
 def hub(classes: int, fault: Exception | None = None) -> Callable[..., torch.nn.Module]:
@@ -144,16 +145,16 @@ def hub(classes: int, fault: Exception | None = None) -> Callable[..., torch.nn.
 def test_hub_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm, "create_model", hub(1000, OSError("no route to host")))
     with pytest.raises(WeightsError, match=r"could not be fetched from \S+\n.*--weights") as caught:
-        source.build(settings(weights="hub"), CLASSES, seed=0)
+        build(settings(weights="hub"), CLASSES, seed=0)
     assert "no route" not in caught.value.message
     assert "no route" in str(caught.value.__cause__)
     with pytest.raises(RecipeError, match="nope"):
-        source.build(settings({"nope": 1}, weights="hub"), CLASSES, seed=0)
+        build(settings({"nope": 1}, weights="hub"), CLASSES, seed=0)
 
 
 def test_a_model_that_timm_has_no_weights_for() -> None:
     with pytest.raises(WeightsError, match=r"timm has no weights for vit_base_patch32_plus_256\n.*--weights"):
-        source.build(settings(name="vit_base_patch32_plus_256", weights="hub"), CLASSES, seed=0)
+        build(settings(name="vit_base_patch32_plus_256", weights="hub"), CLASSES, seed=0)
 
 
 def fetched(monkeypatch: pytest.MonkeyPatch, **args: Setting) -> None:
@@ -166,7 +167,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch, **args: Setting) -> None:
 def test_hub_weights_of_other_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     fetched(monkeypatch, embed_dim=48)
     with pytest.raises(WeightsError, match=r"vit_tiny_patch16_224 do not fit a model with .*embed_dim=24"):
-        source.build(settings(weights="hub"), CLASSES, seed=0)
+        build(settings(weights="hub"), CLASSES, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -178,44 +179,44 @@ def test_hub_weights_do_not_leave_parts_random_unsaid(
 ) -> None:
     fetched(monkeypatch)
     with pytest.raises(WeightsError, match=said):
-        source.build(settings(args, weights="hub"), CLASSES, seed=0)
+        build(settings(args, weights="hub"), CLASSES, seed=0)
 
 
 def test_hub_weights_without_a_place_are_named(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fetched(monkeypatch)
-    assert source.build(settings(weights="hub"), CLASSES, seed=0).fresh == ("head.weight", "head.bias")
+    assert build(settings(weights="hub"), CLASSES, seed=0).fresh == ("head.weight", "head.bias")
     assert "blocks.2.norm1.weight" in caplog.text
 
 
 def test_hub_weights_for_other_classes_leave_a_fresh_head(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm, "create_model", hub(1000))
-    model = source.build(settings(name="deit_tiny_distilled_patch16_224", weights="hub"), CLASSES, seed=0)
+    model = build(settings(name="deit_tiny_distilled_patch16_224", weights="hub"), CLASSES, seed=0)
     assert model.fresh == ("head.weight", "head.bias", "head_dist.weight", "head_dist.bias")
     thousand = tuple(f"class {number}" for number in range(1000))
-    assert source.build(settings(name="deit_tiny_distilled_patch16_224", weights="hub"), thousand, seed=0).fresh == ()
+    assert build(settings(name="deit_tiny_distilled_patch16_224", weights="hub"), thousand, seed=0).fresh == ()
 
 
 def test_a_truncated_file(folder: Path) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(WeightsError, match=r"model\.safetensors is truncated"):
-        source.load(folder)
+        store.load(folder)
 
 
 def test_a_swapped_file(folder: Path) -> None:
     file = folder / "model.safetensors"
     save_file({name: tensor + 1 for name, tensor in load_file(file).items()}, file)
     with pytest.raises(WeightsError, match="hash differs"):
-        source.load(folder)
+        store.load(folder)
 
 
 @pytest.mark.parametrize("missing", ["model.json", "model.safetensors"])
 def test_a_missing_file(folder: Path, missing: str) -> None:
     (folder / missing).unlink()
     with pytest.raises((RecordError, WeightsError), match=rf"{missing} does not exist"):
-        source.load(folder)
+        store.load(folder)
 
 
 def with_tensors(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
@@ -230,7 +231,7 @@ def test_a_missing_and_a_strange_tensor(folder: Path) -> None:
     tensors["strange"] = tensors.pop("fc_norm.weight")
     with_tensors(folder, tensors)
     with pytest.raises(WeightsError, match=r"fc_norm\.weight, strange"):
-        source.load(folder)
+        store.load(folder)
 
 
 def test_a_tensor_of_other_dimensions(folder: Path) -> None:
@@ -238,7 +239,7 @@ def test_a_tensor_of_other_dimensions(folder: Path) -> None:
     tensors["fc_norm.weight"] = tensors["fc_norm.weight"][None]
     with_tensors(folder, tensors)
     with pytest.raises(WeightsError, match=r"fc_norm\.weight has 2 dimensions"):
-        source.load(folder)
+        store.load(folder)
 
 
 CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], type[Exception], str]] = {
@@ -257,10 +258,10 @@ def test_a_description_that_does_not_fit(
 ) -> None:
     edit(folder, change)
     with pytest.raises(error, match=said):
-        source.load(folder)
+        store.load(folder)
 
 
 def test_a_disk_that_refuses(uneven: Build, tmp_path: Path) -> None:
     model = uneven()
     with pytest.raises(StorageError, match="cannot write"):
-        source.save(model.module, model.info, tmp_path / "missing")
+        store.save(model, tmp_path / "missing")

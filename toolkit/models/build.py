@@ -1,0 +1,107 @@
+"""Build a dense model from a timm name and weights."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from toolkit import recipe
+from toolkit.errors import RecipeError, UnknownName
+from toolkit.models import refusal
+from toolkit.models.acceptance import accept, check_answer
+from toolkit.models.adapt import canonicalise
+from toolkit.models.forms import check_forms
+from toolkit.models.model import Model
+from toolkit.models.patches import image_size
+from toolkit.models.preprocessing import preprocessing_of
+from toolkit.models.weight_file import weights_path
+from toolkit.models.weights import fill, is_classifier
+from toolkit.records import ModelInfo, Setting
+
+LOG = logging.getLogger(__name__)
+
+
+def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> Model:
+    """A dense model in canonical form, with a head for `classes`.
+
+    Raises UnknownName, UnsupportedModel, RecipeError for arguments timm refuses, WeightsError for weights that cannot
+    be had or do not fit, or for a damaged file beside them that says how images are prepared. `info.weights_sha256` is
+    empty until the model is saved.
+    """
+    check_name(settings.name)
+    args: dict[str, Setting] = dict(settings.args)
+    if settings.image_size is not None and args.setdefault("img_size", settings.image_size) != settings.image_size:
+        raise RecipeError(f"model.image_size is {settings.image_size}, img_size of model.args is {args['img_size']}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = create(settings.name, args, len(classes), from_hub=settings.weights == "hub")
+    fresh: tuple[str, ...] = ()
+    if settings.weights == "hub" and timm.models.get_pretrained_cfg_value(settings.name, "num_classes") != len(classes):
+        fresh = tuple(name for name, _ in module.named_parameters() if is_classifier(name))
+    elif (file := weights_path(settings)) is not None:
+        fresh = fill(module, file, settings.weights_key)
+    canonicalise(module)
+    module.eval()
+    info = ModelInfo(
+        name=settings.name,
+        args=args,
+        classes=tuple(classes),
+        image_size=image_size(module),
+        preprocessing=preprocessing_of(settings),
+        removed_blocks=(),
+        layouts=(),
+        parameters=0,
+        macs=0,
+        weights_sha256="",
+    )
+    model = Model(module, info, fresh)
+    accept(model)
+    if settings.weights != "none":
+        check_answer(model)
+    return model.described()
+
+
+def outline(settings: recipe.Model, classes: Sequence[str]) -> Model:
+    """What `build` makes, as shapes without numbers (on the meta device): quick whatever its size, with its errors."""
+    with torch.device("meta"):
+        return build(settings.model_copy(update={"weights": "none"}), classes, seed=0)
+
+
+def known_models() -> list[str]:
+    """timm's names of the architectures that `build` accepts."""
+    names: list[str] = []
+    for family in ("vision_transformer", "deit", "beit"):
+        names += timm.list_models(module=family)
+    return sorted(names)
+
+
+def check_name(name: str) -> None:
+    """Raise UnknownName unless it is an architecture, or one and the tag of one of its sets of weights."""
+    architecture, _, tag = name.partition(".")
+    if architecture not in known_models():
+        raise UnknownName("model", name, known_models())
+    if tag and name not in (tagged := timm.list_models(f"{architecture}.*", pretrained=True)):
+        raise UnknownName("model", name, tagged)
+
+
+def create(name: str, args: Mapping[str, Setting], classes: int, *, from_hub: bool) -> nn.Module:
+    """timm's model, its attention not yet canonical; errors as `build`."""
+    refusal.check_arguments(name, args)
+    try:
+        arguments: dict[str, Any] = {**args, "num_classes": classes}
+        module: nn.Module = timm.create_model(name, pretrained=from_hub, **arguments)
+    except Exception as error:  # timm checks no argument: any class of error may follow
+        if not from_hub:
+            raise refusal.of_arguments(name, args, error) from error
+        # Hub, network and cache fail with many unrelated classes too; what builds without weights lacks only those.
+        create(name, args, classes, from_hub=False)
+        raise refusal.of_hub_weights(name, args, error) from error
+    if from_hub:
+        refusal.check_hub_weights(module, name, args)
+    check_forms(module, name)
+    return module
