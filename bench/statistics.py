@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from toolkit.characters import counted
 from toolkit.errors import InvalidMeasurement
 
 CONFIDENCE = 0.95
@@ -143,6 +144,6 @@ def _median_ratio(reference: np.ndarray, candidate: np.ndarray, axis: int = -1) 
 def _some(samples: Sequence[float], at_least: int = 1) -> np.ndarray:
     if len(samples) < at_least:
         raise InvalidMeasurement(
-            f"{len(samples)} samples are too few, at least {at_least} are needed", "measure longer (--samples)"
+            f"too few: {counted(len(samples), 'sample')}, at least {at_least} needed", "measure longer (--samples)"
         )
     return np.asarray(samples, dtype=np.float64)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from toolkit.bench.statistics import MEDIAN_NEEDS, drift
+from toolkit.characters import counted
 from toolkit.records import Telemetry
 
 LARGEST_CPU_SHARE = 0.10
@@ -21,7 +22,7 @@ def reasons(latency_ms: Sequence[float], wanted: int, telemetry: Telemetry) -> t
     found = []
     needed = max(wanted, MEDIAN_NEEDS)
     if len(latency_ms) < needed:
-        found.append(f"{len(latency_ms)} samples, at least {needed} are needed")
+        found.append(f"{counted(len(latency_ms), 'sample')}, at least {needed} are needed")
     elif abs(change := drift(latency_ms)) > LARGEST_DRIFT:
         found.append(f"latency changed by {change:+.0%} from the first half to the second")
     if telemetry.cpu_share is not None and telemetry.cpu_share > LARGEST_CPU_SHARE:

@@ -18,6 +18,16 @@ if TYPE_CHECKING:
     from toolkit import recipe
     from toolkit.export.prepare import Prepared
 
+ENGINE_SETTINGS = (
+    "target",
+    "builder_level",
+    "workspace_mib",
+    "version_compatible",
+    "hardware_compatible",
+    "timing_cache",
+)
+OWN_SETTINGS = (*ENGINE_SETTINGS, "compile", "opset")
+"""Settings that not every target reads; the first are for engines."""
 INPUT, OUTPUT = "images", "logits"
 """Names of a graph's input and output."""
 
@@ -93,6 +103,8 @@ class Target(Protocol):
 
     runtime: str
     """Name of the runtime that opens what this target writes."""
+    reads: tuple[str, ...] = ("opset",)
+    """Those of OWN_SETTINGS that change what it writes."""
 
     def abilities(self) -> Abilities:
         """Raises MissingDependency, with what to install, where the target's own library is not there."""
@@ -104,6 +116,11 @@ class Target(Protocol):
 
     def check(self, options: recipe.Export) -> None:
         """Raise BadInput for settings that only this target knows about and cannot carry out."""
+        return
+
+    def check_runs_here(self, options: recipe.Export) -> None:
+        """Raise what opening the file on this machine would raise, as far as it is known before there is one:
+        WrongMachine, DeviceUnreachable, MissingDependency."""
         return
 
     def depends_on(self, options: recipe.Export) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import onnx
 from onnx import ModelProto
 
-from toolkit.errors import StorageError, plainly
+from toolkit.errors import StorageError, WrongMachine, plainly
 from toolkit.export import Abilities, Target, Written
 from toolkit.export.facts import facts
 from toolkit.isolated import Guest
@@ -45,6 +45,14 @@ class Onnx(Target):
         from toolkit.export import onnx_session
 
         return onnx_session.guest(hint)
+
+    def check_runs_here(self, options: recipe.Export) -> None:
+        """WrongMachine for bf16."""
+        if options.precision == "bf16":
+            raise WrongMachine(
+                "onnxruntime has no kernels for bf16 on processors",
+                "onnxruntime runs fp32, fp16 and int8 (--precision); OpenVINO runs bf16 (--openvino)",
+            )
 
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:
         """Write `model.onnx`, and `model.onnx.data` beside it where one file cannot hold the weights."""

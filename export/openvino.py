@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.errors import CheckFailed, StorageError, plainly
+from toolkit.errors import CheckFailed, StorageError, WrongMachine, plainly
 from toolkit.export import Abilities, Target, Written
 from toolkit.export.facts import facts
 from toolkit.isolated import Guest, Isolated
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 
 NEEDS = ("openvino",)
 FILE, WEIGHTS = "model.xml", "model.bin"
+NO_BF16 = (
+    "this processor does not have bf16: OpenVINO would compute in float32",
+    "run it on a processor with AVX512-bf16 or AMX, or export it as fp32 or int8",
+)
+"""Message and hint."""
 HINT = "another --batch-size or --attention may do, or --rewrites without pad-tokens"
 """For graphs that it fails on."""
 
@@ -54,6 +59,15 @@ class OpenVino(Target):
 
     def guest(self, hint: str) -> Guest:
         return Guest.installed("OpenVINO", NEEDS, hint)
+
+    def check_runs_here(self, options: recipe.Export) -> None:
+        """WrongMachine for bf16 where OpenVINO would compute in float32."""
+        if options.precision != "bf16":
+            return
+        with Isolated(self.guest(""), "compiling one operator", _compiled_operator, options.precision) as there:
+            computed_in = there.call("saying what it computes in", computes_in)
+        if not runs_in(computed_in, options.precision):
+            raise WrongMachine(*NO_BF16)
 
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:
         """Write the IR, run it and compare it with torch."""
@@ -113,6 +127,16 @@ class _Model:
         return fusion.in_openvino(self.compiled, blocks)
 
 
+def _compiled_operator(precision: str) -> Any:
+    """The smallest model there is, compiled."""
+    import numpy as np
+    import openvino
+    from openvino import opset13 as operators
+
+    numbers = operators.parameter([1, 4], dtype=np.float32)
+    return _compile(openvino.Model([operators.relu(numbers)], [numbers], "one"), precision)
+
+
 def compile_file(file: Path, precision: str, **settings: str | int) -> Any:
     """The model that OpenVINO runs on the processor; CheckFailed in its own words where it cannot.
 
@@ -120,12 +144,18 @@ def compile_file(file: Path, precision: str, **settings: str | int) -> Any:
     """
     import openvino
 
-    hint = "bf16" if precision == "bf16" else "f32"
     try:
-        return openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": hint, **settings})
+        return _compile(file, precision, **settings)
     except RuntimeError as error:
         what = f"OpenVINO {openvino.__version__} cannot compile {file.name}: {plainly(error)}"
         raise CheckFailed(what, HINT) from error
+
+
+def _compile(model: Any, precision: str, **settings: str | int) -> Any:
+    import openvino
+
+    hint = "bf16" if precision == "bf16" else "f32"
+    return openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint, **settings})
 
 
 def computes_in(compiled: Any) -> str:

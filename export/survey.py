@@ -24,10 +24,11 @@ from toolkit.export.artifact import export
 from toolkit.models import store
 from toolkit.models.acceptance import draw_weights
 from toolkit.models.adapt import attentions
-from toolkit.models.build import build, known_models, outline
+from toolkit.models.build import build, outline
 from toolkit.models.model import Model
 from toolkit.models.shapes import blocks_of
 from toolkit.models.surgery import remove
+from toolkit.models.timm_model import known_models
 from toolkit.prune.criteria import Calibration
 from toolkit.prune.methods import Job, method
 from toolkit.records import Axis, Setting

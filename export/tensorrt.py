@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit import gpu, records
-from toolkit.errors import BadInput, StorageError, plainly
-from toolkit.export import Abilities, HeadWidths, Target, Written
+from toolkit.errors import BadInput, StorageError, WrongMachine, plainly
+from toolkit.export import ENGINE_SETTINGS, Abilities, HeadWidths, Target, Written
 from toolkit.export.engine import EngineLayers, EngineOptions, build
 from toolkit.export.libraries import AMPERE, PACKAGES, Library, library
 from toolkit.isolated import Guest
@@ -25,6 +25,7 @@ class TensorRT(Target):
     """See the module."""
 
     runtime = "tensorrt"
+    reads = (*ENGINE_SETTINGS, "opset")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -59,6 +60,15 @@ class TensorRT(Target):
             from toolkit.export import quick_plugin
 
             quick_plugin.check(options.precision, wanted.oldest_architecture)
+
+    def check_runs_here(self, options: recipe.Export) -> None:
+        """DeviceUnreachable without a GPU that can be used, WrongMachine for engines for other GPUs."""
+        here, wanted = gpu.architecture(), engine_options(options, library(self.name))
+        if not wanted.hardware_compatible and wanted.architectures and here not in wanted.architectures:
+            raise WrongMachine(
+                f"the engine is for {', '.join(wanted.architectures)} (--target), and this GPU is {here}",
+                f"--target {here}, or run it on such a GPU",
+            )
 
     def depends_on(self, options: recipe.Export) -> dict[str, str]:
         """The library's version, and the GPU where it builds for no other; not what the engine is to be free of."""

@@ -43,6 +43,7 @@ class TorchExport(Target):
     """See the module."""
 
     runtime = "torch"
+    reads = ("compile",)
 
     def abilities(self) -> Abilities:
         return Abilities(

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from toolkit.characters import listed, printable, printable_lines, without_colours
+import pytest
+
+from toolkit.characters import counted, is_address, listed, printable, printable_lines, without_colours
 
 
 def test_printable_keeps_letters_and_spaces_only() -> None:
@@ -21,3 +23,14 @@ def test_the_first_names_and_the_number_of_the_others() -> None:
 
 def test_commands_to_a_terminal_are_taken_out() -> None:
     assert without_colours("\x1b[1;31mred\x1b[0m, \x1b[?25lhidden\x1b[>4;1m \x1b[2~end") == "red, hidden end"
+
+
+def test_one_image_and_two_images() -> None:
+    assert [counted(1, "image"), counted(2, "image"), counted(1_000, "class", "classes")] == [
+        "1 image", "2 images", "1,000 classes",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["C:\\a.pth", "a:b.pth", "/x://y", "digits", "~/a b.pth"])
+def test_a_path_is_no_address(text: str) -> None:
+    assert not is_address(text)

@@ -115,7 +115,7 @@ def test_every_option_has_a_help_text_and_one_name(command: str) -> None:
 def test_a_help_text_is_shown_to_the_letter(monkeypatch: pytest.MonkeyPatch) -> None:
     text = r"One of [bold], [a, b], [1, 2], \[x] or [/b]; pip install 'vit-toolkit[tensorrt]'."
     field = FieldInfo(annotation=str, description=text, default="[red]")
-    monkeypatch.setattr(options, "_fields", lambda sections: [("data.value", field)])
+    monkeypatch.setattr(options, "fields", lambda sections: [("data.value", field)])
     one = typer.Typer(rich_markup_mode="rich")
     one.command()(options.with_options(dict, ("data",), {}))
     shown = CliRunner().invoke(one, ["--help"], env={"COLUMNS": "200"}, catch_exceptions=False).output

@@ -98,12 +98,12 @@ def test_equal_weights_for_other_images_are_another_model(here: Path, command: C
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "preprocessor_config.json is not JSON from line 1, column 2 on"),
+        ("{", "error: mine/preprocessor_config.json is not JSON from line 1, column 2 on; it would say how images are"),
         (
             json.dumps({**HUGGING_FACE, "do_rescale": True, "image_mean": [123.7] * 3}),
-            "mean [123.7, 123.7, 123.7]: 123.7 is",
+            "from mine/preprocessor_config.json: mean [123.7, 123.7, 123.7]: 123.7 is",
         ),
-        (json.dumps({**HUGGING_FACE, "do_pad": True}), "'do_pad' True asks for what is not done here"),
+        (json.dumps({**HUGGING_FACE, "do_pad": True}), "mine/preprocessor_config.json: 'do_pad' True asks for what is"),
     ],
 )
 def test_a_file_that_cannot_be_followed_ends_the_command_before_anything_is_made(
@@ -112,7 +112,7 @@ def test_a_file_that_cannot_be_followed_ends_the_command_before_anything_is_made
     (here / "mine" / "preprocessor_config.json").write_text(text)
     ended = command("train", "--weights", weights)
     assert (ended.code, ended.made) == (2, [])
-    assert f"cannot be taken from mine/preprocessor_config.json: {said}" in " ".join(ended.err.split())
+    assert said in " ".join(ended.err.split())
     assert "model.mean, model.std, model.interpolation and model.crop" in ended.err
     fixed = ("--mean", "0.5", "--std", "0.5", "--interpolation", "bicubic", "--crop", "0.9")
     assert command("train", "--weights", weights, "--epochs", "0", *fixed).code == 0

@@ -56,7 +56,7 @@ def test_ratio_and_budget_take_each_other_back() -> None:
 
 
 def test_ratio_and_budget_in_one_command_are_an_error() -> None:
-    with pytest.raises(RecipeError, match=r"on the command line: .*exclude each other"):
+    with pytest.raises(RecipeError, match=r"\(on the command line\) .*exclude each other"):
         resolve(None, None, {"prune.ratio": 0.4, "prune.budget": "macs=0.5"})
 
 
@@ -71,6 +71,26 @@ def test_the_same_model_as_in_the_recipe_keeps_its_section() -> None:
     Path("toolkit.yaml").write_text("model: {name: vit_tiny_patch16_224, image_size: 64, args: {depth: 2}}\n")
     assert command({"model.name": "vit_tiny_patch16_224"}).recipe.model.image_size == 64
     assert command({"model.name": "deit_tiny_patch16_224"}).recipe.model.image_size is None
+
+
+def test_what_other_data_leave_behind_is_said() -> None:
+    Path("toolkit.yaml").write_text("data: {path: photos, hold_out: sketch}\nmodel: {image_size: 64}\n")
+    command({"data.skip_broken": True})
+    settings = command({"data.path": "other", "data.validation_share": 0.3})
+    assert settings.left_behind == {"data.hold_out": "sketch", "data.skip_broken": True}
+    assert settings.told() == [
+        "no longer in force with data.path=other: data.hold_out=sketch, data.skip_broken=True",
+    ]
+    assert settings.recipe.data.hold_out is None
+    later = command({"seed": 1})
+    assert (later.left_behind, later.recipe.data.path) == ({}, "other"), "said once"
+
+
+def test_the_same_data_again_leave_nothing_behind() -> None:
+    Path("toolkit.yaml").write_text("data: {path: photos, hold_out: sketch}\n")
+    command({"data.hold_out": "ink"})
+    settings = command({"data.path": "photos"})
+    assert (settings.left_behind, settings.recipe.data.hold_out) == ({}, "ink")
 
 
 def test_an_argument_of_the_model_can_be_set_alone() -> None:

@@ -52,6 +52,25 @@ def test_a_result_replaces_the_one_before_and_knows_its_inputs(folder: RunFolder
     assert hidden(folder) == []
 
 
+@pytest.mark.parametrize("result", ["dense", "bench/torch-local"])
+def test_an_error_names_the_result_and_not_the_folder_that_is_gone(folder: RunFolder, result: str) -> None:
+    def refuse(out: Path) -> None:
+        raise StorageError(f"cannot write {out / 'content'}", f"while opening {out.name}, in {out}")
+
+    with pytest.raises(StorageError) as caught, folder.writing(result, {}) as out:
+        refuse(out)
+    final = folder.path / result
+    assert caught.value.message == f"cannot write {final / 'content'}"
+    assert caught.value.hint == f"while opening {final.name}, in {final}"
+
+    def forbid(out: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(out / "content"))
+
+    with pytest.raises(StorageError) as caught, folder.writing(result, {}) as out:
+        forbid(out)
+    assert caught.value.message == f"{final / 'content'}: Permission denied"
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_error_leaves_the_previous_result(folder: RunFolder, error: type[BaseException]) -> None:
     write(folder, "dense", "old")

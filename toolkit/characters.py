@@ -27,6 +27,16 @@ def listed(names: Iterable[str], shown: int = 5, between: str = ", ") -> str:
     return between.join(map(printable, names[:shown])) + more
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """ "1 image", "2 images"; `many` where that is not the word with an s."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def is_address(text: str) -> bool:
+    """Whether it is an address on a network, and no path: https://..., s3://..., hf-hub:..."""
+    return re.match(r"[A-Za-z][\w.+-]+://|hf[-_]hub:", text) is not None
+
+
 def without_colours(text: str) -> str:
     """A text without ANSI's commands to a terminal: colours, moves of the cursor, names of the window."""
     return _ANSI.sub("", text)

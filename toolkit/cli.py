@@ -126,12 +126,14 @@ def _work(names: list[str], values: dict[str, Any], sections: tuple[str, ...]) -
     with _errors_reported():
         _set_loudness(values)
         flags = options.flags_in(values, sections)
-        flags |= dict(resolve.parse_assignment(text) for text in values["assignments"] or [])
+        given = {name: options.flag_of(name) for name in flags}
+        for name, value in map(resolve.parse_assignment, values["assignments"] or []):
+            flags[name], given[name] = value, f"--set {name}"
         if values["seed"] is not None:
-            flags["seed"] = values["seed"]
+            flags["seed"], given["seed"] = values["seed"], "--seed"
         if chosen := [target for flag, (target, _) in TARGETS.items() if values.get(flag)]:
             flags["export.targets"] = chosen
-        _carry_out(names, resolve.resolve(values["recipe"], values["run"], flags), values)
+        _carry_out(names, resolve.resolve(values["recipe"], values["run"], flags, given), values)
 
 
 def _carry_out(names: list[str], settings: Resolved, values: dict[str, Any]) -> None:
@@ -139,9 +141,8 @@ def _carry_out(names: list[str], settings: Resolved, values: dict[str, Any]) -> 
     from toolkit.stages import Run
 
     tell, shown = (_silent, progress.hidden) if values["quiet"] else (_tell, progress.shown)
-    if settings.kept:
-        kept = ", ".join(f"{name}={value}" for name, value in settings.kept.items())
-        tell(f"still in force from earlier commands on this run: {kept}")
+    for line in settings.told():
+        tell(line)
     path = Path(settings.recipe.run)
     if values["dry_run"]:
         run = Run(settings.recipe, runfolder.RunFolder(path), shown, dry=True, tell=tell)

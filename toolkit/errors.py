@@ -26,7 +26,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import ClassVar
 
 from toolkit.characters import without_colours
@@ -128,6 +130,17 @@ class MissingDependency(ToolkitError):
     """An optional package is not installed."""
 
     exit_code = 5
+
+
+@contextmanager
+def speaking_of(final: Path, draft: Path) -> Iterator[None]:
+    """Errors of ours that name a draft name what it was to become: the draft is gone when they are read."""
+    try:
+        yield
+    except ToolkitError as error:
+        for own, named in ((str(draft), str(final)), (draft.name, final.name)):
+            error.message, error.hint = error.message.replace(own, named), error.hint.replace(own, named)
+        raise
 
 
 def suggestion(name: str, known: Iterable[str], shown: int = 12) -> str:

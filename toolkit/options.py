@@ -6,6 +6,7 @@ import inspect
 import re
 import types
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -20,6 +21,18 @@ RENAMED = {"model.name": "model", "data.path": "data"}
 NO_FLAG = ("model.args", "export.targets")
 """Settings without a flag of this kind: they are set in a recipe, by --set, or by flags of their own."""
 
+NUMBERS: Mapping[object, tuple[type[int | float], str]] = {int: (int, "INTEGER"), float: (float, "FLOAT")}
+"""Kinds of numbers, and how a flag's help calls them."""
+
+
+def number(kind: type[int | float], text: str) -> int | float | str:
+    """A number, or the text itself, which is refused with the rest of the settings and in the same words."""
+    try:
+        return kind(text)
+    except ValueError:
+        return text
+
+
 Run = Annotated[
     Path | None,
     typer.Option("--run", help="Folder of the results.", show_default="runs/default", rich_help_panel="Run"),
@@ -31,7 +44,16 @@ Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.SETTING=VALUE", help="Any setting of the recipe.", rich_help_panel="Run"),
 ]
-Seed = Annotated[int | None, typer.Option(help="Seed of everything random.", show_default="0", rich_help_panel="Run")]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        parser=partial(number, int),
+        metavar="INTEGER",
+        help="Seed of everything random.",
+        show_default="0",
+        rich_help_panel="Run",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the stage's record on stdout.", rich_help_panel="Run")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be made, and why.", rich_help_panel="Run")]
 Force = Annotated[bool, typer.Option("--force", help="Make it again, even if up to date.", rich_help_panel="Run")]
@@ -59,7 +81,7 @@ def with_options(
 ) -> Callable[..., None]:
     """A function that Typer can read: `command` gets the values of the sections' flags, of `extra` and of COMMON."""
     annotations = (
-        {_parameter(name): _option(name, field) for name, field in _fields(sections)} | dict(extra) | dict(COMMON)
+        {_parameter(name): _option(name, field) for name, field in fields(sections)} | dict(extra) | dict(COMMON)
     )
 
     def called(**values: Any) -> None:
@@ -83,11 +105,17 @@ def with_options(
 
 def flags_in(values: Mapping[str, Any], sections: Sequence[str]) -> Flags:
     """The settings that were named on the command line, by their dotted names."""
-    named = {name: values.get(_parameter(name)) for name, _ in _fields(sections)}
+    named = {name: values.get(_parameter(name)) for name, _ in fields(sections)}
     return {name: value for name, value in named.items() if value is not None}
 
 
-def _fields(sections: Sequence[str]) -> list[tuple[str, FieldInfo]]:
+def flag_of(name: str) -> str:
+    """The flag of a setting, as it is typed: "prune.ratio" is --ratio."""
+    return f"--{_parameter(name).replace('_', '-')}"
+
+
+def fields(sections: Sequence[str]) -> list[tuple[str, FieldInfo]]:
+    """The settings of these sections that have a flag, by their dotted names."""
     named = [
         (f"{section}.{name}", field)
         for section in sections
@@ -109,10 +137,15 @@ def _option(name: str, field: FieldInfo) -> Any:
     default = field.default
     shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
     panel = "Model and data" if name.startswith(("model.", "data.")) else "Stage"
-    flag = f"--{_parameter(name).replace('_', '-')}"
-    declared = f"{flag}/--no-{flag[2:]}" if kind is bool else flag
+    flag = flag_of(name)
+    numeric, metavar = NUMBERS.get(kind, (None, None))
     option = typer.Option(
-        declared, help=_quoted(text), show_default=shown if default is not None else False, rich_help_panel=panel
+        f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
+        parser=partial(number, numeric) if numeric else None,
+        metavar=metavar,
+        help=_quoted(text),
+        show_default=shown if default is not None else False,
+        rich_help_panel=panel,
     )
     return Annotated[Union[kind, None], option]  # noqa: UP007
 

@@ -7,50 +7,14 @@ and lays flags over it.
 
 from __future__ import annotations
 
-import re
-from math import isfinite
 from typing import Annotated, Literal, get_args
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from toolkit.preprocessing import CropMode, Interpolation, by_channel, not_zero
-from toolkit.records import Axis, Setting
+from toolkit.preprocessing import CropMode, Interpolation
+from toolkit.records import Axis
+from toolkit.setting_kinds import Architectures, Argument, Ascending, Conflict, Listed, Mean, Positive, Share, Some, Std
 
-
-def _listed(value: object) -> object:
-    """ "1,8" and 8 stand for lists, on a command line and in a file."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",")]
-    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-def _one_value(value: object) -> object:
-    """A number, a text, true, false or null."""
-    if not isinstance(value, int | float | str | None) or (isinstance(value, float) and not isfinite(value)):
-        raise ValueError("it should be one number or text, true, false or null; images and patches are square")
-    return value
-
-
-def _architectures(value: str) -> str:
-    if not re.fullmatch(r"sm_\d+(,sm_\d+)*", value):
-        raise ValueError("it should be sm_ and a number, or several, as in sm_86,sm_89")
-    return value
-
-
-Listed = BeforeValidator(_listed)
-Mean = Annotated[tuple[float, ...] | None, Listed, AfterValidator(by_channel)]
-Std = Annotated[tuple[float, ...] | None, Listed, AfterValidator(by_channel), AfterValidator(not_zero)]
-Argument = Annotated[Setting, PlainValidator(_one_value)]
 RewriteName = Literal[
     "layer-scale",
     "norms",
@@ -62,8 +26,6 @@ RewriteName = Literal[
     "linear-patches",
     "class-token",
 ]
-Share = Annotated[float, Field(gt=0, lt=1)]
-Positive = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
@@ -176,7 +138,7 @@ class Prune(Section):
     """What may be left: macs=0.5 or params=0.5 (shares of the dense model), met within 1 %."""
     scope: str = "isomorphic"
     """Who competes with whom: units of one layer (local), all units (global), all units of one kind (isomorphic)."""
-    axes: Annotated[tuple[Axis, ...], Listed] = ("head", "mlp")
+    axes: Annotated[tuple[Axis, ...], Listed, Some] = ("head", "mlp")
     """What may be removed: block, head, qk, v, mlp, embed."""
     round_to: Positive = 8
     """Widths left are multiples of this (heads and blocks are counted singly)."""
@@ -188,9 +150,8 @@ class Prune(Section):
     @model_validator(mode="after")
     def _ratio_or_budget(self) -> Prune:
         if self.ratio is not None and self.budget is not None:
-            raise ValueError("ratio and budget exclude each other")
-        if not self.axes:
-            raise ValueError("axes is empty: nothing may be removed")
+            both = {"ratio": self.ratio, "budget": self.budget}
+            raise Conflict(both, "exclude each other", "keep one of them")
         return self
 
 
@@ -206,7 +167,7 @@ class Finetune(Training):
 
 
 class Export(Section):
-    targets: Annotated[tuple[str, ...], Listed] = ("onnx",)
+    targets: Annotated[tuple[str, ...], Listed, Some] = ("onnx",)
     """File formats to write: onnx, tensorrt, rtx (TensorRT for RTX), openvino, torch."""
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     """Number format of weights and activations, written into the graph."""
@@ -214,9 +175,9 @@ class Export(Section):
     """ONNX operator set; by default the one that the target reads best."""
     attention: Literal["auto", "decomposed", "packed", "standard", "custom"] = "auto"
     """Plain operators in one of two arrangements, ONNX's Attention (opset 23), or a node toolkit::HeadwiseAttention."""
-    batch_size: Annotated[tuple[Positive, ...], Listed] = (1, 8, 64)
+    batch_size: Annotated[tuple[Positive, ...], Listed, Some, Ascending] = (1, 8, 64)
     """Images a call: one number for a fixed batch, or the least, the usual and the largest."""
-    image_size: Annotated[tuple[Positive, ...], Listed] = ()
+    image_size: Annotated[tuple[Positive, ...], Listed, Ascending] = ()
     """Side of the images in pixels; by default the model's. Or the least, the usual and the largest, for any height and
     width between them that patches fill."""
     input: Literal["float32", "uint8"] = "float32"
@@ -231,7 +192,7 @@ class Export(Section):
     """In int8: attention's two products as well."""
     verify: bool = False
     """Open what was written and compare its answers with the model's on a sample of images."""
-    target: Annotated[str, AfterValidator(_architectures)] | None = None
+    target: Architectures | None = None
     """GPUs an engine is for: sm_87, or several, as in sm_86,sm_89. By default the one in this machine; TensorRT for RTX
     builds for all from Ampere on."""
     builder_level: Annotated[int, Field(ge=0, le=5)] = 3
@@ -246,13 +207,6 @@ class Export(Section):
     """What `torch` writes is compiled for this processor, where there is a C++ compiler."""
     timing_cache: str | None = None
     """File that remembers what an engine's builder has timed; it is made where it is missing."""
-
-    @model_validator(mode="after")
-    def _sizes_ascend(self) -> Export:
-        for name, sizes in (("batch_size", self.batch_size), ("image_size", self.image_size or (1,))):
-            if len(sizes) not in (1, 3) or list(sizes) != sorted(sizes):
-                raise ValueError(f"{name} needs one number, or three that ascend: the least, the usual, the largest")
-        return self
 
     @property
     def fixed_batch(self) -> int | None:
@@ -282,7 +236,7 @@ class Bench(Section):
     """Where to measure."""
     runtime: str | None = None
     """What runs the model: by default the runtime of the first exported file; torch also runs model folders."""
-    batch_size: Annotated[tuple[Positive, ...], Listed] = (1, 8)
+    batch_size: Annotated[tuple[Positive, ...], Listed, Some] = (1, 8)
     """Images a call; several sizes are measured one after the other."""
     seconds: Annotated[float, Field(gt=0)] = 10.0
     """Measure at least this long for each batch size, all models together ..."""

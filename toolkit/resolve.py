@@ -8,12 +8,11 @@ flag names another model or other data, the built-in example is what is run.
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import yaml
 from pydantic import ValidationError
@@ -21,9 +20,7 @@ from pydantic import ValidationError
 from toolkit import yaml_file
 from toolkit.errors import RecipeError, suggestion
 from toolkit.recipe import Recipe
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
+from toolkit.wrong_settings import Origins, explained, shown
 
 Values: TypeAlias = dict[str, Any]
 """A recipe as read: sections of settings, nothing checked yet."""
@@ -49,15 +46,28 @@ class Resolved:
     flags: Flags
     kept: Flags
     """Those of `flags` that earlier commands gave."""
+    left_behind: Flags
+    """What held until this command named another model or other data."""
 
     def remember(self) -> str:
         """Content of `flags.yaml`."""
         content = {"recipe": str(self.file.resolve()) if self.file else None, "flags": self.flags}
         return yaml.safe_dump(content, sort_keys=False)
 
+    def told(self) -> list[str]:
+        """What a person should know of settings that this command did not name."""
+        lines = []
+        if self.kept:
+            lines.append(f"still in force from earlier commands on this run: {_listed(self.kept)}")
+        if self.left_behind:
+            anew = [f"{name}={self.flags[name]}" for name in STARTS_ANEW if name in self.flags]
+            lines.append(f"no longer in force with {', '.join(anew)}: {_listed(self.left_behind)}")
+        return lines
 
-def resolve(file: Path | None, run: Path | None, flags: Flags) -> Resolved:
-    """The settings of a command: `file` is --recipe, `run` is --run, `flags` are all others.
+
+def resolve(file: Path | None, run: Path | None, flags: Flags, given: Mapping[str, str] | None = None) -> Resolved:
+    """The settings of a command: `file` is --recipe, `run` is --run, `flags` are all others, `given` is how each of
+    these was written ("--ratio").
 
     Raises RecipeError naming the line or flag, and the closest setting where one is unknown.
     """
@@ -70,13 +80,22 @@ def resolve(file: Path | None, run: Path | None, flags: Flags) -> Resolved:
     base = _read(file) if file else {}
     named = base.get("run") or Recipe().run
     folder = run or Path(str(named))
-    kept = {name: value for name, value in _flags_of(folder).items() if not _taken_back(name, flags)}
+    earlier = _flags_of(folder)
+    before = _laid_over(base, earlier)
+    anew = _started_anew(before, flags)
+    kept = {name: value for name, value in earlier.items() if not _taken_back(name, flags, anew)}
     merged = {**kept, **flags}
     if file is None and "model.name" not in merged and merged.get("data.path", EXAMPLE_DATA) == EXAMPLE_DATA:
         base = yaml.safe_load(files("toolkit").joinpath("default.yaml").read_text(encoding="utf-8"))
     values = _laid_over(base, merged)
     values["run"] = str(run) if run else named
-    return Resolved(_validated(values, file, merged), file, merged, kept)
+    how = dict.fromkeys(kept, f"{folder / FLAGS_FILE}, of an earlier command")
+    how |= {name: (given or {}).get(name, "on the command line") for name in flags}
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        raise explained(error, Origins(file, how)) from None
+    return Resolved(recipe, file, merged, kept, _left_behind(before, values, anew))
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -86,7 +105,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         raise RecipeError(f"--set {text!r} is not section.setting=value", "for example --set prune.ratio=0.75")
     if name == "run":
         raise RecipeError("the run folder is not a --set", "--run DIR")
-    return name, yaml_file.parse(value, f"the value of --set {_shown(text)}")
+    return name, yaml_file.parse(value, f"the value of --set {shown(text)}")
 
 
 def as_yaml(recipe: Recipe) -> str:
@@ -94,10 +113,32 @@ def as_yaml(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
 
 
-def _taken_back(name: str, flags: Flags) -> bool:
+def _started_anew(before: Values, flags: Flags) -> dict[str, str]:
+    """Sections that `flags` name another model or other data for, and the setting that does."""
+    return {
+        section: name
+        for name, section in STARTS_ANEW.items()
+        if name in flags and _place(before, name).get(_last(name)) != flags[name]
+    }
+
+
+def _taken_back(name: str, flags: Flags, anew: Mapping[str, str]) -> bool:
     """Whether `flags` overrule the flag `name` of an earlier command."""
-    anew = {section for flag, section in STARTS_ANEW.items() if flag in flags}
     return name in flags or RIVALS.get(name) in flags or name.partition(".")[0] in anew
+
+
+def _left_behind(before: Values, after: Values, anew: Mapping[str, str]) -> Flags:
+    """Settings that held before their section was started anew."""
+    return {
+        f"{section}.{name}": value
+        for section, cause in anew.items()
+        for name, value in before[section].items()
+        if name != _last(cause) and name not in after[section]
+    }
+
+
+def _listed(flags: Flags) -> str:
+    return ", ".join(f"{name}={value}" for name, value in flags.items())
 
 
 def _laid_over(base: Values, flags: Flags) -> Values:
@@ -138,71 +179,6 @@ def _read(file: Path) -> Values:
     if odd := [name for name in values or {} if not isinstance(name, str)]:
         raise RecipeError(f"{file}: {odd[0]!r} is no section of settings", suggestion(str(odd[0]), Recipe.model_fields))
     return values or {}
-
-
-def _validated(values: Values, file: Path | None, flags: Flags) -> Recipe:
-    try:
-        return Recipe.model_validate(values)
-    except ValidationError as error:
-        lines = yaml_file.lines(file) if file else {}
-        faults = [_fault(fault, file, lines, flags) for fault in error.errors()]
-    raise RecipeError("; ".join(message for message, _ in faults), next((hint for _, hint in faults if hint), ""))
-
-
-def _fault(fault: ErrorDetails, file: Path | None, lines: Mapping[str, int], flags: Flags) -> tuple[str, str]:
-    """One of pydantic's findings, in our words: message and hint."""
-    path = [str(part) for part in fault["loc"] if part != "[key]"]
-    name = ".".join(path)
-    parts = [".".join(path[:length]) for length in range(len(path), 0, -1)]
-    line = next((lines[part] for part in parts if part in lines), None)
-    if any(part in flags for part in parts) or any(flag.startswith(f"{name}.") for flag in flags):
-        where = "on the command line"
-    else:
-        where = f"{file}, line {line}" if line else str(file or "settings")
-    if fault["type"] == "extra_forbidden":
-        section = Recipe if len(path) == 1 else Recipe.model_fields[path[0]].default.__class__
-        return f"{where}: unknown setting {name!r}", suggestion(path[-1], section.model_fields)
-    found, hint = wanted(fault)
-    return f"{where}: {name} = {_shown(fault['input'])}: {found}", hint
-
-
-_WANTED = {
-    "int": "a whole number",
-    "float": "a number",
-    "finite_number": "a number",
-    "bool": "true or false",
-    "string": "a text",
-    "tuple": "a list",
-    "dict": "names and values",
-    "model": "a section of settings",
-    "invalid_key": "a text",
-    "greater_than": "greater than {gt:g}",
-    "greater_than_equal": "at least {ge:g}",
-    "less_than": "less than {lt:g}",
-    "less_than_equal": "at most {le:g}",
-    "literal_error": "{expected}",
-}
-"""What a setting should be, by the whole type of pydantic's finding or its first word."""
-
-
-def wanted(fault: ErrorDetails) -> tuple[str, str]:
-    """What should have been there, and how to write it."""
-    kind, given, details = fault["type"], fault["input"], fault.get("ctx", {})
-    if kind == "value_error":
-        return str(details["error"]), ""
-    form = _WANTED.get(kind) or _WANTED.get(kind.partition("_")[0]) or "something else"
-    hint = ""
-    if kind == "string_type" and isinstance(given, int | float):
-        hint = "write it in quotes: digits are a number, and yes, no, on and off are true and false"
-    elif kind == "literal_error":
-        hint = suggestion(str(given), re.findall(r"'([^']+)'", details["expected"]))
-    return f"it should be {form.format(**details)}", hint
-
-
-def _shown(value: object, longest: int = 100) -> str:
-    """What was given, as far as a line can hold it."""
-    text = repr(value)
-    return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def _remembered(run: Path) -> Values:

@@ -20,7 +20,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from toolkit import __version__, hashing, records
-from toolkit.errors import BadInput, RecordError, RunFolderError, StorageError
+from toolkit.errors import (
+    BadInput,
+    DeviceUnreachable,
+    MissingDependency,
+    RecordError,
+    RunFolderError,
+    StorageError,
+    speaking_of,
+)
 from toolkit.records import StageRecord
 
 STAGE_FILE = "stage.json"
@@ -66,7 +74,7 @@ class RunFolder:
         """A new folder to fill, which takes the result's place when the block ends well."""
         final, draft = self.path / result, self._beside(result, "new")
         started = time.monotonic()
-        with full_disk_reported(self.path):
+        with speaking_of(final, draft), full_disk_reported(self.path):
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
             try:
@@ -87,7 +95,7 @@ class RunFolder:
     def write_text(self, name: str, text: str) -> Path:
         """A single file that is replaced as a whole."""
         final, draft = self.path / name, self._beside(name, "new")
-        with full_disk_reported(self.path):
+        with speaking_of(final, draft), full_disk_reported(self.path):
             final.parent.mkdir(parents=True, exist_ok=True)
             try:
                 draft.write_text(text, encoding="utf-8")
@@ -161,7 +169,7 @@ def opened(path: Path) -> Iterator[RunFolder]:
             yield folder
         except StorageError:  # what was begun goes on when there is room
             raise
-        except BadInput:
+        except (BadInput, DeviceUnreachable, MissingDependency):
             if made and not any(path.glob(f"[!.]*/{STAGE_FILE}")):
                 _remove(made)
             raise

@@ -13,6 +13,9 @@ from toolkit.records import BenchReport, Environment
 class Device(Protocol):
     """A machine that models are measured on."""
 
+    is_this_machine: bool
+    """Whether it is the one that the command runs on."""
+
     def bench(self, request: BenchRequest, report: Progress = silent) -> BenchReport:
         """Measure what is asked for. INVALID measurements are returned like others: judging them is the caller's part.
 

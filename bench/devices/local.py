@@ -29,6 +29,8 @@ THREAD_VARIABLES = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_")
 class Local:
     """See the module."""
 
+    is_this_machine = True
+
     def bench(self, request: BenchRequest, report: Progress = silent) -> BenchReport:
         """Run the agent on this machine and wait for it; this process sleeps meanwhile."""
         subjects = {

@@ -10,7 +10,7 @@ import numpy as np
 from toolkit.bench.runtimes import Runtime, Session
 from toolkit.bench.runtimes.files import artifact_in
 from toolkit.errors import WrongMachine
-from toolkit.export.openvino import compile_file, computes_in, runs_in
+from toolkit.export.openvino import NO_BF16, compile_file, computes_in, runs_in
 
 NEEDS = ("openvino",)
 
@@ -46,10 +46,8 @@ class OpenVino:
         }
         compiled = compile_file(folder / artifact.file, artifact.precision, **settings)
         if not runs_in(computes_in(compiled), artifact.precision):
-            raise WrongMachine(
-                f"{folder} is in bf16, which this processor does not have: OpenVINO would compute in float32",
-                "run it on a processor with AVX512-bf16 or AMX, or export it as fp32 or int8",
-            )
+            message, hint = NO_BF16
+            raise WrongMachine(f"{folder} is in bf16, and {message}", hint)
         return OpenVinoSession(compiled)
 
 

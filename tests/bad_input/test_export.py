@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -37,10 +38,10 @@ CASES = [
         "--quantize-attention needs the two products, which standard attention hides in one node",
         "--attention decomposed",
     ),
-    (["--onnx", "--batch-size", "8,1,64"], 2, "batch_size needs one number, or three that ascend", ""),
+    (["--onnx", "--batch-size", "8,1,64"], 2, "it should be one number, or three that ascend: the least", ""),
     (["--onnx", "--image-size", "15"], 2, "an image of 15 pixels is not filled by patches of 8: 8 or 16", ""),
     (["--onnx", "--image-size", "16,36,48"], 2, "an image of 36 pixels is not filled by patches of 8: 32 or 40", ""),
-    (["--onnx", "--image-size", "32,16,8"], 2, "image_size needs one number, or three that ascend", ""),
+    (["--onnx", "--image-size", "32,16,8"], 2, "it should be one number, or three that ascend: the least", ""),
     (["--openvino", "--image-size", "8,16,32"], 2, "openvino takes images of one size only", "--onnx"),
     (["--onnx", "--image-size", "8,16,32", "--opset", "17"], 2, "opset 17 cannot resample positions", "--opset 18"),
     (
@@ -100,7 +101,7 @@ def test_a_batch_that_a_fixed_file_does_not_take(here: Path, command: Command) -
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> str:
-        raise DeviceUnreachable("CUDA says cudaErrorNoDevice", "engines run on a machine with an NVIDIA GPU")
+        raise DeviceUnreachable("this machine has no NVIDIA driver", "engines run on a machine with an NVIDIA GPU")
 
     monkeypatch.setattr("toolkit.gpu.architecture", refuse)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # for the process in which an engine is opened
@@ -111,17 +112,62 @@ def test_an_engine_is_refused_where_there_is_no_gpu(here: Path, command: Command
     ended = command("export", "--rtx", "--target", "sm_89")
     assert ended.code == 0, ended.err
     assert "not run on this machine" in ended.err
-    ended = command("parity")
-    assert ended.code == 4
-    assert "CUDA says cudaError" in ended.err
-    assert "engines run on a machine with an NVIDIA GPU" in ended.err
+    for words, what in (
+        (["parity"], "nothing that is exported can be compared here: rtx: "),
+        (["bench"], "what rtx writes cannot be measured here: "),
+        (["run"], "nothing that is exported can be compared here: rtx: "),
+        (["export", "--verify"], "--verify cannot run what rtx writes: "),
+    ):
+        ended = command(*words, "--set", "train.epochs=5", "--set", "export.targets=rtx")
+        assert (ended.code, ended.made) == (4, []), ended.err
+        assert f"error: {what}this machine has no NVIDIA driver" in ended.err
+        assert "engines run on a machine with an NVIDIA GPU" in ended.err
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_new_run_that_cannot_end_well_leaves_nothing(here: Path, command: Command) -> None:
+    ended = command("run", "--run", "new/one", "--recipe", "toolkit.yaml", "--set", "export.targets=rtx")
+    assert ended.code == 4, ended.err
+    assert not (here / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["export", "--onnx", "--verify"], "--verify cannot run what onnx writes"),
+        (["parity"], "nothing that is exported can be compared here: onnx"),
+        (["bench"], "what onnx writes cannot be measured here"),
+        (["run"], "nothing that is exported can be compared here: onnx"),
+    ],
+    ids=str,
+)
+def test_bf16_that_onnxruntime_does_not_run(
+    here: Path, command: Command, unchanged: Unchanged, words: list[str], what: str
+) -> None:
+    with unchanged(here):
+        ended = command(*words, "--set", "train.epochs=5", "--set", "export.precision=bf16")
+    assert ended.code == 2, ended.err
+    assert f"error: {what}: onnxruntime has no kernels for bf16 on processors" in ended.err
+    assert "--openvino" in ended.err
+
+
+def test_bf16_that_the_processor_does_not_have(
+    here: Path, command: Command, unchanged: Unchanged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toolkit.export.openvino.runs_in", lambda computed_in, precision: computed_in == "fp8")
+    with unchanged(here):
+        ended = command("parity", "--set", "export.targets=openvino", "--set", "export.precision=bf16")
+    assert ended.code == 2, ended.err
+    assert "compared here: openvino: this processor does not have bf16: OpenVINO would compute in float32" in ended.err
 
 
 @pytest.mark.usefixtures("no_gpu")
 def test_a_file_that_does_not_run_here_leaves_the_others_their_verdict(here: Path, command: Command) -> None:
     ended = command("parity", "--set", "export.targets=onnx,rtx")
     assert ended.code == 4
-    assert "rtx-fp32: not compared: CUDA says" in ended.err
+    warning = "parity: warning: rtx cannot be compared here: this machine has no NVIDIA driver"
+    assert warning in ended.err[: ended.err.index("export: making")]
+    assert re.search(r"rtx-fp32: not compared: (this machine has no NVIDIA driver|there is no NVIDIA GPU)", ended.err)
     report = records.load(ParityReport, here / "runs/default/parity/parity.json")
     assert report.unopened.keys() == {"rtx-fp32"}
     assert report.verdict == "undecided"
@@ -147,6 +193,8 @@ def test_full_disk(
     assert ended.code == 2, ended.err
     assert "make room" in ended.err
     assert "Traceback" not in ended.err
+    assert ".new" not in ended.err, "the folder that is gone again"
+    assert "/." not in ended.err
 
 
 def test_verify_compares_answers_before_the_result_counts(here: Path, command: Command) -> None:
@@ -185,3 +233,10 @@ def test_verify_where_the_file_cannot_be_opened_is_no_pass(here: Path, command: 
     ended = command("export", "--rtx", "--verify")
     assert ended.code == 4
     assert not (here / "runs/default/artifacts/rtx-fp32").exists()
+
+
+def test_a_flag_without_effect_on_the_target_is_said(here: Path, command: Command) -> None:
+    ended = command("export", "--onnx", "--target", "sm_86", "--dry-run")
+    assert ended.code == 0
+    assert "export: warning: export.target=sm_86 changes nothing: it is not for onnx\n" in ended.err
+    assert "warning" not in command("export", "--onnx", "--dry-run").err

@@ -58,6 +58,7 @@ def horrors(finished: tuple[Path, object], tmp_path: Path, monkeypatch: pytest.M
             "a domain without images": ("vector/",),
             "a link in a circle": ("ink/class0/round.png", "photo/class0/up/"),
             "a link to nothing": ("ink/class0/gone.png", "ink/lost"),
+            "an image (PNG) under a suffix that is not read": ("photo/class1/0.png.download", "photo/class1/0.png~"),
             "cut short": ("photo/class1/cut.jpg", "photo/class1/cut.png"),
             "empty": ("photo/class1/empty.png",),
             NO_WHITE: ("photo/class1/float.tif",),
@@ -109,6 +110,8 @@ def add_unusual_pictures(folder: Path) -> int:
 
 def add_unreadable_pictures(folder: Path) -> None:
     whole = (folder / "0.png").read_bytes()
+    for name in ("0.png~", "0.png.download"):
+        (folder / name).write_bytes(whole)
     (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
     Image.open(folder / "0.png").save(folder / "cut.jpg")
     (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:-200])

@@ -52,11 +52,11 @@ def add_depth(photos: Path) -> None:
     "case",
     [
         (remove_domains, "path/to/photos has one domain, sketch, so none can be held out", "--hold-out none"),
-        (remove_class, "domain photo has no images of class1, which ink, sketch has", "every domain needs images"),
+        (remove_class, "domain photo has no images of class1, which ink, sketch have", "every domain needs images"),
         (break_image, "not all images can be used:\n       1 cut short: ink/class0/3.png", "--skip-broken"),
         (
             empty_class,
-            "domain photo has no images of class1, which ink, sketch has (1 left out, a class",
+            "domain photo has no images of class1, which ink, sketch have (1 left out, a class",
             "every domain",
         ),
         (remove_images, "path/to/photos holds no images", "DOMAIN/CLASS/image"),
@@ -135,3 +135,24 @@ def test_one_domain_can_be_learned_from_when_none_is_held_out(here: Path, comman
     ended = command("train", "--run", "runs/one", "--data", f"{PHOTOS}/ink", "--hold-out", "none", "--epochs", "0")
     assert ended.code == 0, ended.err
     assert records.load(records.ModelInfo, Path("runs/one/dense/model.json")).classes == ("class0", "class1", "class2")
+
+
+@pytest.mark.parametrize("domains", [("ink", "photo"), ("ink",)])
+def test_other_data_without_the_domain_that_was_held_out(
+    here: Path, command: Command, in_our_words: Callable[[Any], str], domains: tuple[str, ...]
+) -> None:
+    for name in domains:
+        shutil.copytree(Path(PHOTOS, name), Path("other", name))
+    ended = command("train", "--data", "other")
+    assert "no longer in force with data.path=other: data.hold_out=sketch, data.workers=0\n" in ended.err
+    assert "held out" in in_our_words(ended)
+    assert "--hold-out" in ended.err.splitlines()[-1]
+    ended = command("train", "--data", "other", "--hold-out", "sketch")
+    assert "data.hold_out" not in ended.err, "it is given"
+    assert ended.code == 2
+
+
+def test_an_address_as_data(here: Path, command: Command, in_our_words: Callable[[Any], str]) -> None:
+    ended = command("train", "--data", "https://example.org/photos.zip")
+    assert "https://example.org/photos.zip is an address, and images are read from a folder" in in_our_words(ended)
+    assert "download and unpack it first" in ended.err

@@ -12,6 +12,7 @@ Command = Callable[..., Any]
 VIT, DISTILLED, BEIT = "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224"
 FILLED = "an image of 36 pixels is not filled by patches of 8: 32 or 40"
 SQUARE = "it should be one number or text, true, false or null; images and patches are square"
+SHARE = "it should be at least 0 and less than 1"
 NO_WAY = "as it is asked for cannot be used"
 
 CASES: list[tuple[str, list[str], str]] = [
@@ -39,6 +40,14 @@ CASES: list[tuple[str, list[str], str]] = [
     (DISTILLED, ["--set", "model.args.reg_tokens=4"], f"{NO_WAY}: its logits do not depend on reg_token"),
     (VIT, ["--set", "model.args.mlp_ratio=1e12"], "the model is too large for this machine: to try two blocks takes"),
     (VIT, ["--set", "model.args.weight_init=skip"], "weights are what happens to be in memory"),
+    (VIT, ["--image-size", "1000000"], "images of 1,000,000 pixels are too large: attention compares every patch"),
+    (BEIT, ["--image-size", "1000000"], "images of 1,000,000 pixels are too large: attention compares every patch"),
+    (VIT, ["--image-size", f"1{'0' * 30}"], "pixels are too large: attention compares every patch of 8 pixels"),
+    (VIT, ["--set", "export.image_size=1000000"], "images of 1,000,000 pixels are too large"),
+    (VIT, ["--set", "model.args.drop_path_rate=1"], f"model.args.drop_path_rate = 1: {SHARE}"),
+    (BEIT, ["--set", "model.args.attn_drop_rate=-0.1"], f"model.args.attn_drop_rate = -0.1: {SHARE}"),
+    (DISTILLED, ["--set", "model.args.drop_rate=2"], f"model.args.drop_rate = 2: {SHARE}"),
+    (VIT, ["--set", "model.args.mlp_ratio=0"], "model.args.mlp_ratio = 0: it should be greater than 0"),
     (BEIT, ["--set", "export.image_size=24,32,48"], "BEiT's relative positions are made for images of one size"),
 ]
 
@@ -63,6 +72,7 @@ def test_what_is_refused_before_the_data_are_read(
     ended = command("run", "--model", name, "--weights", "none", *small, *more)
     assert (ended.code, ended.out) == (2, ""), ended.err
     assert said in ended.err
+    assert "patch_size (model.args)" not in ended.err
     assert not list(untouched.iterdir())
 
 
@@ -82,13 +92,25 @@ def test_a_model_that_is_made_is_not_looked_at_again(
     def outline(*_: object) -> None:
         raise AssertionError("the model is looked at")
 
-    monkeypatch.setattr("toolkit.models.source.outline", outline)
+    monkeypatch.setattr("toolkit.models.build.outline", outline)
     assert command("run", "--dry-run").code == 0
     with pytest.raises(AssertionError, match="the model is looked at"):
         command("run", "--dry-run", "--image-size", "48")
 
 
-def test_a_size_for_the_file_is_refused_before_the_model_is_cut_anew(here: Path, command: Command) -> None:
-    ended = command("export", "--image-size", "36", "--set", "prune.ratio=0.3")
+@pytest.mark.parametrize(
+    ("size", "said", "hint"),
+    [
+        ("36", FILLED, "--image-size takes multiples of 8"),
+        ("1000000", "images of 1,000,000 pixels are too large", "--image-size"),
+        ("16,32,1000000", "images of 1,000,000 pixels are too large", "--image-size"),
+    ],
+)
+def test_a_size_for_the_file_is_refused_before_the_model_is_cut_anew(
+    here: Path, command: Command, size: str, said: str, hint: str
+) -> None:
+    ended = command("export", "--image-size", size, "--set", "prune.ratio=0.3")
     assert (ended.code, ended.made) == (2, []), ended.err
-    assert FILLED in ended.err
+    assert said in ended.err
+    assert hint in ended.err
+    assert "model.args" not in ended.err

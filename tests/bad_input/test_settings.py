@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from toolkit import records
+from toolkit import options, records
+from toolkit.cli import OWN_FLAGS
 from toolkit.errors import RecipeError
 from toolkit.recipe import Recipe
 from toolkit.resolve import resolve
@@ -22,6 +23,7 @@ Unchanged = Callable[..., AbstractContextManager[None]]
 
 NAMES = [
     (["train", "--model", "deit_tiny_patch16_22"], "unknown model 'deit_tiny_patch16_22'", "deit_tiny_patch16_224"),
+    (["train", "--model", "resnet18"], "resnet18 is no ViT, DeiT or BEiT", "for example deit_tiny_patch16_224"),
     (["prune", "--method", "groupd"], "unknown method 'groupd'", "did you mean grouped?"),
     (["prune", "--criterion", "hesian"], "unknown criterion 'hesian'", "did you mean hessian?"),
     (["prune", "--scope", "globl"], "unknown scope 'globl'", "did you mean global"),
@@ -40,7 +42,25 @@ VALUES = [
     (["prune", "--ratio", "0"], "prune.ratio = 0.0: it should be greater than 0", ""),
     (["prune", "--ratio", "1"], "prune.ratio = 1.0: it should be less than 1", ""),
     (["prune", "--ratio", "-0.1"], "prune.ratio = -0.1: it should be greater than 0", ""),
-    (["prune", "--ratio", "0.5", "--budget", "macs=0.5"], "ratio and budget exclude each other", ""),
+    (
+        ["prune", "--ratio", "0.5", "--budget", "macs=0.5"],
+        "prune.ratio = 0.5 (--ratio) and prune.budget = 'macs=0.5' (--budget) exclude each other",
+        "keep one",
+    ),
+    (
+        ["prune", "--ratio", "0.5", "--set", "prune.budget=macs=0.5"],
+        "prune.ratio = 0.5 (--ratio) and prune.budget = 'macs=0.5' (--set prune.budget) exclude each other",
+        "keep one",
+    ),
+    (
+        ["export", "--batch-size", "8,1,64"],
+        "--batch-size: export.batch_size = '8,1,64': it should be one number, or three that ascend",
+        "",
+    ),
+    (["export", "--batch-size", "1,8"], "--batch-size: export.batch_size = '1,8': it should be one number", ""),
+    (["export", "--image-size", "64,32,48"], "--image-size: export.image_size = '64,32,48': it should be one", ""),
+    (["bench", "--set", "bench.batch_size=[]"], "--set bench.batch_size: bench.batch_size = []: it should name", ""),
+    (["export", "--set", "export.targets=[]"], "export.targets = []: it should name at least one", ""),
     (
         ["prune", "--budget", "macs=1.5"],
         "prune.budget 'macs=1.5' needs a share between 0 and 1",
@@ -49,12 +69,12 @@ VALUES = [
     (["prune", "--budget", "mac=0.5"], "unknown budget 'mac'", "did you mean macs?"),
     (["prune", "--budget", "latency=0.5"], "unknown budget 'latency'", ""),
     (["prune", "--axes", "head,tail"], "prune.axes.1 = 'tail'", ""),
-    (["prune", "--set", "prune.axes=[]"], "axes is empty", ""),
+    (["prune", "--set", "prune.axes=[]"], "--set prune.axes: prune.axes = []: it should name at least one", ""),
     (["prune", "--set", "prune.ratio"], "is not section.setting=value", "for example"),
     (["prune", "--set", "prune.ratio=["], "not YAML: a bracket that is not closed", "close it"),
     (["prune", "--set", "prune.ratio={a: 1, a: 2}"], "'a' is there twice", ""),
     (["prune", "--set", "prune.ratio=!!python/object:os.system x"], "not YAML: a tag", "quotes"),
-    (["prune", "--set", "seed.x=1"], "on the command line: seed = {'x': 1}: it should be a whole number", ""),
+    (["prune", "--set", "seed.x=1"], "--set seed.x: seed = {'x': 1}: it should be a whole number", ""),
     (["prune", "--set", "seed=99999999999999999999"], "seed = 99999999999999999999: it should be less than", ""),
     (["train", "--set", "train.epochs=yes"], "train.epochs = True: it should not be true or false", ""),
     (["train", "--set", "train.learning_rate=.inf"], "train.learning_rate = inf: it should be a number", ""),
@@ -64,11 +84,15 @@ VALUES = [
     (["train", "--set", "model.args.img_size=[32,64]"], "model.args.img_size = [32, 64]: it should be one", ""),
     (["train", "--set", "model.args.patch_size=[8,16]"], "model.args.patch_size = [8, 16]: it should be one", ""),
     (["train", "--set", "model.args.heads=2"], "takes no 'heads'", "did you mean num_heads"),
-    (["train", "--set", "model.args.num_heads=5"], "timm refuses to build deit_tiny_patch16_224 with num_heads=5", ""),
+    (
+        ["train", "--set", "model.args.num_heads=5"],
+        "a width of 64 (embed_dim) is not to be shared out among 5",
+        "1, 2, 4",
+    ),
     (
         ["train", "--set", "model.args.depth=x"],
-        "timm refuses to build deit_tiny_patch16_224 with depth='x'",
-        "depth=12",
+        "model.args.depth = 'x': it should be a whole number",
+        "deit_tiny_patch16_224 itself has depth=12",
     ),
     (["train", "--weights-key", "ema"], "weights_key is for a file, not for weights 'none'", ""),
     (["export", "--set", "export.precision=fp8"], "it should be 'fp32', 'fp16', 'bf16' or 'int8'", "did you mean fp"),
@@ -139,7 +163,17 @@ def test_bad_setting(  # noqa: PLR0913
         ("prune:\n\tratio: 0.5\n", "bad.yaml, line 2: not YAML: a tab", "spaces"),
         ("seed: \x00\n", "bad.yaml is not YAML: it holds control characters", "plain text"),
         ("prune:\n  axes:\n  - head\n  - tail\n", "bad.yaml, line 2: prune.axes.1 = 'tail'", ""),
-        ("prune: {ratio: 0.5, budget: macs=0.5}\n", "bad.yaml, line 1: prune = ", ""),
+        (
+            "prune:\n  ratio: 0.5\n  budget: macs=0.5\n",
+            "prune.ratio = 0.5 (bad.yaml, line 2) and prune.budget = 'macs=0.5' (bad.yaml, line 3) exclude each other",
+            "keep one",
+        ),
+        ("prune:\n  axes: []\n", "bad.yaml, line 2: prune.axes = []: it should name at least one", ""),
+        (
+            "export:\n  precision: fp32\n  batch_size: [8, 1, 64]\n",
+            "bad.yaml, line 3: export.batch_size = [8, 1, 64]: it should be one number, or three that ascend",
+            "",
+        ),
         ("train: 5\n", "bad.yaml, line 1: train = 5", ""),
         ("prune: [1\n", "bad.yaml, line 1: not YAML: a bracket that is not closed", ""),
         ("- 1\n", "bad.yaml must hold sections of settings", ""),
@@ -211,6 +245,27 @@ def test_budget_that_cannot_be_met_says_the_closest_that_can(
     assert records.load(records.PrunePlan, Path("runs/default/pruned/plan.json")).budget == closest
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--budget", "macs=0.6", "--axes", "head"], "macs=0.6 cannot be met: the closest that can is macs="),
+        (["--budget", "params=0.99", "--axes", "head"], "params=0.99 cannot be met: the closest that can is params="),
+        (["--ratio", "0.01"], "ratio=0.01 removes nothing: no layer has that many units to spare"),
+    ],
+    ids=str,
+)
+def test_what_no_scores_can_change_is_said_before_training_and_in_the_same_words(
+    here: Path, command: Command, words: list[str], said: str
+) -> None:
+    early = command("prune", "--run", "runs/new", "--recipe", "toolkit.yaml", *words)
+    assert (early.code, early.made) == (2, []), early.err
+    late = command("prune", *words)
+    assert late.code == 2, late.err
+    for ended in (early, late):
+        assert said in ended.err
+    assert early.err[early.err.index("error:") :] == late.err[late.err.index("error:") :]
+
+
 def test_a_budget_that_no_training_can_meet_is_refused_before_any(here: Path, command: Command) -> None:
     ended = command("prune", "--run", "runs/new", "--budget", "macs=0.01", "--recipe", "toolkit.yaml")
     assert (ended.code, ended.made) == (2, [])
@@ -229,3 +284,51 @@ def test_what_was_made_before_bad_input_keeps_its_settings(
     assert (ended.code, ended.made) == (2, ["dense", "pruned"])
     ended = command("prune", "--run", "runs/new", "--ratio", "0.3")
     assert (ended.code, ended.made) == (0, ["pruned"]), ended.err
+
+
+def test_what_an_earlier_command_gave_is_named_as_such(
+    here: Path, command: Command, in_our_words: Callable[[Any], str]
+) -> None:
+    Path("runs/default/flags.yaml").write_text("flags: {train.epochs: -1}\n")
+    said = in_our_words(command("prune", "--recipe", "toolkit.yaml"))
+    assert "runs/default/flags.yaml, of an earlier command: train.epochs = -1: it should be at least 0" in said
+
+
+PYDANTIC = re.compile(
+    r"Input should be|valid (integer|number|boolean|string)|\[type=|For further information|unable to|validation error"
+)
+
+
+def odd_flags() -> list[tuple[str, str, str, str]]:
+    """Command, flag, wrong value, and the name of every setting that is a number or a list."""
+    found = []
+    for stage in ("train", "prune", "finetune", "export", "parity", "bench"):
+        for name, field in options.fields(OWN_FLAGS.get(stage, (stage,))):
+            kind = str(field.annotation)
+            if "int" in kind or "float" in kind:
+                given = "1,x" if "tuple" in kind else "two"
+                found.append((stage, options.flag_of(name), given, name))
+    return [*found, ("train", "--seed", "two", "seed"), ("prune", "--axes", "head,x", "prune.axes")]
+
+
+def test_no_flag_with_a_wrong_value_is_refused_in_words_of_pydantic(
+    here: Path, command: Command, in_our_words: Callable[[Any], str]
+) -> None:
+    odd = odd_flags()
+    assert len({(stage, flag) for stage, flag, _, _ in odd}) > 50
+    for stage, flag, given, name in odd:
+        ended = command(stage, flag, given)
+        assert not PYDANTIC.search(ended.err), ended.err
+        said = in_our_words(ended)
+        assert f"{flag}: {name}" in said, said
+        assert re.search(r": it should be (a whole number|a number|'\w+')", said), said
+
+
+@pytest.mark.parametrize("stage", ["train", "prune", "finetune", "export", "bench"])
+def test_a_switch_takes_no_value(here: Path, command: Command, stage: str) -> None:
+    for name, field in options.fields(OWN_FLAGS.get(stage, (stage,))):
+        if field.annotation is bool:
+            ended = command(stage, f"{options.flag_of(name)}=maybe")
+            assert (ended.code, ended.out) == (2, "")
+            assert not PYDANTIC.search(ended.err)
+            assert options.flag_of(name) in ended.err

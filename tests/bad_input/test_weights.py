@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import shutil
+import struct
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -70,6 +71,23 @@ def with_nan() -> bytes:
     return save(tensors)
 
 
+def in_other_formats(dtype: torch.dtype, **more: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Matrices in a format of few bits."""
+    return {name: x.to(dtype) if x.dim() == 2 else x for name, x in plain_weights().items()} | more
+
+
+def in_float4() -> dict[str, torch.Tensor]:
+    packed = torch.zeros(256, 32, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    return {**plain_weights(), "blocks.0.mlp.fc1.weight": packed}
+
+
+def of_unknown_format(name: str) -> bytes:
+    """A safetensors file in a format that PyTorch has no name for."""
+    header = json.dumps({"blocks.0.mlp.fc1.weight": {"dtype": name, "shape": [4, 4], "data_offsets": [0, 12]}})
+    return struct.pack("<Q", len(header)) + header.encode() + bytes(12)
+
+
+SCALE = {"blocks.0.mlp.fc1.weight_scale": torch.tensor(2.0)}
 BEIT = {"blocks.0.attn.q_bias": torch.zeros(64)}
 FILES: dict[str, tuple[str, Callable[[], bytes], str, str]] = {
     "code": ("bad.pth", lambda: torch_saved({"model": Payload()}), "that could run code", "python -c"),
@@ -85,6 +103,27 @@ FILES: dict[str, tuple[str, Callable[[], bytes], str, str]] = {
     "git-lfs": ("bad.pth", lambda: b"version https://git-lfs.github.com/spec/v1\noid x", "git-lfs pointer", "pull"),
     "ONNX": ("bad.onnx", lambda: b"\x08\x08\x12\x07pytorch", "bad.onnx is an ONNX model", "exported from"),
     "empty": ("bad.pth", lambda: b"", "bad.pth is empty", "again"),
+    "float4": ("bad.pth", lambda: torch_saved(in_float4()), "blocks.0.mlp.fc1.weight (float4_e2m1fn_x2)", "quantised"),
+    "float4, safe": ("bad.safetensors", lambda: save(in_float4()), "(float4_e2m1fn_x2)", "quantised"),
+    "scales": (
+        "bad.safetensors",
+        lambda: save(in_other_formats(torch.float8_e8m0fnu)),
+        "(float8_e8m0fnu)",
+        "quantised",
+    ),
+    "scaled float8": (
+        "bad.safetensors",
+        lambda: save(in_other_formats(torch.float8_e4m3fn, **SCALE)),
+        "holds float8 numbers that others are to scale: blocks.0.mlp.fc1.weight_scale",
+        "before it was quantised",
+    ),
+    "float6": ("bad.safetensors", lambda: of_unknown_format("F6_E2M3"), "numbers in F6_E2M3, which PyTorch", "quant"),
+    "float8 of others": ("bad.safetensors", lambda: of_unknown_format("F8_E3M4"), "numbers in F8_E3M4", "quant"),
+    "a tensor": ("bad.pth", lambda: torch_saved(torch.zeros(3, 2)), "holds a single tensor of shape [3, 2]", "state_"),
+    "a list": ("bad.pth", lambda: torch_saved([plain_weights()]), "holds a list, not tensors by name", "state_dict()"),
+    "a number": ("bad.pth", lambda: torch_saved(5), "holds a number, not tensors by name", "state_dict()"),
+    "nothing": ("bad.pth", lambda: torch_saved({}), "holds nothing, not tensors by name", "state_dict()"),
+    "settings": ("bad.pth", lambda: torch_saved({"lr": 1}), "holds names with other values, not", "state_dict()"),
     "NaN": ("bad.safetensors", with_nan, "NaN or infinite, in blocks.1.norm2.bias", "earlier checkpoint"),
     "BEiT": ("bad.safetensors", lambda: save({**plain_weights(), **BEIT}), "the file is a BEiT", "--model beit"),
     "distilled": (
@@ -130,6 +169,10 @@ def test_a_file_that_is_refused(
 
 
 NO_FILES = {
+    "https://huggingface.co/a/b/resolve/main/model.safetensors": "weights https://huggingface.co/a/b/resolve/main/model."
+    "safetensors is an address, and weights are read from a file here",
+    "s3://bucket/x.pth": "weights s3://bucket/x.pth is an address",
+    "hf-hub:timm/vit": "weights hf-hub:timm/vit is an address",
     "~nobody-of-this-name/x.pth": "~nobody-of-this-name/x.pth does not exist: no user of that name",
     f"{'x' * 300}.pth": "xxx.pth cannot be read: File name too long",
     "/proc/self/mem": "/proc/self/mem cannot be read: Input/output error",
@@ -271,3 +314,57 @@ def test_weights_that_are_gone_leave_what_was_made_from_them(here: Path, command
     ended = command("prune", "--weights", "other.safetensors")
     assert ended.code == 2
     assert "weights file other.safetensors does not exist" in ended.err
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz]
+)
+@pytest.mark.parametrize("name", ["eighth.pth", "eighth.safetensors"])
+def test_plain_float8_is_read_as_the_numbers_it_holds(
+    here: Path, command: Command, dtype: torch.dtype, name: str
+) -> None:
+    tensors = in_other_formats(dtype)
+    (here / name).write_bytes(torch_saved(tensors) if name.endswith(".pth") else save(tensors))
+    assert command("train", "--weights", name, "--epochs", "0").code == 0
+    taken = load_file(here / "runs/default/dense/model.safetensors")
+    assert taken["blocks.0.mlp.fc1.weight"].dtype == torch.float32
+    assert torch.equal(taken["blocks.0.mlp.fc1.weight"], tensors["blocks.0.mlp.fc1.weight"].float())
+
+
+CONFIGS = {
+    "": "cannot be taken from w/preprocessor_config.json: it is empty",
+    " \n": "cannot be taken from w/preprocessor_config.json: it is empty",
+    "{}": "it has no 'size' that images are resized to",
+    "{": "error: w/preprocessor_config.json is not JSON from line 1, column 2 on; it would say how images are prepared",
+    '{"do_resize": false, "image_mean": [NaN, 0, 0], "image_std": 1}': "'image_mean' holds NaN or infinity",
+    '{"do_resize": false, "image_mean": 0, "image_std": Infinity}': "'image_std' holds NaN or infinity",
+    '{"do_resize": false, "rescale_factor": NaN}': "'rescale_factor' holds NaN or infinity",
+}
+
+
+@pytest.mark.parametrize("content", CONFIGS)
+def test_a_config_of_images_that_says_nothing_or_no_numbers(
+    same_here: Path,
+    command: Command,
+    in_our_words: Callable[[Any], str],
+    monkeypatch: pytest.MonkeyPatch,
+    content: str,
+) -> None:
+    monkeypatch.chdir(same_here)
+    Path("w").mkdir(exist_ok=True)
+    save_file(plain_weights(), "w/a.safetensors")
+    Path("w/preprocessor_config.json").write_text(content)
+    said = in_our_words(command("train", "--recipe", "toolkit.yaml", "--weights", "w/a.safetensors", "--dry-run"))
+    assert CONFIGS[content] in said
+    assert said.count("preprocessor_config.json") == 1, "a file is named once"
+
+
+def test_resizing_that_a_config_does_without_is_said(here: Path, command: Command) -> None:
+    save_file(plain_weights(), here / "a.safetensors")
+    (here / "preprocessor_config.json").write_text('{"do_resize": false, "image_mean": 0.5, "image_std": 0.5}')
+    ended = command("train", "--weights", "a.safetensors", "--epochs", "0")
+    assert ended.code == 0, ended.err
+    assert (
+        "(from preprocessor_config.json, but images of other sizes are resized although do_resize is false)"
+        in ended.err
+    )

@@ -127,7 +127,7 @@ def test_bfloat16_that_the_processor_does_not_have(
     artifact = exported(models(), "openvino", precision="bf16")
     assert artifact.max_abs_difference is None
     assert artifact.lowered is None
-    with pytest.raises(WrongMachine, match="which this processor does not have"):
+    with pytest.raises(WrongMachine, match="this processor does not have bf16"):
         runtime.PLUGIN.open(tmp_path / "out", threads=1)
 
 

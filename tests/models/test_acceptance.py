@@ -101,3 +101,69 @@ def test_an_excerpt_is_of_the_first_and_the_last_block(small: Build, name: str) 
     assert all((parameter != 0).all() for parameter in sample.module.parameters())
     assert len(blocks_of(module)) == 4
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+
+
+class OnlyInTraining(nn.Module):
+    """Acts in training alone, as what drops at random does."""
+
+    def __init__(self, value: float | None) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return x
+        if self.value is None:
+            raise RuntimeError("not for training")
+        return x * self.value
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (torch.nan, "the loss or a gradient of a step of training is not finite"),
+        (None, "it answers for images, but no step of training is possible"),
+    ],
+)
+def test_a_part_that_cannot_be_trained(small: Build, value: float | None, said: str) -> None:
+    module = small(depth=2).module
+    module.set_submodule("blocks.1.drop_path1", OnlyInTraining(value))
+    before = torch.random.get_rng_state()
+    with pytest.raises(UnsupportedModel, match=said):
+        accept(module, "it")
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+RATES = ("drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [(1, "at least 0 and less than 1"), (-0.1, "at least 0 and less than 1"), (True, "a number"), ("half", "a number")],
+)
+def test_a_share_that_is_dropped_is_less_than_one(rate: str, value: Setting, wanted: str) -> None:
+    settings = recipe.Model(name="vit_tiny_patch16_224", image_size=16, args={**SMALL, rate: value})
+    with pytest.raises(RecipeError, match=rf"model\.args\.{rate} = {value!r}: it should be {wanted}"):
+        outline(settings, ("a", "b"))
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_nearly_all_may_be_dropped(rate: str) -> None:
+    settings = recipe.Model(name="vit_tiny_patch16_224", image_size=16, args={**SMALL, rate: 0.99})
+    assert outline(settings, ("a", "b")).info.args[rate] == 0.99
+
+
+@pytest.mark.parametrize(
+    ("ratio", "said"),
+    [
+        (0, "it should be greater than 0"),
+        (0.01, "with it MLPs have no units, in a model of 24 chan"),
+        (-0.01, "it should be greater than 0"),
+    ],
+)
+def test_an_mlp_has_units(ratio: float, said: str) -> None:
+    """timm would give it as many as the model has channels."""
+    settings = recipe.Model(name="vit_tiny_patch16_224", image_size=16, args={**SMALL, "mlp_ratio": ratio})
+    with pytest.raises(RecipeError, match=rf"mlp_ratio = {ratio}: {said}"):
+        outline(settings, ("a", "b"))

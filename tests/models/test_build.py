@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from toolkit import hashing, recipe, records
-from toolkit.errors import RecipeError, RecordError, StorageError, UnknownName, WeightsError
+from toolkit.errors import RecipeError, RecordError, StorageError, UnknownName, UnsupportedModel, WeightsError
 from toolkit.models import store
-from toolkit.models.build import build, known_models
+from toolkit.models.build import build, outline
 from toolkit.models.model import Model
+from toolkit.models.timm_model import check_name, known_models
 from toolkit.preprocessing import Preprocessing
 from toolkit.records import ModelInfo, Setting
 
@@ -99,6 +101,41 @@ def test_an_unknown_model_gets_a_suggestion(name: str) -> None:
         build(recipe.Model(name=name, weights="none"), CLASSES, seed=0)
 
 
+@pytest.mark.parametrize(
+    "name", ["vit_base_patch16_xp", "vit_base_patch16_siglip", "aimv2_1b_patch14_22", "beit3_base"]
+)
+def test_only_models_that_can_be_cut_are_suggested(name: str) -> None:
+    with pytest.raises(UnknownName) as caught:
+        check_name(name)
+    offered = caught.value.known
+    assert 0 < len(offered) <= 3
+    for model in offered:
+        outline(recipe.Model(name=model), CLASSES)
+
+
+def test_a_model_that_cannot_be_cut_has_no_tags_to_suggest() -> None:
+    with pytest.raises(UnknownName) as caught:
+        check_name("vit_base_patch16_siglip_224.nosuch")
+    assert caught.value.hint == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("resnet18", "resnet18 is no ViT, DeiT or BEiT"),
+        ("swin_tiny_patch4_window7_224.ms_in1k", "swin_tiny_patch4_window7_224.ms_in1k is no ViT, DeiT or BEiT"),
+        ("no-such", "timm has no ViT, DeiT or BEiT called 'no-such'"),
+    ],
+)
+def test_models_of_other_families(name: str, said: str) -> None:
+    with pytest.raises(UnsupportedModel, match=f"{said}, and only those can be cut\\n") as caught:
+        check_name(name)
+    examples = [word for word in re.findall(r"\w+", caught.value.hint) if word in known_models()]
+    assert len(examples) == 4
+    for model in examples:
+        outline(recipe.Model(name=model), CLASSES)
+
+
 def test_other_families_of_timm_are_not_known() -> None:
     known = known_models()
     assert {"vit_base_patch16_224", "deit_tiny_distilled_patch16_224", "beitv2_base_patch16_224"} <= set(known)
@@ -107,7 +144,7 @@ def test_other_families_of_timm_are_not_known() -> None:
 
 @pytest.mark.parametrize(
     "args",
-    [{"num_heads": 5}, {"num_heads": 0}, {"patch_size": 0}, {"depth": "x"}, {"act_layer": "nosuch"}],
+    [{"pos_embed": "x"}, {"act_layer": "nosuch"}, {"embed_layer": "nosuch"}],
     ids=str,
 )
 def test_arguments_that_timm_refuses(args: dict[str, Setting]) -> None:

@@ -118,7 +118,7 @@ def test_a_fraction_gives_back_the_pixels_it_was_made_from() -> None:
         (VIT, {"do_flip_channel_order": True}, "'do_flip_channel_order'"),
         (VIT, {"rescale_offset": True}, "'rescale_offset'"),
         (VIT, {"crop_pct": 0.9}, "'crop_pct' 0.9"),
-        (VIT, {"size": None}, "'size' None"),
+        (VIT, {"size": None}, "it has no 'size'"),
         (VIT, {"size": {"height": 224, "width": 336}}, "'size' {'height': 224, 'width': 336} is not the height"),
         (VIT, {"size": {"longest_edge": 224}}, "'size' {'longest_edge': 224}"),
         (VIT, {"size": {"height": 0, "width": 0}}, "'size' 0 is no number of pixels"),

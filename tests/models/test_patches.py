@@ -7,7 +7,7 @@ import timm
 import torch
 
 from toolkit.errors import RecipeError
-from toolkit.models.patches import check_filled, image_size, patch_size
+from toolkit.models.patches import check_size, image_size, patch_size
 
 
 @pytest.mark.parametrize(
@@ -16,9 +16,9 @@ from toolkit.models.patches import check_filled, image_size, patch_size
 )
 def test_the_nearest_sizes_are_named(image: int, patch: int, near: str) -> None:
     with pytest.raises(RecipeError, match=f"an image of {image} pixels is not filled by patches of {patch}: {near}\n"):
-        check_filled(image, patch)
+        check_size(image, patch)
     for size in map(int, near.split(" or ")):
-        check_filled(size, patch)
+        check_size(size, patch)
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,21 @@ def test_sizes_are_read_off_the_model() -> None:
     with torch.device("meta"):
         module = timm.create_model("vit_tiny_patch16_224", img_size=48, depth=1)
     assert (image_size(module), patch_size(module)) == (48, 16)
+
+
+def test_more_patches_than_attention_can_compare(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolkit.limits.memory_bytes", lambda: 25_000_000_000)
+    said = (
+        r"images of 1,000,000 pixels are too large: attention compares every patch of 8 pixels with every other, for "
+        r"which the memory of this machine \(25 GB\) is enough up to 1,888\n--image-size 1888 at most"
+    )
+    with pytest.raises(RecipeError, match=said):
+        check_size(1_000_000, 8)
+    with pytest.raises(RecipeError, match="--image-size 1888 at most"):
+        check_size(1896, 8)
+    check_size(1888, 8)
+
+
+def test_memory_that_is_not_known_is_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolkit.limits.memory_bytes", lambda: 0)
+    check_size(1_000_000, 8)

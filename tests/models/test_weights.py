@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import timm
@@ -13,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from toolkit import recipe, yaml_file
+from toolkit import recipe
 from toolkit.errors import WeightsError
 from toolkit.models import store
 from toolkit.models.adapt import canonicalise
@@ -147,62 +145,6 @@ def test_no_shape_of_any_tensor_is_too_odd_to_be_named(name: str, tmp_path: Path
             else:
                 assert fresh == (key,)
             assert key in said
-
-
-AVERAGED = {"global_pool": "avg"}
-KINDS = [
-    (VIT, {}, BEIT, {}, "the file is a ViT or DeiT", "--model vit_base_patch8_224"),
-    (BEIT, {}, VIT, {}, "the file is a BEiT", "--model beit_base_patch16_224"),
-    (DISTILLED, {}, VIT, {}, "the file is a distilled DeiT (dist_token)", "--model deit_base_distilled_patch16_224"),
-    (VIT, {}, DISTILLED, {}, "the file is not distilled", "--model deit_base_patch16_224"),
-    (VIT, {"reg_tokens": 4}, VIT, {}, "its number of register tokens is 4, the model's 0", "reg_tokens=4"),
-    (VIT, {}, VIT, {"class_token": False, **AVERAGED}, "has a class token, the model has none", "class_token=true"),
-    (VIT, {}, VIT, {"no_embed_class": True}, "its 17 positions include the class token's", "no_embed_class=false"),
-    (VIT, {"no_embed_class": True}, VIT, {}, "its 16 positions do not include the", "no_embed_class=true"),
-    (VIT, AVERAGED, VIT, {}, "the file has a norm after averaging the tokens", "global_pool=avg"),
-    (VIT, {}, VIT, AVERAGED, "the model has a norm after averaging the tokens", "fc_norm=false"),
-    (BEIT, {}, BEIT, {"global_pool": "token"}, "the file has a norm after averaging the tokens", "global_pool=avg"),
-    (VIT, {"init_values": 1e-5}, VIT, {}, "the file has layer scale, the model has none", "init_values=1e-5"),
-    (VIT, {}, VIT, {"qkv_bias": True, "qk_norm": True}, "the model has norms of queries and keys", "qk_norm=false"),
-    (VIT, {"qkv_bias": False}, VIT, {}, "has biases of queries, keys and values, the file has none", "qkv_bias=false"),
-    (VIT, {"depth": 2}, VIT, {}, "its depth is 2, the model's 1", "depth=2"),
-    (VIT, {"embed_dim": 48}, VIT, {}, "its width is 48, the model's 24", "embed_dim=48"),
-    (VIT, {"embed_dim": 384}, VIT, {}, "its width is 384, the model's 24", "--model vit_small_patch16_224"),
-    (VIT, {"mlp_ratio": 2}, VIT, {}, "its MLP ratio is 2, the model's 4", "mlp_ratio=2"),
-    (VIT, {"in_chans": 1}, VIT, {}, "its number of colour channels is 1, the model's 3", "check model.name"),
-]
-
-
-@pytest.mark.parametrize("case", KINDS, ids=lambda case: case[-1])
-def test_the_kind_of_model_that_a_file_is_for_is_said(case: Any, tmp_path: Path) -> None:
-    file, theirs, name, ours, said, mend = case
-    with pytest.raises(WeightsError) as caught:
-        fill(model(name, **ours), written(model(file, **theirs).state_dict(), tmp_path / "weights.safetensors"))
-    assert said in caught.value.message
-    assert mend in caught.value.hint
-    assert "invalid" not in caught.value.message
-
-
-def test_the_settings_named_build_the_file_s_kind(tmp_path: Path) -> None:
-    state = model(depth=2, mlp_ratio=2.0, init_values=0.1, reg_tokens=4, no_embed_class=True).state_dict()
-    file = written(state, tmp_path / "weights.safetensors")
-    with pytest.raises(WeightsError) as caught:
-        fill(model(), file)
-    settings = re.findall(r"--set model\.args\.(\w+)=(\S+)", caught.value.hint)
-    assert fill(model(seed=1, **{name: yaml_file.parse(value, name) for name, value in settings}), file) == ()
-
-
-@pytest.mark.parametrize(
-    ("name", "library"),
-    [
-        ("vit.encoder.layer.0.attention.attention.query.weight", "Hugging Face transformers"),
-        ("encoder.layers.encoder_layer_0.ln_1.weight", "torchvision"),
-        ("backbone.layers.0.ffn.layers.0.0.weight", "OpenMMLab"),
-    ],
-)
-def test_names_of_other_libraries_are_known(name: str, library: str, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=f"its tensors have the names of {library}"):
-        fill(model(), written({name: torch.zeros(2)}, tmp_path / "weights.safetensors"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

@@ -90,7 +90,7 @@ def test_training_shows_the_state_that_was_kept(page: Page) -> None:
         "Time": "1 h 2 min",
         "State kept": "step 100",
         "Training loss before it": "0.400",
-        "Accuracy, validation images": "92.5 %, mean of the 2 source domains",
+        "Accuracy, validation images": "92.5 %, mean of 2 source domains",
     }
     assert plain(dense.facts["Accuracy, validation images"]).startswith("95.5 %")
 

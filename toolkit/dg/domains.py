@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from toolkit import recipe
+from toolkit.characters import is_address
 from toolkit.dg.digits import draw_digits
 from toolkit.dg.folders import Listing, list_folder
 from toolkit.dg.image import Domain, Image
@@ -145,6 +146,8 @@ def read_domains(settings: recipe.Data, seed: int) -> Domains:
 
 
 def _folder(path: str) -> Path:
+    if is_address(path):
+        raise DataError(f"{path} is an address, and images are read from a folder here", "download and unpack it first")
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -185,7 +188,7 @@ def _require_all_classes(classes: tuple[str, ...], domains: tuple[Domain, ...], 
             folders = tuple(f"{name}/{classes[label]}/" for label in missing)
             faults.append(
                 f"domain {name} has no images of {', '.join(classes[label] for label in missing)}"
-                + (f", which {', '.join(having)} has" if having else "")
+                + (f", which {', '.join(having)} {'has' if len(having) == 1 else 'have'}" if having else "")
                 + _instead(each for each in left_out if each.name.startswith(folders))
             )
     if faults:

@@ -83,6 +83,11 @@ def suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, name in Pillow.registered_extensions().items() if name in known)
 
 
+def can_read(kind: str) -> bool:
+    """Whether Pillow reads a format here; its name is as people write it: "JPEG 2000", "WebP"."""
+    return kind.replace(" ", "").upper() in formats()
+
+
 @contextmanager
 def unwarned() -> Iterator[None]:
     """No warnings of Pillow, of which none concerns pixels that are then used: a file that it cannot read whole is

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from toolkit.characters import listed, printable
+from toolkit.characters import counted, listed, printable
 from toolkit.dg.left_out import by_reason, told
 from toolkit.records import SCHEMA
 
@@ -49,10 +49,10 @@ def lines_of(summary: DataSummary) -> list[str]:
     if summary.held_out is not None:
         each += f"; held out: {printable(summary.held_out)} {domains[summary.held_out]:,}"
     counts = (
-        f"{_counted(len(summary.domains), 'domain')} ({each}), {_counted(len(summary.classes), 'class', 'classes')}, "
-        f"{_counted(sum(summary.domains.values()), 'image')}"
+        f"{counted(len(summary.domains), 'domain')} ({each}), {counted(len(summary.classes), 'class', 'classes')}, "
+        f"{counted(sum(summary.domains.values()), 'image')}"
     )
-    remarks = [f"{_counted(count, 'image')}: {remark}" for remark, count in summary.remarks.items()]
+    remarks = [f"{counted(count, 'image')}: {remark}" for remark, count in summary.remarks.items()]
     return [counts, *told(summary.left_out), *remarks, *summary.notes]
 
 
@@ -63,12 +63,8 @@ def _unvalidated(domains: Domains) -> Iterator[str]:
         there = {image.label for image in seen[domain.name]}
         alone = [name for label, name in enumerate(domains.classes) if label not in there]
         if alone:
-            classes = _counted(len(alone), "class", "classes")
+            classes = counted(len(alone), "class", "classes")
             yield (
                 f"{classes} with one image in domain {printable(domain.name)}, trained on and never validated: "
                 f"{listed(alone)}"
             )
-
-
-def _counted(count: int, one: str, many: str = "") -> str:
-    return f"{count:,} {one if count == 1 else many or one + 's'}"

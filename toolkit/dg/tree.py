@@ -1,5 +1,5 @@
 """The files below a folder: which are pictures, and why the others are none. Nothing but names and links is looked at,
-and the first bytes of a file whose name has no suffix."""
+and the first bytes of a file whose name does not say that it is a picture."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
+from toolkit.dg import image_kinds
 from toolkit.dg.left_out import LeftOut
-from toolkit.dg.picture import is_picture, suffixes
+from toolkit.dg.picture import can_read, is_picture, suffixes
 from toolkit.dg.unreadable import why_not_opened
 from toolkit.errors import DataError
 
@@ -22,9 +23,12 @@ LITTER = frozenset(
 NOT_READ = frozenset((
     ".avif", ".webp", ".jp2", ".j2k", ".jxl", ".heic", ".heif", ".hif", ".svg", ".svgz", ".psd", ".psb", ".xcf", ".ai",
     ".eps", ".ico", ".icns", ".dds", ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".rw2", ".orf",
-    ".pef", ".srw", ".raw", ".fits", ".dcm", ".wmf", ".emf",
+    ".pef", ".srw", ".raw", ".fits", ".dcm", ".wmf", ".emf", ".3fr", ".iiq", ".kdc", ".dcr", ".erf", ".mef", ".mos",
+    ".nrw", ".rwl", ".sr2", ".fff",
 ))  # fmt: skip
 """Suffixes of pictures that are left out, where they are not among `picture.suffixes`."""
+CONTAINER = "TIFF"
+"""How raw files of cameras begin as well, which are not read."""
 DEEPEST = 8
 """Levels of folders: links can make a tree endless without a circle."""
 
@@ -115,12 +119,31 @@ class _Walk:
 
     def _take_file(self, name: Name) -> None:
         suffix = name.suffix.lower()
-        if suffix in suffixes() or (not suffix and is_picture(self.root / name)):
+        if suffix in suffixes():
             self.images.append(name)
-        elif suffix in NOT_READ:
-            self._leave(name, f"{suffix}, a format that is not read", fault=False)
+            return
+        path = self.root / name
+        try:
+            head = image_kinds.head_of(path)
+        except OSError as error:
+            self._leave(name, why_not_opened(error, path), fault=not suffix)
+            return
+        if not suffix and (image_kinds.format_of(head) or is_picture(path)):
+            self.images.append(name)
         else:
-            self._leave(name, NO_PICTURE, fault=False)
+            reason, fault = _why_not(suffix, head)
+            self._leave(name, reason, fault)
 
     def _leave(self, name: Name | str, reason: str, fault: bool = True) -> None:
         self.left_out.append(LeftOut(str(name), reason, fault))
+
+
+def _why_not(suffix: str, head: bytes) -> tuple[str, bool]:
+    """Why a file with this suffix and these first bytes is passed over, and whether that is a fault."""
+    kind, listed = image_kinds.format_of(head), suffix in NOT_READ
+    if kind and can_read(kind) and not (listed and kind == CONTAINER):
+        return f"an image ({kind}) under a suffix that is not read", True
+    other = suffix if listed else kind or image_kinds.other_kind(head)
+    if listed or kind or other in image_kinds.NOT_READ:
+        return f"{other}, a format that is not read", False
+    return NO_PICTURE, False

@@ -40,7 +40,7 @@ def accept(model: Model) -> None:
         fault = _fault_of_shapes(model)
         if not fault:
             sample = excerpt(model)
-            fault = _fault_of_logits(sample) or _fault_of_cuts(sample)
+            fault = _fault_of_logits(sample) or _fault_of_training(sample) or _fault_of_cuts(sample)
     if fault:
         raise UnsupportedModel(f"{model.info.name} as it is asked for cannot be used: {fault}", "see model.args")
 
@@ -122,6 +122,26 @@ def _fault_of_logits(sample: Model) -> str:
     unread = next((name for name, parameter in module.named_parameters() if parameter.grad is None), "")
     module.zero_grad()
     return unread and f"its logits do not depend on {unread}, which timm builds and {type(module).__name__} never reads"
+
+
+def _fault_of_training(sample: Model) -> str:
+    """A step in training mode, in which parts act that are still otherwise, has a finite loss and finite gradients."""
+    module, side = sample.module, sample.info.image_size
+    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            logits: Tensor = module.train()(images)  # [2, classes]
+            loss = nn.functional.cross_entropy(logits, torch.arange(2) % logits.shape[-1])
+            loss.backward()
+        except Exception:  # as above: of any class
+            return "it answers for images, but no step of training is possible"
+        finally:
+            module.eval()
+    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    finite = all(bool(values.isfinite().all()) for values in (loss, *gradients))
+    module.zero_grad()
+    return "" if finite else "the loss or a gradient of a step of training is not finite"
 
 
 def _fault_of_cuts(sample: Model) -> str:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import timm
 import torch
-from torch import nn
 
 from toolkit import recipe
-from toolkit.errors import RecipeError, UnknownName
-from toolkit.models import refusal
+from toolkit.errors import RecipeError
 from toolkit.models.acceptance import accept, check_answer
 from toolkit.models.adapt import canonicalise
-from toolkit.models.forms import check_forms
 from toolkit.models.model import Model
 from toolkit.models.patches import image_size
 from toolkit.models.preprocessing import preprocessing_of
+from toolkit.models.timm_model import check_name, create
 from toolkit.models.weight_file import weights_path
 from toolkit.models.weights import fill, is_classifier
 from toolkit.records import ModelInfo, Setting
@@ -40,6 +37,7 @@ def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = create(settings.name, args, len(classes), from_hub=settings.weights == "hub")
+    size = image_size(module)
     fresh: tuple[str, ...] = ()
     if settings.weights == "hub" and timm.models.get_pretrained_cfg_value(settings.name, "num_classes") != len(classes):
         fresh = tuple(name for name, _ in module.named_parameters() if is_classifier(name))
@@ -51,7 +49,7 @@ def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> Model:
         name=settings.name,
         args=args,
         classes=tuple(classes),
-        image_size=image_size(module),
+        image_size=size,
         preprocessing=preprocessing_of(settings),
         removed_blocks=(),
         layouts=(),
@@ -70,38 +68,3 @@ def outline(settings: recipe.Model, classes: Sequence[str]) -> Model:
     """What `build` makes, as shapes without numbers (on the meta device): quick whatever its size, with its errors."""
     with torch.device("meta"):
         return build(settings.model_copy(update={"weights": "none"}), classes, seed=0)
-
-
-def known_models() -> list[str]:
-    """timm's names of the architectures that `build` accepts."""
-    names: list[str] = []
-    for family in ("vision_transformer", "deit", "beit"):
-        names += timm.list_models(module=family)
-    return sorted(names)
-
-
-def check_name(name: str) -> None:
-    """Raise UnknownName unless it is an architecture, or one and the tag of one of its sets of weights."""
-    architecture, _, tag = name.partition(".")
-    if architecture not in known_models():
-        raise UnknownName("model", name, known_models())
-    if tag and name not in (tagged := timm.list_models(f"{architecture}.*", pretrained=True)):
-        raise UnknownName("model", name, tagged)
-
-
-def create(name: str, args: Mapping[str, Setting], classes: int, *, from_hub: bool) -> nn.Module:
-    """timm's model, its attention not yet canonical; errors as `build`."""
-    refusal.check_arguments(name, args)
-    try:
-        arguments: dict[str, Any] = {**args, "num_classes": classes}
-        module: nn.Module = timm.create_model(name, pretrained=from_hub, **arguments)
-    except Exception as error:  # timm checks no argument: any class of error may follow
-        if not from_hub:
-            raise refusal.of_arguments(name, args, error) from error
-        # Hub, network and cache fail with many unrelated classes too; what builds without weights lacks only those.
-        create(name, args, classes, from_hub=False)
-        raise refusal.of_hub_weights(name, args, error) from error
-    if from_hub:
-        refusal.check_hub_weights(module, name, args)
-    check_forms(module, name)
-    return module

@@ -46,6 +46,15 @@ def settings_in(config: Config) -> dict[str, Any]:
     return {"mean": mean, "std": std, "interpolation": _filter(config), "crop": crop, "crop_mode": mode}
 
 
+def remark(config: Config) -> str:
+    """What is done otherwise than the file says, to follow its name."""
+    return (
+        ", but images of other sizes are resized although do_resize is false"
+        if config.get("do_resize") is False
+        else ""
+    )
+
+
 def _normalisation(config: Config) -> tuple[list[float], list[float]]:
     """(value * factor - mean) / std for values from 0 to 255, as mean and std for values from 0 to 1."""
     factor = _numbers(config, "rescale_factor", 1 / 255)[0] if _does(config, "do_rescale") else 1.0
@@ -89,6 +98,8 @@ def _crop(config: Config) -> tuple[float, str]:
 def _resized(config: Config) -> tuple[int, str]:
     """Length in pixels, and what is resized to it."""
     size = config.get("size")
+    if size is None:
+        raise ValueError("it has no 'size' that images are resized to")
     given = {key: value for key, value in size.items() if value is not None} if isinstance(size, Mapping) else {}
     if given.keys() == {"shortest_edge"}:
         return _square(given, "shortest_edge"), "center"
@@ -136,4 +147,6 @@ def _numbers(config: Config, key: str, missing: float | None = None) -> list[flo
     values = found if isinstance(found, list) else [found]
     if not values or not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         raise ValueError(f"{key!r} {found!r} is neither a number nor a list of numbers")
+    if not all(map(math.isfinite, values)):
+        raise ValueError(f"{key!r} holds NaN or infinity")
     return values

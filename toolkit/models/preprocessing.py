@@ -16,10 +16,11 @@ from pydantic import ValidationError
 from timm.data.config import resolve_data_config
 from timm.models import get_pretrained_cfg
 
-from toolkit import recipe, resolve, strict_json, yaml_file
+from toolkit import recipe, strict_json, yaml_file
 from toolkit.errors import BadInput, WeightsError
 from toolkit.models import huggingface, weight_file
 from toolkit.preprocessing import Preprocessing
+from toolkit.wrong_settings import wanted
 
 Settings: TypeAlias = dict[str, Any]
 """Those of `recipe.Model` that PARTS names, not checked yet; or any, as read from a file."""
@@ -110,12 +111,15 @@ def _in_args_of_timm(args: Settings, name: str) -> Settings | None:
 def _read(file: Path, read: Callable[[Settings], Settings | None]) -> Preprocessing | None:
     """What a file says, in our terms; None where it says nothing of images."""
     try:
-        found = read(_parsed(file))
-        return None if found is None else _checked(found, str(file))
+        content = _parsed(file)
+        found = read(content)
+        return None if found is None else _checked(found, f"{file}{huggingface.remark(content)}")
     except (BadInput, ValueError, OverflowError) as error:
-        said = error.message if isinstance(error, BadInput) else error
+        said = f"how images are prepared cannot be taken from {file}: {error}"
+        if isinstance(error, BadInput):  # which names the file
+            said = f"{error.message}; it would say how images are prepared"
         raise WeightsError(
-            f"how images are prepared cannot be taken from {file}: {said}",
+            said,
             "mend it, or set model.mean, model.std, model.interpolation and model.crop, and it is not read",
         ) from error
 
@@ -128,8 +132,10 @@ def _parsed(file: Path) -> Settings:
         raise ValueError(f"it cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:
         raise ValueError("it is not text") from None
+    if not text.strip():
+        raise ValueError("it is empty")
     parse = yaml_file.parse if file.suffix == ".yaml" else strict_json.parse
-    found = parse(text, file.name)
+    found = parse(text, str(file))
     if not isinstance(found, dict):
         raise ValueError("it holds no settings")
     return found
@@ -141,5 +147,5 @@ def _checked(found: Settings, origin: str) -> Preprocessing:
         said = recipe.Model.model_validate(found)
     except ValidationError as error:
         fault = error.errors()[0]
-        raise ValueError(f"{fault['loc'][0]} {found[str(fault['loc'][0])]!r}: {resolve.wanted(fault)[0]}") from None
+        raise ValueError(f"{fault['loc'][0]} {found[str(fault['loc'][0])]!r}: {wanted(fault)[0]}") from None
     return Preprocessing(**said.model_dump(include=set(PARTS)), origin=origin)

@@ -1,63 +1,60 @@
-"""What timm refuses, in our words: arguments an architecture has not, values it cannot take, weights not to be had.
+"""What timm refuses, in our words: values an architecture cannot take, weights not to be had.
 
 timm checks no argument, and any class of error may follow. What it said stays the error's cause, shown by --verbose.
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Mapping
 from typing import Any
 
 import timm
 import torch
-from timm.models.beit import Beit
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from toolkit.characters import listed
-from toolkit.errors import RecipeError, WeightsError, plainly, suggestion
+from toolkit.errors import RecipeError, WeightsError
+from toolkit.models.arguments import builds, usually
+from toolkit.models.patches import check_size, patch_size
 from toolkit.models.weights import is_classifier
 from toolkit.records import Setting
 
 LOG = logging.getLogger(__name__)
-FACTORY_ARGUMENTS = frozenset(
-    (
-        *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "scriptable"),
-        *("exportable", "no_jit", "features_only", "num_classes", "in_chans", "device", "dtype"),
-    )
-)
-"""Arguments of timm that are not the architecture's: weights come through `weights`, classes from the data."""
 
 
-def check_arguments(name: str, args: Mapping[str, Setting]) -> None:
-    """RecipeError for arguments that this architecture has not, with the closest that it has."""
-    if refused := sorted(FACTORY_ARGUMENTS & args.keys()):
-        raise RecipeError(f"model.args may not hold {', '.join(refused)}", "see model.weights and model.image_size")
-    known = _signature(name).keys() - FACTORY_ARGUMENTS
-    for argument in args:
-        if argument not in known:
-            raise RecipeError(f"model.args: {name} takes no {argument!r}", suggestion(argument, sorted(known)))
-    if args.get("weight_init") == "skip":
-        raise RecipeError("with weight_init='skip' weights are what happens to be in memory", "see model.weights")
+def check_mlp(module: nn.Module, args: Mapping[str, Setting]) -> None:
+    """RecipeError where MLPs would have no units; timm makes them as wide as the model then, unsaid."""
+    ratio, channels = args.get("mlp_ratio"), module.get_parameter("patch_embed.proj.weight").shape[0]
+    if isinstance(ratio, int | float) and int(channels * ratio) < 1:
+        raise RecipeError(
+            f"model.args.mlp_ratio = {ratio}: with it MLPs have no units, in a model of {channels} channels",
+            "it is their width as a multiple of embed_dim; 4 is usual",
+        )
 
 
 def of_arguments(name: str, args: Mapping[str, Setting], error: Exception) -> RecipeError:
     """The error for values that timm cannot build `name` with: those without which it can, else those it speaks of."""
-    guilty = [argument for argument in args if _builds(name, {key: args[key] for key in args if key != argument})]
+    guilty = [argument for argument in args if builds(name, {key: args[key] for key in args if key != argument})]
+    if "img_size" in guilty and isinstance(size := args["img_size"], int) and size > 0:
+        _check_size(name, args, size)
     blamed = guilty or [argument for argument in args if argument in str(error)] or list(args)
     if not blamed:
-        return RecipeError(f"timm cannot build {name} here: {plainly(error)}", "choose another --model")
-    if _builds(name, args):
+        return RecipeError(f"timm cannot build {name} here", "choose another --model")
+    if builds(name, args):
         return RecipeError(f"{name} with {_listed(args, list(args))} is too large for this machine", "see model.args")
-    defaults = {key: _signature(name)[key].default for key in blamed}
-    usual = ", ".join(f"{key}={value}" for key, value in defaults.items() if isinstance(value, int | float))
-    said = f": {plainly(error)}" if isinstance(error, AssertionError | ValueError) and str(error) else ""
+    own = usually(name, blamed)
     return RecipeError(
-        f"timm refuses to build {name} with {_listed(args, blamed)}{said}",
-        f"see model.args; usual is {usual}" if usual else "see model.args",
+        f"timm refuses to build {name} with {_listed(args, blamed)}",
+        f"see model.args; {name} itself has {own}" if own else "see model.args",
     )
+
+
+def _check_size(name: str, args: Mapping[str, Setting], size: int) -> None:
+    """RecipeError for an image size that is no size, or too large for patches of these."""
+    others: dict[str, Any] = {key: value for key, value in args.items() if key != "img_size"}
+    with torch.device("meta"):
+        check_size(size, patch_size(timm.create_model(name, pretrained=False, **others)))
 
 
 def of_hub_weights(name: str, args: Mapping[str, Setting], error: Exception) -> WeightsError:
@@ -102,21 +99,6 @@ def check_hub_weights(module: nn.Module, name: str, args: Mapping[str, Setting])
 
 def _heads(module: nn.Module) -> set[object]:
     return {part.num_heads for part in module.modules() if hasattr(part, "num_heads")}
-
-
-def _signature(name: str) -> Mapping[str, inspect.Parameter]:
-    kind = Beit if name.partition(".")[0] in timm.list_models(module="beit") else VisionTransformer
-    return inspect.signature(kind).parameters
-
-
-def _builds(name: str, args: Mapping[str, Setting]) -> bool:
-    arguments: dict[str, Any] = dict(args)
-    try:
-        with torch.device("meta"):
-            timm.create_model(name, pretrained=False, **arguments)
-    except Exception:  # as above: of any class
-        return False
-    return True
 
 
 def _listed(args: Mapping[str, Setting], names: list[str]) -> str:

@@ -14,7 +14,7 @@ from torch import nn
 
 from toolkit.errors import MissingDependency, UnsupportedModel
 from toolkit.models.model import Model
-from toolkit.models.patches import check_filled, patch_size
+from toolkit.models.patches import check_size, patch_size
 
 ANY_SIZE_SINCE = (1, 0, 31)
 """timm that does not take the size of the traced example for the only one."""
@@ -43,10 +43,10 @@ def take_any_size(module: nn.Module) -> None:
 
 
 def check_sizes(module: nn.Module, sizes: Collection[int], *, any_between: bool) -> None:
-    """Raise RecipeError for images that patches do not fill; for any size between these UnsupportedModel for BEiT, and
-    MissingDependency for an old timm."""
+    """Raise RecipeError for images that patches do not fill, or that are too large; for any size between these
+    UnsupportedModel for BEiT, and MissingDependency for an old timm."""
     for size in sizes:
-        check_filled(size, patch_size(module))
+        check_size(size, patch_size(module))
     if any_between and tuple(map(int, re.findall(r"\d+", timm.__version__)[:3])) < ANY_SIZE_SINCE:
         raise MissingDependency(
             f"files for images of any size need timm 1.0.31 or newer, and {timm.__version__} is installed",

@@ -18,9 +18,9 @@ from torch import nn
 from toolkit import hashing, records
 from toolkit.errors import StorageError, WeightsError, plainly
 from toolkit.models.adapt import attentions, canonicalise
-from toolkit.models.build import check_name, create
 from toolkit.models.model import Model
 from toolkit.models.shapes import blocks_of, drop_blocks, take_shapes
+from toolkit.models.timm_model import check_name, create
 from toolkit.records import ModelInfo
 
 

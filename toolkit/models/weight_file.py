@@ -15,10 +15,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from toolkit import hashing, recipe, strict_json
+from toolkit.characters import is_address
 from toolkit.errors import WeightsError
-from toolkit.models.weight_kinds import AGAIN, kind_of, readable, with_code
+from toolkit.models.weight_kinds import AGAIN, PLAIN, kind_of, readable, unread_formats, with_code
 from toolkit.records import SCHEMA, ModelInfo
 
+NAMED = "save the tensors by name: torch.save(model.state_dict(), FILE)"
 DEEPEST = 4
 """How far inside each other the entries of a checkpoint are looked into."""
 
@@ -31,6 +33,11 @@ def weights_path(settings: recipe.Model) -> Path | None:
     """The file that a model starts from, which may be missing; None for weights of timm's or random ones."""
     if settings.weights in ("hub", "none"):
         return None
+    if is_address(settings.weights):
+        raise WeightsError(
+            f"weights {settings.weights} is an address, and weights are read from a file here",
+            "download it first, and give the file: --weights FILE",
+        )
     try:
         return Path(settings.weights).expanduser()
     except RuntimeError:
@@ -70,11 +77,25 @@ def read(file: Path) -> dict[str, Tensor]:
             with readable(file):
                 return load_file(file)
         except (SafetensorError, ValueError, KeyError) as error:
+            if odd := unread_formats(file):
+                raise WeightsError(
+                    f"{file} holds numbers in {', '.join(odd)}, which PyTorch does not read", PLAIN
+                ) from error
             raise WeightsError(f"{file} is truncated or damaged", AGAIN) from error
-    tensors = dict(_tensors_in(_unpickled(file)))
+    content = _unpickled(file)
+    tensors = dict(_tensors_in(content))
     if not tensors:
-        raise WeightsError(f"{file} holds no tensors", "save model.state_dict()")
+        raise WeightsError(f"{file} holds {_described(content)}, not tensors by name", NAMED)
     return tensors
+
+
+def _described(content: object) -> str:
+    if isinstance(content, Tensor):
+        return f"a single tensor of shape {list(content.shape)}"
+    kinds = {Mapping: "names with other values", list: "a list", tuple: "a list", str: "a text", int: "a number"}
+    if isinstance(content, Mapping) and not content:
+        return "nothing"
+    return next((said for kind, said in kinds.items() if isinstance(content, kind)), f"a {type(content).__name__}")
 
 
 def _unpickled(file: Path) -> object:

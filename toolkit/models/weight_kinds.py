@@ -7,6 +7,7 @@ None of them is opened here, as pickles, TorchScript and exported programs run c
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shlex
@@ -26,6 +27,12 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 ANOTHER = "give a safetensors file, or one that torch.save has written"
 UNPACK = "unpack it and give the file of weights inside"
 AGAIN = "copy or download it again"
+PLAIN = "save the state_dict of the model before it was quantised or made sparse"
+READ_FORMATS = frozenset((
+    "BOOL", "U8", "I8", "I16", "U16", "I32", "U32", "I64", "U64", "F16", "BF16", "F32", "F64", "C64",
+    "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0",
+))  # fmt: skip
+"""Safetensors' names of the number formats that there are in PyTorch."""
 MADE_BY_OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How files of torch before 1.6 begin; later ones are zip archives."""
 HEAD = 300
@@ -103,6 +110,17 @@ def _kind_of(file: Path) -> Kind:
         what, mend = _described(file, head)
         raise WeightsError(f"{file} is {what}", mend)
     return "torch"
+
+
+def unread_formats(file: Path) -> list[str]:
+    """Number formats that a safetensors file names and PyTorch has not."""
+    try:
+        with file.open("rb") as opened:
+            header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+        found = {entry["dtype"] for name, entry in header.items() if name != "__metadata__"}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError):  # damaged
+        return []
+    return sorted(str(each) for each in found - READ_FORMATS)
 
 
 def with_code(file: Path, names: Sequence[str]) -> WeightsError:

@@ -15,8 +15,12 @@ from toolkit.characters import listed
 from toolkit.errors import WeightsError
 from toolkit.models import networks, weight_file
 from toolkit.models.kinship import differences
+from toolkit.models.weight_kinds import PLAIN
 
 LOG = logging.getLogger(__name__)
+FLOAT8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz)
+COMPUTED = (torch.float16, torch.bfloat16, torch.float32, torch.float64, *FLOAT8)
+"""Number formats of weights. Others are those of scales (float8_e8m0fnu) or hold several numbers in a byte."""
 SHOWN, SHOWN_BESIDE_A_KIND = 8, 3
 """How many misfitting tensors an error lists, and how many where it can say what kind of model they are for."""
 
@@ -90,14 +94,17 @@ def _misfit(module: nn.Module, given: Mapping[str, Tensor], faults: list[str], f
 
 
 def _in_float32(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
-    """Half and double precision as the model computes; what is not plain numbers is refused by name."""
+    """Numbers of any precision as the model computes; what is not plain numbers is refused by name."""
     odd = [f"{name} ({what})" for name, tensor in tensors.items() if (what := _odd(tensor, name in own))]
     if odd:
         raise WeightsError(
             f"{file} holds tensors that are no plain floating-point numbers: {listed(odd)}",
-            "save the state_dict of the model before it was quantised or made sparse",
+            PLAIN,
         )
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    eighths = [name for name in tensors if name in own and tensors[name].dtype in FLOAT8]
+    if eighths and (scales := [name for name in tensors if name not in own and "scale" in name]):
+        raise WeightsError(f"{file} holds float8 numbers that others are to scale: {listed(scales)}", PLAIN)
+    return {name: tensor.float() if tensor.dtype in COMPUTED else tensor for name, tensor in tensors.items()}
 
 
 def _odd(tensor: Tensor, needed: bool) -> str:
@@ -106,7 +113,7 @@ def _odd(tensor: Tensor, needed: bool) -> str:
     if tensor.is_quantized or tensor.layout != torch.strided:
         return "quantised" if tensor.is_quantized else "sparse"
     dtype = str(tensor.dtype).removeprefix("torch.")
-    return dtype if needed and not tensor.is_floating_point() else ""
+    return dtype if needed and tensor.dtype not in COMPUTED else ""
 
 
 def _check_heads(module: nn.Module, file: Path) -> None:

@@ -17,9 +17,9 @@ import torch
 
 from toolkit.errors import BudgetError
 from toolkit.models.groups import Groups, Unit
-from toolkit.prune.allocators import Terms
+from toolkit.prune.allocators import Allocator, Terms
 from toolkit.prune.budget import TOLERANCE, Budget
-from toolkit.prune.chunks import Chunk, chunks_of, coarseness, cuts_of
+from toolkit.prune.chunks import Chunk, coarseness, cuts_of
 from toolkit.records import Cut
 
 LOG = logging.getLogger(__name__)
@@ -42,14 +42,53 @@ def spend(pools: Pools, budget: Budget, terms: Terms) -> tuple[Cut, ...]:
     if budget.quantity == "ratio":
         chosen = _share(pools, budget.share, terms)
         if not chosen and not terms.gone and not terms.partway:
-            raise BudgetError(f"{budget} removes nothing: no layer has that many units to spare", _SMALLER_STEPS)
+            raise _nothing(budget)
     else:
         chosen = _until_met(_at_one_pace(pools, terms.gone), budget, terms)
     removed = terms.gone.union(*(chunk.members for chunk in chosen))
     return cuts_of(removed - _inside(removed, terms.groups), terms.groups)
 
 
-_SMALLER_STEPS = "ask for more, allow more axes (prune.axes), or round to smaller steps (--round-to)"
+def check_reachable(spender: Allocator, budget: Budget, terms: Terms, steps: int) -> None:
+    """BudgetError, the one that `spend` would raise, for a budget that no scores meet.
+
+    Not even the removal of all that may go is enough; or there is a single round, and units compete with their like
+    only, so that scores decide which of them go but not what is left.
+    """
+    pools = spender.pools({group.key: torch.zeros(group.units, dtype=torch.float64) for group in terms.groups}, terms)
+    settled = steps == 1 and _alike(pools, terms)
+    if budget.quantity == "ratio":
+        fewest = [(min(len(chunk.units) for chunk in pool.chunks), len(pool.members)) for pool in pools if pool.chunks]
+        if settled and all(units > budget.share * members + 1e-9 for units, members in fewest):
+            raise _nothing(budget)
+        return
+    cells = terms.cost.cells(unit for pool in pools for chunk in pool.chunks for unit in chunk.members)
+    least = budget.left(terms.cost.after(cells), terms.cost.dense)
+    if least > budget.share:
+        raise _unmet(budget, least, 0.0, terms)
+    if settled:
+        spend(pools, budget, terms)
+
+
+def _alike(pools: Pools, terms: Terms) -> bool:
+    """Whether all chunks of a pool are of one axis and size and save the same, and no unit goes with another."""
+    axes = {group.axis for group in terms.groups}
+    if ("block" in axes and len(axes) > 1) or ("head" in axes and axes & {"qk", "v"}):
+        return False
+    for pool in pools:
+        kinds = {(chunk.key, chunk.segment, len(chunk.units)): chunk for chunk in pool.chunks}
+        savings = {terms.cost.after(terms.cost.cells(chunk.members)) for chunk in kinds.values()}
+        if len({(axis, units) for (_, axis), _, units in kinds}) > 1 or len(savings) > 1:
+            return False
+    return True
+
+
+def _nothing(budget: Budget) -> BudgetError:
+    return BudgetError(f"{budget} removes nothing: no layer has that many units to spare", _SMALLER_STEPS)
+
+
+_MORE_CHOICE = "allow more axes (prune.axes), or round to smaller steps (--round-to)"
+_SMALLER_STEPS = f"ask for more, {_MORE_CHOICE}"
 
 
 def removed_by(cuts: Sequence[Cut], groups: Groups) -> frozenset[Unit]:
@@ -147,34 +186,25 @@ def _until_met(order: Sequence[Chunk], budget: Budget, terms: Terms) -> list[Chu
             skipped.add(where)  # later chunks of a segment never go before earlier ones
             below = max(below, share)
     if not best <= budget.share and not terms.partway:
-        raise _unmet(budget, best, below)
+        raise _unmet(budget, best, below, terms)
     return [order[index] for index in chosen]
 
 
-def check_reachable(budget: Budget, terms: Terms) -> None:
-    """BudgetError where not even the removal of all that may go meets the budget, whatever the scores will be."""
-    if budget.quantity == "ratio":
-        return
-    chunks = [
-        chunk
-        for group in terms.groups
-        for chunk in chunks_of(group, torch.zeros(group.units, dtype=torch.float64), terms.round_to)
-    ]
-    cells = terms.cost.cells(unit for chunk in chunks for unit in chunk.members)
-    least = budget.left(terms.cost.after(cells), terms.cost.dense)
-    if least > budget.share:
-        raise _unmet(budget, least, 0.0)
-
-
-def _unmet(budget: Budget, above: float, below: float) -> BudgetError:
-    """`above` and `below` the budget: the nearest shares that were found; 1 and 0 where there is none."""
+def _unmet(budget: Budget, above: float, below: float, terms: Terms) -> BudgetError:
+    """`above` and `below` the budget: the nearest shares that were found; 1 and 0 where there is none. In rounds, what
+    is found depends on the budget of the rounds before: another one may end elsewhere."""
     found = [share for share in (above, below) if 0 < share < 1]
     if not found:
         return BudgetError(f"{budget} cannot be met: no layer has units to spare", _SMALLER_STEPS)
     closest = _rounded_up(min(found, key=lambda share: abs(share - budget.share)))
+    if terms.gone:
+        return BudgetError(
+            f"{budget} is not met in rounds: the closest that they come to is {budget.quantity}={closest:g}",
+            f"ask for something near that, change --steps, {_MORE_CHOICE}",
+        )
     return BudgetError(
         f"{budget} cannot be met: the closest that can is {budget.quantity}={closest:g}",
-        "ask for that, allow more axes (prune.axes), or round to smaller steps (--round-to)",
+        f"ask for that, {_MORE_CHOICE}",
     )
 
 

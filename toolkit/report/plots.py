@@ -10,7 +10,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 
-from toolkit.characters import printable
+from toolkit.characters import counted, printable
 from toolkit.records import DENSE, SLIM, BlockSummary, DomainParity, ModelSummary, ParityReport
 from toolkit.report import numbers, summary, svg
 from toolkit.report.contents import LatencyRow
@@ -95,7 +95,7 @@ def _accuracy_bar(axes: Axes, value: float, centre: float, thickness: float, *, 
 
 def _domain_label(domain: DomainParity) -> str:
     lines = [_shortened(domain.domain), *(["never trained on"] if domain.held_out else [])]
-    return "\n".join([*lines, f"{len(domain.labels)} images"])
+    return "\n".join([*lines, counted(len(domain.labels), "image")])
 
 
 def _accuracy_alt(parity: ParityReport) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from toolkit.characters import printable
+from toolkit.characters import counted, printable
 from toolkit.records import DENSE, SLIM, Comparison, DomainParity
 from toolkit.report import numbers
 from toolkit.report.contents import Load, Page, SpeedUp
@@ -187,7 +187,7 @@ def _accuracies(page: Page) -> Iterator[Row]:
             numbers.points(after - before) if before is not None and after is not None else "",
             numbers.points_between(pair.low, pair.high) if pair else "",
             "never trained on" if domain.held_out else "",
-            f"{len(domain.labels)} images",
+            counted(len(domain.labels), "image"),
         )
 
 

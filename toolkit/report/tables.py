@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from toolkit.characters import counted
 from toolkit.dg.summary import DataSummary
 from toolkit.records import Artifact, BlockSummary, Environment, HeadLayout, PrunePlan, TensorSpec, TrainingHistory
 from toolkit.report import numbers
@@ -184,5 +185,7 @@ def _training_facts(history: TrainingHistory) -> dict[str, str]:
     facts["Training loss before it"] = numbers.significant(kept.train_loss)
     if kept.accuracy:
         mean = sum(kept.accuracy.values()) / len(kept.accuracy)
-        facts["Accuracy, validation images"] = f"{numbers.share(mean)}, mean of the {len(kept.accuracy)} source domains"
+        facts["Accuracy, validation images"] = (
+            f"{numbers.share(mean)}, mean of {counted(len(kept.accuracy), 'source domain')}"
+        )
     return facts

@@ -9,7 +9,7 @@ from toolkit import hashing, records
 from toolkit.errors import InvalidMeasurement, RecipeError, ToolkitError
 from toolkit.records import DENSE, SLIM, BenchReport
 from toolkit.stages import MODELS, Run, Stage, Unit, hash_of
-from toolkit.stages.export import artifact_folder
+from toolkit.stages.export import artifact_folder, not_running_here
 
 
 class Bench(Stage):
@@ -23,6 +23,13 @@ class Bench(Stage):
         device(run.recipe.bench.device)
         runtime(_runtime(run))
         _subjects(run)
+        name, refused = _target(run), not_running_here(run)
+        if name in refused and device(run.recipe.bench.device).is_this_machine:
+            error = refused[name]
+            raise type(error)(
+                f"what {name} writes cannot be measured here: {error.message}",
+                f"`toolkit export` writes it all the same; {error.hint}",
+            )
 
     def units(self, run: Run) -> list[Unit]:
         from toolkit.bench.identity import identify
@@ -81,14 +88,18 @@ def _runtime(run: Run) -> str:
     return run.recipe.bench.runtime or target(run.recipe.export.targets[0]).runtime
 
 
-def _subjects(run: Run) -> dict[str, Path]:
-    """The folders that the chosen runtime opens: of exported files, or for torch without any, of models."""
+def _target(run: Run) -> str | None:
+    """The first whose files the chosen runtime opens."""
     from toolkit.export import target
 
-    chosen = _runtime(run)
-    for name in run.recipe.export.targets:
-        if target(name).runtime == chosen:
-            return {subject: run.folder.path / artifact_folder(run, name, subject) for subject in MODELS}
+    return next((name for name in run.recipe.export.targets if target(name).runtime == _runtime(run)), None)
+
+
+def _subjects(run: Run) -> dict[str, Path]:
+    """The folders that the chosen runtime opens: of exported files, or for torch without any, of models."""
+    chosen, name = _runtime(run), _target(run)
+    if name is not None:
+        return {subject: run.folder.path / artifact_folder(run, name, subject) for subject in MODELS}
     if chosen == "torch":
         return {subject: run.folder.path / result for subject, result in MODELS.items()}
     raise RecipeError(

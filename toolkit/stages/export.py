@@ -8,7 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit.errors import CheckFailed, DataError
+from toolkit.errors import (
+    CheckFailed,
+    DataError,
+    DeviceUnreachable,
+    LibraryDied,
+    MissingDependency,
+    ToolkitError,
+    WrongMachine,
+)
 from toolkit.records import SLIM, Artifact, ModelInfo
 from toolkit.stages import MODELS, Run, Stage, Unit, hash_of
 from toolkit.stages.train import accuracies
@@ -30,14 +38,23 @@ class Export(Stage):
     def check(self, run: Run) -> None:
         from toolkit.export import target
         from toolkit.export.choices import choices
+        from toolkit.export.idle import idle
         from toolkit.export.possible import check_possible
 
         settings = run.recipe.export
+        for line in idle(settings):
+            run.tell(f"export: warning: {line}")
         for name in settings.targets:
             choices(name, target(name).abilities(), settings)
             target(name).check(settings)
             if not run.has_dense or settings.image_size:
                 check_possible(name, run.outline, settings)
+        if settings.verify:
+            for name, error in not_running_here(run).items():
+                raise type(error)(
+                    f"--verify cannot run what {name} writes: {error.message}",
+                    f"without --verify it is written; {error.hint}",
+                )
 
     def check_data(self, run: Run) -> None:
         if run.recipe.export.calibration_domains:
@@ -76,6 +93,19 @@ def artifact_folder(run: Run, target: str, subject: str) -> str:
     """artifacts/onnx-fp32 is what ships; artifacts/onnx-fp32-dense is what it is compared with."""
     suffix = "" if subject == SLIM else f"-{subject}"
     return f"artifacts/{target}-{run.recipe.export.precision}{suffix}"
+
+
+def not_running_here(run: Run) -> dict[str, ToolkitError]:
+    """The targets whose files this machine will not run, and why, as far as it is known before they are written."""
+    from toolkit.export import target
+
+    found: dict[str, ToolkitError] = {}
+    for name in run.recipe.export.targets:
+        try:
+            target(name).check_runs_here(run.recipe.export)
+        except (DeviceUnreachable, LibraryDied, MissingDependency, WrongMachine) as error:
+            found[name] = error
+    return found
 
 
 def _compared(artifact: Artifact) -> str:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit import gpu, records
+from toolkit.characters import counted
 from toolkit.errors import CheckFailed, DeviceUnreachable, LibraryDied, MissingDependency, ToolkitError, WrongMachine
 from toolkit.records import DENSE, SLIM, Comparison, DomainParity, ParityReport
 from toolkit.stages import MODELS, PARITY, Run, Stage, Unit, hash_of
-from toolkit.stages.export import artifact_folder, predictions
+from toolkit.stages.export import artifact_folder, not_running_here, predictions
 
 if TYPE_CHECKING:
     from toolkit.bench.parity import Predictions
@@ -21,6 +22,19 @@ if TYPE_CHECKING:
 class Parity(Stage):
     name = "parity"
     needs = ("export",)
+
+    def check(self, run: Run) -> None:
+        refused = not_running_here(run)
+        if len(refused) < len(run.recipe.export.targets):
+            for name, error in refused.items():
+                run.tell(f"parity: warning: {name} cannot be compared here: {error.message}")
+            return
+        first = next(iter(refused.values()))
+        raise type(first)(
+            "nothing that is exported can be compared here: "
+            + "; ".join(f"{name}: {error.message}" for name, error in refused.items()),
+            f"`toolkit export` writes it all the same; {first.hint}",
+        )
 
     def units(self, run: Run) -> list[Unit]:
         from toolkit.bench.identity import identify
@@ -41,9 +55,8 @@ class Parity(Stage):
             accuracies = ", ".join(f"{side} {accuracy:.1%}" for side, accuracy in domain.accuracy.items())
             verdicts = {made.verdict for made in domain.comparisons if made.verdict}
             note = " (never trained on)" if domain.held_out else ""
-            lines.append(
-                f"{domain.domain}{note}, {len(domain.labels)} images: {accuracies}: {', '.join(sorted(verdicts))}"
-            )
+            images = counted(len(domain.labels), "image")
+            lines.append(f"{domain.domain}{note}, {images}: {accuracies}: {', '.join(sorted(verdicts))}")
         return lines + [f"{side}: not compared: {why}" for side, why in self.record(run).unopened.items()]
 
     def verdict(self, run: Run) -> ToolkitError | None:
@@ -73,7 +86,7 @@ def _needed(domain: DomainParity, comparison: Comparison, margin: float) -> str:
     from toolkit.bench.parity import images_needed
 
     needed = images_needed(domain, comparison, margin) if comparison.verdict == "undecided" else None
-    return f" on {len(domain.labels)} images, about {needed} would tell" if needed else ""
+    return f" on {counted(len(domain.labels), 'image')}, about {needed} would tell" if needed else ""
 
 
 def _sides(run: Run) -> dict[str, tuple[Path, str]]:

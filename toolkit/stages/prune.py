@@ -58,13 +58,14 @@ class Prune(Stage):
 def _check_budget(run: Run) -> None:
     """A budget that this architecture cannot meet is refused before hours go into training it."""
     from toolkit.models.build import outline
-    from toolkit.prune.allocators import Terms
+    from toolkit.prune.allocators import Terms, allocator
     from toolkit.prune.budget import budget_of
     from toolkit.prune.spending import check_reachable
 
     settings = run.recipe.prune
     model = outline(run.recipe.model, run.domains.classes)
-    check_reachable(budget_of(settings), Terms(model.groups.along(settings.axes), model.cost, settings.round_to))
+    terms = Terms(model.groups.along(settings.axes), model.cost, settings.round_to)
+    check_reachable(allocator(settings.scope), budget_of(settings), terms, settings.steps)
 
 
 def _prune(run: Run, out: Path) -> None:

@@ -15,8 +15,8 @@ class Train(Stage):
     name = "train"
 
     def check(self, run: Run) -> None:
-        from toolkit.models.build import check_name
         from toolkit.models.preprocessing import preprocessing_of
+        from toolkit.models.timm_model import check_name
         from toolkit.models.weight_file import is_there, weights_path
         from toolkit.models.weight_kinds import kind_of
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from toolkit import plugins
 from toolkit.models.cost import CostModel
 from toolkit.models.groups import Groups, Scores, Unit
-from toolkit.prune.budget import Budget
-from toolkit.records import Cut
+
+if TYPE_CHECKING:
+    from toolkit.prune.spending import Pools
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Terms:
 
 
 class Allocator(Protocol):
-    def allocate(self, scores: Scores, budget: Budget, terms: Terms) -> tuple[Cut, ...]:
-        """Cuts that meet the budget, those of earlier rounds among them; BudgetError if none do."""
+    def pools(self, scores: Scores, terms: Terms) -> Pools:
+        """The chunks that may go, in pools of those that compete; `spending` takes from all pools at one pace."""
         ...
 
 

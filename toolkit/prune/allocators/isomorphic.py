@@ -8,22 +8,20 @@ from __future__ import annotations
 
 from toolkit.models.groups import Scores
 from toolkit.prune.allocators import Allocator, Terms
-from toolkit.prune.budget import Budget
 from toolkit.prune.chunks import Chunk, chunks_of
-from toolkit.prune.spending import Pool, spend
-from toolkit.records import Axis, Cut
+from toolkit.prune.spending import Pool, Pools
+from toolkit.records import Axis
 
 
 class Isomorphic:
-    def allocate(self, scores: Scores, budget: Budget, terms: Terms) -> tuple[Cut, ...]:
+    def pools(self, scores: Scores, terms: Terms) -> Pools:
         chunks: dict[Axis, list[Chunk]] = {}
         for group in terms.groups:
             chunks.setdefault(group.axis, []).extend(chunks_of(group, scores[group.key], terms.round_to, terms.gone))
-        pools = [
+        return [
             Pool(axis, sorted(found, key=lambda chunk: chunk.score), terms.groups.along([axis]).members())
             for axis, found in chunks.items()
         ]
-        return spend(pools, budget, terms)
 
 
 PLUGIN: Allocator = Isomorphic()

@@ -19,7 +19,7 @@ from toolkit.prune.allocators import Terms, allocator
 from toolkit.prune.budget import Budget, budget_of
 from toolkit.prune.criteria import criterion
 from toolkit.prune.methods import Job, Method
-from toolkit.prune.spending import ratio_of, removed_by
+from toolkit.prune.spending import check_reachable, ratio_of, removed_by, spend
 from toolkit.records import Cut, PrunePlan
 
 
@@ -29,6 +29,7 @@ class Grouped:
         scorer, spender = criterion(settings.criterion), allocator(settings.scope)
         allowed = model.groups.along(settings.axes)
         terms = Terms(allowed, model.cost, settings.round_to, partway=True)
+        check_reachable(spender, budget, replace(terms, partway=False), settings.steps)
         cuts: tuple[Cut, ...] = ()
         for done in range(settings.steps):
             job.report(done, settings.steps)
@@ -41,7 +42,7 @@ class Grouped:
                 removal = remove(model, cuts)
                 left = removal.model.groups.along(settings.axes)
                 scores = _in_source(scorer.score(removal.model.module, job.calibration, left), removal, allowed)
-            cuts = spender.allocate(scores, _after(budget, (done + 1) / settings.steps), terms)
+            cuts = spend(spender.pools(scores, terms), _after(budget, (done + 1) / settings.steps), terms)
         job.report(settings.steps, settings.steps)
         return PrunePlan(
             model_sha256=model.info.weights_sha256,
