@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from toolkit.export.prepare import Prepared
 
 ENGINE_SETTINGS = (
-    "target",
+    "gpus",
     "builder_level",
     "workspace_mib",
     "version_compatible",

@@ -37,9 +37,11 @@ class EngineOptions:
     """The graph has nodes that are a plugin of ours."""
 
     @property
-    def oldest_architecture(self) -> str:
-        """That code must be for which every one of the GPUs is to run."""
-        return AMPERE if self.hardware_compatible or not self.architectures else self.architectures[0]
+    def lowest_architecture(self) -> str:
+        """Lowest architecture among the GPUs: code for it runs on all of them."""
+        if self.hardware_compatible or not self.architectures:
+            return AMPERE
+        return min(self.architectures, key=lambda architecture: int(architecture.removeprefix("sm_")))
 
 
 @dataclass(frozen=True)

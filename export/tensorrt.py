@@ -59,15 +59,15 @@ class TensorRT(Target):
         if options.attention == "custom":
             from toolkit.export import quick_plugin
 
-            quick_plugin.check(options.precision, wanted.oldest_architecture)
+            quick_plugin.check(options.precision, wanted.lowest_architecture)
 
     def check_runs_here(self, options: recipe.Export) -> None:
         """DeviceUnreachable without a GPU that can be used, WrongMachine for engines for other GPUs."""
         here, wanted = gpu.architecture(), engine_options(options, library(self.name))
         if not wanted.hardware_compatible and wanted.architectures and here not in wanted.architectures:
             raise WrongMachine(
-                f"the engine is for {', '.join(wanted.architectures)} (--target), and this GPU is {here}",
-                f"--target {here}, or run it on such a GPU",
+                f"the engine is for {', '.join(wanted.architectures)} (--gpu), and this GPU is {here}",
+                f"--gpu {here}, or run it on such a GPU",
             )
 
     def depends_on(self, options: recipe.Export) -> dict[str, str]:
@@ -87,7 +87,7 @@ class TensorRT(Target):
         check.check_graph(prepared.proto, prepared.info, options)
         difference = check.difference_in_onnxruntime(prepared, options)
         if options.attention == "custom":
-            onnx = check.serialized(quick_plugin.for_engine(prepared, wanted.oldest_architecture))
+            onnx = check.serialized(quick_plugin.for_engine(prepared, wanted.lowest_architecture))
         cache = Path(options.timing_cache) if options.timing_cache else None
         engine = build(onnx, wanted, built_by, _learned(cache), report)
         try:
@@ -146,13 +146,13 @@ def _learned(cache: Path | None) -> bytes:
 
 def engine_options(options: recipe.Export, library: Library) -> EngineOptions:
     """The recipe's settings for an engine; BadInput for GPUs that this library does not build for."""
-    asked = tuple(options.target.split(",")) if options.target else ()
+    asked = tuple(options.gpus.split(",")) if options.gpus else ()
     if options.timing_cache and not library.can.timing_cache:
         raise BadInput(f"{library.package} times nothing while it builds", "leave --timing-cache away")
     if options.timing_cache:
         _check_writable(Path(options.timing_cache))
     if options.hardware_compatible and not library.can.ampere_plus:
-        raise BadInput(f"{library.package} knows no --hardware-compatible", "name the GPUs: --target sm_86,sm_89")
+        raise BadInput(f"{library.package} knows no --hardware-compatible", "name the GPUs: --gpu sm_86,sm_89")
     return EngineOptions(
         batch_sizes=options.batch_size,
         architectures=() if options.hardware_compatible and not asked else _architectures(asked, library),

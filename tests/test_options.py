@@ -43,7 +43,7 @@ WITHOUT_DEFAULT = {
     "export.batch_size": (2, 4, 6),
     "export.rewrites": ("norms", "class-token"),
     "export.calibration_domains": ("ink", "photo"),
-    "export.target": "sm_86,sm_89",
+    "export.gpus": "sm_86,sm_89",
     "export.workspace_mib": 512,
     "export.timing_cache": "timing.cache",
 }

@@ -154,3 +154,19 @@ def test_several_faults_are_all_named_with_their_lines() -> None:
     assert "toolkit.yaml, line 2: train.epochs = -1" in caught.value.message
     assert "toolkit.yaml, line 4: unknown setting 'prune.critrion'" in caught.value.message
     assert caught.value.hint.startswith("did you mean criterion")
+
+
+def test_flags_and_recipe_of_a_run_by_an_earlier_version_are_read_under_their_former_names() -> None:
+    command({})
+    (RUN / "flags.yaml").write_text(yaml.safe_dump({"recipe": None, "flags": {"export.target": "sm_87"}}))
+    assert command({}).kept == {"export.gpus": "sm_87"}
+    (RUN / "recipe.yaml").write_text("export: {target: sm_89, opset: 20}\n")
+    (RUN / "flags.yaml").write_text(yaml.safe_dump({"recipe": "gone.yaml", "flags": {}}))
+    export = resolve(None, RUN, {}).recipe.export
+    assert (export.gpus, export.opset) == ("sm_89", 20)
+
+
+def test_a_former_name_in_a_recipe_of_the_users_is_refused_with_the_current_one() -> None:
+    Path("toolkit.yaml").write_text("export:\n  target: sm_87\n")
+    with pytest.raises(RecipeError, match=r"toolkit\.yaml, line 2: export\.target is now called export\.gpus"):
+        command({})

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -65,6 +65,8 @@ TARGETS = {
     "torch": ("torch", "Write a torch.export program, compiled where there is a compiler."),
 }
 """Flag of `export` to the target it chooses, and its help."""
+FORMER_FLAGS = {"target": "gpu"}
+"""Flags of `export` that have another name now."""
 OWN_FLAGS = {
     "train": ("model", "data", "train"),
     "prune": ("model", "data", "prune"),
@@ -261,6 +263,8 @@ def _with_flags(name: str) -> Any:
     if name == "export":
         for flag, (_, text) in TARGETS.items():
             extra[flag] = Annotated[bool, typer.Option(f"--{flag}", help=text, rich_help_panel="Stage")]
+        for flag, current in FORMER_FLAGS.items():
+            extra[flag] = Annotated[str | None, typer.Option(f"--{flag}", callback=_renamed(current), hidden=True)]
     if name == "run":
         extra["until"] = Annotated[
             str | None, typer.Option("--until", metavar="STAGE", help="Last stage to run.", rich_help_panel="Run")
@@ -275,6 +279,16 @@ def _with_flags(name: str) -> Any:
     called = _run if name == "run" else stage
     one.command(name, help=FLAGGED[name])(options.with_options(called, sections, extra))
     return get_command(one)
+
+
+def _renamed(current: str) -> Callable[[str | None], None]:
+    """Refuses a flag under its former name."""
+
+    def refuse(value: str | None) -> None:
+        if value is not None:
+            raise typer.BadParameter(f"it is now called --{current}")
+
+    return refuse
 
 
 _ALLOW_INVALID = Annotated[

@@ -16,8 +16,8 @@ from pydantic.fields import FieldInfo
 from toolkit.recipe import Recipe
 from toolkit.resolve import Flags
 
-RENAMED = {"model.name": "model", "data.path": "data"}
-"""Settings whose own name would say too little on a command line."""
+FLAG_NAMES = {"model.name": "model", "data.path": "data", "export.gpus": "gpu"}
+"""Flags that are not named after their setting."""
 NO_FLAG = ("model.args", "export.targets")
 """Settings without a flag of this kind: they are set in a recipe, by --set, or by flags of their own."""
 
@@ -126,7 +126,7 @@ def fields(sections: Sequence[str]) -> list[tuple[str, FieldInfo]]:
 
 def _parameter(name: str) -> str:
     """Name of the function's parameter; Typer turns it into the flag."""
-    return RENAMED.get(name, name.rpartition(".")[2])
+    return FLAG_NAMES.get(name, name.rpartition(".")[2])
 
 
 def _option(name: str, field: FieldInfo) -> Any:

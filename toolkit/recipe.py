@@ -15,6 +15,9 @@ from toolkit.preprocessing import CropMode, Interpolation
 from toolkit.records import Axis
 from toolkit.setting_kinds import Architectures, Argument, Ascending, Conflict, Listed, Mean, Positive, Share, Some, Std
 
+FORMER_NAMES = {"export.target": "export.gpus"}
+"""Settings that have another name now."""
+
 RewriteName = Literal[
     "layer-scale",
     "norms",
@@ -192,8 +195,8 @@ class Export(Section):
     """In int8: attention's two products as well."""
     verify: bool = False
     """Open what was written and compare its answers with the model's on a sample of images."""
-    target: Architectures | None = None
-    """GPUs an engine is for: sm_87, or several, as in sm_86,sm_89. By default the one in this machine; TensorRT for RTX
+    gpus: Architectures | None = None
+    """GPU architectures an engine is for, such as sm_87 or sm_86,sm_89. By default this machine's GPU; TensorRT for RTX
     builds for all from Ampere on."""
     builder_level: Annotated[int, Field(ge=0, le=5)] = 3
     """How hard an engine's builder searches."""

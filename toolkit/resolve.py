@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from toolkit import yaml_file
 from toolkit.errors import RecipeError, suggestion
-from toolkit.recipe import Recipe
+from toolkit.recipe import FORMER_NAMES, Recipe
 from toolkit.wrong_settings import Origins, explained, shown
 
 Values: TypeAlias = dict[str, Any]
@@ -30,7 +30,7 @@ Flags: TypeAlias = dict[str, Any]
 
 DEFAULT_FILE = "toolkit.yaml"
 EXAMPLE_DATA = "digits"
-FLAGS_FILE = "flags.yaml"
+FLAGS_FILE, RECIPE_COPY = "flags.yaml", "recipe.yaml"
 RIVALS = {"prune.ratio": "prune.budget", "prune.budget": "prune.ratio"}
 """Settings that exclude each other: naming one takes the other back."""
 STARTS_ANEW = {"model.name": "model", "data.path": "data"}
@@ -78,6 +78,8 @@ def resolve(file: Path | None, run: Path | None, flags: Flags, given: Mapping[st
     if file is None and run is None:
         file = _recipe_of(Path(Recipe().run))
     base = _read(file) if file else {}
+    if file is not None and file.name == RECIPE_COPY:
+        base = _with_current_names(base)
     named = base.get("run") or Recipe().run
     folder = run or Path(str(named))
     earlier = _flags_of(folder)
@@ -190,7 +192,17 @@ def _flags_of(run: Path) -> Flags:
     flags = _remembered(run).get("flags") or {}
     if not isinstance(flags, dict) or not all(isinstance(name, str) for name in flags):
         raise RecipeError(f"{run / FLAGS_FILE} holds no flags by name", "remove it: flags of earlier commands are lost")
-    return flags
+    return {FORMER_NAMES.get(str(name), str(name)): value for name, value in flags.items()}
+
+
+def _with_current_names(values: Values) -> Values:
+    """A run's own copy of its recipe, which an earlier version may have written, under today's names."""
+    values = copy.deepcopy(values)
+    for former, current in FORMER_NAMES.items():
+        section = _place(values, former)
+        if _last(former) in section:
+            _place(values, current)[_last(current)] = section.pop(_last(former))
+    return values
 
 
 def _recipe_of(run: Path) -> Path | None:
@@ -198,4 +210,4 @@ def _recipe_of(run: Path) -> Path | None:
     file = _remembered(run).get("recipe")
     if not isinstance(file, str) or Path(file).is_file():
         return Path(file) if isinstance(file, str) else None
-    return run / "recipe.yaml"
+    return run / RECIPE_COPY

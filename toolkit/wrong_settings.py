@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from toolkit import yaml_file
 from toolkit.errors import RecipeError, suggestion
-from toolkit.recipe import Recipe
+from toolkit.recipe import FORMER_NAMES, Recipe
 from toolkit.setting_kinds import Conflict
 
 if TYPE_CHECKING:
@@ -88,6 +88,8 @@ def _fault(fault: ErrorDetails, origins: Origins) -> tuple[str, str]:
     """One of pydantic's findings: message and hint."""
     path = [str(part) for part in fault["loc"] if part != "[key]"]
     name, where = ".".join(path), origins.of(path)
+    if fault["type"] == "extra_forbidden" and name in FORMER_NAMES:
+        return f"{where}: {name} is now called {FORMER_NAMES[name]}", ""
     if fault["type"] == "extra_forbidden":
         section = Recipe if len(path) == 1 else Recipe.model_fields[path[0]].default.__class__
         return f"{where}: unknown setting {name!r}", suggestion(path[-1], section.model_fields)

@@ -30,8 +30,10 @@ CASES = [
     (["--openvino", "--precision", "fp16"], 2, "openvino has no fp16", "it has fp32, bf16, int8"),
     (["--torch", "--precision", "int8"], 2, "torch has no int8", "it has fp32, fp16, bf16"),
     (["--onnx", "--precision", "fp8"], 2, "export.precision = 'fp8'", ""),
-    (["--rtx", "--target", "sm_87"], 2, "does not build for sm_87 here", "sm_89"),
-    (["--rtx", "--target", "orin"], 2, "export.target = 'orin'", ""),
+    (["--rtx", "--gpu", "sm_87"], 2, "does not build for sm_87 here", "sm_89"),
+    (["--rtx", "--target", "sm_89"], 2, "it is now called --gpu", ""),
+    (["--set", "export.target=sm_89"], 2, "--set export.target: export.target is now called export.gpus", ""),
+    (["--rtx", "--gpu", "orin"], 2, "export.gpus = 'orin'", ""),
     (
         ["--onnx", "--precision", "int8", "--quantize-attention", "--attention", "standard"],
         2,
@@ -109,7 +111,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_gpu")
 def test_an_engine_is_refused_where_there_is_no_gpu(here: Path, command: Command) -> None:
-    ended = command("export", "--rtx", "--target", "sm_89")
+    ended = command("export", "--rtx", "--gpu", "sm_89")
     assert ended.code == 0, ended.err
     assert "not run on this machine" in ended.err
     for words, what in (
@@ -118,7 +120,7 @@ def test_an_engine_is_refused_where_there_is_no_gpu(here: Path, command: Command
         (["run"], "nothing that is exported can be compared here: rtx: "),
         (["export", "--verify"], "--verify cannot run what rtx writes: "),
     ):
-        ended = command(*words, "--set", "train.epochs=5", "--set", "export.targets=rtx")
+        ended = command(*words, "--set", "train.epochs=5", "--set", "export.gpuss=rtx")
         assert (ended.code, ended.made) == (4, []), ended.err
         assert f"error: {what}this machine has no NVIDIA driver" in ended.err
         assert "engines run on a machine with an NVIDIA GPU" in ended.err
@@ -126,7 +128,7 @@ def test_an_engine_is_refused_where_there_is_no_gpu(here: Path, command: Command
 
 @pytest.mark.usefixtures("no_gpu")
 def test_a_new_run_that_cannot_end_well_leaves_nothing(here: Path, command: Command) -> None:
-    ended = command("run", "--run", "new/one", "--recipe", "toolkit.yaml", "--set", "export.targets=rtx")
+    ended = command("run", "--run", "new/one", "--recipe", "toolkit.yaml", "--set", "export.gpuss=rtx")
     assert ended.code == 4, ended.err
     assert not (here / "new").exists()
 
@@ -156,14 +158,14 @@ def test_bf16_that_the_processor_does_not_have(
 ) -> None:
     monkeypatch.setattr("toolkit.export.openvino.runs_in", lambda computed_in, precision: computed_in == "fp8")
     with unchanged(here):
-        ended = command("parity", "--set", "export.targets=openvino", "--set", "export.precision=bf16")
+        ended = command("parity", "--set", "export.gpuss=openvino", "--set", "export.precision=bf16")
     assert ended.code == 2, ended.err
     assert "compared here: openvino: this processor does not have bf16: OpenVINO would compute in float32" in ended.err
 
 
 @pytest.mark.usefixtures("no_gpu")
 def test_a_file_that_does_not_run_here_leaves_the_others_their_verdict(here: Path, command: Command) -> None:
-    ended = command("parity", "--set", "export.targets=onnx,rtx")
+    ended = command("parity", "--set", "export.gpuss=onnx,rtx")
     assert ended.code == 4
     warning = "parity: warning: rtx cannot be compared here: this machine has no NVIDIA driver"
     assert warning in ended.err[: ended.err.index("export: making")]
@@ -236,7 +238,7 @@ def test_verify_where_the_file_cannot_be_opened_is_no_pass(here: Path, command: 
 
 
 def test_a_flag_without_effect_on_the_target_is_said(here: Path, command: Command) -> None:
-    ended = command("export", "--onnx", "--target", "sm_86", "--dry-run")
+    ended = command("export", "--onnx", "--gpu", "sm_86", "--dry-run")
     assert ended.code == 0
-    assert "export: warning: export.target=sm_86 changes nothing: it is not for onnx\n" in ended.err
+    assert "export: warning: export.gpus=sm_86 changes nothing: it is not for onnx\n" in ended.err
     assert "warning" not in command("export", "--onnx", "--dry-run").err

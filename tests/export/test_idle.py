@@ -10,7 +10,7 @@ from toolkit import recipe
 from toolkit.export.idle import idle
 
 ENGINES: dict[str, Any] = {
-    "target": "sm_86",
+    "gpus": "sm_86",
     "builder_level": 1,
     "workspace_mib": 5,
     "version_compatible": True,

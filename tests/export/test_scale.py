@@ -72,7 +72,7 @@ def build_engine(model: Model, precision: str, architecture: str, out: Path) -> 
     with torch.inference_mode():
         labels = model.module(torch.from_numpy(images)).argmax(1).numpy()
     sample = Sample(images, (Part("one", images, labels),), 0.25)
-    options: dict[str, Any] = {"precision": precision, "target": architecture, "batch_size": (1, 8, 64)}
+    options: dict[str, Any] = {"precision": precision, "gpus": architecture, "batch_size": (1, 8, 64)}
     start, begun = 0.0, False
 
     def report(done: int, total: int, what: str = "") -> None:

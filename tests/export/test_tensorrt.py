@@ -86,7 +86,7 @@ def test_building_needs_no_torch() -> None:
 def test_engines_for_gpus_that_are_not_there(
     models: Models, exported: Exported, tmp_path: Path, architecture: str, precision: str
 ) -> None:
-    artifact = exported(models(heads="uneven"), "rtx", precision=precision, target=architecture)
+    artifact = exported(models(heads="uneven"), "rtx", precision=precision, gpus=architecture)
     assert artifact.device_architecture == architecture
     assert artifact.max_abs_difference is None
     assert [found.block for found in artifact.fusion] == [0, 1]
@@ -102,8 +102,8 @@ def test_engines_for_gpus_that_are_not_there(
 def test_heads_of_64_are_one_kernel_in_half_precision_and_not_in_fp32(models: Models, exported: Exported) -> None:
     """TensorRT's fused attention, seen in the list of layers; 64 tokens more than fit a trivial kernel."""
     model = models(embed_dim=192, mlp_ratio=1.0)
-    assert {found.status for found in exported(model, "rtx", precision="fp16", target="sm_89").fusion} == {"fused"}
-    found = exported(model, "rtx", precision="fp32", target="sm_89").fusion
+    assert {found.status for found in exported(model, "rtx", precision="fp16", gpus="sm_89").fusion} == {"fused"}
+    found = exported(model, "rtx", precision="fp32", gpus="sm_89").fusion
     assert {each.status for each in found} == {"not"}
     assert {each.mend for each in found} == {"--precision fp16 or bf16"}
 
@@ -113,10 +113,10 @@ def test_narrow_heads_are_padded_to_what_the_fused_kernel_takes(
     models: Models, exported: Exported, precision: str
 ) -> None:
     model = models(patch_size=2)  # heads of 8 units, 64 patches
-    artifact = exported(model, "rtx", precision=precision, target="sm_89")
+    artifact = exported(model, "rtx", precision=precision, gpus="sm_89")
     assert artifact.rewrites["pad-heads"] == 2
     assert {found.status for found in artifact.fusion} == {"fused"}
-    bare = exported(model, "rtx", precision=precision, target="sm_89", rewrites=("norms",))
+    bare = exported(model, "rtx", precision=precision, gpus="sm_89", rewrites=("norms",))
     assert "pad-heads" not in bare.rewrites
     assert "fused" not in {found.status for found in bare.fusion}
 
@@ -173,7 +173,7 @@ def test_a_graph_it_cannot_read_fails_in_its_own_words() -> None:
 
 def test_a_gpu_it_does_not_build_for(models: Models, exported: Exported) -> None:
     with pytest.raises(BadInput, match="does not build for sm_87") as caught:
-        exported(models(), "rtx", target="sm_87")
+        exported(models(), "rtx", gpus="sm_87")
     assert "sm_89" in caught.value.hint
 
 
