@@ -38,7 +38,7 @@ def test_a_fault_of_ours_is_two_lines_and_a_file(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert ended(monkeypatch, ZeroDivisionError("\x1b[31minteger modulo by zero")) == 1
     said = capsys.readouterr().err.splitlines()
-    assert said[0] == "error: this is a fault of the toolkit: ZeroDivisionError: integer modulo by zero"
+    assert said[0] == "error: this is a bug in the toolkit: ZeroDivisionError: integer modulo by zero"
     file = re.fullmatch(r" +please report it, with (\S+)", said[1])
     assert file is not None
     assert "Traceback" in Path(file[1]).read_text()

@@ -144,7 +144,7 @@ def test_other_data_without_the_domain_that_was_held_out(
     for name in domains:
         shutil.copytree(Path(PHOTOS, name), Path("other", name))
     ended = command("train", "--data", "other")
-    assert "no longer in force with data.path=other: data.hold_out=sketch, data.workers=0\n" in ended.err
+    assert "reset by data.path=other: data.hold_out=sketch, data.workers=0\n" in ended.err
     assert "held out" in in_our_words(ended)
     assert "--hold-out" in ended.err.splitlines()[-1]
     ended = command("train", "--data", "other", "--hold-out", "sketch")

@@ -73,7 +73,7 @@ def test_two_commands_in_one_run_folder(here: Path, command: Command, unchanged:
     with runfolder.opened(Path("runs/default")), unchanged(here):
         ended = command("prune", "--force")
     assert ended.code == 2
-    assert "another toolkit command is working in runs/default" in ended.err
+    assert "another toolkit command is using runs/default" in ended.err
     assert "wait" in ended.err
 
 

@@ -70,7 +70,7 @@ VALUES = [
     (["prune", "--budget", "latency=0.5"], "unknown budget 'latency'", ""),
     (["prune", "--axes", "head,tail"], "prune.axes.1 = 'tail'", ""),
     (["prune", "--set", "prune.axes=[]"], "--set prune.axes: prune.axes = []: it should name at least one", ""),
-    (["prune", "--set", "prune.ratio"], "is not section.setting=value", "for example"),
+    (["prune", "--set", "prune.ratio"], "does not have the form section.setting=value", "for example"),
     (["prune", "--set", "prune.ratio=["], "not YAML: a bracket that is not closed", "close it"),
     (["prune", "--set", "prune.ratio={a: 1, a: 2}"], "'a' is there twice", ""),
     (["prune", "--set", "prune.ratio=!!python/object:os.system x"], "not YAML: a tag", "quotes"),
@@ -97,7 +97,7 @@ VALUES = [
     (["train", "--weights-key", "ema"], "weights_key is for a file, not for weights 'none'", ""),
     (["export", "--set", "export.precision=fp8"], "it should be 'fp32', 'fp16', 'bf16' or 'int8'", "did you mean fp"),
     (["export", "--set", "export.gpus=gpu"], "export.gpus = 'gpu': it should be sm_ and a number", ""),
-    (["prune", "--set", "run=elsewhere"], "the run folder is not a --set", "--run DIR"),
+    (["prune", "--set", "run=elsewhere"], "the run folder cannot be set by --set", "--run DIR"),
     (["train", "--recipe", "nowhere.yaml"], "recipe nowhere.yaml does not exist", "`toolkit init` writes one"),
     (["train", "--recipe", "path"], "path cannot be read", ""),
     (["train", "--weights", "nowhere.safetensors"], "weights file nowhere.safetensors does not exist", "give a file"),
@@ -158,7 +158,7 @@ def test_bad_setting(  # noqa: PLR0913
         ("model:\n  args:\n    img_size: [32, 64]\n", "bad.yaml, line 3: model.args.img_size = [32, 64]: it sh", ""),
         ("model: {args: {1: 2}}\n", "bad.yaml, line 1: model.args.1 = 1: it should be a text", "quotes"),
         ("run: [a, b]\n", "bad.yaml, line 1: run = ['a', 'b']: it should be a text", ""),
-        ("yes: 1\n", "bad.yaml: True is no section of settings", ""),
+        ("yes: 1\n", "bad.yaml: True is not a section of settings", ""),
         ("seed: 1\nseed: 2\n", "bad.yaml, line 2: 'seed' is there twice, first in line 1", "once"),
         ("prune:\n\tratio: 0.5\n", "bad.yaml, line 2: not YAML: a tab", "spaces"),
         ("seed: \x00\n", "bad.yaml is not YAML: it holds control characters", "plain text"),
@@ -230,7 +230,7 @@ def test_flags_of_earlier_commands_without_names(
     here: Path, command: Command, in_our_words: Callable[[Any], str]
 ) -> None:
     Path("runs/default/flags.yaml").write_text("flags: [1]\n")
-    assert "flags.yaml holds no flags by name" in in_our_words(command("prune"))
+    assert "flags.yaml does not hold flags by name" in in_our_words(command("prune"))
 
 
 def test_budget_that_cannot_be_met_says_the_closest_that_can(
@@ -291,7 +291,7 @@ def test_what_an_earlier_command_gave_is_named_as_such(
 ) -> None:
     Path("runs/default/flags.yaml").write_text("flags: {train.epochs: -1}\n")
     said = in_our_words(command("prune", "--recipe", "toolkit.yaml"))
-    assert "runs/default/flags.yaml, of an earlier command: train.epochs = -1: it should be at least 0" in said
+    assert "runs/default/flags.yaml, from an earlier command: train.epochs = -1: it should be at least 0" in said
 
 
 PYDANTIC = re.compile(

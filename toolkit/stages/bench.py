@@ -8,7 +8,7 @@ from pathlib import Path
 from toolkit import hashing, records
 from toolkit.errors import InvalidMeasurement, RecipeError, ToolkitError
 from toolkit.records import DENSE, SLIM, BenchReport
-from toolkit.stages import MODELS, Run, Stage, Unit, hash_of
+from toolkit.stages import MODELS, Output, Run, Stage, hash_of
 from toolkit.stages.export import artifact_folder, not_running_here
 
 
@@ -31,17 +31,17 @@ class Bench(Stage):
                 f"`toolkit export` writes it all the same; {error.hint}",
             )
 
-    def units(self, run: Run) -> list[Unit]:
+    def outputs(self, run: Run) -> list[Output]:
         from toolkit.bench.identity import identify
 
         inputs = {f"subject {name}": identify(folder).sha256 for name, folder in _subjects(run).items()}
         inputs |= {"bench": hash_of(run.recipe.bench), "machine": _machine(run)}
-        return [Unit(bench_folder(run), inputs, lambda out: _bench(run, out))]
+        return [Output(bench_folder(run), inputs, lambda out: _bench(run, out))]
 
     def record(self, run: Run) -> BenchReport:
         return run.folder.read(bench_folder(run), "bench.json", BenchReport)
 
-    def told(self, run: Run) -> list[str]:
+    def summary_lines(self, run: Run) -> list[str]:
         from toolkit.bench.statistics import percentiles, ratio_of_medians
 
         lines, found = [], {(each.batch_size, each.subject): each for each in self.record(run).measurements}
@@ -56,7 +56,7 @@ class Bench(Stage):
             )
         return lines
 
-    def verdict(self, run: Run) -> ToolkitError | None:
+    def failure(self, run: Run) -> ToolkitError | None:
         faults = [
             f"{found.subject} at batch {found.batch_size}: {', '.join(found.reasons)}"
             for found in self.record(run).measurements
@@ -120,6 +120,6 @@ def _bench(run: Run, out: Path) -> None:
         threads=settings.threads,
         device=settings.device,
     )
-    with run.shown("bench") as report:
+    with run.progress("bench") as report:
         measured = device(settings.device).bench(request, report)
     records.save(measured, out / "bench.json")

@@ -18,7 +18,7 @@ from toolkit.errors import (
     WrongMachine,
 )
 from toolkit.records import SLIM, Artifact, ModelInfo
-from toolkit.stages import MODELS, Run, Stage, Unit, hash_of
+from toolkit.stages import MODELS, Output, Run, Stage, hash_of
 from toolkit.stages.train import accuracies
 
 if TYPE_CHECKING:
@@ -60,20 +60,20 @@ class Export(Stage):
         if run.recipe.export.calibration_domains:
             _calibration_parts(run)
 
-    def units(self, run: Run) -> list[Unit]:
+    def outputs(self, run: Run) -> list[Output]:
         from toolkit.export import target
 
         settings = run.recipe.export
         shared = {"export": hash_of(settings.model_copy(update={"targets": ()}))}
         if settings.precision != "fp32" or settings.verify:
             shared |= {"data": run.domains.fingerprint(), "parity": hash_of(run.recipe.parity)}
-        units = []
+        outputs = []
         for name in settings.targets:
             for subject, result in MODELS.items():
                 made_from = {"model": run.weights_of(result), "images": run.images_of(result)}
                 inputs = {**made_from, **target(name).depends_on(settings), **shared}
-                units.append(Unit(artifact_folder(run, name, subject), inputs, partial(_export, run, name, result)))
-        return units
+                outputs.append(Output(artifact_folder(run, name, subject), inputs, partial(_export, run, name, result)))
+        return outputs
 
     def record(self, run: Run) -> list[Artifact]:
         return [
@@ -81,7 +81,7 @@ class Export(Stage):
             for name in run.recipe.export.targets
         ]
 
-    def told(self, run: Run) -> list[str]:
+    def summary_lines(self, run: Run) -> list[str]:
         lines = []
         for artifact in self.record(run):
             file = run.folder.path / artifact_folder(run, artifact.target, SLIM) / artifact.file
@@ -137,7 +137,7 @@ def _export(run: Run, name: str, result: str, out: Path) -> None:
     from toolkit.models import store
 
     settings = run.recipe.export
-    with run.shown(f"export {name}, {result} model") as report:
+    with run.progress(f"export {name}, {result} model") as report:
         report(0, 1)
         model = store.load(run.folder.path / result)
         info = replace(model.info, image_size=settings.usual_image_size or model.info.image_size)

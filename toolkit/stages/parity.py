@@ -12,7 +12,7 @@ from toolkit import gpu, records
 from toolkit.characters import counted
 from toolkit.errors import CheckFailed, DeviceUnreachable, LibraryDied, MissingDependency, ToolkitError, WrongMachine
 from toolkit.records import DENSE, SLIM, Comparison, DomainParity, ParityReport
-from toolkit.stages import MODELS, PARITY, Run, Stage, Unit, hash_of
+from toolkit.stages import MODELS, PARITY, Output, Run, Stage, hash_of
 from toolkit.stages.export import artifact_folder, not_running_here, predictions
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Parity(Stage):
             f"`toolkit export` writes it all the same; {first.hint}",
         )
 
-    def units(self, run: Run) -> list[Unit]:
+    def outputs(self, run: Run) -> list[Output]:
         from toolkit.bench.identity import identify
 
         inputs = {f"side {name}": identify(folder).sha256 for name, (folder, _) in _sides(run).items()}
@@ -44,12 +44,12 @@ class Parity(Stage):
         inputs["parity"] = hash_of(run.recipe.parity)
         if any(runtime == "tensorrt" for _, runtime in _sides(run).values()):
             inputs["gpu"] = gpu.present()  # with it, engines can be compared that could not be before
-        return [Unit(PARITY, inputs, lambda out: _compare(run, out))]
+        return [Output(PARITY, inputs, lambda out: _compare(run, out))]
 
     def record(self, run: Run) -> ParityReport:
         return run.folder.read(PARITY, "parity.json", ParityReport)
 
-    def told(self, run: Run) -> list[str]:
+    def summary_lines(self, run: Run) -> list[str]:
         lines = []
         for domain in self.record(run).domains:
             accuracies = ", ".join(f"{side} {accuracy:.1%}" for side, accuracy in domain.accuracy.items())
@@ -59,7 +59,7 @@ class Parity(Stage):
             lines.append(f"{domain.domain}{note}, {images}: {accuracies}: {', '.join(sorted(verdicts))}")
         return lines + [f"{side}: not compared: {why}" for side, why in self.record(run).unopened.items()]
 
-    def verdict(self, run: Run) -> ToolkitError | None:
+    def failure(self, run: Run) -> ToolkitError | None:
         report = self.record(run)
         if report.verdict == "pass":
             return None
@@ -133,7 +133,7 @@ def _predictions(
     seen: dict[str, dict[str, Predictions]] = {}
     unopened: dict[str, ToolkitError] = {}
     steps, total = itertools.count(), len(sides) * len(parts)
-    with run.shown("parity") as report:
+    with run.progress("parity") as report:
         for side, where in sides.items():
             try:
                 seen[side] = predictions(run, *where, parts, lambda: report(next(steps), total))

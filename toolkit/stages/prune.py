@@ -6,7 +6,7 @@ from pathlib import Path
 
 from toolkit import records
 from toolkit.records import DENSE, ModelInfo, PrunePlan
-from toolkit.stages import PRUNED, Run, Stage, Unit, hash_of
+from toolkit.stages import PRUNED, Output, Run, Stage, hash_of
 
 CALIBRATION_BATCH = 32
 """Images decoded together for a criterion; no score depends on it."""
@@ -32,7 +32,7 @@ class Prune(Stage):
         if not run.has_dense:
             _check_budget(run)
 
-    def units(self, run: Run) -> list[Unit]:
+    def outputs(self, run: Run) -> list[Output]:
         inputs = {
             "dense": run.weights_of(DENSE),
             "images": run.images_of(DENSE),
@@ -40,12 +40,12 @@ class Prune(Stage):
             "prune": hash_of(run.recipe.prune),
             "seed": str(run.recipe.seed),
         }
-        return [Unit(PRUNED, inputs, lambda out: _prune(run, out))]
+        return [Output(PRUNED, inputs, lambda out: _prune(run, out))]
 
     def record(self, run: Run) -> PrunePlan:
         return run.folder.read(PRUNED, "plan.json", PrunePlan)
 
-    def told(self, run: Run) -> list[str]:
+    def summary_lines(self, run: Run) -> list[str]:
         dense, slim = (run.folder.read(result, "model.json", ModelInfo) for result in (DENSE, PRUNED))
         plan = self.record(run)
         macs = f"{dense.macs / 1e6:,.0f} -> {slim.macs / 1e6:,.0f} M MACs ({slim.macs / dense.macs:.1%})"
@@ -81,7 +81,7 @@ def _prune(run: Run, out: Path) -> None:
         parts = run.domains.training_images()
         return calibration_batches(parts, dense.info, settings.samples, CALIBRATION_BATCH, seed)
 
-    with run.shown("prune") as report:
+    with run.progress("prune") as report:
         plan = method(settings.method).prune(dense, Job(settings, Calibration(load, seed), report))
     slim = surgery.remove(dense, plan.cuts).model
     records.save(plan, out / "plan.json")

@@ -16,7 +16,7 @@ from toolkit.records import (
     PrunePlan,
     TrainingHistory,
 )
-from toolkit.stages import FINETUNED, MODELS, PARITY, PRUNED, Run, Stage, Unit
+from toolkit.stages import FINETUNED, MODELS, PARITY, PRUNED, Output, Run, Stage
 
 if TYPE_CHECKING:
     from toolkit.report.contents import LatencyRow, Page, SpeedUp
@@ -29,7 +29,7 @@ class Report(Stage):
     needs = ("parity", "bench")
     page = FILE
 
-    def units(self, run: Run) -> list[Unit]:
+    def outputs(self, run: Run) -> list[Output]:
         return []
 
     def record(self, run: Run) -> Page:

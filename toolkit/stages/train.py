@@ -8,7 +8,7 @@ from toolkit import records
 from toolkit.errors import RecipeError, ToolkitError, WeightsError
 from toolkit.recipe import Training
 from toolkit.records import DENSE, ModelInfo, TrainingHistory
-from toolkit.stages import Run, Stage, Unit, hash_of
+from toolkit.stages import Output, Run, Stage, hash_of
 
 
 class Train(Stage):
@@ -32,7 +32,7 @@ class Train(Stage):
         if not run.has_dense:
             _ = run.outline  # seconds now, instead of hours of training and then an error
 
-    def units(self, run: Run) -> list[Unit]:
+    def outputs(self, run: Run) -> list[Output]:
         from toolkit.models import preprocessing, weight_file
 
         recipe = run.recipe
@@ -50,13 +50,13 @@ class Train(Stage):
         elif made and made.inputs.get("model") == inputs["model"]:
             # What was made from a file stays good when the file is gone.
             inputs |= {name: made.inputs[name] for name in ("weights", "preprocessing") if name in made.inputs}
-        told = f"images: {preprocessing.preprocessing_of(recipe.model)}"
-        return [Unit(DENSE, inputs, lambda out: _train(run, inputs, out), (told,))]
+        note = f"images: {preprocessing.preprocessing_of(recipe.model)}"
+        return [Output(DENSE, inputs, lambda out: _train(run, inputs, out), (note,))]
 
     def record(self, run: Run) -> ModelInfo:
         return run.folder.read(DENSE, "model.json", ModelInfo)
 
-    def told(self, run: Run) -> list[str]:
+    def summary_lines(self, run: Run) -> list[str]:
         return [describe(run, DENSE)]
 
 
@@ -75,9 +75,9 @@ def _train(run: Run, inputs: dict[str, str], out: Path) -> None:
             f"{len(domains.classes)} classes: {', '.join(model.fresh)} would be random",
             "train it (--epochs), or give weights of a model for exactly these classes",
         )
-    checkpoint = run.folder.work(DENSE, inputs) / "checkpoint.pt"
+    checkpoint = run.folder.scratch(DENSE, inputs) / "checkpoint.pt"
     plan = TrainingPlan(recipe.train, objectives.build(recipe.train), recipe.seed, checkpoint, recipe.data.workers)
-    with run.shown("train") as report:
+    with run.progress("train") as report:
         history = fit(model, domains, plan, report)
     records.save(history, out / "history.json")
     records.save(summarise(domains), out / "data.json")
