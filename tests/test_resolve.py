@@ -56,7 +56,7 @@ def test_ratio_and_budget_take_each_other_back() -> None:
 
 
 def test_ratio_and_budget_in_one_command_are_an_error() -> None:
-    with pytest.raises(RecipeError, match=r"\(on the command line\) .*exclude each other"):
+    with pytest.raises(RecipeError, match=r"\(on the command line\) .*are mutually exclusive"):
         resolve(None, None, {"prune.ratio": 0.4, "prune.budget": "macs=0.5"})
 
 

@@ -44,12 +44,12 @@ VALUES = [
     (["prune", "--ratio", "-0.1"], "prune.ratio = -0.1: it should be greater than 0", ""),
     (
         ["prune", "--ratio", "0.5", "--budget", "macs=0.5"],
-        "prune.ratio = 0.5 (--ratio) and prune.budget = 'macs=0.5' (--budget) exclude each other",
+        "prune.ratio = 0.5 (--ratio) and prune.budget = 'macs=0.5' (--budget) are mutually exclusive",
         "keep one",
     ),
     (
         ["prune", "--ratio", "0.5", "--set", "prune.budget=macs=0.5"],
-        "prune.ratio = 0.5 (--ratio) and prune.budget = 'macs=0.5' (--set prune.budget) exclude each other",
+        "prune.ratio = 0.5 (--ratio) and prune.budget = 'macs=0.5' (--set prune.budget) are mutually exclusive",
         "keep one",
     ),
     (
@@ -165,7 +165,7 @@ def test_bad_setting(  # noqa: PLR0913
         ("prune:\n  axes:\n  - head\n  - tail\n", "bad.yaml, line 2: prune.axes.1 = 'tail'", ""),
         (
             "prune:\n  ratio: 0.5\n  budget: macs=0.5\n",
-            "prune.ratio = 0.5 (bad.yaml, line 2) and prune.budget = 'macs=0.5' (bad.yaml, line 3) exclude each other",
+            "prune.ratio = 0.5 (bad.yaml, line 2) and prune.budget = 'macs=0.5' (bad.yaml, line 3) are mutually exclusive",
             "keep one",
         ),
         ("prune:\n  axes: []\n", "bad.yaml, line 2: prune.axes = []: it should name at least one", ""),
