@@ -9,7 +9,7 @@ from pathlib import Path
 
 import toolkit
 from toolkit import hashing, recipe, records
-from toolkit.errors import speaking_of
+from toolkit.errors import errors_naming
 from toolkit.export import Written, check, target
 from toolkit.export.calibrate import Sample
 from toolkit.export.choices import Choices, choices
@@ -44,7 +44,7 @@ def export(
     model = _for_size(model, options)
     out.mkdir(parents=True, exist_ok=True)
     prepared = prepare(model, options, made, sample, report)
-    with tempfile.TemporaryDirectory(prefix=".", dir=out) as folder, speaking_of(out, draft := Path(folder)):
+    with tempfile.TemporaryDirectory(prefix=".", dir=out) as folder, errors_naming(out, draft := Path(folder)):
         written = chosen.write(prepared, options, draft, report)
         artifact = _record(name, prepared, written, made, options, draft)
         records.save(artifact, draft / RECORD)

@@ -27,7 +27,7 @@ from toolkit.errors import (
     RecordError,
     RunFolderError,
     StorageError,
-    speaking_of,
+    errors_naming,
 )
 from toolkit.records import StageRecord
 
@@ -77,7 +77,7 @@ class RunFolder:
         """A new folder to fill; it replaces the result when the block ends without an error."""
         final, draft = self.path / result, self._sibling(result, "new")
         started = time.monotonic()
-        with speaking_of(final, draft), full_disk_reported(self.path):
+        with errors_naming(final, draft), full_disk_reported(self.path):
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
             try:
@@ -98,7 +98,7 @@ class RunFolder:
     def write_text(self, name: str, text: str) -> Path:
         """Write a single file atomically."""
         final, draft = self.path / name, self._sibling(name, "new")
-        with speaking_of(final, draft), full_disk_reported(self.path):
+        with errors_naming(final, draft), full_disk_reported(self.path):
             final.parent.mkdir(parents=True, exist_ok=True)
             try:
                 draft.write_text(text, encoding="utf-8")
