@@ -59,7 +59,7 @@ def test_what_to_install_is_printed_to_the_letter(command: Callable[..., Any], m
         assert f"pip install 'vit-toolkit[{extra}]'" in ended.err
 
 
-@pytest.mark.parametrize(("emulated", "detail"), [(True, "emulated: fp32 is faster"), (False, "by its own")])
+@pytest.mark.parametrize(("emulated", "detail"), [(True, "emulated: fp32 is faster"), (False, "native")])
 def test_number_formats_of_the_cpu(monkeypatch: pytest.MonkeyPatch, emulated: bool, detail: str) -> None:
     monkeypatch.setattr(native, "emulated", lambda precision: emulated)
     found = {finding.capability: finding for finding in findings()}
