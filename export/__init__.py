@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from toolkit import plugins
-from toolkit.isolated import Guest
+from toolkit.isolated import NativeLibrary
 from toolkit.progress import Progress
 from toolkit.records import Fusion, Lowered, Setting
 
@@ -110,7 +110,7 @@ class Target(Protocol):
         """Raises MissingDependency, with what to install, where the target's own library is not there."""
         ...
 
-    def guest(self, hint: str) -> Guest:
+    def guest(self, hint: str) -> NativeLibrary:
         """The library, with its version, that runs what this target writes; `hint`: what to do when it dies."""
         ...
 

@@ -40,7 +40,7 @@ def export(
     chosen = target(name)
     made = choices(name, chosen.abilities(), options)
     sizes = options.image_size or (model.info.image_size,)
-    check_sizes(model.module, sizes, any_between=options.any_image_size)
+    check_sizes(model.module, sizes, dynamic=options.any_image_size)
     model = _for_size(model, options)
     out.mkdir(parents=True, exist_ok=True)
     prepared = prepare(model, options, made, sample, report)

@@ -16,7 +16,7 @@ from typing import Any
 from toolkit import records
 from toolkit.errors import BadInput, CheckFailed, DeviceUnreachable, plainly
 from toolkit.export.libraries import AMPERE, Library
-from toolkit.isolated import Guest, Isolated
+from toolkit.isolated import Isolated, NativeLibrary
 from toolkit.progress import Progress, silent
 
 
@@ -79,13 +79,15 @@ def build(
     Raises CheckFailed with the library's own words where it cannot parse the graph or finds no way to build it, and
     LibraryDied.
     """
-    guest = Guest(f"{library.package} {library.version}", "another --builder-level, --precision or --attention may do")
+    guest = NativeLibrary(
+        f"{library.package} {library.version}", "another --builder-level, --precision or --attention may do"
+    )
     with Isolated(guest, "starting", Library, library.package, library.can) as there:
-        return there.call("building the engine", _build, onnx, options, timing_cache, report=report)
+        return there.call("building the engine", _build, onnx, options, timing_cache, progress=report)
 
 
 def _build(
-    library: Library, onnx: bytes, options: EngineOptions, timing_cache: bytes, report: Progress = silent
+    library: Library, onnx: bytes, options: EngineOptions, timing_cache: bytes, progress: Progress = silent
 ) -> Engine:
     """`build`, where the library is."""
     trt = library.module
@@ -99,7 +101,7 @@ def _build(
         ) from error
     network = _network(builder, log, onnx, options, library)
     config = _config(builder, network, options, library)
-    config.progress_monitor = _monitor(trt, report)
+    config.progress_monitor = _monitor(trt, progress)
     if library.can.timing_cache and not config.set_timing_cache(config.create_timing_cache(timing_cache), False):
         raise BadInput(
             f"{library.package} {library.version} refuses the timing cache: another version or GPU has made it",

@@ -19,7 +19,7 @@ from toolkit.export.attention import Batch, FlatAttention, Form, Layer, first_ro
 from toolkit.export.choices import ONLY_WHAT_IS_READ, PAD_TOKENS
 from toolkit.export.rewrite import PRE_NORM
 from toolkit.models.adapt import attentions
-from toolkit.models.count import trace
+from toolkit.models.profile import trace
 from toolkit.models.shapes import blocks_of
 
 

@@ -13,7 +13,7 @@ from onnx import ModelProto
 from toolkit.errors import StorageError, WrongMachine, plainly
 from toolkit.export import Abilities, Target, Written
 from toolkit.export.facts import facts
-from toolkit.isolated import Guest
+from toolkit.isolated import NativeLibrary
 from toolkit.progress import Progress
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Onnx(Target):
             any_image_size=True,
         )
 
-    def guest(self, hint: str) -> Guest:
+    def guest(self, hint: str) -> NativeLibrary:
         from toolkit.export import onnx_session
 
         return onnx_session.guest(hint)

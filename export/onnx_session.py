@@ -8,12 +8,12 @@ from pathlib import Path
 
 from toolkit.export import INPUT, OUTPUT
 from toolkit.export.calibrate import Images, Predict
-from toolkit.isolated import Guest, Isolated
+from toolkit.isolated import Isolated, NativeLibrary
 
 
-def guest(hint: str = "another --attention, --opset or --precision may do") -> Guest:
+def guest(hint: str = "another --attention, --opset or --precision may do") -> NativeLibrary:
     """Which onnxruntime it is."""
-    return Guest.installed("onnxruntime", ("onnxruntime-gpu", "onnxruntime"), hint)
+    return NativeLibrary.installed("onnxruntime", ("onnxruntime-gpu", "onnxruntime"), hint)
 
 
 @contextmanager

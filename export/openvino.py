@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.errors import CheckFailed, StorageError, WrongMachine, plainly
 from toolkit.export import Abilities, Target, Written
 from toolkit.export.facts import facts
-from toolkit.isolated import Guest, Isolated
+from toolkit.isolated import Isolated, NativeLibrary
 from toolkit.progress import Progress
 from toolkit.records import Fusion
 
@@ -57,8 +57,8 @@ class OpenVino(Target):
             },
         )
 
-    def guest(self, hint: str) -> Guest:
-        return Guest.installed("OpenVINO", NEEDS, hint)
+    def guest(self, hint: str) -> NativeLibrary:
+        return NativeLibrary.installed("OpenVINO", NEEDS, hint)
 
     def check_runs_here(self, options: recipe.Export) -> None:
         """WrongMachine for bf16 where OpenVINO would compute in float32."""

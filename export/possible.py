@@ -25,7 +25,7 @@ def check_possible(name: str, model: Model, options: recipe.Export) -> None:
     computed before. RecipeError for what the target cannot hold, UnsupportedModel for what cannot be rewritten.
     """
     made = choices(name, target(name).abilities(), options)
-    check_sizes(model.module, options.image_size or (model.info.image_size,), any_between=options.any_image_size)
+    check_sizes(model.module, options.image_size or (model.info.image_size,), dynamic=options.any_image_size)
     sample = _excerpt(model)
     patch, side = patch_size(sample.module), sample.info.image_size
     sizes = (side, side + patch, side + 2 * patch) if options.any_image_size else ()

@@ -30,7 +30,7 @@ from toolkit.export.trace import fits, traced
 from toolkit.isolated import Isolated
 from toolkit.models.model import Model
 from toolkit.models.patches import patch_size
-from toolkit.models.resize import take_any_size
+from toolkit.models.resize import allow_dynamic_size
 from toolkit.models.shapes import blocks_of
 from toolkit.pixels import to_pixels
 from toolkit.progress import Progress
@@ -121,7 +121,7 @@ class _Work:
         if self.options.input == "uint8":
             fold_normalisation(module, self.info.preprocessing)
         if self.options.any_image_size:
-            take_any_size(module)
+            allow_dynamic_size(module)
         elif self.choices.linear_patches:
             rewrites[LINEAR_PATCHES] = linear_patches(module)
         if self.options.input == "uint8":

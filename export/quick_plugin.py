@@ -65,7 +65,7 @@ def for_engine(prepared: Prepared, target: str) -> ModelProto:
                 f"custom attention has no kernel for block {block}: {why}",
                 "leave the rewrite pad-heads in, or --attention decomposed",
             )
-    return addressed(prepared.proto, target, gpu.processors())
+    return addressed(prepared.proto, target, gpu.sm_count())
 
 
 def addressed(proto: ModelProto, target: str, processors: int) -> ModelProto:

@@ -22,7 +22,7 @@ from toolkit import progress, recipe
 from toolkit.errors import BadInput, CheckFailed
 from toolkit.export.artifact import export
 from toolkit.models import store
-from toolkit.models.acceptance import draw_weights
+from toolkit.models.acceptance import randomise_weights
 from toolkit.models.adapt import attentions
 from toolkit.models.build import build, outline
 from toolkit.models.model import Model
@@ -65,7 +65,7 @@ def go_through(name: str, folder: Path) -> None:
     through; the exported file is compared with PyTorch to a ten-thousandth of the largest logit.
     """
     model = build(small(name), CLASSES, seed=0)
-    draw_weights(model.module)
+    randomise_weights(model.module)
     model = store.save(model, folder)
     for axis in AXES:
         _cut(model, (axis,))
@@ -179,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m toolkit.export.survey", description=__doc__.split("\n")[0])
     parser.add_argument("file", type=Path, nargs="?", default=Path("docs/models.md"), help="written (docs/models.md)")
     given = parser.parse_args(arguments)
-    with progress.shown("models") as report:
+    with progress.display("models") as report:
         text = page(report)
     given.file.write_text(text, encoding="utf-8")
 

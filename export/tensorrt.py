@@ -11,7 +11,7 @@ from toolkit.errors import BadInput, StorageError, WrongMachine, plainly
 from toolkit.export import ENGINE_SETTINGS, Abilities, HeadWidths, Target, Written
 from toolkit.export.engine import EngineLayers, EngineOptions, build
 from toolkit.export.libraries import AMPERE, PACKAGES, Library, library
-from toolkit.isolated import Guest
+from toolkit.isolated import NativeLibrary
 from toolkit.progress import Progress
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ class TensorRT(Target):
             },
         )
 
-    def guest(self, hint: str) -> Guest:
-        return Guest.installed(PACKAGES[self.name], (PACKAGES[self.name],), hint)
+    def guest(self, hint: str) -> NativeLibrary:
+        return NativeLibrary.installed(PACKAGES[self.name], (PACKAGES[self.name],), hint)
 
     def check(self, options: recipe.Export) -> None:
         """BadInput for what this library does not build."""

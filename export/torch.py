@@ -22,7 +22,7 @@ from toolkit import hashing
 from toolkit.errors import CheckFailed, StorageError, plainly
 from toolkit.export import Abilities, Target, Written
 from toolkit.export.facts import facts
-from toolkit.isolated import Guest, Isolated
+from toolkit.isolated import Isolated, NativeLibrary
 from toolkit.limits import cpu_flags
 from toolkit.models import native
 from toolkit.progress import Progress
@@ -54,8 +54,8 @@ class TorchExport(Target):
             lacking={"int8": "Q/DQ is written into ONNX graphs only"},
         )
 
-    def guest(self, hint: str) -> Guest:
-        return Guest.installed("PyTorch", ("torch",), hint)
+    def guest(self, hint: str) -> NativeLibrary:
+        return NativeLibrary.installed("PyTorch", ("torch",), hint)
 
     def depends_on(self, options: recipe.Export) -> dict[str, str]:
         """Compiled code is for one kind of processor and one version of PyTorch."""

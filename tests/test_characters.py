@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from toolkit.characters import counted, is_address, listed, printable, printable_lines, without_colours
+from toolkit.characters import counted, is_url, listed, printable, printable_lines, strip_ansi
 
 
 def test_printable_keeps_letters_and_spaces_only() -> None:
@@ -17,12 +17,12 @@ def test_lines_stay_lines() -> None:
 
 def test_the_first_names_and_the_number_of_the_others() -> None:
     assert listed(iter("abc")) == "a, b, c"
-    assert listed("abcde\n", shown=6) == r"a, b, c, d, e, \n"
-    assert listed(("a\x1b[2J", "b", "c", "d"), shown=2, between="; ") == r"a\x1b[2J; b and 2 more"
+    assert listed("abcde\n", limit=6) == r"a, b, c, d, e, \n"
+    assert listed(("a\x1b[2J", "b", "c", "d"), limit=2, separator="; ") == r"a\x1b[2J; b and 2 more"
 
 
 def test_commands_to_a_terminal_are_taken_out() -> None:
-    assert without_colours("\x1b[1;31mred\x1b[0m, \x1b[?25lhidden\x1b[>4;1m \x1b[2~end") == "red, hidden end"
+    assert strip_ansi("\x1b[1;31mred\x1b[0m, \x1b[?25lhidden\x1b[>4;1m \x1b[2~end") == "red, hidden end"
 
 
 def test_one_image_and_two_images() -> None:
@@ -33,4 +33,4 @@ def test_one_image_and_two_images() -> None:
 
 @pytest.mark.parametrize("text", ["C:\\a.pth", "a:b.pth", "/x://y", "digits", "~/a b.pth"])
 def test_a_path_is_no_address(text: str) -> None:
-    assert not is_address(text)
+    assert not is_url(text)

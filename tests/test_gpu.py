@@ -27,11 +27,11 @@ def test_failures(monkeypatch: pytest.MonkeyPatch, status: str, driver: int, sai
     monkeypatch.setattr(cuda, "cudaDriverGetVersion", lambda: (success, driver))
     answer: tuple[Any, ...] = (getattr(cuda.cudaError_t, status), None)
     with pytest.raises(DeviceUnreachable, match=said) as caught:
-        gpu.called(answer)
+        gpu.checked(answer)
     assert hint in caught.value.hint
     assert "cudaError" not in str(caught.value)
 
 
 def test_values() -> None:
-    assert gpu.called((cuda.cudaError_t.cudaSuccess, 7)) == 7
-    assert gpu.called((cuda.cudaError_t.cudaSuccess,)) is None
+    assert gpu.checked((cuda.cudaError_t.cudaSuccess, 7)) == 7
+    assert gpu.checked((cuda.cudaError_t.cudaSuccess,)) is None

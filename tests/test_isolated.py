@@ -20,9 +20,9 @@ import pytest
 
 from toolkit import isolated
 from toolkit.errors import CheckFailed, LibraryDied, UnknownName, WrongMachine
-from toolkit.isolated import Guest, Isolated, ending, last_lines
+from toolkit.isolated import Isolated, NativeLibrary, exit_description, last_lines
 
-GUEST = Guest("Lib 1.0", "another --attention")
+GUEST = NativeLibrary("Lib 1.0", "another --attention")
 TOOLS = """
 import os, signal, subprocess, sys, time
 from toolkit.errors import UnknownName, WrongMachine
@@ -225,10 +225,10 @@ def test_an_interrupt_ends_it_and_what_it_has_started(tools: ModuleType, life: L
 
 PARENT = """
 import os, signal, sys, tempfile
-from toolkit.isolated import Guest, Isolated
+from toolkit.isolated import NativeLibrary, Isolated
 
 print("run once", flush=True)
-held = Isolated(Guest("Lib"), "opening", open, sys.argv[1], "w")
+held = Isolated(NativeLibrary("Lib"), "opening", open, sys.argv[1], "w")
 held.call("writing", print, tempfile.gettempdir())
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -266,11 +266,13 @@ def test_files_in_the_current_folder_are_no_modules(tmp_path: Path, monkeypatch:
 
 
 def test_a_library_with_its_version() -> None:
-    assert Guest.installed("NumPy", ("no-such-package", "numpy"), "so") == Guest(f"NumPy {np.__version__}", "so")
-    assert Guest.installed("Lib", ("no-such-package",)) == Guest("Lib")
+    assert NativeLibrary.installed("NumPy", ("no-such-package", "numpy"), "so") == NativeLibrary(
+        f"NumPy {np.__version__}", "so"
+    )
+    assert NativeLibrary.installed("Lib", ("no-such-package",)) == NativeLibrary("Lib")
 
 
 def test_how_processes_end() -> None:
-    assert ending(-signal.SIGTERM) == "was ended by signal 15 (SIGTERM)"
-    assert ending(-40) == "was ended by signal 40"
+    assert exit_description(-signal.SIGTERM) == "was ended by signal 15 (SIGTERM)"
+    assert exit_description(-40) == "was ended by signal 40"
     assert last_lines("\33[1mbold\33[0m\n \n\rover\b\n" + "line\n" * 11) == ["over\\x08", *["line"] * 11]

@@ -16,7 +16,7 @@ class Terminal(io.StringIO):
 
 
 def test_lines_come_now_and_then_and_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress.shown("train", every_seconds=3600) as report:
+    with progress.display("train", every_seconds=3600) as report:
         for step in range(1, 101):
             report(step, 100)
     written = capsys.readouterr()
@@ -25,7 +25,7 @@ def test_lines_come_now_and_then_and_at_the_end(capsys: pytest.CaptureFixture[st
 
 
 def test_a_message_is_always_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress.shown("train", every_seconds=3600) as report:
+    with progress.display("train", every_seconds=3600) as report:
         report(1, 10)
         report(2, 10, "loss 0.5")
         report(3, 10)
@@ -35,7 +35,7 @@ def test_a_message_is_always_shown(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_line_comes_when_the_time_is_up(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 4.0, 11.0, 12.0])  # when it starts, then at each report
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    with progress.shown("train", every_seconds=10) as report:
+    with progress.display("train", every_seconds=10) as report:
         for step in (1, 2, 3):
             report(step, 9)
     assert capsys.readouterr().err == "train: 2/9\n"
@@ -51,7 +51,7 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
-    with progress.shown("train") as report:
+    with progress.display("train") as report:
         report(3, 4, "loss 0.5")
     drawn = terminal.getvalue()
     assert "train" in drawn
@@ -65,7 +65,7 @@ def test_a_bar_shows_names_as_they_are_and_whole(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "60")
-    with progress.shown("export [bold]") as report:
+    with progress.display("export [bold]") as report:
         report(3, 4, f"[red]x[/b] :smile: \x1b[2J {'name' * 20}")
     drawn = terminal.getvalue()
     assert "export [bold]" in drawn
@@ -76,7 +76,7 @@ def test_a_bar_shows_names_as_they_are_and_whole(monkeypatch: pytest.MonkeyPatch
 
 
 def test_lines_hold_no_control_codes(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress.shown("train") as report:
+    with progress.display("train") as report:
         report(1, 2, "a\x1b[31m [bold]")
     assert capsys.readouterr().err == "train: 1/2 a\\x1b[31m [bold]\n"
 
@@ -84,5 +84,5 @@ def test_lines_hold_no_control_codes(capsys: pytest.CaptureFixture[str]) -> None
 def test_an_error_inside_passes_through(monkeypatch: pytest.MonkeyPatch) -> None:
     for stream in (Terminal(), io.StringIO()):
         monkeypatch.setattr(sys, "stderr", stream)
-        with pytest.raises(ZeroDivisionError), progress.shown("train"):
+        with pytest.raises(ZeroDivisionError), progress.display("train"):
             raise ZeroDivisionError

@@ -142,7 +142,7 @@ def _execute(names: list[str], settings: Resolved, values: dict[str, Any]) -> No
     from toolkit import pipeline, progress, records, runfolder
     from toolkit.stages import Run
 
-    tell, display = (_silent, progress.hidden) if values["quiet"] else (_tell, progress.shown)
+    tell, display = (_silent, progress.no_display) if values["quiet"] else (_tell, progress.display)
     for line in settings.notices():
         tell(line)
     path = Path(settings.recipe.run)

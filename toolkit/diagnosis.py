@@ -50,10 +50,12 @@ def findings() -> Iterator[Finding]:
 
 def _runtimes() -> Iterator[Finding]:
     """Imported in a subprocess, which a build for another CPU would crash."""
-    from toolkit.isolated import Guest, Isolated
+    from toolkit.isolated import Isolated, NativeLibrary
 
     try:
-        with Isolated(Guest("onnxruntime"), "being imported", importlib.import_module, "onnxruntime") as process:
+        with Isolated(
+            NativeLibrary("onnxruntime"), "being imported", importlib.import_module, "onnxruntime"
+        ) as process:
             yield Finding("onnxruntime", True, process.call("listing its providers", _providers))
     except ImportError as error:
         yield Finding(
@@ -70,7 +72,7 @@ def _providers(onnxruntime: ModuleType) -> str:
 def _cpu_dtypes() -> Iterator[Finding]:
     from toolkit.models import native
 
-    for name in native.FLAGS:
+    for name in native.CPU_FLAGS:
         available = not native.emulated(name)
         yield Finding(f"{name} on the CPU", available, "native" if available else "emulated: fp32 is faster")
 

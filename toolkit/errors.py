@@ -31,7 +31,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
-from toolkit.characters import without_colours
+from toolkit.characters import strip_ansi
 
 
 class ToolkitError(Exception):
@@ -157,7 +157,7 @@ def plainly(error: BaseException, longest: int = 200) -> str:
     names (ours names the file), at most `longest` characters; the exception's class if it has no message.
     """
     message = str(error.strerror if isinstance(error, OSError) and error.strerror else error)
-    text = re.sub(r"[^\s\"'(]*/(?:site|dist)-packages/", "", without_colours(message))
+    text = re.sub(r"[^\s\"'(]*/(?:site|dist)-packages/", "", strip_ansi(message))
     lines = (line.strip() for line in text.splitlines())
     first = next((line for line in lines if line and not _SOURCE_LOCATION.search(line)), "") or type(error).__name__
     return first if len(first) <= longest else f"{first[: longest - 3]}..."

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from toolkit.preprocessing import CropMode, Interpolation
 from toolkit.records import Axis
-from toolkit.setting_kinds import Architectures, Argument, Ascending, Conflict, Listed, Mean, Positive, Share, Some, Std
+from toolkit.setting_types import Architectures, Argument, Ascending, Conflict, Listed, Mean, Positive, Share, Some, Std
 
 FORMER_NAMES = {"export.target": "export.gpus"}
 """Current names of renamed settings."""

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from toolkit import yaml_file
 from toolkit.errors import RecipeError, suggestion
 from toolkit.recipe import FORMER_NAMES, Recipe
-from toolkit.wrong_settings import Origins, explained, shown
+from toolkit.setting_errors import Origins, abbreviated, explained
 
 Values: TypeAlias = dict[str, Any]
 """A recipe as read, not validated: sections of settings."""
@@ -109,7 +109,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         )
     if name == "run":
         raise RecipeError("the run folder cannot be set by --set", "--run DIR")
-    return name, yaml_file.parse(value, f"the value of --set {shown(text)}")
+    return name, yaml_file.parse(value, f"the value of --set {abbreviated(text)}")
 
 
 def as_yaml(recipe: Recipe) -> str:

@@ -46,9 +46,12 @@ class Local:
         if not answer:
             raise LibraryDied(
                 "\n".join(
-                    [f"the measuring process {isolated.ending(code)} while {doing}", *isolated.last_lines(noise)]
+                    [
+                        f"the measuring process {isolated.exit_description(code)} while {doing}",
+                        *isolated.last_lines(noise),
+                    ]
                 ),
-                isolated.advice(code),
+                isolated.exit_hint(code),
             )
         if code != 0:
             raise records.loads(Failure, answer, "the agent's answer").restored()

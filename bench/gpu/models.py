@@ -14,7 +14,7 @@ from toolkit.bench.gpu.clock import Clock
 from toolkit.bench.gpu.names import DENSE, MODELS, MODES, PRUNED, TIMM
 from toolkit.models.adapt import canonicalise
 from toolkit.models.attention import HeadwiseAttention
-from toolkit.models.count import count
+from toolkit.models.profile import profile
 from toolkit.models.shapes import blocks_of
 from toolkit.records import HeadLayout
 
@@ -61,7 +61,7 @@ def results(
     """One for each model, batch and mode that is not known yet, until there is no more time."""
     for name in MODELS:
         models = built(name)
-        macs = {kind: count(model, IMAGE_SIZE).macs for kind, model in models.items() if kind != TIMM}
+        macs = {kind: profile(model, IMAGE_SIZE).macs for kind, model in models.items() if kind != TIMM}
         for batch in BATCHES:
             missing = [mode for mode in MODES if (name, batch, mode) not in known]
             torch.compiler.reset()  # it gives up compiling a function after eight models

@@ -17,7 +17,7 @@ from toolkit.bench.runtimes import Runtime, Session
 from toolkit.bench.runtimes.files import artifact_in
 from toolkit.errors import BadInput, CheckFailed, WrongMachine
 from toolkit.export.libraries import AMPERE, PACKAGES, library
-from toolkit.gpu import called
+from toolkit.gpu import checked
 from toolkit.records import Artifact
 
 
@@ -30,7 +30,7 @@ class TensorRtSession(Session):
         if self._context is None:
             raise CheckFailed("the engine cannot be made ready to run: too little memory on the GPU?")
         self._artifact = artifact
-        self._stream = called(self._cuda.cudaStreamCreate())
+        self._stream = checked(self._cuda.cudaStreamCreate())
         self._buffers: dict[str, tuple[int, int]] = {}  # name: address, bytes
 
     def run(self, images: np.ndarray) -> np.ndarray:
@@ -46,27 +46,27 @@ class TensorRtSession(Session):
         kinds = self._cuda.cudaMemcpyKind
         to_gpu = (self._buffers[source][0], images.ctypes.data, images.nbytes, kinds.cudaMemcpyHostToDevice)
         back = (logits.ctypes.data, self._buffers[result][0], logits.nbytes, kinds.cudaMemcpyDeviceToHost)
-        called(self._cuda.cudaMemcpyAsync(*to_gpu, self._stream))
+        checked(self._cuda.cudaMemcpyAsync(*to_gpu, self._stream))
         if not self._context.execute_async_v3(int(self._stream)):
             raise CheckFailed("the engine could not be run")
-        called(self._cuda.cudaMemcpyAsync(*back, self._stream))
-        called(self._cuda.cudaStreamSynchronize(self._stream))
+        checked(self._cuda.cudaMemcpyAsync(*back, self._stream))
+        checked(self._cuda.cudaStreamSynchronize(self._stream))
         return logits
 
     def close(self) -> None:
         self._context = None
         for address, _ in self._buffers.values():
-            called(self._cuda.cudaFree(address))
+            checked(self._cuda.cudaFree(address))
         self._buffers.clear()
-        called(self._cuda.cudaStreamDestroy(self._stream))
+        checked(self._cuda.cudaStreamDestroy(self._stream))
 
     def _buffer(self, name: str, size: int) -> int:
         """Address of memory on the GPU of at least this size."""
         address, has = self._buffers.get(name, (0, 0))
         if has < size:
             if address:
-                called(self._cuda.cudaFree(address))
-            self._buffers[name] = int(called(self._cuda.cudaMalloc(size))), size
+                checked(self._cuda.cudaFree(address))
+            self._buffers[name] = int(checked(self._cuda.cudaMalloc(size))), size
         return self._buffers[name][0]
 
 

@@ -20,7 +20,7 @@ from toolkit.export import target, trace
 from toolkit.export.artifact import export
 from toolkit.export.reference import compared
 from toolkit.models.model import Model
-from toolkit.models.resize import resized, take_any_size
+from toolkit.models.resize import allow_dynamic_size, resized
 from toolkit.preprocessing import Preprocessing
 from toolkit.records import Artifact
 
@@ -239,7 +239,7 @@ def test_images_of_any_size(
         (found,) = session.run(["logits"], {"images": images})
         assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
     free = copy.deepcopy(model.module)
-    take_any_size(free)
+    allow_dynamic_size(free)
     images = np.random.default_rng(1).standard_normal((2, 3, 8, 24), dtype=np.float32)
     with torch.inference_mode():
         expected = free(torch.from_numpy(images)).numpy()

@@ -15,8 +15,8 @@ from toolkit.export.attention import FORMS
 from toolkit.export.flat import flatten
 from toolkit.export.rewrite import REWRITES, fold_normalisation, linear_patches, pad_for_kernel, pad_heads, rewrite
 from toolkit.models.adapt import attentions
-from toolkit.models.count import count, trace
 from toolkit.models.model import Model
+from toolkit.models.profile import profile, trace
 from toolkit.records import HeadLayout
 
 NAMES = (
@@ -138,7 +138,7 @@ def test_padded_heads_change_no_logit(name: str, make: Make) -> None:
     changed = copy.deepcopy(model.module)
     for attention in attentions(changed).values():
         pad_heads(attention, HeadLayout(tuple((qk + 3, v + 5) for qk, v in attention.layout.heads)))
-        assert not attention.misfit()
+        assert not attention.layout_mismatch()
     assert_equal(changed, model)
 
 
@@ -173,7 +173,7 @@ def test_the_last_block_costs_what_is_predicted(name: str, read: int, make: Make
     hidden = int(block.get_parameter("mlp.fc2.weight").shape[1])
     each = (layout.qk_width + layout.v_width + 2 * hidden) * width + tokens * (layout.qk_width + layout.v_width)
     flatten(module, size, FORMS["decomposed"], only_what_is_read=True)
-    assert macs(module, size) == count(model.module, size).macs - (tokens - read) * each
+    assert macs(module, size) == profile(model.module, size).macs - (tokens - read) * each
 
 
 def macs(module: nn.Module, size: int) -> int:

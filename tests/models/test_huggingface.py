@@ -13,7 +13,7 @@ from PIL import Image
 
 from toolkit import recipe
 from toolkit.dg.transforms import Transform, evaluation_transform
-from toolkit.models.huggingface import fraction, settings_in
+from toolkit.models.huggingface import fraction, recipe_settings
 from toolkit.models.preprocessing import preprocessing_of
 from toolkit.records import ModelInfo
 
@@ -38,7 +38,7 @@ CLIP: dict[str, Any] = {
 
 
 def found(config: dict[str, Any], **changes: Any) -> tuple[Any, ...]:
-    made = settings_in({**config, **changes})
+    made = recipe_settings({**config, **changes})
     return made["interpolation"], made["crop"], made["crop_mode"]
 
 
@@ -61,7 +61,7 @@ def test_files_of_vit_deit_beit_and_clip() -> None:
         "bilinear", 1.0, "squash",
     )  # fmt: skip
     assert found(VIT, do_resize=False, resample=None, size=None) == ("bicubic", 1.0, "squash")
-    assert settings_in(OLD_DEIT)["mean"] == OLD_DEIT["image_mean"]
+    assert recipe_settings(OLD_DEIT)["mean"] == OLD_DEIT["image_mean"]
 
 
 @pytest.mark.parametrize(
@@ -133,5 +133,5 @@ def test_a_fraction_gives_back_the_pixels_it_was_made_from() -> None:
 )
 def test_what_has_no_equal_is_named(config: dict[str, Any], changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match="'") as caught:
-        settings_in({**config, **changes})
+        recipe_settings({**config, **changes})
     assert said in str(caught.value)

@@ -11,9 +11,9 @@ import torch
 
 from toolkit.errors import MissingDependency, RecipeError, UnsupportedModel
 from toolkit.models.adapt import canonicalise
-from toolkit.models.count import count
 from toolkit.models.model import Model
-from toolkit.models.resize import check_sizes, resized, take_any_size
+from toolkit.models.profile import profile
+from toolkit.models.resize import allow_dynamic_size, check_sizes, resized
 
 Models = Callable[..., Model]
 NAMES = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224")
@@ -45,7 +45,7 @@ def test_a_cut_model_takes_another_size(small: Models, uneven: Models, name: str
     size = model.info.image_size + patch
     larger = resized(model, size)
     assert larger.info.image_size == size
-    assert larger.info.macs == count(larger.module, size).macs > model.info.macs
+    assert larger.info.macs == profile(larger.module, size).macs > model.info.macs
     with torch.inference_mode():
         assert larger.module(torch.randn(2, 3, size, size)).shape == (2, len(model.info.classes))
         assert model.module(torch.randn(2, 3, size - patch, size - patch)).shape == (2, len(model.info.classes))
@@ -63,19 +63,19 @@ def test_any_size_is_the_same_as_each(small: Models) -> None:
     images = [torch.randn(2, 3, size, size) for size in sizes]
     with torch.inference_mode():
         expected = [resized(model, size).module(each) for size, each in zip(sizes, images, strict=True)]
-        take_any_size(model.module)
+        allow_dynamic_size(model.module)
         for each, logits in zip(images, expected, strict=True):
             torch.testing.assert_close(model.module(each), logits, atol=1e-5, rtol=1e-5)
 
 
 def test_beit_is_for_one_size(small: Models) -> None:
     with pytest.raises(UnsupportedModel, match="for images of one size"):
-        check_sizes(small("beit_base_patch16_224").module, (16, 32), any_between=True)
+        check_sizes(small("beit_base_patch16_224").module, (16, 32), dynamic=True)
 
 
 def test_any_size_needs_a_newer_timm(small: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm, "__version__", "1.0.30")
     module = small("vit_tiny_patch16_224").module
-    check_sizes(module, (16,), any_between=False)
+    check_sizes(module, (16,), dynamic=False)
     with pytest.raises(MissingDependency, match=r"timm 1\.0\.31 or newer, and 1\.0\.30 is installed"):
-        check_sizes(module, (16, 32), any_between=True)
+        check_sizes(module, (16, 32), dynamic=True)

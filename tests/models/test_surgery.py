@@ -20,11 +20,12 @@ from toolkit.errors import CheckFailed
 from toolkit.export.artifact import export
 from toolkit.models import store, surgery
 from toolkit.models.adapt import attentions
-from toolkit.models.cost import Cost, CostModel
+from toolkit.models.cost_model import CostModel
 from toolkit.models.groups import Groups
 from toolkit.models.masking import masked
 from toolkit.models.model import Model
-from toolkit.models.selection import Selection, fewest_units
+from toolkit.models.profile import Cost
+from toolkit.models.selection import Selection, min_units
 from toolkit.models.surgery import remove
 from toolkit.records import Cut, PrunePlan
 
@@ -71,7 +72,7 @@ def random_cuts(groups: Groups, shares: Sequence[float], seed: int) -> tuple[Cut
     for group, share in zip(groups, shares, strict=False):
         first, units = 0, list[int]()
         for size in group.segments:
-            spare = size - fewest_units(group.axis)
+            spare = size - min_units(group.axis)
             units += draw.sample(range(first, first + size), min(spare, round(draw.uniform(0, 2 * share) * size)))
             first += size
         if units:

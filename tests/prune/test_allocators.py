@@ -32,7 +32,7 @@ def terms(small: Callable[..., Model]) -> Make:
     model = small(depth=3, embed_dim=96, mlp_ratio=4.0)
 
     def make(axes: Sequence[Axis] = ("head", "mlp", "embed"), round_to: int = 1) -> Terms:
-        return Terms(model.groups.along(axes), model.cost, round_to)
+        return Terms(model.groups.along(axes), model.cost_model, round_to)
 
     return make
 

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from toolkit import recipe
 from toolkit.errors import RecipeError
-from toolkit.models.cost import Cost
+from toolkit.models.profile import Cost
 from toolkit.prune.budget import Budget, budget_of
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from toolkit import plugins
 from toolkit.errors import BudgetError, UnknownName
-from toolkit.models.count import count
 from toolkit.models.groups import Groups, Unit
 from toolkit.models.model import Model
+from toolkit.models.profile import profile
 from toolkit.models.surgery import Removal, remove
 from toolkit.prune.methods import Job, method
 from toolkit.prune.methods import grouped as grouped_module
@@ -35,7 +35,7 @@ def dense(small: Callable[..., Model]) -> Model:
 def test_one_shot(dense: Model, job: Jobs, criterion: str, scope: str) -> None:
     plan = method("grouped").prune(dense, job(criterion=criterion, scope=scope, budget="macs=0.5", round_to=1))
     slim = remove(dense, plan.cuts).model.module
-    assert plan.met == pytest.approx(count(slim, 16).macs / dense.info.macs)
+    assert plan.met == pytest.approx(profile(slim, 16).macs / dense.info.macs)
     assert 0.495 <= plan.met <= 0.5
     assert (plan.model_sha256, plan.method, plan.criterion) == ("ab" * 32, "grouped", criterion)
     assert (plan.scope, plan.budget, plan.seed) == (scope, "macs=0.5", 0)
@@ -121,7 +121,7 @@ def test_what_a_round_has_removed_stays_removed(
 
 def with_inside(groups: Groups, cut: Cut, unit: int) -> set[Unit]:
     one: Unit = ((cut.place, cut.axis), unit)
-    return {one, *groups.inside(one)}
+    return {one, *groups.contained_units(one)}
 
 
 @pytest.mark.pairwise
@@ -140,7 +140,7 @@ def test_ratios(dense: Model, job: Jobs, scope: str, ratio: float, steps: int) -
     by_hand = 4 * 192 * width + 3 * width  # 4 patches of 3 x 8 x 8, 3 classes
     for mlp in hidden:  # 5 tokens; 3 heads of 16 stay whole
         by_hand += 5 * width * 4 * 48 + 5 * 5 * 2 * 48 + 5 * 2 * width * mlp
-    assert count(remove(dense, plan.cuts).model.module, 16).macs == by_hand < dense.info.macs
+    assert profile(remove(dense, plan.cuts).model.module, 16).macs == by_hand < dense.info.macs
 
 
 @pytest.mark.parametrize("scope", SCOPES)
@@ -173,7 +173,7 @@ def test_a_slim_model_is_pruned_further(dense: Model, job: Jobs) -> None:
     plan = method("grouped").prune(dense, job(budget="macs=0.6", round_to=1))
     slim = remove(dense, plan.cuts).model
     again = method("grouped").prune(slim, job(budget="macs=0.6", round_to=1, axes=("qk", "v", "mlp", "embed")))
-    left = count(remove(slim, again.cuts).model.module, 16).macs
+    left = profile(remove(slim, again.cuts).model.module, 16).macs
     assert left / dense.info.macs == pytest.approx(0.36, rel=0.02)
 
 

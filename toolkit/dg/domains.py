@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from toolkit import recipe
-from toolkit.characters import is_address
+from toolkit.characters import is_url
 from toolkit.dg.digits import draw_digits
 from toolkit.dg.folders import Listing, list_folder
 from toolkit.dg.image import Domain, Image
@@ -146,7 +146,7 @@ def read_domains(settings: recipe.Data, seed: int) -> Domains:
 
 
 def _folder(path: str) -> Path:
-    if is_address(path):
+    if is_url(path):
         raise DataError(f"{path} is an address, and images are read from a folder here", "download and unpack it first")
     try:
         return Path(path).expanduser()

@@ -10,7 +10,7 @@ import torch
 
 from toolkit import recipe
 from toolkit.errors import RecipeError
-from toolkit.models.acceptance import accept, check_answer
+from toolkit.models.acceptance import check_finite_logits, check_supported
 from toolkit.models.adapt import canonicalise
 from toolkit.models.model import Model
 from toolkit.models.patches import image_size
@@ -24,16 +24,16 @@ LOG = logging.getLogger(__name__)
 
 
 def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> Model:
-    """A dense model in canonical form, with a head for `classes`.
+    """A dense model with canonical attention and a classifier for `classes`.
 
-    Raises UnknownName, UnsupportedModel, RecipeError for arguments timm refuses, WeightsError for weights that cannot
-    be had or do not fit, or for a damaged file beside them that says how images are prepared. `info.weights_sha256` is
-    empty until the model is saved.
+    Raises UnknownName, UnsupportedModel, RecipeError for invalid arguments, and WeightsError for weights that are
+    unavailable or do not match, or for a damaged preprocessing config next to them. `info.weights_sha256` is empty
+    until the model is saved.
     """
     check_name(settings.name)
     args: dict[str, Setting] = dict(settings.args)
     if settings.image_size is not None and args.setdefault("img_size", settings.image_size) != settings.image_size:
-        raise RecipeError(f"model.image_size is {settings.image_size}, img_size of model.args is {args['img_size']}")
+        raise RecipeError(f"model.image_size is {settings.image_size}, model.args.img_size is {args['img_size']}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = create(settings.name, args, len(classes), from_hub=settings.weights == "hub")
@@ -58,13 +58,13 @@ def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> Model:
         weights_sha256="",
     )
     model = Model(module, info, fresh)
-    accept(model)
+    check_supported(model)
     if settings.weights != "none":
-        check_answer(model)
-    return model.described()
+        check_finite_logits(model)
+    return model.with_current_info()
 
 
 def outline(settings: recipe.Model, classes: Sequence[str]) -> Model:
-    """What `build` makes, as shapes without numbers (on the meta device): quick whatever its size, with its errors."""
+    """`build` on the meta device, without weight values: quick for any size, with the same errors."""
     with torch.device("meta"):
         return build(settings.model_copy(update={"weights": "none"}), classes, seed=0)

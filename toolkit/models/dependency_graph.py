@@ -1,8 +1,8 @@
-"""Discovery of a model's groups.
+"""Find the prunable groups of a model.
 
-Outside attention the groups come from torch-pruning's dependency graph (DepGraph, Fang et al., 2023), with attention
-registered as one layer: the residual goes in and comes out, and nothing inside couples outward. Inside attention they
-follow from the `HeadLayout`. The graph is traced on the meta device: only names and sizes are read.
+Outside attention they come from torch-pruning's dependency graph (DepGraph, Fang et al., 2023), in which attention is
+a single layer whose input and output are the residual channels. Inside attention they follow from the `HeadLayout`.
+The graph is traced on the meta device; only names and sizes are used.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from toolkit.models.adapt import attentions
 from toolkit.models.attention import HeadwiseAttention
 from toolkit.models.groups import Group, Groups, Slice
 from toolkit.models.modes import evaluating
-from toolkit.models.shapes import blocks_of, skeleton
+from toolkit.models.shapes import blocks_of, copy_sharing_tensors
 from toolkit.records import Axis
 
 
 def find_groups(model: nn.Module, image_size: int) -> Groups:
-    """Every group of a canonical model (all attention is `HeadwiseAttention`)."""
-    found = [*_coupled_groups(model, image_size)]
-    _check_cuttable(model, found)
+    """All groups of a canonical model, whose attention layers are `HeadwiseAttention`."""
+    groups = [*_coupled_groups(model, image_size)]
+    _check_prunable(model, groups)
     for place, attention in attentions(model).items():
-        found += attention_groups(place, attention)
-    return Groups(model, [*found, _block_group(model)])
+        groups += attention_groups(place, attention)
+    return Groups(model, [*groups, _block_group(model)])
 
 
-def _check_cuttable(model: nn.Module, coupled: Sequence[Group]) -> None:
-    """One position a unit in every coupled weight."""
+def _check_prunable(model: nn.Module, coupled: Sequence[Group]) -> None:
+    """Raise UnsupportedModel unless each unit has exactly one index in each coupled weight."""
     for group in coupled:
         for piece in group.slices:
             width = model.get_parameter(piece.parameter).shape[piece.dim]
             if width != group.units:
                 raise UnsupportedModel(
-                    f"{piece.parameter} has {width} positions for {group.units} units of {group.place}, "
-                    "which cannot be cut yet"
+                    f"{piece.parameter} has size {width} for {group.units} units of {group.place}, "
+                    "which cannot be pruned yet"
                 )
 
 
 def attention_groups(place: str, attention: HeadwiseAttention) -> list[Group]:
-    """Heads, query/key units and value units of one attention."""
+    """The head, query/key and value groups of one attention."""
     heads = attention.layout.heads
     qk_width = attention.layout.qk_width
     qk_head = torch.repeat_interleave(torch.tensor([qk for qk, _ in heads]))  # [Q] head of each query row
@@ -68,8 +68,8 @@ def attention_groups(place: str, attention: HeadwiseAttention) -> list[Group]:
 
     whole = slices(qk_head, v_head)
     if attention.relative_position_bias_table is not None:
-        each = torch.arange(len(heads))
-        whole += (Slice(f"{place}.relative_position_bias_table", 1, each, each),)
+        indices = torch.arange(len(heads))
+        whole += (Slice(f"{place}.relative_position_bias_table", 1, indices, indices),)
     return [
         Group(place, "head", (len(heads),), whole),
         Group(place, "qk", tuple(qk for qk, _ in heads), slices(queries, None)),
@@ -78,7 +78,7 @@ def attention_groups(place: str, attention: HeadwiseAttention) -> list[Group]:
 
 
 def _block_group(model: nn.Module) -> Group:
-    """A block is a unit; all of its parameters belong to it."""
+    """The group of blocks: each block is a unit, with all of its parameters."""
     blocks = blocks_of(model)
     slices = []
     for index, block in enumerate(blocks):
@@ -89,9 +89,9 @@ def _block_group(model: nn.Module) -> Group:
 
 
 def _coupled_groups(model: nn.Module, image_size: int) -> Iterator[Group]:
-    """Residual channels and MLP hidden units, from the dependency graph."""
-    model = skeleton(model, "meta")
-    with evaluating(model), _one_node_attention(model):
+    """Groups of residual channels and MLP hidden units, from the dependency graph."""
+    model = copy_sharing_tensors(model, "meta")
+    with evaluating(model), _attention_as_one_node(model):
         graph = tp.DependencyGraph().build_dependency(
             model,
             example_inputs=torch.zeros(1, 3, image_size, image_size, device="meta"),
@@ -104,15 +104,15 @@ def _coupled_groups(model: nn.Module, image_size: int) -> Iterator[Group]:
     for group in graph.get_all_groups(ignored_layers=classifiers, root_module_types=[nn.Conv2d, nn.Linear]):
         root = names[group[0].dep.target.module]
         if any(names.get(item.dep.target.module) == "patch_embed.proj" for item in group):
-            yield _translated(group, names, "residual", "embed")
+            yield _converted(group, names, "residual", "embed")
         elif root.endswith(".mlp.fc1"):
-            yield _translated(group, names, root.removesuffix(".fc1"), "mlp")
+            yield _converted(group, names, root.removesuffix(".fc1"), "mlp")
         else:
-            raise UnsupportedModel(f"the channels that {root} writes belong to no axis that this toolkit can cut")
+            raise UnsupportedModel(f"the output channels of {root} belong to no axis that can be pruned")
 
 
-def _translated(group: tp.Group, names: Mapping[object, str], place: str, axis: Axis) -> Group:
-    """torch-pruning's (layer, direction, indices) as slices of named parameters."""
+def _converted(group: tp.Group, names: Mapping[object, str], place: str, axis: Axis) -> Group:
+    """Convert a torch-pruning group of (layer, direction, indices) to slices of named parameters."""
     slices: dict[tuple[str, int], Slice] = {}
     units = len(group[0].idxs)
     for item in group:
@@ -124,7 +124,7 @@ def _translated(group: tp.Group, names: Mapping[object, str], place: str, axis: 
 
 
 def _dimensions(module: object, dep: tp.Dependency, names: Mapping[object, str]) -> list[tuple[str, int]]:
-    """The (parameter, dimension) pairs that a pruning function of torch-pruning would shorten."""
+    """(parameter, dimension) pairs that torch-pruning's pruning function would shorten."""
     name = names.get(module, "")
     if isinstance(module, nn.Parameter):
         return [(name, dep.target.pruning_dim % module.dim())]
@@ -135,11 +135,11 @@ def _dimensions(module: object, dep: tp.Dependency, names: Mapping[object, str])
     if isinstance(module, nn.Linear | nn.Conv2d | nn.LayerNorm):
         pairs = [(f"{name}.weight", 1 if inputs else 0)]
         return pairs + ([(f"{name}.bias", 0)] if module.bias is not None and not inputs else [])
-    return []  # reshapes, additions and the like hold no parameter
+    return []  # reshapes, additions and the like have no parameters
 
 
 class _AttentionPruner(tp.BasePruningFunc):  # type: ignore[misc]
-    """Tells the graph that attention takes and gives `width` channels that must stay equal; it never cuts."""
+    """Declares to the graph that input and output channels of attention are coupled; never prunes."""
 
     def prune_out_channels(self, layer: HeadwiseAttention, idxs: Sequence[int]) -> HeadwiseAttention:
         return layer
@@ -166,8 +166,8 @@ class _OneNode(torch.autograd.Function):
 
 
 @contextmanager
-def _one_node_attention(model: nn.Module) -> Iterator[None]:
-    """While the graph is traced, attention is one operation and not the many inside it."""
+def _attention_as_one_node(model: nn.Module) -> Iterator[None]:
+    """Trace each attention as a single operation inside the block."""
     layers = list(attentions(model).values())
     for layer in layers:
         layer.forward = _forward_as_one_node  # type: ignore[method-assign,assignment]

@@ -1,10 +1,8 @@
-"""What can be removed from a model, and what must go with it.
+"""Prunable units of a model, and the parameters that each unit is coupled to.
 
-A `Group` is a set of units of one kind at one place: the hidden units of an MLP, the heads of an attention, the
-residual channels. Each unit lives in `Slice`s: positions along one dimension of one parameter. Scores are sums over
-slices, costs are products of what is left of them, and surgery keeps the rest; none of the three knows architectures.
-
-`dependency_graph` finds them.
+A `Group` holds the units of one axis at one place: the hidden units of an MLP, the heads of an attention, the residual
+channels. A unit covers `Slice`s: indices along one dimension of one parameter. Scores, costs and surgery work on slices
+alone and are independent of the architecture. `dependency_graph` finds the groups.
 """
 
 from __future__ import annotations
@@ -19,18 +17,18 @@ from toolkit.errors import PlanError
 from toolkit.records import Axis
 
 Key = tuple[str, Axis]
-"""Place and axis: the name of a group."""
+"""Place and axis, which identify a group."""
 
 Unit = tuple[Key, int]
-"""One unit of a group."""
+"""A group's key and the index of a unit in it."""
 
 Scores = dict[Key, Tensor]
-"""Importance of every unit of every group, [units] float64; higher is more important."""
+"""Importance per unit, [units] float64 for each group; higher is more important."""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Positions along dimension `dim` of a parameter and the unit that each belongs to, both [positions] int64."""
+    """Indices along dimension `dim` of a parameter (`positions`) and the unit of each, both [positions] int64."""
 
     parameter: str
     dim: int
@@ -40,8 +38,11 @@ class Slice:
 
 @dataclass(frozen=True)
 class Group:
-    """Units of one kind at one place. `segments` are the sizes of the runs of units of which one must always stay:
-    one run as a rule, one for each head along qk and v."""
+    """Units of one axis at one place.
+
+    `segments` are the sizes of consecutive runs of units that each must keep a unit: one run per head along qk and v,
+    otherwise a single run.
+    """
 
     place: str
     axis: Axis
@@ -74,11 +75,11 @@ class Groups:
         return iter(self.by_key.values())
 
     def along(self, axes: Sequence[Axis]) -> Groups:
-        """Only the groups of these axes."""
-        chosen = Groups.__new__(Groups)
-        chosen._parameters = self._parameters
-        chosen.by_key = {key: group for key, group in self.by_key.items() if group.axis in axes}
-        return chosen
+        """The subset of groups along these axes."""
+        subset = Groups.__new__(Groups)
+        subset._parameters = self._parameters
+        subset.by_key = {key: group for key, group in self.by_key.items() if group.axis in axes}
+        return subset
 
     def find(self, place: str, axis: Axis) -> Group:
         if (place, axis) not in self.by_key:
@@ -86,15 +87,15 @@ class Groups:
         return self.by_key[place, axis]
 
     def members(self) -> frozenset[Unit]:
-        """Every unit of every group."""
+        """All units of all groups."""
         return frozenset(unit for group in self for unit in group.members())
 
     def size(self, parameter: str, dim: int) -> int:
-        """Positions along a dimension of a parameter."""
+        """Size of a parameter along a dimension."""
         return self._parameters[parameter].shape[dim]
 
-    def inside(self, unit: Unit) -> Iterator[Unit]:
-        """Those of these units that go with this one: a head's queries, keys and values, everything in a block."""
+    def contained_units(self, unit: Unit) -> Iterator[Unit]:
+        """Units that are removed with this one: a head's qk and v units, or all units in a block."""
         (place, axis), index = unit
         for group in self if axis in ("block", "head") else ():
             if axis == "block" and in_block(group.place, index):
@@ -105,7 +106,7 @@ class Groups:
     def reduce(self, importance: Callable[[str, Tensor], Tensor]) -> Scores:
         """Sum an element-wise importance over each unit's coupled weights.
 
-        `importance(name, parameter)` gives a tensor of the parameter's shape; it is asked once for each parameter.
+        `importance(name, parameter)` returns a tensor of the parameter's shape, and is called once per parameter.
         """
         slices: dict[str, list[tuple[Key, Slice]]] = {}
         for group in self:

@@ -1,4 +1,4 @@
-"""A network with its description, and everything that can be derived from the two, computed once."""
+"""A module with its description, and cached properties derived from the two."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from functools import cached_property
 from torch import nn
 
 from toolkit.models.adapt import attentions
-from toolkit.models.cost import CostModel
-from toolkit.models.count import Counts, Layer, count_layers, trace
+from toolkit.models.cost_model import CostModel
 from toolkit.models.dependency_graph import find_groups
 from toolkit.models.groups import Groups
+from toolkit.models.profile import Cost, LayerCall, total_cost, trace
 from toolkit.records import HeadLayout, ModelInfo
 
 
@@ -20,50 +20,50 @@ from toolkit.records import HeadLayout, ModelInfo
 class Model:
     """`module(images [batch, 3, S, S]) -> logits [batch, classes]`, with S = `info.image_size`.
 
-    Training may change the weights of `module`, never its shapes: what is derived here stays true. Surgery and another
-    image size give another `Model`.
+    Training changes the weights of `module` but not its shapes, so cached properties stay valid. Pruning and resizing
+    return a new `Model`.
     """
 
     module: nn.Module
     info: ModelInfo
     fresh: tuple[str, ...] = ()
-    """Parameters that start random although weights were asked for: a classifier for other classes."""
+    """Names of parameters that pretrained weights did not fill: the classifier, if the classes differ."""
 
     @cached_property
     def groups(self) -> Groups:
-        """What can be removed, and what goes with it."""
+        """Prunable groups of coupled channels, heads and blocks."""
         return find_groups(self.module, self.info.image_size)
 
     @cached_property
-    def layers(self) -> Mapping[str, Layer]:
-        """Every layer with weights, by module name, for one image."""
+    def layer_calls(self) -> Mapping[str, LayerCall]:
+        """Calls of all layers with weights, by module name, for one image."""
         return trace(self.module, self.info.image_size)
 
     @cached_property
-    def cost(self) -> CostModel:
-        """Costs after any removal."""
-        return CostModel(self.module, self.groups, self.layers)
+    def cost_model(self) -> CostModel:
+        """Predicts the cost after any removal."""
+        return CostModel(self.module, self.groups, self.layer_calls)
 
     @cached_property
-    def counts(self) -> Counts:
-        """Parameters, MACs and bytes moved for one image."""
-        return count_layers(self.module, self.layers)
+    def cost(self) -> Cost:
+        """Parameters, and MACs for one image."""
+        return total_cost(self.module, self.layer_calls)
 
     @property
     def layouts(self) -> tuple[HeadLayout, ...]:
-        """Heads of every attention, in order."""
+        """Head layout of each attention, in order."""
         return tuple(attention.layout for attention in attentions(self.module).values())
 
-    def described(self) -> Model:
-        """The same model, with the layouts and counts of its module in `info`."""
-        counts = self.counts
-        info = replace(self.info, layouts=self.layouts, parameters=counts.parameters, macs=counts.macs)
+    def with_current_info(self) -> Model:
+        """The model with the layouts and the cost of its module written into `info`."""
+        cost = self.cost
+        info = replace(self.info, layouts=self.layouts, parameters=cost.parameters, macs=cost.macs)
         return self.with_info(info)
 
     def with_info(self, info: ModelInfo) -> Model:
-        """The same module under another description; what was derived is kept unless the image size changes."""
+        """The model with another `info`; cached properties are kept unless the image size changes."""
         other = replace(self, info=info)
         if info.image_size == self.info.image_size:
-            derived = ("groups", "layers", "cost", "counts")
-            vars(other).update({name: vars(self)[name] for name in derived if name in vars(self)})
+            cached = ("groups", "layer_calls", "cost_model", "cost")
+            vars(other).update({name: vars(self)[name] for name in cached if name in vars(self)})
         return other

@@ -1,7 +1,7 @@
 """Save and load model folders.
 
-A model folder is `model.json` (a `ModelInfo`) and `model.safetensors`; nothing in it is executed. Widths are not
-written down: the source model is built on the meta device, takes the shapes of the tensors in the file, and is filled.
+A model folder contains `model.json` (a `ModelInfo`) and `model.safetensors`; nothing in it is executed. Widths are not
+recorded: loading builds the source model on the meta device, sets the shapes of the file's tensors, and loads them.
 """
 
 from __future__ import annotations
@@ -19,61 +19,59 @@ from toolkit import hashing, records
 from toolkit.errors import StorageError, WeightsError, plainly
 from toolkit.models.adapt import attentions, canonicalise
 from toolkit.models.model import Model
-from toolkit.models.shapes import blocks_of, drop_blocks, take_shapes
+from toolkit.models.shapes import blocks_of, drop_blocks, set_shapes
 from toolkit.models.timm_model import check_name, create
 from toolkit.records import ModelInfo
 
 
 def save(model: Model, folder: Path) -> Model:
-    """Write `model.safetensors` and `model.json` into `folder`. The returned model has the file's hash in its info."""
+    """Write `model.safetensors` and `model.json` to `folder`; returns the model with the file's hash in its info."""
     file = folder / "model.safetensors"
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.module.state_dict().items()}
     try:
         save_file(tensors, file)
     except SafetensorError as error:
         raise StorageError(
-            f"cannot write {file}: {plainly(error)}", "make room on the disk and run the command again"
+            f"cannot write {file}: {plainly(error)}", "free disk space and run the command again"
         ) from error
-    model = model.described()
+    model = model.with_current_info()
     model = model.with_info(replace(model.info, weights_sha256=hashing.sha256(file)))
     records.save(model.info, folder / "model.json")
     return model
 
 
-_DAMAGED = "a stage makes its model again with --force"
+_DAMAGED = "run the stage that wrote it again with --force"
 
 
 def load(folder: Path) -> Model:
-    """Read a model folder; WeightsError when the tensors are damaged or are not the ones `model.json` describes."""
+    """Read a model folder; WeightsError if the tensors are damaged or do not match `model.json`."""
     info = records.load(ModelInfo, folder / "model.json")
     file = folder / "model.safetensors"
     shapes = _shapes(file)
     if hashing.sha256(file) != info.weights_sha256:
-        raise WeightsError(
-            f"{file} is not the file that {folder / 'model.json'} describes (its hash differs)", _DAMAGED
-        )
+        raise WeightsError(f"{file} does not match {folder / 'model.json'}: its hash differs", _DAMAGED)
     check_name(info.name)
     with torch.device("meta"):
         module = create(info.name, info.args, len(info.classes), from_hub=False)
     canonicalise(module)
-    _cut_like(module, info, shapes)
+    _apply_structure(module, info, shapes)
     module.load_state_dict(load_file(file), strict=True, assign=True)
     return Model(module.eval(), info)
 
 
-def _cut_like(module: nn.Module, info: ModelInfo, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Give the source model the blocks and layouts of `info` and the shapes of the file, which must agree."""
+def _apply_structure(module: nn.Module, info: ModelInfo, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Give the source model the blocks and layouts of `info` and the file's shapes; WeightsError if they differ."""
     depth = len(blocks_of(module))
     if not set(info.removed_blocks) < set(range(depth)) or len(info.layouts) != depth - len(set(info.removed_blocks)):
         raise WeightsError(
-            f"model.json removes blocks {info.removed_blocks} of {depth} and has {len(info.layouts)} layouts"
+            f"model.json removes blocks {info.removed_blocks} of {depth} but has {len(info.layouts)} head layouts"
         )
     drop_blocks(module, set(info.removed_blocks))
-    take_shapes(module, shapes)
+    set_shapes(module, shapes)
     for (place, attention), layout in zip(attentions(module).items(), info.layouts, strict=True):
         attention.layout = layout
-        if fault := attention.misfit():
-            raise WeightsError(f"{place}: {fault}", _DAMAGED)
+        if mismatch := attention.layout_mismatch():
+            raise WeightsError(f"{place}: {mismatch}", _DAMAGED)
 
 
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:

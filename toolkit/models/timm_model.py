@@ -1,4 +1,4 @@
-"""timm's models: the names of those that this toolkit can prune, and building one."""
+"""Names of timm's ViT, DeiT and BEiT models, and how to build one."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import torch
 from torch import nn
 
 from toolkit.errors import BadInput, UnknownName, UnsupportedModel
-from toolkit.models import refusal
+from toolkit.models import timm_errors
 from toolkit.models.arguments import check_arguments
-from toolkit.models.forms import check_forms
 from toolkit.models.patches import image_size
+from toolkit.models.supported_parts import check_parts
 from toolkit.records import Setting
 
-NEAR = 40
-"""Names that are looked at for those that are offered in place of an unknown one."""
+MAX_CANDIDATES = 40
+"""Number of similar names to consider as suggestions for an unknown name."""
 EXAMPLES = (
-    "for example deit_tiny_patch16_224, deit_small_distilled_patch16_224, vit_base_patch16_224 and "
-    "beit_base_patch16_224 can; docs/models.md says which others"
+    "for example deit_tiny_patch16_224, deit_small_distilled_patch16_224, vit_base_patch16_224 or "
+    "beit_base_patch16_224; docs/models.md lists all"
 )
 
 
 def known_models() -> list[str]:
-    """timm's names of the architectures that `build.build` accepts."""
+    """timm's names of all ViT, DeiT and BEiT architectures."""
     names: list[str] = []
     for family in ("vision_transformer", "deit", "beit"):
         names += timm.list_models(module=family)
@@ -35,24 +35,24 @@ def known_models() -> list[str]:
 
 
 def check_name(name: str) -> None:
-    """Raise unless it is an architecture, or one and the tag of one of its sets of weights: UnsupportedModel for other
-    models of timm's, UnknownName for the rest. Only such as can be cut are offered in its place."""
+    """Raise unless `name` is a known architecture, optionally with the tag of pretrained weights: UnsupportedModel for
+    other timm models, UnknownName for anything else. Only prunable models are suggested."""
     architecture, _, tag = name.partition(".")
     if architecture in known_models():
         tagged = timm.list_models(f"{architecture}.*", pretrained=True)
         if tag and name not in tagged:
-            raise UnknownName("model", name, tagged if _can_be_cut(architecture) else [])
+            raise UnknownName("model", name, tagged if _is_prunable(architecture) else [])
         return
     if timm.is_model(architecture):
-        raise UnsupportedModel(f"{name} is no ViT, DeiT or BEiT, and only those can be cut", EXAMPLES)
-    near = difflib.get_close_matches(architecture, known_models(), n=NEAR, cutoff=0.5)
-    if not (close := [*islice(filter(_can_be_cut, near), 3)]):
-        raise UnsupportedModel(f"timm has no ViT, DeiT or BEiT called {name!r}, and only those can be cut", EXAMPLES)
+        raise UnsupportedModel(f"{name} is not a ViT, DeiT or BEiT, and only those can be pruned", EXAMPLES)
+    similar = difflib.get_close_matches(architecture, known_models(), n=MAX_CANDIDATES, cutoff=0.5)
+    if not (close := [*islice(filter(_is_prunable, similar), 3)]):
+        raise UnsupportedModel(f"timm has no ViT, DeiT or BEiT called {name!r}, and only those can be pruned", EXAMPLES)
     raise UnknownName("model", name, close)
 
 
-def _can_be_cut(name: str) -> bool:
-    """Whether the architecture of this name, with timm's own settings, is made of parts that can be."""
+def _is_prunable(name: str) -> bool:
+    """Whether the architecture of this name, with timm's defaults, can be pruned."""
     try:
         with torch.device("meta"):
             image_size(create(name, {"depth": 1}, 2, from_hub=False))
@@ -62,23 +62,23 @@ def _can_be_cut(name: str) -> bool:
 
 
 def create(name: str, args: Mapping[str, Setting], classes: int, *, from_hub: bool) -> nn.Module:
-    """The model of this name, its attention not yet canonical.
+    """timm's model of this name, before its attention is canonicalised.
 
-    Raises RecipeError for arguments that timm refuses, WeightsError for hub weights that cannot be had or do not fit,
+    Raises RecipeError for invalid arguments, WeightsError for hub weights that are unavailable or do not match, and
     UnsupportedModel for parts that cannot be pruned.
     """
     check_arguments(name, args)
     try:
         arguments: dict[str, Any] = {**args, "num_classes": classes}
         module: nn.Module = timm.create_model(name, pretrained=from_hub, **arguments)
-    except Exception as error:  # timm checks no argument: any class of error may follow
+    except Exception as error:  # timm does not validate arguments: any class of error may follow
         if not from_hub:
-            raise refusal.of_arguments(name, args, error) from error
-        # Hub, network and cache fail with many unrelated classes too; what builds without weights lacks only those.
+            raise timm_errors.arguments_error(name, args, error) from error
+        # Hub, network and cache raise many classes of errors. If it builds without weights, only the download failed.
         create(name, args, classes, from_hub=False)
-        raise refusal.of_hub_weights(name, args, error) from error
+        raise timm_errors.hub_weights_error(name, args, error) from error
     if from_hub:
-        refusal.check_hub_weights(module, name, args)
-    check_forms(module, name)
-    refusal.check_mlp(module, args)
+        timm_errors.check_hub_weights(module, name, args)
+    check_parts(module, name)
+    timm_errors.check_mlp(module, args)
     return module

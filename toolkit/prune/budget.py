@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias, cast, get_args
 
 from toolkit import recipe
 from toolkit.errors import RecipeError, suggestion
-from toolkit.models.cost import Cost
+from toolkit.models.profile import Cost
 
 Quantity: TypeAlias = Literal["ratio", "macs", "params"]
 TOLERANCE = 0.01

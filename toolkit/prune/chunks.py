@@ -11,7 +11,7 @@ from torch import Tensor
 
 from toolkit.errors import CheckFailed
 from toolkit.models.groups import Group, Groups, Key, Unit
-from toolkit.models.selection import fewest_units
+from toolkit.models.selection import min_units
 from toolkit.records import Axis, Cut
 
 WHOLE = ("block", "head")
@@ -53,7 +53,7 @@ def chunks_of(group: Group, scores: Tensor, round_to: int, gone: Set[Unit] = fro
         units = span[living[span]]
         ascending = units[torch.argsort(scores[units], stable=True)].tolist()
         start, size = 0, len(units) % step or step
-        while start + size <= len(units) - max(step, fewest_units(group.axis)):
+        while start + size <= len(units) - max(step, min_units(group.axis)):
             part = ascending[start : start + size]
             chunks.append(Chunk(group.key, segment, tuple(part), float(scores[part].mean())))
             start, size = start + size, step

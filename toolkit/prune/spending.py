@@ -106,7 +106,7 @@ def ratio_of(cuts: Sequence[Cut], groups: Groups) -> float:
 
 def _inside(units: Iterable[Unit], groups: Groups) -> set[Unit]:
     """The units that go with the heads and blocks among these units."""
-    return {other for unit in units for other in groups.inside(unit)}
+    return {other for unit in units for other in groups.contained_units(unit)}
 
 
 def _share(pools: Pools, share: float, terms: Terms) -> list[Chunk]:

@@ -53,7 +53,7 @@ class Run:
 
     recipe: Recipe
     folder: RunFolder
-    progress: Callable[[str], AbstractContextManager[progress.Progress]] = progress.shown
+    progress: Callable[[str], AbstractContextManager[progress.Progress]] = progress.display
     """Opens a progress display with a title."""
     dry_run: bool = False
     """Read-only: not even the image check is stored."""

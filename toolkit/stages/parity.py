@@ -43,7 +43,9 @@ class Parity(Stage):
         inputs |= {"data": run.domains.fingerprint(), "images": run.images_of(DENSE)}
         inputs["parity"] = hash_of(run.recipe.parity)
         if any(runtime == "tensorrt" for _, runtime in _sides(run).values()):
-            inputs["gpu"] = gpu.present()  # with it, engines can be compared that could not be before
+            inputs["gpu"] = (
+                gpu.architecture_or_none() or "none"
+            )  # with it, engines can be compared that could not be before
         return [Output(PARITY, inputs, lambda out: _compare(run, out))]
 
     def record(self, run: Run) -> ParityReport:

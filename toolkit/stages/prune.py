@@ -64,7 +64,7 @@ def _check_budget(run: Run) -> None:
 
     settings = run.recipe.prune
     model = outline(run.recipe.model, run.domains.classes)
-    terms = Terms(model.groups.along(settings.axes), model.cost, settings.round_to)
+    terms = Terms(model.groups.along(settings.axes), model.cost_model, settings.round_to)
     check_reachable(allocator(settings.scope), budget_of(settings), terms, settings.steps)
 
 

@@ -17,16 +17,16 @@ class Train(Stage):
     def check(self, run: Run) -> None:
         from toolkit.models.preprocessing import preprocessing_of
         from toolkit.models.timm_model import check_name
-        from toolkit.models.weight_file import is_there, weights_path
-        from toolkit.models.weight_kinds import kind_of
+        from toolkit.models.weight_file import file_exists, weights_path
+        from toolkit.models.weight_formats import format_of
 
         model = run.recipe.model
         check_name(model.name)
         if model.weights_key is not None and model.weights in ("hub", "none"):
             raise RecipeError(f"model.weights_key is for a file, not for weights {model.weights!r}", "--weights FILE")
         file = weights_path(model)
-        if file and (is_there(file) or not run.has_dense):  # what was made from a file stays good when it is gone
-            kind_of(file)
+        if file and (file_exists(file) or not run.has_dense):  # what was made from a file stays good when it is gone
+            format_of(file)
         preprocessing_of(model)
         check_training(run.recipe.train)
         if not run.has_dense:
@@ -43,9 +43,9 @@ class Train(Stage):
             "seed": str(recipe.seed),
         }
         weights, made = weight_file.weights_path(recipe.model), run.folder.stage(DENSE)
-        if weights and weight_file.is_there(weights):
+        if weights and weight_file.file_exists(weights):
             inputs["weights"] = weight_file.sha256(weights)
-            if beside := preprocessing.beside(recipe.model):
+            if beside := preprocessing.adjacent_file(recipe.model):
                 inputs["preprocessing"] = weight_file.sha256(beside[0])
         elif made and made.inputs.get("model") == inputs["model"]:
             # What was made from a file stays good when the file is gone.

@@ -22,7 +22,7 @@ from toolkit.bench.gpu.names import BACKENDS, BUCKETS, DENSE, MODELS, MODES, OUR
 from toolkit.kernels import headwise_operator
 from toolkit.kernels.eager import reference
 from toolkit.kernels.headwise_settings import Workload, heuristic_config
-from toolkit.models.count import count
+from toolkit.models.profile import profile
 
 
 def once(subjects: Mapping[str, Sequence[Call]]) -> Times:
@@ -73,7 +73,7 @@ def test_what_is_asked_for_is_among_the_cases() -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_pruned_models_are_about_half(name: str) -> None:
     built = models.built(name, depth=2)
-    macs = {kind: count(built[kind], 224).macs for kind in (DENSE, PRUNED)}
+    macs = {kind: profile(built[kind], 224).macs for kind in (DENSE, PRUNED)}
     assert 1.7 < macs[DENSE] / macs[PRUNED] < 2.6
     with torch.inference_mode():
         assert {tuple(model.eval()(torch.zeros(1, 3, 224, 224)).shape) for model in built.values()} == {(1, 1000)}

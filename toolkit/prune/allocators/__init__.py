@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
 from toolkit import plugins
-from toolkit.models.cost import CostModel
+from toolkit.models.cost_model import CostModel
 from toolkit.models.groups import Groups, Scores, Unit
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ class Grouped:
         settings, budget = job.settings, budget_of(job.settings)
         scorer, spender = criterion(settings.criterion), allocator(settings.scope)
         allowed = model.groups.along(settings.axes)
-        terms = Terms(allowed, model.cost, settings.round_to, partway=True)
+        terms = Terms(allowed, model.cost_model, settings.round_to, partway=True)
         check_reachable(spender, budget, replace(terms, partway=False), settings.steps)
         cuts: tuple[Cut, ...] = ()
         for done in range(settings.steps):

@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from toolkit import recipe
 from toolkit.models.build import build
-from toolkit.models.count import count
 from toolkit.models.model import Model
+from toolkit.models.profile import profile
 from toolkit.models.summary import summarise
 from toolkit.models.surgery import remove
 from toolkit.records import Cut, HeadLayout
@@ -37,7 +37,7 @@ def test_deit_tiny_is_the_formula(deit: Model) -> None:
     )
     macs = patches * (3 * 16 * 16) * width + depth * block + width * 1000
     assert macs == 1_253_683_200
-    counts = count(deit.module, 224)
+    counts = profile(deit.module, 224)
     assert counts.macs == macs == deit.info.macs
     assert counts.parameters == 5_717_416 == deit.info.parameters
 
@@ -59,7 +59,7 @@ def test_a_slim_one_is_the_formula_too(deit: Model) -> None:
 
     macs = 196 * 768 * width + 8 * block(192, 192, 768) + block(192, 192, 268) + width * 1000
     macs += block(qk=(64 - 24) + 64, v=64 + (64 - 16), hidden=768)
-    assert count(slim, 224).macs == macs
+    assert profile(slim, 224).macs == macs
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224"])
@@ -69,7 +69,7 @@ def test_pytorchs_counter_agrees(name: str, uneven: Build) -> None:
     counter = FlopCounterMode(display=False)
     with counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         model.module(torch.zeros(1, 3, 16, 16))
-    assert count(model.module, 16).macs * 2 == counter.get_total_flops()
+    assert profile(model.module, 16).macs * 2 == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("name", ["vit_base_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224"])
@@ -83,7 +83,7 @@ def test_counting_leaves_the_model_alone(small: Build) -> None:
     module = small().module.train()
     module.get_submodule("blocks.0").eval()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    count(module, 16)
+    profile(module, 16)
     assert module.training
     assert not module.get_submodule("blocks.0").training
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
@@ -92,7 +92,7 @@ def test_counting_leaves_the_model_alone(small: Build) -> None:
 
 def test_bytes_moved_of_one_layer() -> None:
     """In float32, a linear layer reads 5 x 24 inputs and 24 x 48 + 48 weights, and writes 5 x 48 outputs."""
-    from toolkit.models.count import _measure
+    from toolkit.models.profile import _measure
 
     layer = torch.nn.Linear(24, 48)
     found = _measure(layer, torch.zeros(1, 5, 24), torch.zeros(1, 5, 48))
@@ -107,7 +107,7 @@ def test_the_summary_tells_blocks_apart(uneven: Build) -> None:
     assert [block.mlp_width for block in summary.blocks] == [38, 48]
     assert summary.blocks[0].layout == HeadLayout(((8, 8), (7, 8)))
     assert summary.embed_width == 22
-    counts = count(slim.module, 16)
+    counts = profile(slim.module, 16)
     assert (summary.macs, summary.parameters, summary.bytes_moved) == (
         counts.macs,
         counts.parameters,

@@ -8,7 +8,7 @@ import timm
 from toolkit import recipe
 from toolkit.errors import UnsupportedModel
 from toolkit.models.build import outline
-from toolkit.models.forms import check_forms
+from toolkit.models.supported_parts import check_parts
 from toolkit.records import Setting
 
 SMALL: dict[str, Setting] = {"img_size": 16, "patch_size": 8, "depth": 1, "embed_dim": 24, "num_heads": 3}
@@ -48,4 +48,4 @@ def test_what_cannot_be_cut_is_refused_when_it_is_built(name: str, more: dict[st
 def test_a_model_of_another_family_is_refused() -> None:
     swin = timm.create_model("swin_tiny_patch4_window7_224", depths=(1,), num_heads=(3,))
     with pytest.raises(UnsupportedModel, match="swin is a SwinTransformer, which cannot be cut"):
-        check_forms(swin, "swin")
+        check_parts(swin, "swin")
