@@ -101,7 +101,7 @@ VALUES = [
     (["train", "--recipe", "nowhere.yaml"], "recipe nowhere.yaml does not exist", "`toolkit init` writes one"),
     (["train", "--recipe", "path"], "path cannot be read", ""),
     (["train", "--weights", "nowhere.safetensors"], "weights file nowhere.safetensors does not exist", "give a file"),
-    (["train", "--data", "nowhere"], "nowhere is not there", "name a folder of images"),
+    (["train", "--data", "nowhere"], "nowhere does not exist", "give a folder of images"),
     (["bench", "--batch-size", "0"], "bench.batch_size.0 = '0'", ""),
     (["train", "--mean", "123.7,116.3,103.5"], "123.7 is for colours from 0 to 255", "divide by 255"),
     (["train", "--mean", "0.5,0.5"], "model.mean = '0.5,0.5': it needs one number, or three: red, green, blue", ""),
