@@ -14,7 +14,7 @@ from toolkit.errors import MissingDependency, UnknownName
 
 FOLDERS = (
     "toolkit.prune.criteria",
-    "toolkit.prune.allocators",
+    "toolkit.prune.scopes",
     "toolkit.prune.methods",
     "toolkit.export",
     "toolkit.dg.objectives",

@@ -63,7 +63,7 @@ VALUES = [
     (["export", "--set", "export.targets=[]"], "export.targets = []: it should name at least one", ""),
     (
         ["prune", "--budget", "macs=1.5"],
-        "prune.budget 'macs=1.5' needs a share between 0 and 1",
+        "prune.budget 'macs=1.5' needs a fraction between 0 and 1",
         "for example macs=0.5",
     ),
     (["prune", "--budget", "mac=0.5"], "unknown budget 'mac'", "did you mean macs?"),
@@ -101,7 +101,7 @@ VALUES = [
     (["train", "--recipe", "nowhere.yaml"], "recipe nowhere.yaml does not exist", "`toolkit init` writes one"),
     (["train", "--recipe", "path"], "path cannot be read", ""),
     (["train", "--weights", "nowhere.safetensors"], "weights file nowhere.safetensors does not exist", "give a file"),
-    (["train", "--data", "nowhere"], "nowhere is not there", "name a folder of images"),
+    (["train", "--data", "nowhere"], "nowhere does not exist", "give a folder of images"),
     (["bench", "--batch-size", "0"], "bench.batch_size.0 = '0'", ""),
     (["train", "--mean", "123.7,116.3,103.5"], "123.7 is for colours from 0 to 255", "divide by 255"),
     (["train", "--mean", "0.5,0.5"], "model.mean = '0.5,0.5': it needs one number, or three: red, green, blue", ""),
@@ -239,7 +239,7 @@ def test_budget_that_cannot_be_met_says_the_closest_that_can(
     with unchanged(here):
         ended = command("prune", "--budget", "macs=0.01")
     assert ended.code == 2
-    (closest,) = re.findall(r"macs=0.01 cannot be met: the closest that can is (macs=\S+)", ended.err)
+    (closest,) = re.findall(r"macs=0.01 cannot be achieved: the closest achievable budget is (macs=\S+)", ended.err)
     assert "--round-to" in ended.err
     assert command("prune", "--budget", closest).code == 0
     assert records.load(records.PrunePlan, Path("runs/default/pruned/plan.json")).budget == closest
@@ -248,9 +248,15 @@ def test_budget_that_cannot_be_met_says_the_closest_that_can(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--budget", "macs=0.6", "--axes", "head"], "macs=0.6 cannot be met: the closest that can is macs="),
-        (["--budget", "params=0.99", "--axes", "head"], "params=0.99 cannot be met: the closest that can is params="),
-        (["--ratio", "0.01"], "ratio=0.01 removes nothing: no layer has that many units to spare"),
+        (
+            ["--budget", "macs=0.6", "--axes", "head"],
+            "macs=0.6 cannot be achieved: the closest achievable budget is macs=",
+        ),
+        (
+            ["--budget", "params=0.99", "--axes", "head"],
+            "params=0.99 cannot be achieved: the closest achievable budget is params=",
+        ),
+        (["--ratio", "0.01"], "ratio=0.01 removes nothing: the smallest possible cut of every layer is larger"),
     ],
     ids=str,
 )
@@ -269,7 +275,7 @@ def test_what_no_scores_can_change_is_said_before_training_and_in_the_same_words
 def test_a_budget_that_no_training_can_meet_is_refused_before_any(here: Path, command: Command) -> None:
     ended = command("prune", "--run", "runs/new", "--budget", "macs=0.01", "--recipe", "toolkit.yaml")
     assert (ended.code, ended.made) == (2, [])
-    assert "the closest that can" in ended.err
+    assert "the closest achievable budget" in ended.err
     assert not Path("runs/new").exists()
     ended = command("prune", "--image-size", "48", "--budget", "macs=0.01")
     assert (ended.code, ended.made) == (2, []), "nor a new one in place of another model's"

@@ -61,15 +61,15 @@ def test_data_counts_what_is_used_and_what_is_not() -> None:
         domains={"ink": 1200, "photo": 40},
         held_out="photo",
         classes=("cat", "dog"),
-        left_out={"empty": ("a", "b"), "no picture": ("c",)},
-        remarks={"transparent, laid on white": 3},
+        left_out={"empty": ("a", "b"), "not an image file": ("c",)},
+        remarks={"transparent, composited on white": 3},
         notes=("of note",),
     )
     assert tables.data_facts(data) == (
         ("Images", "1,240: ink 1,200, photo 40 (never trained on)"),
         ("Classes", "2"),
-        ("Files and folders left out", "2 empty; 1 no picture"),
-        ("Images read as", "3: transparent, laid on white"),
+        ("Files and folders left out", "2 empty; 1 not an image file"),
+        ("Images read as", "3: transparent, composited on white"),
         ("Note", "of note"),
     )
 

@@ -72,14 +72,14 @@ class Run:
 
         data = self.recipe.data
         listed = read_domains(data, self.recipe.seed)
-        name = f".work/images-{listed.files()[:16]}.json"
+        name = f".work/images-{listed.files_fingerprint()[:16]}.json"
         check = _read_check(self.folder.path / name)
         stored = check is not None
         if check is None:
             with self.progress("checking images") as report:
                 check = find_broken(listed, report)
         domains = without_broken(listed, check, data.skip_broken)
-        if not self.dry_run and not stored and check.lasts:
+        if not self.dry_run and not stored and check.reusable:
             self.folder.write_text(name, records.dumps(check))
         for line in lines_of(summarise(domains)):
             self.tell(f"data: {line}")

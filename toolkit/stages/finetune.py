@@ -1,4 +1,4 @@
-"""finetune: the smaller model, trained on the source domains, by default with the dense model as its teacher."""
+"""finetune: the slim model, trained on the source domains, by default with distillation from the dense model."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _finetune(run: Run, inputs: dict[str, str], out: Path) -> None:
         objective = Distilled(objective, teacher, settings.distill_weight, settings.distill_temperature)
     checkpoint = run.folder.scratch(FINETUNED, inputs) / "checkpoint.pt"
     plan = TrainingPlan(settings, objective, recipe.seed, checkpoint, recipe.data.workers, settings.distill)
-    with run.progress("finetune") as report:
-        history = fit(slim, run.domains, plan, report)
+    with run.progress("finetune") as progress:
+        history = fit(slim, run.domains, plan, progress)
     records.save(history, out / "history.json")
     store.save(slim.with_info(replace(slim.info, made_from=slim.info.weights_sha256)), out)

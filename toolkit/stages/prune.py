@@ -1,4 +1,4 @@
-"""prune: a plan for the dense model, and the smaller model it leads to."""
+"""prune: a plan for the dense model, and the slim model that it yields."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from toolkit.records import DENSE, ModelInfo, PrunePlan
 from toolkit.stages import PRUNED, Output, Run, Stage, hash_of
 
 CALIBRATION_BATCH = 32
-"""Images decoded together for a criterion; no score depends on it."""
+"""Batch size of calibration images; scores do not depend on it."""
 
 
 class Prune(Stage):
@@ -17,15 +17,15 @@ class Prune(Stage):
     needs = ("train",)
 
     def check(self, run: Run) -> None:
-        from toolkit.prune.allocators import allocator
         from toolkit.prune.budget import budget_of
         from toolkit.prune.criteria import criterion
         from toolkit.prune.methods import method
+        from toolkit.prune.scopes import scope
 
         settings = run.recipe.prune
         method(settings.method)
         criterion(settings.criterion)
-        allocator(settings.scope)
+        scope(settings.scope)
         budget_of(settings)
 
     def check_data(self, run: Run) -> None:
@@ -52,20 +52,20 @@ class Prune(Stage):
         parameters = (
             f"{dense.parameters:,} -> {slim.parameters:,} parameters ({slim.parameters / dense.parameters:.1%})"
         )
-        return [f"{plan.budget} asked, {plan.met:.3f} met: {macs}, {parameters}"]
+        return [f"{plan.budget} requested, {plan.met:.3f} achieved: {macs}, {parameters}"]
 
 
 def _check_budget(run: Run) -> None:
-    """A budget that this architecture cannot meet is refused before hours go into training it."""
+    """Raise BudgetError before training if this architecture cannot achieve the budget."""
     from toolkit.models.build import outline
-    from toolkit.prune.allocators import Terms, allocator
     from toolkit.prune.budget import budget_of
-    from toolkit.prune.spending import check_reachable
+    from toolkit.prune.fill_budget import check_reachable
+    from toolkit.prune.scopes import Constraints, scope
 
     settings = run.recipe.prune
     model = outline(run.recipe.model, run.domains.classes)
-    terms = Terms(model.groups.along(settings.axes), model.cost_model, settings.round_to)
-    check_reachable(allocator(settings.scope), budget_of(settings), terms, settings.steps)
+    constraints = Constraints(model.groups.along(settings.axes), model.cost_model, settings.round_to)
+    check_reachable(scope(settings.scope), budget_of(settings), constraints, settings.steps)
 
 
 def _prune(run: Run, out: Path) -> None:
@@ -81,8 +81,8 @@ def _prune(run: Run, out: Path) -> None:
         parts = run.domains.training_images()
         return calibration_batches(parts, dense.info, settings.samples, CALIBRATION_BATCH, seed)
 
-    with run.progress("prune") as report:
-        plan = method(settings.method).prune(dense, Job(settings, Calibration(load, seed), report))
+    with run.progress("prune") as progress:
+        plan = method(settings.method).prune(dense, Job(settings, Calibration(load, seed), progress))
     slim = surgery.remove(dense, plan.cuts).model
     records.save(plan, out / "plan.json")
     store.save(slim, out)

@@ -1,4 +1,4 @@
-"""What each mode of pixels means. Files that Pillow cannot write are written here, byte by byte."""
+"""Decoding of all pixel formats. Files that Pillow cannot write are written here byte by byte."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 from PIL import Image as Pillow
 from PIL import ImageCms
 
-from toolkit.dg import picture
+from toolkit.dg import decoding
 from toolkit.dg.unreadable import Unreadable
 
-WIDE, LAID = "more than 8 bits, scaled to 8", "transparent, laid on white"
+WIDE, COMPOSITED = "more than 8 bits per channel, scaled to 8", "transparent, composited on white"
 WHITE, BLACK, RED, GREEN, BLUE = (255,) * 3, (0,) * 3, (255, 0, 0), (0, 255, 0), (0, 0, 255)
 CYAN, HALF_GREEN = (0, 255, 255), (127, 255, 127)
 RAMP = np.array([[0, 257, 128 * 257, 65535]], dtype=np.uint16)
@@ -30,24 +30,24 @@ def saved(image: Pillow.Image, kind: str, **more: Any) -> bytes:
 
 
 def png(bits: int, colours: int, width: int, row: bytes, **chunks: bytes) -> bytes:
-    """One row of pixels."""
+    """A PNG file with one row of pixels."""
     header = struct.pack(">IIBBBBB", width, 1, bits, colours, 0, 0, 0)
-    parts = {"IHDR": header, **chunks, "IDAT": zlib.compress(b"\0" + row), "IEND": b""}
+    all_chunks = {"IHDR": header, **chunks, "IDAT": zlib.compress(b"\0" + row), "IEND": b""}
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(part)) + name.encode() + part + struct.pack(">I", zlib.crc32(name.encode() + part))
-        for name, part in parts.items()
+        struct.pack(">I", len(data)) + name.encode() + data + struct.pack(">I", zlib.crc32(name.encode() + data))
+        for name, data in all_chunks.items()
     )
 
 
-def tiff(bits: int, number: int, photometric: int, pixels: bytes, width: int = 4) -> bytes:
-    """One row of grey pixels; `number` is 1 for unsigned, 2 for signed, 3 for floating-point ones."""
+def tiff(bits: int, sample_format: int, photometric: int, pixels: bytes, width: int = 4) -> bytes:
+    """A TIFF file with one row of grey pixels; `sample_format`: 1 unsigned, 2 signed, 3 floating-point."""
     tags = {256: width, 257: 1, 258: bits, 259: 1, 262: photometric, 273: 200, 277: 1, 278: 1, 279: len(pixels)}
-    entries = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in {**tags, 339: number}.items())
+    entries = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in {**tags, 339: sample_format}.items())
     return (struct.pack("<2sHIH", b"II", 42, 8, 10) + entries + bytes(4)).ljust(200, b"\0") + pixels
 
 
 def tiff48(*colour: int) -> bytes:
-    """One pixel of 16 bits a channel."""
+    """A TIFF file with one RGB pixel of 16 bits per channel."""
     tags = {256: 1, 257: 1, 259: 1, 262: 2, 273: 250, 277: 3, 278: 1, 279: 6}
     entries = {tag: struct.pack("<HHII", tag, 3, 1, value) for tag, value in tags.items()}
     entries[258] = struct.pack("<HHII", 258, 3, 3, 200)
@@ -56,20 +56,20 @@ def tiff48(*colour: int) -> bytes:
 
 
 def bmp565(pixel: int) -> bytes:
-    """One pixel of 5 bits for red, 6 for green and 5 for blue."""
+    """A BMP file with one pixel of 5 bits red, 6 bits green and 5 bits blue."""
     header = struct.pack("<IiiHHIIiiII", 40, 1, 1, 1, 16, 3, 4, 0, 0, 0, 0) + struct.pack("<3I", 0xF800, 0x7E0, 0x1F)
     return b"BM" + struct.pack("<IHHI", 70, 0, 0, 66) + header + struct.pack("<H2x", pixel)
 
 
 def rgba() -> Pillow.Image:
-    """Red that is not there, half of green, blue, black."""
+    """Four pixels: transparent red, half-transparent green, opaque blue, opaque black."""
     pixels = [[[255, 0, 0, 0], [0, 255, 0, 128], [0, 0, 255, 255], [0, 0, 0, 255]]]
     return Pillow.fromarray(np.array(pixels, dtype=np.uint8))
 
 
 ON_WHITE = [WHITE, HALF_GREEN, BLUE, BLACK]
 KEYED = {"PLTE": bytes([255, 0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0])}
-MEANT: dict[str, tuple[bytes, list[tuple[int, ...]], tuple[str, ...]]] = {
+CASES: dict[str, tuple[bytes, list[tuple[int, ...]], tuple[str, ...]]] = {
     "16-bit PNG": (saved(Pillow.fromarray(RAMP), "PNG"), GREYS, (WIDE,)),
     "16-bit TIFF": (saved(Pillow.fromarray(RAMP), "TIFF"), GREYS, (WIDE,)),
     "16-bit JPEG 2000": (saved(Pillow.fromarray(RAMP), "JPEG2000"), GREYS, (WIDE,)),
@@ -80,9 +80,9 @@ MEANT: dict[str, tuple[bytes, list[tuple[int, ...]], tuple[str, ...]]] = {
     "16-bit PNG, one grey transparent": (
         png(16, 0, 4, RAMP.astype(">u2").tobytes(), tRNS=struct.pack(">H", 257)),
         [BLACK, WHITE, (128, 128, 128), WHITE],
-        (WIDE, LAID),
+        (WIDE, COMPOSITED),
     ),
-    "16-bit grey and alpha PNG": (png(16, 4, 2, struct.pack(">4H", 0, 0, 0, 65535)), [WHITE, BLACK], (WIDE, LAID)),
+    "16-bit LA PNG": (png(16, 4, 2, struct.pack(">4H", 0, 0, 0, 65535)), [WHITE, BLACK], (WIDE, COMPOSITED)),
     "48-bit PNG": (png(16, 2, 1, struct.pack(">3H", 65535, 0, 0)), [RED], (WIDE,)),
     "64-bit PNG": (png(16, 6, 1, struct.pack(">4H", 65535, 0, 0, 65535)), [RED], (WIDE,)),
     "48-bit TIFF": (tiff48(65535, 0, 0), [RED], (WIDE,)),
@@ -94,38 +94,38 @@ MEANT: dict[str, tuple[bytes, list[tuple[int, ...]], tuple[str, ...]]] = {
         [RED],
         (WIDE,),
     ),
-    "16 bits a pixel, BMP": (bmp565(0b11111_000000_00000), [RED], ()),
+    "16-bit BMP": (bmp565(0b11111_000000_00000), [RED], ()),
     "2-bit PNG, black transparent": (
         png(2, 0, 4, bytes([0b00011011]), tRNS=struct.pack(">H", 0)),
         [WHITE, (85,) * 3, (170,) * 3, WHITE],
-        (LAID,),
+        (COMPOSITED,),
     ),
     "4-bit PNG, one grey transparent": (
         png(4, 0, 4, bytes([0x0A, 0xA3]), tRNS=struct.pack(">H", 10)),
         [BLACK, WHITE, WHITE, (51,) * 3],
-        (LAID,),
+        (COMPOSITED,),
     ),
     "1-bit PNG, black transparent": (
-        png(1, 0, 4, bytes([0b01010000]), tRNS=struct.pack(">H", 0)), [WHITE] * 4, (LAID,)
+        png(1, 0, 4, bytes([0b01010000]), tRNS=struct.pack(">H", 0)), [WHITE] * 4, (COMPOSITED,)
     ),
     "48-bit PNG, blue transparent": (
         png(16, 2, 2, struct.pack(">6H", 0, 0, 65535, 65535, 0, 0), tRNS=struct.pack(">3H", 0, 0, 65535)),
         [WHITE, RED],
-        (WIDE, LAID),
+        (WIDE, COMPOSITED),
     ),
     "palette with alpha": (
-        png(8, 3, 4, bytes([0, 1, 2, 3]), **KEYED, tRNS=bytes([0, 128])), ON_WHITE, (LAID,)
+        png(8, 3, 4, bytes([0, 1, 2, 3]), **KEYED, tRNS=bytes([0, 128])), ON_WHITE, (COMPOSITED,)
     ),
     "palette": (png(8, 3, 4, bytes([0, 1, 2, 3]), **KEYED), [RED, GREEN, BLUE, BLACK], ()),
-    "RGBA PNG": (saved(rgba(), "PNG"), ON_WHITE, (LAID,)),
-    "RGBA WebP": (saved(rgba(), "WEBP", lossless=True), ON_WHITE, (LAID,)),
-    "LA PNG": (png(8, 4, 2, bytes([0, 0, 0, 255])), [WHITE, BLACK], (LAID,)),
+    "RGBA PNG": (saved(rgba(), "PNG"), ON_WHITE, (COMPOSITED,)),
+    "RGBA WebP": (saved(rgba(), "WEBP", lossless=True), ON_WHITE, (COMPOSITED,)),
+    "LA PNG": (png(8, 4, 2, bytes([0, 0, 0, 255])), [WHITE, BLACK], (COMPOSITED,)),
     "opaque RGBA": (saved(Pillow.new("RGBA", (1, 1), RED), "PNG"), [RED], ()),
-    "alpha that is not used": (
-        saved(Pillow.new("RGBA", (1, 1), (*RED, 0)), "TGA"), [RED], ("wholly transparent: read as if it were not",)
+    "unused alpha": (
+        saved(Pillow.new("RGBA", (1, 1), (*RED, 0)), "TGA"), [RED], ("fully transparent: alpha is ignored",)
     ),
     "CMYK TIFF": (saved(Pillow.new("CMYK", (1, 1), (255, 0, 0, 0)), "TIFF"), [CYAN], ()),
-    "CMYK JPEG, inverted as Adobe's": (saved(Pillow.new("CMYK", (8, 8), (255, 0, 0, 0)), "JPEG"), [CYAN] * 4, ()),
+    "CMYK JPEG, inverted like Adobe's": (saved(Pillow.new("CMYK", (8, 8), (255, 0, 0, 0)), "JPEG"), [CYAN] * 4, ()),
     "Lab": (
         saved(Pillow.frombytes("LAB", (3, 1), bytes([255, 0, 0, 0, 0, 0, 136, 80, 67])), "TIFF"),
         [WHITE, BLACK, (251, 3, 11)],
@@ -134,43 +134,43 @@ MEANT: dict[str, tuple[bytes, list[tuple[int, ...]], tuple[str, ...]]] = {
     "animation": (
         saved(Pillow.new("RGB", (1, 1), RED), "GIF", save_all=True, append_images=[Pillow.new("RGB", (1, 1), BLUE)]),
         [RED],
-        ("the first of several frames or pages",),
+        ("only the first of several frames or pages is used",),
     ),
     "pages": (
         saved(Pillow.new("RGB", (1, 1), RED), "TIFF", save_all=True, append_images=[Pillow.new("RGB", (1, 1), BLUE)]),
         [RED],
-        ("the first of several frames or pages",),
+        ("only the first of several frames or pages is used",),
     ),
-    "two pictures of one camera": (
+    "MPO of a camera": (
         saved(Pillow.new("L", (8, 8), 255), "MPO", save_all=True, append_images=[Pillow.new("L", (8, 8))]), [WHITE], ()
     ),
     "12 bits in 16": (
         saved(Pillow.fromarray(RAMP // 16), "PNG"),
         [BLACK, BLACK, (8, 8, 8), (16, 16, 16)],
-        ("more than 8 bits, of whose range only 1/16 is used: all but black",),
+        ("more than 8 bits per channel, but only 1/16 of the range is used: nearly black",),
     ),
 }  # fmt: skip
 
 
-def read(content: bytes, folder: Path, background: str = "white") -> picture.Picture:
+def decode(content: bytes, folder: Path, background: str = "white") -> decoding.DecodedImage:
     file = folder / "image"
     file.write_bytes(content)
-    return picture.read(file, background)
+    return decoding.decode(file, background)
 
 
-def pixels_of(found: picture.Picture) -> list[tuple[int, ...]]:
-    """The first row, four at most."""
-    assert found.pixels.mode == "RGB"
-    return [tuple(pixel) for pixel in np.asarray(found.pixels)[0, :4].tolist()]
+def pixels_of(image: decoding.DecodedImage) -> list[tuple[int, ...]]:
+    """The first pixels of the first row, at most four."""
+    assert image.pixels.mode == "RGB"
+    return [tuple(pixel) for pixel in np.asarray(image.pixels)[0, :4].tolist()]
 
 
-@pytest.mark.parametrize("name", MEANT)
-def test_pixels_are_what_the_file_means(name: str, tmp_path: Path) -> None:
-    content, expected, remarks = MEANT[name]
-    with picture.unwarned():
-        found = read(content, tmp_path)
-    assert np.abs(np.subtract(pixels_of(found)[: len(expected)], expected)).max() <= 1
-    assert found.remarks == remarks
+@pytest.mark.parametrize("name", CASES)
+def test_pixels_of_every_format(name: str, tmp_path: Path) -> None:
+    content, expected, remarks = CASES[name]
+    with decoding.without_warnings():
+        image = decode(content, tmp_path)
+    assert np.abs(np.subtract(pixels_of(image)[: len(expected)], expected)).max() <= 1
+    assert image.remarks == remarks
 
 
 @pytest.mark.parametrize(
@@ -183,45 +183,47 @@ def test_pixels_are_what_the_file_means(name: str, tmp_path: Path) -> None:
         b"Pf\n1 1\n-1.0\n" + bytes(4),
     ],
 )
-def test_numbers_without_a_range_are_refused(content: bytes, tmp_path: Path) -> None:
-    with pytest.raises(Unreadable, match="whose white no format defines"):
-        read(content, tmp_path)
+def test_pixels_without_a_defined_range_are_unreadable(content: bytes, tmp_path: Path) -> None:
+    with pytest.raises(Unreadable, match="without a defined white level"):
+        decode(content, tmp_path)
 
 
-def test_the_background_is_a_choice(tmp_path: Path) -> None:
-    assert pixels_of(read(saved(rgba(), "PNG"), tmp_path, "black")) == [BLACK, (0, 128, 0), BLUE, BLACK]
+def test_the_background_can_be_chosen(tmp_path: Path) -> None:
+    assert pixels_of(decode(saved(rgba(), "PNG"), tmp_path, "black")) == [BLACK, (0, 128, 0), BLUE, BLACK]
 
 
 @pytest.mark.parametrize("orientation", range(9))
-def test_a_camera_s_orientation_is_undone(orientation: int, tmp_path: Path) -> None:
+def test_exif_orientation_is_applied(orientation: int, tmp_path: Path) -> None:
     upright = Pillow.fromarray(np.arange(24, dtype=np.uint8).reshape(2, 4, 3) * 9)
-    lying = dict(zip(range(2, 9), (0, 3, 1, 5, 2, 6, 4), strict=True))
-    turned = upright.transpose(Pillow.Transpose(lying[orientation])) if orientation in lying else upright
+    transpositions = dict(zip(range(2, 9), (0, 3, 1, 5, 2, 6, 4), strict=True))
+    rotated = (
+        upright.transpose(Pillow.Transpose(transpositions[orientation])) if orientation in transpositions else upright
+    )
     exif = Pillow.Exif()
     exif[0x0112] = orientation
     for kind in ("PNG", "TIFF"):
-        assert read(saved(turned, kind, exif=exif), tmp_path).pixels.tobytes() == upright.tobytes()
+        assert decode(saved(rotated, kind, exif=exif), tmp_path).pixels.tobytes() == upright.tobytes()
 
 
-def test_damaged_notes_of_a_camera_do_no_harm(tmp_path: Path) -> None:
+def test_damaged_exif_data_is_ignored(tmp_path: Path) -> None:
     content = saved(Pillow.new("RGB", (8, 8), RED), "PNG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12")
-    with picture.unwarned():
-        assert pixels_of(read(content, tmp_path)) == [RED] * 4
+    with decoding.without_warnings():
+        assert pixels_of(decode(content, tmp_path)) == [RED] * 4
 
 
-def test_ordinary_pictures_stay_bit_for_bit(tmp_path: Path) -> None:
+def test_8_bit_srgb_images_are_decoded_bit_exactly(tmp_path: Path) -> None:
     noise = Pillow.fromarray(np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8))
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for kind, more in (("PNG", {}), ("JPEG", {}), ("JPEG", {"icc_profile": srgb}), ("PNG", {"icc_profile": srgb})):
         content = saved(noise, kind, **more)
-        plain = Pillow.open(io.BytesIO(content)).convert("RGB")
-        assert read(content, tmp_path).pixels.tobytes() == plain.tobytes()
+        expected = Pillow.open(io.BytesIO(content)).convert("RGB")
+        assert decode(content, tmp_path).pixels.tobytes() == expected.tobytes()
 
 
-def test_pillow_s_warnings_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pillow_s_warnings_are_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from toolkit.dg.image import Image
 
-    monkeypatch.setattr(Pillow, "MAX_IMAGE_PIXELS", 3)  # four are worth a warning, and more than six are refused
+    monkeypatch.setattr(Pillow, "MAX_IMAGE_PIXELS", 3)  # Pillow warns of more than 3 pixels, and refuses more than 6
     file = tmp_path / "a.png"
-    file.write_bytes(MEANT["palette with alpha"][0])
+    file.write_bytes(CASES["palette with alpha"][0])
     assert Image("a", "a", 0, file).decode().size == (4, 1)
