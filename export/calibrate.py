@@ -15,7 +15,7 @@ from toolkit.pixels import normalised, to_pixels
 from toolkit.preprocessing import Preprocessing
 
 Array: TypeAlias = npt.NDArray[Any]
-"""Images [batch, 3, S, S], normalised float32, or uint8 pixels for files that take those; or logits [batch, classes]."""
+"""Images [batch, 3, S, S], normalised float32 or, for files that take pixels, uint8; or logits [batch, classes]."""
 Predict: TypeAlias = Callable[[Array], Array]
 """images -> logits"""
 

@@ -69,9 +69,7 @@ def difference(prepared: Prepared, options: recipe.Export, predict_exported: Pre
     return largest
 
 
-def check_file(
-    prepared: Prepared, options: recipe.Export, predict_exported: Predict
-) -> tuple[float, Lowered | None]:
+def check_file(prepared: Prepared, options: recipe.Export, predict_exported: Predict) -> tuple[float, Lowered | None]:
     """`difference` and, except in fp32, `check_accuracy` of the exported file."""
     largest = difference(prepared, options, predict_exported)
     return largest, None if options.precision == "fp32" else check_accuracy(prepared, options, predict_exported)
@@ -93,9 +91,7 @@ def check_accuracy(prepared: Prepared, options: recipe.Export, predict_exported:
             "another --precision, or a larger parity.margin",
         )
     lowered = prepared.lowered or Lowered({}, {})
-    return replace(
-        lowered, accuracy=sample.by_domain(accuracies), reference=sample.by_domain(reference.accuracies)
-    )
+    return replace(lowered, accuracy=sample.by_domain(accuracies), reference=sample.by_domain(reference.accuracies))
 
 
 def difference_in_onnxruntime(prepared: Prepared, options: recipe.Export) -> float | None:

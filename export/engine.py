@@ -1,7 +1,7 @@
 """Engines, built by any version of TensorRT or TensorRT for RTX.
 
-`build` is a function of ONNX bytes and options. It imports no torch, so that devices can build engines too, and runs the
-builder in a subprocess. Precisions are those of the graph: networks are strongly typed, as TensorRT 11 requires.
+`build` is a function of ONNX bytes and options. It imports no torch, so that devices can build engines too, and runs
+the builder in a subprocess. Precisions are those of the graph: networks are strongly typed, as TensorRT 11 requires.
 `libraries` lists the differences between versions.
 """
 

@@ -1,7 +1,7 @@
 """Fusion status of every block's attention: one fused kernel, or several.
 
-A fused kernel does not write the attention weights, tokens^2 per head, to memory. Whether a runtime fuses depends on the
-pattern, the precision and the head widths, and it does not warn if it does not fuse: the status is read from its
+A fused kernel does not write the attention weights, tokens^2 per head, to memory. Whether a runtime fuses depends on
+the pattern, the precision and the head widths, and it does not warn if it does not fuse: the status is read from its
 optimised graph.
 """
 
@@ -87,9 +87,7 @@ def in_onnxruntime(file: Path, optimised: Path, blocks: int, opset: int) -> tupl
     from toolkit.export.attention import DOMAIN, NODE
 
     kernels = [
-        AttentionKernel(
-            int(match[1]), f"{node.domain}::{node.op_type}".removeprefix("::"), "Attention" in node.op_type
-        )
+        AttentionKernel(int(match[1]), f"{node.domain}::{node.op_type}".removeprefix("::"), "Attention" in node.op_type)
         for node in onnx.load(optimised, load_external_data=False).graph.node
         if (match := _ATTENTION.match(node.name)) and ("Attention" in node.op_type or "MatMul" in node.op_type)
     ]

@@ -59,9 +59,7 @@ def select_fp32_blocks(
     return best
 
 
-def _by_sensitivity(
-    mixed_model: MixedModel, reference: Reference, num_blocks: int, progress: Progress
-) -> list[int]:
+def _by_sensitivity(mixed_model: MixedModel, reference: Reference, num_blocks: int, progress: Progress) -> list[int]:
     """All block indices, most sensitive first."""
     images = next(batches(reference.sample.calibration))
     errors = []

@@ -106,9 +106,7 @@ class _Model:
         try:
             openvino.save_model(model, file, compress_to_fp16=False)
         except RuntimeError as error:
-            raise StorageError(
-                f"cannot write {file}: {plainly(error)}", "free disk space and try again"
-            ) from error
+            raise StorageError(f"cannot write {file}: {plainly(error)}", "free disk space and try again") from error
 
     def compile(self, precision: str) -> str:
         """Compile the IR; returns the dtype that it computes in."""

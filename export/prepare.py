@@ -146,9 +146,7 @@ class _Steps:
             proto.ir_version = min(proto.ir_version, onnx.helper.find_min_ir_version_for([*proto.opset_import]))
         return proto
 
-    def to_half_precision(
-        self, flat: nn.Module, reference: Reference, progress: Progress
-    ) -> tuple[nn.Module, Lowered]:
+    def to_half_precision(self, flat: nn.Module, reference: Reference, progress: Progress) -> tuple[nn.Module, Lowered]:
         """The module in fp16 or bf16."""
         dtype, sample = DTYPES[self.settings.base], reference.sample
         in_fp32 = layers_in_fp32(measure_ranges(flat, self.as_input(sample.calibration)), dtype)
@@ -185,9 +183,7 @@ class _Steps:
         with Isolated(guest(), doing, Candidates, *arguments) as candidates:
 
             def mixed(blocks: Collection[int]) -> Predict:
-                return lambda images: candidates.call(
-                    doing, Candidates.predict, tuple(blocks), self.as_input(images)
-                )
+                return lambda images: candidates.call(doing, Candidates.predict, tuple(blocks), self.as_input(images))
 
             selected = select_fp32_blocks(mixed, reference, num_blocks, progress)
             quantized = candidates.call(doing, Candidates.graph, selected.blocks)

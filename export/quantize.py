@@ -29,9 +29,7 @@ class Candidates:
 
         @lru_cache(maxsize=1)
         def quantized_graph(fp32_blocks: tuple[int, ...]) -> ModelProto:
-            return quantized(
-                proto, calibration, symmetric=symmetric, products=products, fp32_blocks=fp32_blocks
-            )
+            return quantized(proto, calibration, symmetric=symmetric, products=products, fp32_blocks=fp32_blocks)
 
         self._graph = quantized_graph
         self._predictor = lru_cache(maxsize=1)(lambda fp32_blocks: predict_with(quantized_graph(fp32_blocks)))

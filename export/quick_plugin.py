@@ -71,8 +71,8 @@ def for_engine(prepared: Prepared, architecture: str) -> ModelProto:
 
 
 def specialized(proto: ModelProto, architecture: str, sms: int) -> ModelProto:
-    """A copy for one GPU: its custom nodes get the architecture (sm_89) and the number of streaming multiprocessors, and
-    lose their function bodies, which the parser would use instead of the plugin."""
+    """A copy for one GPU: its custom nodes get the architecture (sm_89) and the number of streaming multiprocessors,
+    and lose their function bodies, which the parser would use instead of the plugin."""
     copy = ModelProto()
     copy.CopyFrom(proto)
     del copy.functions[:]

@@ -44,7 +44,9 @@ def compute_reference(model: Model, sample: Sample) -> Reference:
         logits = predict(module, next(batches(sample.calibration)))
     faulty = [name for name, accuracy in sample.by_domain(accuracies).items() if math.isnan(accuracy)]
     if faulty:
-        raise CheckFailed(f"the model's logits for images of {', '.join(faulty)} are not finite", "train the model first")
+        raise CheckFailed(
+            f"the model's logits for images of {', '.join(faulty)} are not finite", "train the model first"
+        )
     _check_trained(sample, accuracies)
     return Reference(sample, logits, accuracies)
 

@@ -1,7 +1,7 @@
 """Exact rewrites of a model before its export: other weights or another graph, equal logits.
 
-Each rewrite changes the exporter's copy of the module in place and returns the number of changed places. They are applied
-in the order of `REWRITES`: folding the norms creates a key bias, which can then be dropped.
+Each rewrite changes the exporter's copy of the module in place and returns the number of changed places. They are
+applied in the order of `REWRITES`: folding the norms creates a key bias, which can then be dropped.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Test which of timm's models can be pruned and exported: `python -m toolkit.export.survey [FILE]` writes docs/models.md.
+"""Test which timm models can be pruned and exported: `python -m toolkit.export.survey [FILE]` writes docs/models.md.
 
-Every model is checked in its default size, as before training. Models that differ in sizes only are one kind. One shrunk
-model of each supported kind is pruned along every axis, saved, loaded, trained for a step, exported to ONNX and compared.
+Every model is checked in its default size, as before training. Models that differ in sizes only are one kind. One
+shrunk model of each supported kind is pruned along every axis, saved, loaded, trained for a step, exported to ONNX and
+compared.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ def has_layer_scale(block: nn.Module) -> bool:
 
 
 def page(progress: Progress = silent) -> str:
-    """Text of docs/models.md. Raises the errors of `run_all_stages`: a model that `build` accepts must pass them all."""
+    """Text of docs/models.md. Raises the errors of `run_all_stages`, which every model that `build` accepts must pass."""
     names = known_models()
     refused: dict[str, list[str]] = {}
     supported: dict[str, list[str]] = {}
@@ -165,9 +166,9 @@ PAGE = """# Models
 Values of `--model`, tested by `make models` with timm {timm}: {good} of {all} models can be pruned and exported, along
 all axes ({axes}).
 
-A *supported* model can have any size. One model of each row, shrunk by its arguments, was pruned along every single axis
-and along all of them, saved, loaded, trained for a step, and exported to ONNX; the file's logits equal PyTorch's to 1e-4.
-A *refused* model ends the command before training, with the reason given here. Models with other arguments
+A *supported* model can have any size. One model of each row, shrunk by its arguments, was pruned along every single
+axis and along all of them, saved, loaded, trained for a step, and exported to ONNX; the file's logits equal PyTorch's
+to 1e-4. A *refused* model ends the command before training, with the reason given here. Models with other arguments
 (`model.args`) are checked when a command starts.
 
 | names in timm | result | axes | description, or reason of the refusal |

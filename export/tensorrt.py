@@ -95,9 +95,7 @@ class TensorRT(Target):
             (out / FILE).write_bytes(engine.data)
             records.save(EngineLayers(engine.layers), out / LAYERS)
         except OSError as error:
-            raise StorageError(
-                f"cannot write the engine: {plainly(error)}", "free disk space and try again"
-            ) from error
+            raise StorageError(f"cannot write the engine: {plainly(error)}", "free disk space and try again") from error
         if cache:
             _write_cache(engine.timing_cache, cache)
         return Written(
@@ -163,9 +161,7 @@ def engine_options(options: recipe.Export, library: Library) -> EngineOptions:
     if options.timing_cache:
         _check_writable(Path(options.timing_cache))
     if options.hardware_compatible and not library.features.ampere_plus:
-        raise BadInput(
-            f"{library.package} does not support --hardware-compatible", "name the GPUs: --gpu sm_86,sm_89"
-        )
+        raise BadInput(f"{library.package} does not support --hardware-compatible", "name the GPUs: --gpu sm_86,sm_89")
     return EngineOptions(
         batch_sizes=options.batch_size,
         architectures=() if options.hardware_compatible and not requested else _architectures(requested, library),

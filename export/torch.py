@@ -1,7 +1,7 @@
 """`torch.export` programs, which PyTorch loads without this toolkit, compiled if there is a C++ compiler.
 
-Compiled (AOTInductor), `model.pt2` is machine code for this kind of CPU, and `program.pt2` is the program it was compiled
-from, which `torch.export.load` opens anywhere. Without a C++ compiler `model.pt2` is the program itself.
+Compiled (AOTInductor), `model.pt2` is machine code for this kind of CPU, and `program.pt2` is the program that it was
+compiled from, which `torch.export.load` opens anywhere. Without a C++ compiler `model.pt2` is the program itself.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ from toolkit.bench.identity import identify
 from toolkit.bench.runtimes import runtime
 from toolkit.export import onnx_session
 from toolkit.export.artifact import export
-from toolkit.export.calibrate import Images, Part, Sample, batches
-from toolkit.export.widened import widened
+from toolkit.export.calibrate import Array, DomainSample, Sample, batches
+from toolkit.export.upcast import upcast
 from toolkit.models.adapt import attentions
 from toolkit.models.model import Model
 from toolkit.pixels import to_pixels
@@ -74,8 +74,8 @@ def exports(
     def made(name: str, kind: str, precision: str, form: str) -> Export:
         model = trained(name) if kind == "plain" else with_outliers(trained(name))
         images, labels = (part.numpy() for part in digits(model))
-        parts = tuple(Part(f"from {start}", images[start:][:100], labels[start:][:100]) for start in (1500, 1600))
-        sample = Sample(images[1400:1464], parts, MARGIN)
+        domains = tuple(DomainSample(f"from {start}", images[start:][:100], labels[start:][:100]) for start in (1500, 1600))
+        sample = Sample(images[1400:1464], domains, MARGIN)
         options = recipe.Export.model_validate({"precision": precision, "attention": form})
         folder = tmp_path_factory.mktemp("out")
         return Export(model, sample, export("onnx", model, options, folder, sample), folder)
@@ -83,7 +83,7 @@ def exports(
     return made
 
 
-def accuracy(logits: Images, part: Part) -> float:
+def accuracy(logits: Array, part: DomainSample) -> float:
     return float((logits.argmax(1) == part.labels).mean())
 
 
@@ -102,12 +102,12 @@ def test_a_file_is_as_right_as_the_model(exports: Callable[..., Export], case: t
     name, kind, precision, form = case
     made = exports(*case)
     with torch.inference_mode():
-        own = [accuracy(made.model.module(torch.from_numpy(part.images)).numpy(), part) for part in made.sample.parts]
+        own = [accuracy(made.model.module(torch.from_numpy(part.images)).numpy(), part) for part in made.sample.domains]
     assert min(own) > 0.75, "it is trained"
     assert list(made.lowered.reference.values()) == own
     assert made.artifact.options["attention"] == form
     assert made.spared == exports(name, kind, precision, "decomposed").spared
-    found = [accuracy(answered(made, part.images), part) for part in made.sample.parts]
+    found = [accuracy(answered(made, part.images), part) for part in made.sample.domains]
     assert all(share >= theirs - MARGIN - 1e-9 for share, theirs in zip(found, own, strict=True))
     if precision == "bf16":  # no file runs here, but its graph does in float32
         assert made.artifact.max_abs_difference is None
@@ -116,10 +116,10 @@ def test_a_file_is_as_right_as_the_model(exports: Callable[..., Export], case: t
         assert list(made.lowered.accuracy.values()) == found
 
 
-def answered(made: Export, images: Images) -> Images:
+def answered(made: Export, images: Array) -> Array:
     """What the file says in onnxruntime; in bf16, for which that has no kernels, what its graph does in float32."""
     if made.artifact.precision == "bf16":
-        graph = widened(onnx.load(made.folder / made.artifact.file))
+        graph = upcast(onnx.load(made.folder / made.artifact.file))
         with onnx_session.opened(graph.SerializeToString()) as run:
             return run(images)
     identity = identify(made.folder)

@@ -9,7 +9,7 @@ from torch import nn
 from toolkit import plugins, recipe
 from toolkit.errors import RecipeError, UnsupportedModel
 from toolkit.export import rewrite
-from toolkit.export.possible import check_possible
+from toolkit.export.feasibility import check_feasible
 from toolkit.models.build import outline
 from toolkit.models.model import Model
 from toolkit.records import Setting
@@ -27,10 +27,10 @@ def outline_of(name: str, **more: Setting) -> Model:
 def test_every_target_is_possible(name: str) -> None:
     model = outline_of(name)
     for target in TARGETS:
-        check_possible(target, model, recipe.Export())
-        check_possible(target, model, recipe.Export(input="uint8", image_size=(48,), batch_size=(4,)))
+        check_feasible(target, model, recipe.Export())
+        check_feasible(target, model, recipe.Export(input="uint8", image_size=(48,), batch_size=(4,)))
     if not name.startswith("beit"):
-        check_possible("onnx", model, recipe.Export(image_size=(32, 64, 96)))
+        check_feasible("onnx", model, recipe.Export(image_size=(32, 64, 96)))
     assert all(parameter.is_meta for parameter in model.module.parameters())
 
 
@@ -45,7 +45,7 @@ def test_every_target_is_possible(name: str) -> None:
 )
 def test_what_a_target_cannot_hold(kind: str, options: dict[str, object], error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
-        check_possible(kind, outline_of(NAMES[0]), recipe.Export.model_validate(options))
+        check_feasible(kind, outline_of(NAMES[0]), recipe.Export.model_validate(options))
 
 
 def test_a_model_that_is_not_the_same_when_it_is_rewritten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,4 +56,4 @@ def test_a_model_that_is_not_the_same_when_it_is_rewritten(monkeypatch: pytest.M
 
     monkeypatch.setitem(rewrite.REWRITES, "norms", wrong)  # type: ignore[arg-type]
     with pytest.raises(UnsupportedModel, match="onnx cannot hold this model: the exported model's logits differ"):
-        check_possible("onnx", outline_of(NAMES[0]), recipe.Export())
+        check_feasible("onnx", outline_of(NAMES[0]), recipe.Export())

@@ -19,7 +19,7 @@ from PIL import Image as Pillow
 
 from toolkit.dg.image import Image
 from toolkit.dg.transforms import evaluation_transform
-from toolkit.export.facts import facts
+from toolkit.export.file_metadata import file_metadata
 from toolkit.models.model import Model
 from toolkit.preprocessing import CropMode, Interpolation, Preprocessing
 from toolkit.records import Artifact, ModelInfo
@@ -53,7 +53,7 @@ def test_an_image_prepared_by_hand(
     graph, seen = onnx.load("model.onnx"), []
     for case in CASES:
         info = prepared_as(model.info, *case)
-        onnx.helper.set_model_props(graph, facts(info))
+        onnx.helper.set_model_props(graph, file_metadata(info))
         onnx.save(graph, "model.onnx")
         done: dict[str, np.ndarray] = {}
         exec(lines, done)
@@ -69,8 +69,8 @@ def test_openvino_and_torch_say_it_too(models: Models, exported: Exported, tmp_p
     info = prepared_as(model.info, "box", 0.875, "center")
     exported(replace(model, info=info), "openvino")
     graph = openvino.Core().read_model(tmp_path / "out" / "model.xml")
-    assert {name: graph.get_rt_info(["toolkit", name]).value for name in facts(info)} == facts(info)
+    assert {name: graph.get_rt_info(["toolkit", name]).value for name in file_metadata(info)} == file_metadata(info)
     exported(replace(model, info=info), "torch", compile=False)
     extra = {"facts.json": ""}
     torch.export.load(tmp_path / "out" / "model.pt2", extra_files=extra)
-    assert json.loads(extra["facts.json"]) == facts(info)
+    assert json.loads(extra["facts.json"]) == file_metadata(info)

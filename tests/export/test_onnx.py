@@ -18,7 +18,7 @@ from toolkit import hashing, recipe, records
 from toolkit.errors import BadInput, CheckFailed, UnknownName
 from toolkit.export import target, trace
 from toolkit.export.artifact import export
-from toolkit.export.reference import compared
+from toolkit.export.reference import max_difference
 from toolkit.models.model import Model
 from toolkit.models.resize import resized, take_any_size
 from toolkit.preprocessing import Preprocessing
@@ -119,13 +119,13 @@ def test_the_file_says_how_it_is_used_and_not_where_it_was_made(
     model = models()
     model = replace(model, info=replace(model.info, preprocessing=prepared))
     artifact = exported(model)
-    facts = {entry.key: entry.value for entry in onnx.load(tmp_path / "out" / artifact.file).metadata_props}
-    assert json.loads(facts["classes"]) == list(model.info.classes)
-    assert (json.loads(facts["mean"]), json.loads(facts["std"])) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
-    assert (facts["interpolation"], float(facts["crop"]), facts["crop_mode"]) == ("lanczos", 0.875, "center")
-    assert facts["image_size"] == "16"
-    assert facts["model_sha256"] == model.info.weights_sha256
-    assert "toolkit_version" in facts
+    file_metadata = {entry.key: entry.value for entry in onnx.load(tmp_path / "out" / artifact.file).metadata_props}
+    assert json.loads(file_metadata["classes"]) == list(model.info.classes)
+    assert (json.loads(file_metadata["mean"]), json.loads(file_metadata["std"])) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
+    assert (file_metadata["interpolation"], float(file_metadata["crop"]), file_metadata["crop_mode"]) == ("lanczos", 0.875, "center")
+    assert file_metadata["image_size"] == "16"
+    assert file_metadata["model_sha256"] == model.info.weights_sha256
+    assert "toolkit_version" in file_metadata
     content = (tmp_path / "out" / artifact.file).read_bytes()
     assert b"site-packages" not in content
     assert b"folder/of/mine" not in content
@@ -208,9 +208,9 @@ def test_a_wrong_number_of_classes_fails_the_graph_check(models: Models, exporte
 @pytest.mark.parametrize("found", [[[10.0, 0.002]], [[float("nan"), 0.0]], [[10.0]]])
 def test_logits_off_by_more_than_a_ten_thousandth_of_their_scale_fail(found: list[list[float]]) -> None:
     expected = np.array([[10.0, 0.0]])
-    assert compared(expected, np.array([[10.0, 0.0005]]), 1e-4) == pytest.approx(0.0005)
+    assert max_difference(expected, np.array([[10.0, 0.0005]]), 1e-4) == pytest.approx(0.0005)
     with pytest.raises(CheckFailed):
-        compared(expected, np.array(found), 1e-4)
+        max_difference(expected, np.array(found), 1e-4)
 
 
 def test_an_unknown_target_names_the_known_ones() -> None:

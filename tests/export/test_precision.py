@@ -15,7 +15,7 @@ from torch import nn
 
 from toolkit.export.attention import FORMS
 from toolkit.export.flat import flatten
-from toolkit.export.precision import Kept, Ranges, kept_by, lower, ranges
+from toolkit.export.precision import Fp32Layers, Ranges, layers_in_fp32, lower, measure_ranges
 from toolkit.export.rewrite import REWRITES, rewrite
 from toolkit.models.model import Model
 from toolkit.records import Artifact
@@ -27,7 +27,7 @@ IMAGES = np.random.default_rng(0).standard_normal((40, 3, 16, 16), dtype=np.floa
 def flat(models: Callable[..., Model]) -> nn.Module:
     module = copy.deepcopy(models(heads="uneven").module).requires_grad_(False)
     rewrite(module, REWRITES)
-    flatten(module, 16, FORMS["decomposed"], only_what_is_read=True)
+    flatten(module, 16, FORMS["decomposed"], trim_last_block=True)
     return module
 
 
@@ -36,7 +36,7 @@ def test_ranges_are_the_largest_values_that_occur(flat: nn.Module) -> None:
     hook = flat.get_submodule("blocks.0.norm2").register_forward_hook(
         lambda layer, inputs, output: seen.append(float(inputs[0].abs().max()))
     )
-    found = ranges(flat, IMAGES)
+    found = measure_ranges(flat, IMAGES)
     hook.remove()
     assert found.norms["blocks.0.norm2"] == max(seen)
     assert found.norms.keys() == {"blocks.0.norm1", "blocks.0.norm2", "blocks.1.norm1", "blocks.1.norm2", "norm"}
@@ -48,7 +48,7 @@ def test_ranges_are_the_largest_values_that_occur(flat: nn.Module) -> None:
 def test_watching_leaves_no_trace(flat: nn.Module) -> None:
     with torch.inference_mode():
         before = flat(torch.from_numpy(IMAGES))
-        ranges(flat, IMAGES)
+        measure_ranges(flat, IMAGES)
         assert torch.equal(flat(torch.from_numpy(IMAGES)), before)
     assert not any(layer._forward_hooks for name, layer in flat.named_modules() if name.startswith("blocks.0."))
 
@@ -56,34 +56,34 @@ def test_watching_leaves_no_trace(flat: nn.Module) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_small_numbers_keep_nothing(dtype: torch.dtype) -> None:
     found = Ranges({"blocks.0.norm1": 2.0}, {"blocks.0.attn": 4.0}, {"blocks.0.mlp.fc1": 9.0}, {"blocks.0.norm1": 1.0})
-    assert kept_by(found, dtype) == Kept()
+    assert layers_in_fp32(found, dtype) == Fp32Layers()
 
 
 def test_what_a_format_cannot_hold_is_kept() -> None:
     typical = {"blocks.0.norm1": 1.0}
-    assert kept_by(Ranges(norms={"blocks.0.norm1": 250.0}, typical=typical), torch.float16) == Kept(
+    assert layers_in_fp32(Ranges(norms={"blocks.0.norm1": 250.0}, typical=typical), torch.float16) == Fp32Layers(
         residual=True, norms=frozenset({"blocks.0.norm1"})
     )
-    assert kept_by(Ranges(logits={"blocks.3.attn": 65.0}), torch.float16) == Kept(softmax=frozenset({"blocks.3.attn"}))
-    assert kept_by(Ranges(logits={"blocks.3.attn": 9.0}), torch.bfloat16) == Kept(softmax=frozenset({"blocks.3.attn"}))
-    assert kept_by(Ranges(linears={"blocks.7.mlp.fc1": 4e4}), torch.float16) == Kept(blocks=frozenset({7}))
-    assert kept_by(Ranges(logits={"blocks.3.attn": 4e4}), torch.float16).blocks == {3}
-    assert kept_by(Ranges(linears={"blocks.7.mlp.fc1": 4e4}), torch.bfloat16) == Kept()
+    assert layers_in_fp32(Ranges(logits={"blocks.3.attn": 65.0}), torch.float16) == Fp32Layers(softmax=frozenset({"blocks.3.attn"}))
+    assert layers_in_fp32(Ranges(logits={"blocks.3.attn": 9.0}), torch.bfloat16) == Fp32Layers(softmax=frozenset({"blocks.3.attn"}))
+    assert layers_in_fp32(Ranges(linears={"blocks.7.mlp.fc1": 4e4}), torch.float16) == Fp32Layers(blocks=frozenset({7}))
+    assert layers_in_fp32(Ranges(logits={"blocks.3.attn": 4e4}), torch.float16).blocks == {3}
+    assert layers_in_fp32(Ranges(linears={"blocks.7.mlp.fc1": 4e4}), torch.bfloat16) == Fp32Layers()
 
 
 @pytest.mark.parametrize(
     "kept",
     [
-        Kept(),
-        Kept(residual=True),
-        Kept(norms=frozenset({"blocks.0.norm1", "norm"})),
-        Kept(softmax=frozenset({"blocks.0.attn", "blocks.1.attn"})),
-        Kept(blocks=frozenset({0})),
-        Kept(blocks=frozenset({0, 1}), residual=True),
+        Fp32Layers(),
+        Fp32Layers(residual=True),
+        Fp32Layers(norms=frozenset({"blocks.0.norm1", "norm"})),
+        Fp32Layers(softmax=frozenset({"blocks.0.attn", "blocks.1.attn"})),
+        Fp32Layers(blocks=frozenset({0})),
+        Fp32Layers(blocks=frozenset({0, 1}), residual=True),
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_whatever_is_kept_the_answers_stay_close(flat: nn.Module, dtype: torch.dtype, kept: Kept) -> None:
+def test_whatever_is_kept_the_answers_stay_close(flat: nn.Module, dtype: torch.dtype, kept: Fp32Layers) -> None:
     images = torch.from_numpy(IMAGES)
     with torch.inference_mode():
         expected = flat(images)

@@ -24,9 +24,9 @@ import pytest
 
 from toolkit import recipe
 from toolkit.errors import BadInput, CheckFailed
-from toolkit.export import Abilities, quick_plugin
+from toolkit.export import Capabilities, quick_plugin
 from toolkit.export.calibrate import Sample
-from toolkit.export.choices import choices
+from toolkit.export.settings import resolve_settings
 from toolkit.export.prepare import Prepared, prepare
 from toolkit.models.model import Model
 from toolkit.progress import silent
@@ -169,7 +169,7 @@ def test_the_parser_finds_it_by_the_node_of_an_exported_graph(
     artifact = exported(models(name, "uneven"), opset=20, attention="custom", precision="fp16")
     proto = onnx.load(tmp_path / "out" / artifact.file)
     assert proto.functions, "for runtimes without a plugin"
-    (tmp_path / "for-tensorrt.onnx").write_bytes(quick_plugin.addressed(proto, "sm_89", 128).SerializeToString())
+    (tmp_path / "for-tensorrt.onnx").write_bytes(quick_plugin.specialized(proto, "sm_89", 128).SerializeToString())
     said = run(PARSE, str(tmp_path / "for-tensorrt.onnx"))
     assert "Plugin not found" in said["before"]
     assert "IPluginCreatorV3One creator only" in said["after"], "the library in TensorRT's place takes no other"
@@ -205,11 +205,11 @@ def test_what_tensorrt_gets_of_it(run: Run) -> None:
 
 def test_graphs_that_it_does_not_take(models: Callable[..., Model], sample_of: Callable[..., Sample]) -> None:
     model = models(heads="uneven")
-    able = Abilities(("fp16",), (20, 20), 20, ("custom",), custom_heads=quick_plugin.HEADS)
+    able = Capabilities(("fp16",), (20, 20), 20, ("custom",), custom_heads=quick_plugin.HEADS)
 
     def prepared(**options: object) -> Prepared:
         settings = recipe.Export.model_validate({"precision": "fp16", "attention": "custom", **options})
-        return prepare(model, settings, choices("tensorrt", able, settings), sample_of(model), silent)
+        return prepare(model, settings, resolve_settings("tensorrt", able, settings), sample_of(model), silent)
 
     padded = prepared()
     assert padded.layouts[0].heads == ((8, 8), (8, 8), (8, 8))

@@ -70,22 +70,22 @@ def test_a_norm_before_the_largest_is_taken_keeps_its_gain(pool: str, after: boo
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("only_what_is_read", [False, True])
-def test_all_rewrites_together_change_no_logit(name: str, only_what_is_read: bool, make: Make) -> None:
+def test_all_rewrites_together_change_no_logit(name: str, trim_last_block: bool, make: Make) -> None:
     model = make(name, depth=2)
     changed = copy.deepcopy(model.module)
     rewrite(changed, REWRITES)
-    flatten(changed, model.info.image_size, FORMS["decomposed"], only_what_is_read=only_what_is_read)
+    flatten(changed, model.info.image_size, FORMS["decomposed"], trim_last_block=trim_last_block)
     assert_equal(changed, model)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("only_what_is_read", [False, True])
 @pytest.mark.parametrize("multiple", [4, 7])
-def test_padded_tokens_change_no_logit(name: str, only_what_is_read: bool, multiple: int, make: Make) -> None:
+def test_padded_tokens_change_no_logit(name: str, trim_last_block: bool, multiple: int, make: Make) -> None:
     model = make(name, depth=2)
     changed, size = copy.deepcopy(model.module), model.info.image_size
     tokens = trace(changed, size)["blocks.0.attn"].positions
-    done = flatten(changed, size, FORMS["decomposed"], only_what_is_read=only_what_is_read, tokens_multiple=multiple)
+    done = flatten(changed, size, FORMS["decomposed"], trim_last_block=trim_last_block, tokens_multiple=multiple)
     assert ("pad-tokens" in done) == (tokens % multiple > 0)
     assert trace(changed, size)["blocks.0.mlp.fc1"].positions == -(-tokens // multiple) * multiple
     assert_equal(changed, model)
@@ -95,7 +95,7 @@ def test_a_single_block_that_drops_what_is_padded_is_not_padded(small: Make) -> 
     model = small(depth=1)
     for less in (True, False):
         changed = copy.deepcopy(model.module)
-        done = flatten(changed, 16, FORMS["decomposed"], only_what_is_read=less, tokens_multiple=4)
+        done = flatten(changed, 16, FORMS["decomposed"], trim_last_block=less, tokens_multiple=4)
         assert ("pad-tokens" in done) == (not less)
         assert_equal(changed, model)
 
@@ -172,7 +172,7 @@ def test_the_last_block_costs_what_is_predicted(name: str, read: int, make: Make
     width = int(block.get_parameter("norm1.weight").shape[0])
     hidden = int(block.get_parameter("mlp.fc2.weight").shape[1])
     each = (layout.qk_width + layout.v_width + 2 * hidden) * width + tokens * (layout.qk_width + layout.v_width)
-    flatten(module, size, FORMS["decomposed"], only_what_is_read=True)
+    flatten(module, size, FORMS["decomposed"], trim_last_block=True)
     assert macs(module, size) == count(model.module, size).macs - (tokens - read) * each
 
 
@@ -189,7 +189,7 @@ def test_seven_percent_of_a_deit_tiny() -> None:
 
     settings = recipe.Model(name="deit_tiny_patch16_224", weights="none")
     model = build(settings, [f"class {index}" for index in range(1000)], seed=0)
-    flatten(model.module, 224, FORMS["decomposed"], only_what_is_read=True)
+    flatten(model.module, 224, FORMS["decomposed"], trim_last_block=True)
     saved = 1 - macs(model.module, 224) / 1_253_683_200
     assert saved == pytest.approx(0.0696, abs=0.003)
 
@@ -197,13 +197,13 @@ def test_seven_percent_of_a_deit_tiny() -> None:
 def test_where_all_tokens_are_read_the_last_block_stays_whole(small: Make) -> None:
     module = copy.deepcopy(small("beit_base_patch16_224", depth=2).module)  # the mean over tokens
     before = type(module.get_submodule("blocks.1"))
-    flatten(module, 16, FORMS["decomposed"], only_what_is_read=True)
+    flatten(module, 16, FORMS["decomposed"], trim_last_block=True)
     assert type(module.get_submodule("blocks.1")) is before
 
 
 def test_a_beit_that_reads_its_class_token(small: Make) -> None:
     model = small("beit_base_patch16_224", depth=2, global_pool="token")
     changed = copy.deepcopy(model.module)
-    flatten(changed, 16, FORMS["decomposed"], only_what_is_read=True)
+    flatten(changed, 16, FORMS["decomposed"], trim_last_block=True)
     assert type(changed.get_submodule("blocks.1")).__name__ == "LastBlock"
     assert_equal(changed, model)

@@ -15,7 +15,7 @@ import torch
 
 from toolkit import recipe, records
 from toolkit.export.artifact import export
-from toolkit.export.calibrate import Part, Sample
+from toolkit.export.calibrate import DomainSample, Sample
 from toolkit.export.engine import EngineLayers
 from toolkit.models.build import build
 from toolkit.models.model import Model
@@ -71,7 +71,7 @@ def build_engine(model: Model, precision: str, architecture: str, out: Path) -> 
     images = np.random.default_rng(0).standard_normal((8, 3, 224, 224), dtype=np.float32)
     with torch.inference_mode():
         labels = model.module(torch.from_numpy(images)).argmax(1).numpy()
-    sample = Sample(images, (Part("one", images, labels),), 0.25)
+    sample = Sample(images, (DomainSample("one", images, labels),), 0.25)
     options: dict[str, Any] = {"precision": precision, "gpus": architecture, "batch_size": (1, 8, 64)}
     start, begun = 0.0, False
 

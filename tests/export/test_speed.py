@@ -24,7 +24,7 @@ from toolkit import limits, recipe
 from toolkit.bench.runtimes import runtime
 from toolkit.bench.statistics import ratio_of_medians
 from toolkit.export.artifact import export
-from toolkit.export.calibrate import Part, Sample
+from toolkit.export.calibrate import DomainSample, Sample
 from toolkit.limits import PROC, text_of
 from toolkit.models.build import build
 from toolkit.models.model import Model
@@ -93,7 +93,7 @@ def exported(model: Model, kind: str, out: Path, **options: object) -> Path:
     images = np.random.default_rng(0).standard_normal((16, 3, SIZE, SIZE), dtype=np.float32)
     with torch.inference_mode():
         labels = model.module(torch.from_numpy(images)).argmax(1).numpy()
-    export(kind, model, recipe.Export.model_validate(options), out, Sample(images, (Part("one", images, labels),), 0.9))
+    export(kind, model, recipe.Export.model_validate(options), out, Sample(images, (DomainSample("one", images, labels),), 0.9))
     return out
 
 

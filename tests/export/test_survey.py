@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import timm
 
-from toolkit.export.survey import go_through, kind, page, refusal
+from toolkit.export.survey import run_all_stages, kind, page, refusal
 from toolkit.models.timm_model import known_models
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
@@ -44,7 +44,7 @@ def test_refused_with_the_reason_in_the_table(rows: dict[str, tuple[str, str]], 
 @pytest.mark.parametrize("name", THROUGH)
 def test_goes_through(rows: dict[str, tuple[str, str]], tmp_path: Path, name: str) -> None:
     assert rows[name] == ("goes through", kind(name))
-    go_through(name, tmp_path)
+    run_all_stages(name, tmp_path)
 
 
 @pytest.mark.slow

@@ -13,8 +13,8 @@ import pytest
 from toolkit import recipe, records
 from toolkit.errors import BadInput, CheckFailed, MissingDependency, RecipeError, StorageError
 from toolkit.export import target
-from toolkit.export.engine import Engine, EngineLayer, EngineLayers, EngineOptions, build, layers_in
-from toolkit.export.libraries import TABLE, Library, Version, library, version_of
+from toolkit.export.engine import Engine, EngineLayer, EngineLayers, EngineOptions, build, parse_layers
+from toolkit.export.libraries import TABLE, Library, Features, library, features_of
 from toolkit.export.tensorrt import _keep, engine_options
 from toolkit.models.model import Model
 from toolkit.records import Artifact
@@ -33,7 +33,7 @@ TacticName: _gemm_mha_v2_0x48, StreamId: 0, Metadata: [ONNX Layer: blocks.0.attn
 
 
 def test_the_builders_list_of_layers_is_read() -> None:
-    assert layers_in(SAID.splitlines()) == (
+    assert parse_layers(SAID.splitlines()) == (
         EngineLayer("__myl_FcAdd_myl0_4", "runtime_fusion", "", ("blocks.0.attn.qkv/Gemm",)),
         EngineLayer(
             "_gemm_mha_v2_myl0_5", "kgen", "_gemm_mha_v2_0x48", ("blocks.0.attn/MatMul", "blocks.0.attn/Softmax")
@@ -53,12 +53,12 @@ def test_the_builders_list_of_layers_is_read() -> None:
     ],
 )
 def test_what_a_version_can_do(package: str, version: str, row: tuple[int, int]) -> None:
-    assert version_of(package, version) is TABLE[package][row]
+    assert features_of(package, version) is TABLE[package][row]
 
 
 def test_a_version_that_is_too_old() -> None:
     with pytest.raises(BadInput, match=r"tensorrt 8\.6\.1 is too old") as caught:
-        version_of("tensorrt", "8.6.1")
+        features_of("tensorrt", "8.6.1")
     assert caught.value.hint == "install 10.3 or newer"
 
 
@@ -144,7 +144,7 @@ def test_what_an_engine_depends_on() -> None:
 
 
 def test_a_timing_cache_in_no_folder(tmp_path: Path) -> None:
-    times = Library("tensorrt", Version(opset=23, typing_flag=False, architectures=("sm_89",)))
+    times = Library("tensorrt", Features(opset=23, typing_flag=False, architectures=("sm_89",)))
     options = recipe.Export(timing_cache=str(tmp_path / "none" / "cache"))
     with pytest.raises(BadInput, match="there is no folder for the timing cache"):
         engine_options(options, times)

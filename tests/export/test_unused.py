@@ -1,4 +1,4 @@
-"""Settings that change nothing are said, and those that change something are not."""
+"""Settings without effect are reported, others are not."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from toolkit import recipe
-from toolkit.export.idle import idle
+from toolkit.export.unused import unused_settings
 
 ENGINES: dict[str, Any] = {
     "gpus": "sm_86",
@@ -20,29 +20,32 @@ ENGINES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_settings_of_engines_are_idle_for_files_of_other_targets(name: str) -> None:
-    given = {name: ENGINES[name]}
+def test_engine_settings_have_no_effect_on_other_targets(name: str) -> None:
+    setting = {name: ENGINES[name]}
     for targets in (("onnx",), ("onnx", "torch")):
-        (said,) = idle(recipe.Export(targets=targets, **given))
-        assert said == f"export.{name}={ENGINES[name]} changes nothing: it is not for {', '.join(targets)}"
-    assert idle(recipe.Export(targets=("onnx", "rtx"), **given)) == []
+        (message,) = unused_settings(recipe.Export(targets=targets, **setting))
+        assert message == f"export.{name}={ENGINES[name]} has no effect: not used for {', '.join(targets)}"
+    assert unused_settings(recipe.Export(targets=("onnx", "rtx"), **setting)) == []
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("settings", "message"),
     [
-        ({"compile": False}, "export.compile=False changes nothing: it is not for onnx"),
-        ({"targets": ("torch",), "opset": 18}, "export.opset=18 changes nothing: it is not for torch"),
-        ({"calibration_images": 5}, "export.calibration_images=5 changes nothing: fp32 needs none"),
-        ({"calibration_domains": ("a", "b")}, "export.calibration_domains=a,b changes nothing: fp32 needs no images"),
+        ({"compile": False}, "export.compile=False has no effect: not used for onnx"),
+        ({"targets": ("torch",), "opset": 18}, "export.opset=18 has no effect: not used for torch"),
+        ({"calibration_images": 5}, "export.calibration_images=5 has no effect: fp32 needs no calibration"),
+        (
+            {"calibration_domains": ("a", "b")},
+            "export.calibration_domains=a,b has no effect: fp32 needs no calibration",
+        ),
         (
             {"precision": "fp16", "quantize_attention": True},
-            "export.quantize_attention=True changes nothing: it is for int8, not for fp16",
+            "export.quantize_attention=True has no effect: it applies to int8, not to fp16",
         ),
         ({"targets": ("torch",), "compile": False}, ""),
         ({"opset": 18, "precision": "int8", "quantize_attention": True, "calibration_images": 5}, ""),
         ({}, ""),
     ],
 )
-def test_what_nothing_reads_is_said(given: dict[str, Any], said: str) -> None:
-    assert idle(recipe.Export(**given)) == [said] * bool(said)
+def test_settings_without_effect_are_reported(settings: dict[str, Any], message: str) -> None:
+    assert unused_settings(recipe.Export(**settings)) == [message] * bool(message)

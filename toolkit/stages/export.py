@@ -205,8 +205,8 @@ def _verify(run: Run, name: str, result: str, out: Path, progress: Progress) -> 
         worst = min(comparisons, key=lambda comparison: comparison.difference)
         other = "--precision, or --image-size" if run.recipe.export.image_size else "--precision"
         raise CheckFailed(
-            f"the predictions of {name} differ from the {result} model's: {worst.difference:+.1%} accuracy in the worst "
-            f"domain, equal top-1 class for {worst.agreement:.1%} of its images",
+            f"the predictions of {name} differ from the {result} model's: {worst.difference:+.1%} accuracy in the "
+            f"worst domain, equal top-1 class for {worst.agreement:.1%} of its images",
             f"another {other}, or a larger parity.margin",
         )
 
