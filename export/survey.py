@@ -138,7 +138,7 @@ def has_layer_scale(block: nn.Module) -> bool:
 
 
 def page(progress: Progress = silent) -> str:
-    """Text of docs/models.md. Raises the errors of `run_all_stages`, which every model that `build` accepts must pass."""
+    """Text of docs/models.md. Raises the errors of `run_all_stages`, which every accepted model must pass."""
     names = known_models()
     refused: dict[str, list[str]] = {}
     supported: dict[str, list[str]] = {}

@@ -131,7 +131,7 @@ def trained(digits: Callable[[Model], tuple[torch.Tensor, torch.Tensor]]) -> Cal
 
 @pytest.fixture(scope="session")
 def with_outliers() -> Callable[[Model], Model]:
-    """`with_outliers(model)`: an equal function, with every fourth v unit scaled by 100 and its output weight by 1/100."""
+    """`with_outliers(model)`: an equal function, with every fourth v unit scaled by 100 and its output by 1/100."""
 
     def scale(model: Model) -> Model:
         module = copy.deepcopy(model.module)

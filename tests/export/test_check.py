@@ -108,9 +108,7 @@ def test_a_model_with_nan_logits_is_refused(models: Models, exported: Callable[.
 
 
 @pytest.mark.parametrize(("name", "precision"), [("openvino", "bf16"), ("onnx", "fp16"), ("onnx", "int8")])
-def test_lower_precision_without_a_sample_is_refused(
-    models: Models, tmp_path: Path, name: str, precision: str
-) -> None:
+def test_lower_precision_without_a_sample_is_refused(models: Models, tmp_path: Path, name: str, precision: str) -> None:
     options = recipe.Export.model_validate({"precision": precision})
     with pytest.raises(BadInput, match=f"{precision} needs images"):
         export(name, models(), options, tmp_path / "out")

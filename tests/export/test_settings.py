@@ -30,7 +30,11 @@ def test_defaults_are_the_targets() -> None:
 @pytest.mark.parametrize(
     ("options", "message", "hint"),
     [
-        ({"precision": "int8"}, "onnx does not support int8: no integer kernels", "supported: fp32, bf16 (--precision)"),
+        (
+            {"precision": "int8"},
+            "onnx does not support int8: no integer kernels",
+            "supported: fp32, bf16 (--precision)",
+        ),
         (
             {"precision": "fp16"},
             "onnx does not support fp16: not available for this target",
