@@ -213,7 +213,7 @@ def test_unsupported_graphs_are_refused(models: Callable[..., Model], sample_of:
     padded = prepared()
     assert padded.layouts[0].heads == ((8, 8), (8, 8), (8, 8))
     unpadded = prepared(rewrites=["norms"])
-    with pytest.raises(CheckFailed, match="no kernel for block 0: not all widths are multiples of 8"):
+    with pytest.raises(CheckFailed, match="no kernel for block 0: not all head widths are multiples of 8"):
         quick_plugin.for_engine(unpadded, "sm_87")
     assert padded.lowered is not None
     mixed = replace(padded, lowered=replace(padded.lowered, blocks=(1,)))

@@ -76,7 +76,7 @@ def test_an_emulated_dtype_is_noted(models: Models, exported: Exported, monkeypa
 @pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
 def test_too_little_disk_space_to_compile(models: Models, exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
-    with pytest.raises(StorageError, match="not enough disk space in .* to compile"):
+    with pytest.raises(StorageError, match=r"not enough disk space in .* to compile"):
         exported(models(), "torch")
 
 
