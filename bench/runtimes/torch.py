@@ -46,7 +46,7 @@ class Torch:
             artifact = artifact_in(folder, "torch", "torch")
             compiled = bool(artifact.options.get("compiled"))
             made_for = (artifact.device_architecture, artifact.built_with.get("torch"))
-            if compiled and made_for != (here := (pt2.processor(), str(torch.__version__))):
+            if compiled and made_for != (here := (pt2.cpu_kind(), str(torch.__version__))):
                 raise WrongMachine(
                     f"{folder / artifact.file} was compiled for {' and torch '.join(map(str, made_for))}, and this is "
                     f"{' and torch '.join(here)}",
