@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from toolkit import recipe, records
-from toolkit.bench.feed import answers
+from toolkit.bench.feed import logits_of
 from toolkit.bench.identity import identify
 from toolkit.bench.runtimes import runtime
 from toolkit.export import onnx_session
@@ -124,7 +124,7 @@ def answered(made: Export, images: Images) -> Images:
             return run(images)
     identity = identify(made.folder)
     with runtime("onnxruntime").open(made.folder, threads=1) as session:
-        return np.concatenate([answers(session, each, identity) for each in batches(images)])
+        return np.concatenate([logits_of(session, each, identity) for each in batches(images)])
 
 
 def test_outliers_are_spared(exports: Callable[..., Export]) -> None:

@@ -182,14 +182,14 @@ def _calibration_parts(run: Run) -> dict[str, tuple[Image, ...]]:
 
 def _verify(run: Run, name: str, result: str, out: Path, report: Progress) -> None:
     """Open what was written, and compare its answers with the model's on some images of every domain."""
-    from toolkit.bench.parity import Pair, compare, side_by_side
+    from toolkit.bench.parity import Pair, by_domain, compare
     from toolkit.export import target
 
     sides = {result: (run.folder.path / result, "torch"), name: (out, target(name).runtime)}
     parts = {domain: _some(images) for domain, images in run.domains.evaluation_images().items()}
     seen = {side: predictions(run, *where, parts, lambda: report(0, 1, "verifying")) for side, where in sides.items()}
     pairs, margin = [Pair(result, name, judged=True)], run.recipe.parity.margin
-    found = compare(side_by_side(seen), dict.fromkeys(sides, ""), pairs, margin, run.domains.held_out)
+    found = compare(by_domain(seen), dict.fromkeys(sides, ""), pairs, margin, run.domains.held_out)
     if found.verdict == "fail":
         worst = min((made for each in found.domains for made in each.comparisons), key=lambda made: made.difference)
         other = "--precision, or --image-size" if run.recipe.export.image_size else "--precision"
@@ -207,12 +207,12 @@ def predictions(
     from toolkit import limits
     from toolkit.bench.identity import identify
     from toolkit.bench.parity import predict
-    from toolkit.bench.runtimes.isolated import opened
+    from toolkit.bench.runtimes.isolated import open_session
     from toolkit.dg.batches import evaluation_batches
 
     identity, found = identify(folder), {}
     size, workers = run.recipe.parity.batch_size, run.recipe.data.workers
-    with opened(folder, library, limits.cores()) as session:
+    with open_session(folder, library, limits.cores()) as session:
         for domain, images in parts.items():
             tell()
             found[domain] = predict(session, evaluation_batches(images, identity.model, size, workers), identity)
