@@ -94,7 +94,7 @@ def run_every_kernel(device: str = "cuda") -> Mapping[str, Tensor]:
             packed = torch.randn(2, tokens, sum(2 * qk + v for qk, v in heads), device=device, dtype=torch.bfloat16)
             bias = torch.randn(3, tokens, tokens, device=device, dtype=torch.bfloat16) if has_bias else None
             packed.requires_grad_()
-            out, _ = headwise_operator.operator(packed, None, bias, *dims, 0.125, True)
+            out, _ = headwise_operator.operator(packed, None, bias, None, *dims, 0.125, True)
             (gradients[f"{tokens}{'-bias' * has_bias}"],) = torch.autograd.grad(out, packed, torch.ones_like(out))
     if device == "cuda":
         torch.cuda.synchronize()
