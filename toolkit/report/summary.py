@@ -102,14 +102,15 @@ def domain_name(domain: DomainParity) -> str:
 
 
 def _speed_claim(page: Page) -> str:
-    speedup = max(page.speedups, key=lambda one: one.load.batch_size, default=None)
-    if speedup is None:
+    """Speed-up at the largest batch size with a valid measurement."""
+    if not page.speedups:
         return "speed not measured"
-    at = f"at batch {speedup.load.batch_size}"
-    if page.reasons_at(speedup.load):
-        return f"speed unknown: the measurement {at} is INVALID"
+    valid = [speedup for speedup in page.speedups if not page.reasons_at(speedup.load)]
+    if not valid:
+        return "speed unknown: every measurement is INVALID"
+    speedup = max(valid, key=lambda candidate: candidate.load.batch_size)
     interval = numbers.times_between(speedup.low, speedup.high)
-    return f"{_faster(speedup)} {interval} {at}"
+    return f"{_faster(speedup)} {interval} at batch {speedup.load.batch_size}"
 
 
 def _faster(speedup: SpeedUp) -> str:

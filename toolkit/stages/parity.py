@@ -53,10 +53,10 @@ class Parity(Stage):
         lines = []
         for domain in self.record(run).domains:
             accuracies = ", ".join(f"{side} {accuracy:.1%}" for side, accuracy in domain.accuracy.items())
-            verdicts = {made.verdict for made in domain.comparisons if made.verdict}
+            verdicts = ", ".join(f"{_pair(pair)}: {pair.verdict}" for pair in domain.comparisons if pair.verdict)
             note = " (never trained on)" if domain.held_out else ""
             images = counted(len(domain.labels), "image")
-            lines.append(f"{domain.domain}{note}, {images}: {accuracies}: {', '.join(sorted(verdicts))}")
+            lines.append(f"{domain.domain}{note}, {images}: {accuracies}; {verdicts}")
         return lines + [f"{side}: not compared: {why}" for side, why in self.record(run).unopened.items()]
 
     def failure(self, run: Run) -> ToolkitError | None:
