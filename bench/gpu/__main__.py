@@ -53,9 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _write(results, out)
     print((out / PAGE).read_text())
     print(out / PAGE, file=sys.stderr)
-    return (
-        CheckFailed.exit_code if any(requirement.passed is False for requirement in page.requirements(results)) else 0
-    )
+    failed = any(requirement.passed is False for requirement in page.requirements(results))
+    return CheckFailed.exit_code if failed else 0
 
 
 def _steps(part: str, results: dict[str, Any], has_time: Callable[[], bool]) -> Iterator[None]:
