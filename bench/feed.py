@@ -12,7 +12,7 @@ from toolkit.bench.runtimes import Session
 from toolkit.pixels import to_pixels
 
 
-def logits_of(session: Session, images: npt.NDArray[Any], identity: Identity) -> npt.NDArray[np.float32]:
+def predict_logits(session: Session, images: npt.NDArray[Any], identity: Identity) -> npt.NDArray[np.float32]:
     """Logits [batch, classes] of normalised images [batch, 3, S, S].
 
     A batch below the model's minimum is padded with copies of its first image, whose logits are dropped.

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from toolkit.bench import statistics
-from toolkit.bench.feed import logits_of
+from toolkit.bench.feed import predict_logits
 from toolkit.bench.identity import Identity
 from toolkit.bench.runtimes import Session
 from toolkit.bench.statistics import Estimate, paired_difference_interval
@@ -55,7 +55,7 @@ def predict(session: Session, batches: Iterable[tuple[Any, Any]], identity: Iden
     predictions: list[int] = []
     for images, truth in batches:
         inputs = np.ascontiguousarray(np.asarray(images), dtype=np.float32)  # [batch, 3, S, S]
-        logits = logits_of(session, inputs, identity)  # [batch, classes]
+        logits = predict_logits(session, inputs, identity)  # [batch, classes]
         if logits.ndim != 2 or len(logits) != len(truth):
             raise CheckFailed(f"{len(truth)} images have logits of shape {logits.shape}")
         if not np.isfinite(logits).all():

@@ -7,7 +7,7 @@ from types import TracebackType
 import numpy as np
 import pytest
 
-from toolkit.bench.feed import logits_of
+from toolkit.bench.feed import predict_logits
 from toolkit.bench.identity import Identity
 from toolkit.bench.runtimes import Session
 from toolkit.errors import BadInput
@@ -42,21 +42,21 @@ IMAGES = np.arange(5 * 3 * 2 * 2, dtype=np.float32).reshape(5, 3, 2, 2) / 30 - 1
 @pytest.mark.parametrize(("batch", "calls"), [(None, [5]), (2, [2, 2, 2]), (8, [8])])
 def test_batches_are_padded_to_a_fixed_batch_size(batch: int | None, calls: list[int]) -> None:
     session = Echo()
-    logits = logits_of(session, IMAGES, Identity("00", MODEL, fixed_batch=batch))
+    logits = predict_logits(session, IMAGES, Identity("00", MODEL, fixed_batch=batch))
     assert [len(images) for images in session.inputs] == calls
     np.testing.assert_array_equal(logits, IMAGES.reshape(5, -1)[:, :2])
 
 
 def test_batch_limits_of_an_engine_are_respected() -> None:
     session = Echo()
-    logits = logits_of(session, IMAGES, Identity("00", MODEL, min_batch=2, max_batch=4))
+    logits = predict_logits(session, IMAGES, Identity("00", MODEL, min_batch=2, max_batch=4))
     assert [len(images) for images in session.inputs] == [4, 2]
     np.testing.assert_array_equal(logits, IMAGES.reshape(5, -1)[:, :2])
 
 
 def test_uint8_models_get_raw_pixels() -> None:
     session = Echo()
-    logits_of(session, IMAGES, Identity("00", MODEL, dtype="uint8"))
+    predict_logits(session, IMAGES, Identity("00", MODEL, dtype="uint8"))
     assert session.inputs[0].dtype == np.uint8
     assert session.inputs[0][0, 0, 0, 0] == round((-1 * 0.25 + 0.5) * 255)
 

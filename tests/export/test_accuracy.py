@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from toolkit import recipe, records
-from toolkit.bench.feed import logits_of
+from toolkit.bench.feed import predict_logits
 from toolkit.bench.identity import identify
 from toolkit.bench.runtimes import runtime
 from toolkit.export import onnx_session
@@ -124,7 +124,7 @@ def answered(made: Export, images: Images) -> Images:
             return run(images)
     identity = identify(made.folder)
     with runtime("onnxruntime").open(made.folder, threads=1) as session:
-        return np.concatenate([logits_of(session, each, identity) for each in batches(images)])
+        return np.concatenate([predict_logits(session, each, identity) for each in batches(images)])
 
 
 def test_outliers_are_spared(exports: Callable[..., Export]) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from toolkit import plugins, records
-from toolkit.bench.feed import logits_of
+from toolkit.bench.feed import predict_logits
 from toolkit.bench.identity import identify
 from toolkit.bench.runtimes import runtime
 from toolkit.errors import RecipeError, WrongMachine
@@ -72,7 +72,7 @@ def test_every_file(
     with torch.inference_mode():
         expected = model.module(torch.from_numpy(images)).numpy()
     with runtime(target(kind).runtime).open(tmp_path / "out", threads=1) as session:
-        found = logits_of(session, images, identify(tmp_path / "out"))
+        found = predict_logits(session, images, identify(tmp_path / "out"))
     assert np.abs(found - expected).max() <= CLOSE[precision] * np.abs(expected).max()
 
 
