@@ -266,7 +266,7 @@ def test_version(command: Command) -> None:
 def test_doctor_names_what_is_there(command: Command) -> None:
     ended = command("doctor")
     assert (ended.code, ended.out) == (0, "")
-    for name in ("processor", "torch", "timm", "onnxruntime", "TensorRT"):
+    for name in ("CPU", "torch", "timm", "onnxruntime", "TensorRT"):
         assert name in ended.err
 
 

@@ -96,7 +96,7 @@ def test_another_batch_size_than_the_files_fixed_one_is_refused(here: Path, comm
     assert command("export", "--batch-size", "4").code == 0
     ended = command("bench", "--batch-size", "8")
     assert ended.code == 2
-    assert "the file takes 4 images a call, not 8" in ended.err
+    assert "exported with a fixed batch size of 4, got 8" in ended.err
     assert "--batch-size 4" in ended.err
 
 
@@ -115,9 +115,9 @@ def test_an_engine_is_refused_where_there_is_no_gpu(here: Path, command: Command
     assert ended.code == 0, ended.err
     assert "not run on this machine" in ended.err
     for words, what in (
-        (["parity"], "nothing that is exported can be compared here: rtx: "),
-        (["bench"], "what rtx writes cannot be measured here: "),
-        (["run"], "nothing that is exported can be compared here: rtx: "),
+        (["parity"], "no exported model can be compared on this machine: rtx: "),
+        (["bench"], "rtx artifacts cannot be measured on this machine: "),
+        (["run"], "no exported model can be compared on this machine: rtx: "),
         (["export", "--verify"], "--verify cannot run the rtx file on this machine: "),
     ):
         ended = command(*words, "--set", "train.epochs=5", "--set", "export.targets=rtx")
@@ -137,9 +137,9 @@ def test_a_new_run_that_cannot_succeed_leaves_nothing(here: Path, command: Comma
     ("words", "what"),
     [
         (["export", "--onnx", "--verify"], "--verify cannot run the onnx file on this machine"),
-        (["parity"], "nothing that is exported can be compared here: onnx"),
-        (["bench"], "what onnx writes cannot be measured here"),
-        (["run"], "nothing that is exported can be compared here: onnx"),
+        (["parity"], "no exported model can be compared on this machine: onnx"),
+        (["bench"], "onnx artifacts cannot be measured on this machine"),
+        (["run"], "no exported model can be compared on this machine: onnx"),
     ],
     ids=str,
 )
@@ -160,14 +160,17 @@ def test_bf16_is_refused_on_a_cpu_without_bf16(
     with unchanged(here):
         ended = command("parity", "--set", "export.targets=openvino", "--set", "export.precision=bf16")
     assert ended.code == 2, ended.err
-    assert "compared here: openvino: this CPU has no bf16 support: OpenVINO would compute in float32" in ended.err
+    assert (
+        "compared on this machine: openvino: this CPU has no bf16 support: OpenVINO would compute in float32"
+        in ended.err
+    )
 
 
 @pytest.mark.usefixtures("no_gpu")
 def test_a_file_that_cannot_run_here_does_not_affect_other_verdicts(here: Path, command: Command) -> None:
     ended = command("parity", "--set", "export.targets=onnx,rtx")
     assert ended.code == 4
-    warning = "parity: warning: rtx cannot be compared here: this machine has no NVIDIA driver"
+    warning = "parity: warning: rtx cannot be compared on this machine: this machine has no NVIDIA driver"
     assert warning in ended.err[: ended.err.index("export: making")]
     assert re.search(r"rtx-fp32: not compared: (this machine has no NVIDIA driver|there is no NVIDIA GPU)", ended.err)
     report = records.load(ParityReport, here / "runs/default/parity/parity.json")
@@ -181,7 +184,7 @@ def test_a_batch_outside_of_an_engines_profile(here: Path, command: Command) -> 
     assert command("export", "--rtx", "--batch-size", "1,4,8").code == 0
     engine = identify(here / "runs/default/artifacts/rtx-fp32")
     engine.check_batch(8)
-    with pytest.raises(BadInput, match="takes 1 to 8 images a call, not 9"):
+    with pytest.raises(BadInput, match="supports batch sizes 1 to 8, not 9"):
         engine.check_batch(9)
 
 

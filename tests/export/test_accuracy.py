@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from toolkit import recipe, records
-from toolkit.bench.feed import answers
+from toolkit.bench.feed import predict_logits
 from toolkit.bench.identity import identify
 from toolkit.bench.runtimes import runtime
 from toolkit.export import onnx_session
@@ -128,7 +128,7 @@ def logits_of(exported: Export, images: Array) -> Array:
             return predict(images)
     identity = identify(exported.folder)
     with runtime("onnxruntime").open(exported.folder, threads=1) as session:
-        return np.concatenate([answers(session, batch, identity) for batch in batches(images)])
+        return np.concatenate([predict_logits(session, batch, identity) for batch in batches(images)])
 
 
 def test_a_model_with_outliers_keeps_blocks_in_fp32(exports: Callable[..., Export]) -> None:

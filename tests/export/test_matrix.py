@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from toolkit import plugins, records
-from toolkit.bench.feed import answers
+from toolkit.bench.feed import predict_logits
 from toolkit.bench.identity import identify
 from toolkit.bench.runtimes import runtime
 from toolkit.errors import RecipeError, WrongMachine
@@ -73,7 +73,7 @@ def test_every_file(
     with torch.inference_mode():
         expected = model.module(torch.from_numpy(images)).numpy()
     with runtime(load_target(target).runtime).open(tmp_path / "out", threads=1) as session:
-        logits = answers(session, images, identify(tmp_path / "out"))
+        logits = predict_logits(session, images, identify(tmp_path / "out"))
     assert np.abs(logits - expected).max() <= TOLERANCES[precision] * np.abs(expected).max()
 
 

@@ -189,7 +189,7 @@ def _calibration_images(run: Run) -> dict[str, tuple[Image, ...]]:
 
 def _verify(run: Run, name: str, result: str, out: Path, progress: Progress) -> None:
     """Run the exported file, and compare its predictions with the model's on a sample of every domain."""
-    from toolkit.bench.parity import Pair, compare, side_by_side
+    from toolkit.bench.parity import Pair, by_domain, compare
     from toolkit.export import target
 
     sides = {result: (run.folder.path / result, "torch"), name: (out, target(name).runtime)}
@@ -199,7 +199,7 @@ def _verify(run: Run, name: str, result: str, out: Path, progress: Progress) -> 
         for side, (folder, library) in sides.items()
     }
     pairs, margin = [Pair(result, name, judged=True)], run.recipe.parity.margin
-    parity = compare(side_by_side(by_side), dict.fromkeys(sides, ""), pairs, margin, run.domains.held_out)
+    parity = compare(by_domain(by_side), dict.fromkeys(sides, ""), pairs, margin, run.domains.held_out)
     if parity.verdict == "fail":
         comparisons = [comparison for domain in parity.domains for comparison in domain.comparisons]
         worst = min(comparisons, key=lambda comparison: comparison.difference)
@@ -218,16 +218,16 @@ def predictions(
     from toolkit import limits
     from toolkit.bench.identity import identify
     from toolkit.bench.parity import predict
-    from toolkit.bench.runtimes.isolated import opened
+    from toolkit.bench.runtimes.isolated import open_session
     from toolkit.dg.batches import evaluation_batches
 
-    identity, by_domain = identify(folder), {}
+    identity, predicted = identify(folder), {}
     size, workers = run.recipe.parity.batch_size, run.recipe.data.workers
-    with opened(folder, library, limits.cores()) as session:
+    with open_session(folder, library, limits.cores()) as session:
         for domain, images in domains.items():
             tell()
-            by_domain[domain] = predict(session, evaluation_batches(images, identity.model, size, workers), identity)
-    return by_domain
+            predicted[domain] = predict(session, evaluation_batches(images, identity.model, size, workers), identity)
+    return predicted
 
 
 def _subset(images: Sequence[Image]) -> Sequence[Image]:
