@@ -22,6 +22,7 @@ from toolkit.bench.gpu.names import BACKENDS, BUCKETS, DENSE, MODELS, MODES, OUR
 from toolkit.kernels import headwise_operator
 from toolkit.kernels.eager import reference
 from toolkit.kernels.headwise_settings import Workload, heuristic_config
+from toolkit.models.profile import profile
 
 
 def once(subjects: Mapping[str, Sequence[Call]]) -> Times:
