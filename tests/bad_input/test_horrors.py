@@ -156,7 +156,7 @@ def test_all_errors_are_listed_with_reasons(horrors: Horrors, command: Command) 
     assert ended.code == 2
     assert "error: not all images can be used:\n" in ended.err
     for reason, names in horrors.errors.items():
-        assert f"       {len(names)} {reason}: {shown(names)}\n" in ended.err
+        assert f"       {len(names)} {reason}: {as_listed(names)}\n" in ended.err
     assert "--skip-broken" in ended.err
     assert free_of_library_messages(ended.err)
     assert not Path("runs/new").exists()
@@ -169,7 +169,7 @@ def test_skip_broken_uses_the_rest_and_lists_what_is_left_out(horrors: Horrors, 
     assert f"data: 3 domains (ink {ink}, photo 30; held out: sketch 30), 3 classes, {total} images\n" in ended.err
     left_out = {**horrors.errors, **horrors.ignored}
     for reason, names in left_out.items():
-        assert f"data: {len(names)} left out, {reason}: {shown(names)}\n" in ended.err
+        assert f"data: {len(names)} left out, {reason}: {as_listed(names)}\n" in ended.err
     for remark, count in horrors.remarks.items():
         assert f"data: {count} image{'s' if count > 1 else ''}: {remark}\n" in ended.err
     assert free_of_library_messages(ended.err)
@@ -201,7 +201,7 @@ def test_classes_that_differ_only_in_16_bits_or_in_alpha_are_learned(
         assert f"validation accuracy: {domain} 100.0%" in ended.err
 
 
-def shown(names: tuple[str, ...]) -> str:
+def as_listed(names: tuple[str, ...]) -> str:
     return ", ".join(names).replace(ESCAPES, r"\udcff\x1b[31m\n.png")
 
 

@@ -1,4 +1,4 @@
-"""Batches of images for training, evaluation and scoring.
+"""Batches of images for training, evaluation and calibration.
 
 Each image is augmented with a separate random stream, seeded by (seed, domain, number of images drawn from that domain
 before). The batches of step 700 are therefore the same whether training was interrupted or not, and with any number of

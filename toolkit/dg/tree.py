@@ -1,6 +1,7 @@
 """Directory tree of a dataset: image files, and other files with the reason why they are not used.
 
-Reads names and links only, and the first bytes of files without an image suffix."""
+Reads names and links only, and the first bytes of files without an image suffix.
+"""
 
 from __future__ import annotations
 
@@ -117,9 +118,7 @@ class _Walk:
         except OSError as error:
             reason = open_failure(error, self.root / name)
         suffix = name.suffix.lower()
-        if (
-            not suffix or suffix in suffixes() or suffix in UNSUPPORTED_SUFFIXES
-        ):  # probably an image or a folder of images
+        if not suffix or suffix in suffixes() or suffix in UNSUPPORTED_SUFFIXES:  # probably an image or a folder
             self._leave_out(name, reason)
         else:
             self._leave_out(name, NOT_AN_IMAGE, is_error=False)

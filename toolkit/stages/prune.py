@@ -78,8 +78,8 @@ def _prune(run: Run, out: Path) -> None:
     dense = store.load(run.folder.path / DENSE)
 
     def load() -> list[Batch]:
-        parts = run.domains.training_images()
-        return calibration_batches(parts, dense.info, settings.samples, CALIBRATION_BATCH, seed)
+        images = run.domains.training_images()
+        return calibration_batches(images, dense.info, settings.samples, CALIBRATION_BATCH, seed)
 
     with run.progress("prune") as progress:
         plan = method(settings.method).prune(dense, Job(settings, Calibration(load, seed), progress))
