@@ -176,10 +176,10 @@ def test_a_file_that_cannot_run_here_does_not_affect_other_verdicts(here: Path, 
     report = records.load(ParityReport, here / "runs/default/parity/parity.json")
     assert report.unopened.keys() == {"rtx-fp32"}
     assert report.verdict == "undecided"
-    assert all(made.candidate != "rtx-fp32" for domain in report.domains for made in domain.comparisons)
+    assert all(pair.candidate != "rtx-fp32" for domain in report.domains for pair in domain.comparisons)
 
 
-@pytest.mark.slow  # the record is asked in tests/bench/test_identity.py
+@pytest.mark.slow  # tests/bench/test_identity.py tests the record
 def test_a_batch_outside_of_an_engines_profile(here: Path, command: Command) -> None:
     assert command("export", "--rtx", "--batch-size", "1,4,8").code == 0
     engine = identify(here / "runs/default/artifacts/rtx-fp32")
