@@ -10,7 +10,7 @@ _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b\n]*(?:\x07|\x
 
 
 def printable(name: str) -> str:
-    r"""A name with unprintable characters (control codes, undecodable bytes and the like) escaped as in Python: \x1b."""
+    r"""A name with unprintable characters (control codes, undecodable bytes, ...) escaped as in Python: \n, \x1b."""
     return "".join(character if _is_printable(character) else repr(character)[1:-1] for character in name)
 
 
