@@ -47,7 +47,7 @@ def refusal(name: str) -> str:
     try:
         outline(recipe.Model(name=name), CLASSES)
     except BadInput as error:
-        return error.message.removeprefix(f"{name} cannot be cut yet: ")
+        return error.message.removeprefix(f"{name} cannot be pruned yet: ")
     return ""
 
 

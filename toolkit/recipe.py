@@ -12,7 +12,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from toolkit.preprocessing import CropMode, Interpolation
 from toolkit.records import Axis
-from toolkit.setting_types import Architectures, Argument, Ascending, Conflict, Listed, Mean, Positive, Share, Some, Std
+from toolkit.setting_types import (
+    Architectures,
+    Argument,
+    Ascending,
+    Conflict,
+    Fraction,
+    Listed,
+    Mean,
+    Positive,
+    Some,
+    Std,
+)
 
 FORMER_NAMES = {"export.target": "export.gpus"}
 """Current names of renamed settings."""
@@ -78,7 +89,7 @@ class Data(Section):
     """A folder DOMAIN/CLASS/image, a folder CLASS/image (then --hold-out none), or "digits", the built-in images."""
     hold_out: str | None = None
     """Held-out domain: never trained on, only evaluated; "none" trains on all domains."""
-    validation_share: Share = 0.2
+    validation_share: Fraction = 0.2
     """Fraction of each source domain's images used for validation: model selection and reported accuracies."""
     skip_broken: bool = False
     """Skip and count unreadable images, dangling links and empty classes instead of stopping."""
@@ -134,7 +145,7 @@ class Prune(Section):
     """The pruning method."""
     criterion: str = "taylor"
     """Importance criterion of units."""
-    ratio: Share | None = None
+    ratio: Fraction | None = None
     """Fraction of units to remove, per axis unless the scope is global; units inside removed heads do not count."""
     budget: str | None = None
     """Budget as a fraction of the dense model: macs=0.5 or params=0.5, achieved within 1 %."""

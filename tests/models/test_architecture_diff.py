@@ -1,4 +1,4 @@
-"""What a file's model is, where it is another: what is said is true, and the settings that are named build it."""
+"""Differences of architecture are described correctly, and the suggested settings resolve them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def built(name: str, size: int, **args: object) -> nn.Module:
 
 
 def model(name: str = VIT, size: int = 32, seed: int = 0, **args: object) -> nn.Module:
-    """Every parameter is random: biases, positions and layer scales too."""
+    """A model whose parameters are all random, including biases, position embeddings and layer scales."""
     torch.manual_seed(seed)
     module = built(name, size, **args)
     for parameter in module.parameters():
@@ -42,21 +42,28 @@ def written(state: State, file: Path) -> Path:
 
 
 AVERAGED = {"global_pool": "avg"}
-KINDS = [
+DIFFERENCES = [
     (VIT, {}, BEIT, {}, "the file is a ViT or DeiT", "--model vit_base_patch8_224"),
     (BEIT, {}, VIT, {}, "the file is a BEiT", "--model beit_base_patch16_224"),
     (DISTILLED, {}, VIT, {}, "the file is a distilled DeiT (dist_token)", "--model deit_base_distilled_patch16_224"),
     (VIT, {}, DISTILLED, {}, "the file is not distilled", "--model deit_base_patch16_224"),
     (VIT, {"reg_tokens": 4}, VIT, {}, "its number of register tokens is 4, the model's 0", "reg_tokens=4"),
     (VIT, {}, VIT, {"class_token": False, **AVERAGED}, "has a class token, the model has none", "class_token=true"),
-    (VIT, {}, VIT, {"no_embed_class": True}, "its 17 positions include the class token's", "no_embed_class=false"),
-    (VIT, {"no_embed_class": True}, VIT, {}, "its 16 positions do not include the", "no_embed_class=true"),
-    (VIT, AVERAGED, VIT, {}, "the file has a norm after averaging the tokens", "global_pool=avg"),
-    (VIT, {}, VIT, AVERAGED, "the model has a norm after averaging the tokens", "fc_norm=false"),
-    (BEIT, {}, BEIT, {"global_pool": "token"}, "the file has a norm after averaging the tokens", "global_pool=avg"),
+    (
+        VIT,
+        {},
+        VIT,
+        {"no_embed_class": True},
+        "its 17 position embeddings include the class token",
+        "no_embed_class=false",
+    ),
+    (VIT, {"no_embed_class": True}, VIT, {}, "its 16 position embeddings do not include the", "no_embed_class=true"),
+    (VIT, AVERAGED, VIT, {}, "the file has a norm after average pooling", "global_pool=avg"),
+    (VIT, {}, VIT, AVERAGED, "the model has a norm after average pooling", "fc_norm=false"),
+    (BEIT, {}, BEIT, {"global_pool": "token"}, "the file has a norm after average pooling", "global_pool=avg"),
     (VIT, {"init_values": 1e-5}, VIT, {}, "the file has layer scale, the model has none", "init_values=1e-5"),
-    (VIT, {}, VIT, {"qkv_bias": True, "qk_norm": True}, "the model has norms of queries and keys", "qk_norm=false"),
-    (VIT, {"qkv_bias": False}, VIT, {}, "has biases of queries, keys and values, the file has none", "qkv_bias=false"),
+    (VIT, {}, VIT, {"qkv_bias": True, "qk_norm": True}, "the model has query and key norms", "qk_norm=false"),
+    (VIT, {"qkv_bias": False}, VIT, {}, "has query, key and value biases, the file has none", "qkv_bias=false"),
     (VIT, {"depth": 2}, VIT, {}, "its depth is 2, the model's 1", "depth=2"),
     (VIT, {"embed_dim": 48}, VIT, {}, "its width is 48, the model's 24", "embed_dim=48"),
     (VIT, {"embed_dim": 384}, VIT, {}, "its width is 384, the model's 24", "--model vit_small_patch16_224"),
@@ -65,17 +72,17 @@ KINDS = [
 ]
 
 
-@pytest.mark.parametrize("case", KINDS, ids=lambda case: case[-1])
-def test_the_kind_of_model_that_a_file_is_for_is_said(case: Any, tmp_path: Path) -> None:
-    file, theirs, name, ours, said, mend = case
+@pytest.mark.parametrize("case", DIFFERENCES, ids=lambda case: case[-1])
+def test_a_difference_is_named_with_settings(case: Any, tmp_path: Path) -> None:
+    file, theirs, name, ours, message, hint = case
     with pytest.raises(WeightsError) as caught:
         fill(model(name, **ours), written(model(file, **theirs).state_dict(), tmp_path / "weights.safetensors"))
-    assert said in caught.value.message
-    assert mend in caught.value.hint
+    assert message in caught.value.message
+    assert hint in caught.value.hint
     assert "invalid" not in caught.value.message
 
 
-def test_the_settings_named_build_the_file_s_kind(tmp_path: Path) -> None:
+def test_several_suggested_settings_together_fit_the_file(tmp_path: Path) -> None:
     state = model(depth=2, mlp_ratio=2.0, init_values=0.1, reg_tokens=4, no_embed_class=True).state_dict()
     file = written(state, tmp_path / "weights.safetensors")
     with pytest.raises(WeightsError) as caught:
@@ -105,48 +112,50 @@ PAIRS: list[tuple[str, dict[str, object], dict[str, object]]] = [
 ]
 
 
-@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("swapped", [False, True])
 @pytest.mark.parametrize("pair", PAIRS, ids=str)
-def test_every_setting_that_is_named_builds_the_file_s_kind(pair: Any, turned: bool, tmp_path: Path) -> None:
-    """Both ways: the file is of the one kind and the model of the other."""
+def test_each_suggested_setting_fits_the_file(pair: Any, swapped: bool, tmp_path: Path) -> None:
+    """Tests both directions: either architecture may be the file's."""
     name, *kinds = pair
-    theirs, ours = reversed(kinds) if turned else kinds
+    theirs, ours = reversed(kinds) if swapped else kinds
     file = written(model(name, **theirs).state_dict(), tmp_path / "weights.safetensors")
     with pytest.raises(WeightsError) as caught:
         fill(model(name, **ours), file)
-    named = {key: yaml_file.parse(value, key) for key, value in SETTINGS.findall(caught.value.hint)}
-    assert named, caught.value
-    assert fill(model(name, seed=1, **{**ours, **named}), file) == ()
+    arguments = {key: yaml_file.parse(value, key) for key, value in SETTINGS.findall(caught.value.hint)}
+    assert arguments, caught.value
+    assert fill(model(name, seed=1, **{**ours, **arguments}), file) == ()
 
 
 @pytest.mark.parametrize(("file", "args", "name"), [(VIT, {}, BEIT), (BEIT, {}, VIT), (DISTILLED, {}, VIT)])
-def test_another_family_is_named_with_the_file_s_sizes(
+def test_another_family_is_suggested_with_the_files_sizes(
     file: str, args: dict[str, object], name: str, tmp_path: Path
 ) -> None:
     weights = written(model(file, depth=2, mlp_ratio=2, **args).state_dict(), tmp_path / "weights.safetensors")
     with pytest.raises(WeightsError) as caught:
         fill(model(name), weights)
-    (chosen,) = re.findall(r"--model (\S+)", caught.value.hint)
+    (suggested,) = re.findall(r"--model (\S+)", caught.value.hint)
     hint = caught.value.hint.replace("num_heads=...", "num_heads=3")
-    named = {key: yaml_file.parse(value, key) for key, value in SETTINGS.findall(hint)}
-    fill(timm.create_model(chosen, img_size=32, num_classes=3, **named), weights)
+    arguments = {key: yaml_file.parse(value, key) for key, value in SETTINGS.findall(hint)}
+    fill(timm.create_model(suggested, img_size=32, num_classes=3, **arguments), weights)
 
 
-def test_a_kind_that_cannot_be_cut_is_not_recommended(tmp_path: Path) -> None:
+def test_an_unsupported_architecture_is_not_suggested(tmp_path: Path) -> None:
     file = written(model(qk_norm=True).state_dict(), tmp_path / "weights.safetensors")
-    with pytest.raises(WeightsError, match="the file has norms of queries and keys, the model has none, and with them"):
+    with pytest.raises(
+        WeightsError, match="the file has query and key norms, the model has none, and such models cannot be pruned"
+    ):
         fill(model(), file)
 
 
 def in_one_projection(state: State) -> State:
-    """As torch.nn.MultiheadAttention has it."""
+    """Tensors named as in torch.nn.MultiheadAttention."""
     return {name.replace("qkv.", "in_proj_").replace("attn.proj", "attn.out_proj"): state[name] for name in state}
 
 
 def transposed(state: State) -> State:
-    """As Flax has it: linear [in, out], convolutions [height, width, in, out]."""
-    turned = {2: (1, 0), 4: (2, 3, 1, 0)}
-    return {name: x.permute(turned.get(x.dim(), tuple(range(x.dim())))).contiguous() for name, x in state.items()}
+    """Tensors laid out as in Flax: linear [in, out], convolutions [height, width, in, out]."""
+    order = {2: (1, 0), 4: (2, 3, 1, 0)}
+    return {name: x.permute(order.get(x.dim(), tuple(range(x.dim())))).contiguous() for name, x in state.items()}
 
 
 def transposed_inside(state: State) -> State:
@@ -158,23 +167,23 @@ def with_positions_renamed(state: State) -> State:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (in_one_projection, "its attention is torch.nn.MultiheadAttention (blocks.0.attn.in_proj_weight)"),
-        (transposed, "its kernels are transposed, as Flax and TensorFlow have them"),
-        (transposed_inside, "its kernels are transposed, as Flax and TensorFlow have them"),
+        (transposed, "its weights are transposed, as in Flax and TensorFlow"),
+        (transposed_inside, "its weights are transposed, as in Flax and TensorFlow"),
         (with_positions_renamed, "pos_embed is missing"),
     ],
 )
-def test_layers_that_another_library_keeps_otherwise_get_no_untrue_hint(
-    change: Callable[[State], State], said: str, tmp_path: Path
+def test_layouts_of_other_libraries_get_no_misleading_hint(
+    change: Callable[[State], State], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(WeightsError) as caught:
         fill(model(), written(change(model().state_dict()), tmp_path / "weights.safetensors"))
-    assert said in caught.value.message
+    assert message in caught.value.message
     assert "--set" not in caught.value.hint
-    for untrue in ("ratio", "the file has none", "its width", "colour"):
-        assert untrue not in caught.value.message
+    for misleading in ("ratio", "the file has none", "its width", "colour"):
+        assert misleading not in caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -185,6 +194,6 @@ def test_layers_that_another_library_keeps_otherwise_get_no_untrue_hint(
         ("backbone.layers.0.ffn.layers.0.0.weight", "OpenMMLab"),
     ],
 )
-def test_names_of_other_libraries_are_known(name: str, library: str, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=f"its tensors have the names of {library}"):
+def test_tensor_names_of_other_libraries_are_recognised(name: str, library: str, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=f"its tensors are named as in {library}, not as in timm"):
         fill(model(), written({name: torch.zeros(2)}, tmp_path / "weights.safetensors"))

@@ -1,4 +1,4 @@
-"""Models are built from timm's names, and model folders are read back exactly or refused."""
+"""Models are built from timm's names; model folders round-trip exactly or are refused."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     file.write_text(json.dumps(content))
 
 
-def test_what_is_built() -> None:
+def test_a_built_model() -> None:
     model = build(settings(), CLASSES, seed=0)
     assert model.fresh == ()
     assert not model.module.training
@@ -62,7 +62,7 @@ def test_what_is_built() -> None:
     assert model.module(torch.zeros(2, 3, 16, 16)).shape == (2, 3)
 
 
-def test_the_seed_decides_the_weights_and_disturbs_nobody_elses() -> None:
+def test_the_seed_determines_the_weights_and_keeps_the_global_rng() -> None:
     before = torch.random.get_rng_state()
     one, same, other = (build(settings(), CLASSES, seed).module.state_dict() for seed in (1, 1, 2))
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -70,7 +70,7 @@ def test_the_seed_decides_the_weights_and_disturbs_nobody_elses() -> None:
     assert not torch.equal(one["blocks.0.attn.qkv.weight"], other["blocks.0.attn.qkv.weight"])
 
 
-def test_read_back_exactly(folder: Path, uneven: Build) -> None:
+def test_a_saved_model_loads_exactly(folder: Path, uneven: Build) -> None:
     loaded, model = store.load(folder), uneven("beit_base_patch16_224")
     saved = records.load(ModelInfo, folder / "model.json")
     assert loaded.info == saved
@@ -88,7 +88,7 @@ def test_read_back_exactly(folder: Path, uneven: Build) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["model.json", "model.safetensors"]
 
 
-def test_saving_again_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+def test_saving_is_deterministic(folder: Path, tmp_path: Path) -> None:
     loaded = store.load(folder)
     other = tmp_path / "again"
     other.mkdir()
@@ -104,31 +104,31 @@ def test_an_unknown_model_gets_a_suggestion(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["vit_base_patch16_xp", "vit_base_patch16_siglip", "aimv2_1b_patch14_22", "beit3_base"]
 )
-def test_only_models_that_can_be_cut_are_suggested(name: str) -> None:
+def test_only_prunable_models_are_suggested(name: str) -> None:
     with pytest.raises(UnknownName) as caught:
         check_name(name)
-    offered = caught.value.known
-    assert 0 < len(offered) <= 3
-    for model in offered:
+    suggestions = caught.value.known
+    assert 0 < len(suggestions) <= 3
+    for model in suggestions:
         outline(recipe.Model(name=model), CLASSES)
 
 
-def test_a_model_that_cannot_be_cut_has_no_tags_to_suggest() -> None:
+def test_no_tags_are_suggested_for_an_unsupported_model() -> None:
     with pytest.raises(UnknownName) as caught:
         check_name("vit_base_patch16_siglip_224.nosuch")
     assert caught.value.hint == ""
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
-        ("resnet18", "resnet18 is no ViT, DeiT or BEiT"),
-        ("swin_tiny_patch4_window7_224.ms_in1k", "swin_tiny_patch4_window7_224.ms_in1k is no ViT, DeiT or BEiT"),
+        ("resnet18", "resnet18 is not a ViT, DeiT or BEiT"),
+        ("swin_tiny_patch4_window7_224.ms_in1k", "swin_tiny_patch4_window7_224.ms_in1k is not a ViT, DeiT or BEiT"),
         ("no-such", "timm has no ViT, DeiT or BEiT called 'no-such'"),
     ],
 )
-def test_models_of_other_families(name: str, said: str) -> None:
-    with pytest.raises(UnsupportedModel, match=f"{said}, and only those can be cut\\n") as caught:
+def test_models_of_other_families(name: str, message: str) -> None:
+    with pytest.raises(UnsupportedModel, match=f"{message}, and only those can be pruned\\n") as caught:
         check_name(name)
     examples = [word for word in re.findall(r"\w+", caught.value.hint) if word in known_models()]
     assert len(examples) == 4
@@ -136,7 +136,7 @@ def test_models_of_other_families(name: str, said: str) -> None:
         outline(recipe.Model(name=model), CLASSES)
 
 
-def test_other_families_of_timm_are_not_known() -> None:
+def test_known_models_are_vit_deit_and_beit() -> None:
     known = known_models()
     assert {"vit_base_patch16_224", "deit_tiny_distilled_patch16_224", "beitv2_base_patch16_224"} <= set(known)
     assert not any(name.startswith(("swin", "resnet")) for name in known)
@@ -147,9 +147,9 @@ def test_other_families_of_timm_are_not_known() -> None:
     [{"pos_embed": "x"}, {"act_layer": "nosuch"}, {"embed_layer": "nosuch"}],
     ids=str,
 )
-def test_arguments_that_timm_refuses(args: dict[str, Setting]) -> None:
+def test_arguments_that_timm_cannot_build(args: dict[str, Setting]) -> None:
     ((argument, value),) = args.items()
-    with pytest.raises(RecipeError, match=f"timm refuses to build vit_tiny_patch16_224 with {argument}={value!r}"):
+    with pytest.raises(RecipeError, match=f"timm cannot build vit_tiny_patch16_224 with {argument}={value!r}"):
         build(settings(args), CLASSES, seed=0)
 
 
@@ -157,31 +157,31 @@ def test_arguments_that_timm_refuses(args: dict[str, Setting]) -> None:
     ("name", "argument", "closest"),
     [("vit_tiny_patch16_224", "heads", "num_heads"), ("beit_base_patch16_224", "init_value", "init_values")],
 )
-def test_an_argument_that_the_architecture_has_not(name: str, argument: str, closest: str) -> None:
-    with pytest.raises(RecipeError, match=rf"{name} takes no '{argument}'\ndid you mean {closest}"):
+def test_an_unknown_argument_gets_a_suggestion(name: str, argument: str, closest: str) -> None:
+    with pytest.raises(RecipeError, match=rf"{name} has no argument '{argument}'\ndid you mean {closest}"):
         build(settings({argument: 1}, name), CLASSES, seed=0)
 
 
-def test_a_model_that_no_memory_holds() -> None:
+def test_a_model_that_does_not_fit_into_memory() -> None:
     with pytest.raises(RecipeError, match=r"mlp_ratio=\S+ .*too large for this machine"):
         build(settings({"mlp_ratio": 1e12}), CLASSES, seed=0)
 
 
-def hub(classes: int, fault: Exception | None = None) -> Callable[..., torch.nn.Module]:
-    """Stands for `timm.create_model`: the same, but weights from the hub are random, or cannot be had."""
+def hub(classes: int, error: Exception | None = None) -> Callable[..., torch.nn.Module]:
+    """Replacement for `timm.create_model` whose hub weights are random, or whose download fails."""
     real = timm.create_model
 
     def create(name: str, pretrained: bool = False, **arguments: Any) -> torch.nn.Module:
-        if pretrained and fault is not None:
-            raise fault
+        if pretrained and error is not None:
+            raise error
         return real(name, pretrained=False, **arguments)
 
     return create
 
 
-def test_hub_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_of_hub_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm, "create_model", hub(1000, OSError("no route to host")))
-    with pytest.raises(WeightsError, match=r"could not be fetched from \S+\n.*--weights") as caught:
+    with pytest.raises(WeightsError, match=r"could not be downloaded from \S+\n.*--weights") as caught:
         build(settings(weights="hub"), CLASSES, seed=0)
     assert "no route" not in caught.value.message
     assert "no route" in str(caught.value.__cause__)
@@ -189,45 +189,43 @@ def test_hub_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None
         build(settings({"nope": 1}, weights="hub"), CLASSES, seed=0)
 
 
-def test_a_model_that_timm_has_no_weights_for() -> None:
+def test_a_model_without_weights_in_timm() -> None:
     with pytest.raises(WeightsError, match=r"timm has no weights for vit_base_patch32_plus_256\n.*--weights"):
         build(settings(name="vit_base_patch32_plus_256", weights="hub"), CLASSES, seed=0)
 
 
-def fetched(monkeypatch: pytest.MonkeyPatch, **args: Setting) -> None:
-    """Stands for the hub: timm gets weights of its usual model, made small by default."""
+def fake_download(monkeypatch: pytest.MonkeyPatch, **args: Setting) -> None:
+    """Make timm download weights of its default architecture, shrunk unless `args` say otherwise."""
     small = {"patch_size": 8, "depth": 2, "embed_dim": 24, "num_heads": 3, "img_size": 16, **args}
     state = timm.create_model("vit_tiny_patch16_224", **small).state_dict()
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: dict(state))
 
 
 def test_hub_weights_of_other_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    fetched(monkeypatch, embed_dim=48)
-    with pytest.raises(WeightsError, match=r"vit_tiny_patch16_224 do not fit a model with .*embed_dim=24"):
+    fake_download(monkeypatch, embed_dim=48)
+    with pytest.raises(WeightsError, match=r"vit_tiny_patch16_224 do not match a model with .*embed_dim=24"):
         build(settings(weights="hub"), CLASSES, seed=0)
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "message"),
     [({"init_values": 0.1}, r"blocks\.0\.ls1\.gamma.* would be random"), ({"num_heads": 4}, "another number of heads")],
 )
-def test_hub_weights_do_not_leave_parts_random_unsaid(
-    args: dict[str, Setting], said: str, monkeypatch: pytest.MonkeyPatch
+def test_hub_weights_that_leave_parameters_random_are_refused(
+    args: dict[str, Setting], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetched(monkeypatch)
-    with pytest.raises(WeightsError, match=said):
+    fake_download(monkeypatch)
+    with pytest.raises(WeightsError, match=message):
         build(settings(args, weights="hub"), CLASSES, seed=0)
 
 
-def test_hub_weights_without_a_place_are_named(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    fetched(monkeypatch)
+def test_unused_hub_weights_are_reported(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    fake_download(monkeypatch)
     assert build(settings(weights="hub"), CLASSES, seed=0).fresh == ("head.weight", "head.bias")
     assert "blocks.2.norm1.weight" in caplog.text
 
 
-def test_hub_weights_for_other_classes_leave_a_fresh_head(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_weights_for_other_classes_keep_a_new_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm, "create_model", hub(1000))
     model = build(settings(name="deit_tiny_distilled_patch16_224", weights="hub"), CLASSES, seed=0)
     assert model.fresh == ("head.weight", "head.bias", "head_dist.weight", "head_dist.bias")
@@ -257,21 +255,21 @@ def test_a_missing_file(folder: Path, missing: str) -> None:
 
 
 def with_tensors(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Other tensors whose hash `model.json` confirms."""
+    """Replace the tensors, and update their hash in `model.json`."""
     file = folder / "model.safetensors"
     save_file(tensors, file)
     edit(folder, lambda content: content.update(weights_sha256=hashing.sha256(file)))
 
 
-def test_a_missing_and_a_strange_tensor(folder: Path) -> None:
+def test_a_missing_and_an_unexpected_tensor(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
-    tensors["strange"] = tensors.pop("fc_norm.weight")
+    tensors["unexpected"] = tensors.pop("fc_norm.weight")
     with_tensors(folder, tensors)
-    with pytest.raises(WeightsError, match=r"fc_norm\.weight, strange"):
+    with pytest.raises(WeightsError, match=r"fc_norm\.weight, unexpected"):
         store.load(folder)
 
 
-def test_a_tensor_of_other_dimensions(folder: Path) -> None:
+def test_a_tensor_with_another_number_of_dimensions(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     tensors["fc_norm.weight"] = tensors["fc_norm.weight"][None]
     with_tensors(folder, tensors)
@@ -284,21 +282,21 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], type[Exception], st
     "unknown field": (lambda content: content.update(colour="red"), RecordError, "colour"),
     "name": (lambda content: content.update(name="vit_huge"), UnknownName, "unknown model 'vit_huge'"),
     "layout": (lambda content: content["layouts"][0]["heads"][0].__setitem__(0, 7), WeightsError, "qkv.weight"),
-    "layouts": (lambda content: content["layouts"].pop(), WeightsError, "1 layouts"),
+    "layouts": (lambda content: content["layouts"].pop(), WeightsError, "1 head layouts"),
     "blocks": (lambda content: content.update(removed_blocks=[5]), WeightsError, "removes blocks"),
 }
 
 
-@pytest.mark.parametrize(("change", "error", "said"), CHANGES.values(), ids=CHANGES)
-def test_a_description_that_does_not_fit(
-    folder: Path, change: Callable[[dict[str, Any]], object], error: type[Exception], said: str
+@pytest.mark.parametrize(("change", "error", "message"), CHANGES.values(), ids=CHANGES)
+def test_a_model_json_that_does_not_match(
+    folder: Path, change: Callable[[dict[str, Any]], object], error: type[Exception], message: str
 ) -> None:
     edit(folder, change)
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         store.load(folder)
 
 
-def test_a_disk_that_refuses(uneven: Build, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written(uneven: Build, tmp_path: Path) -> None:
     model = uneven()
     with pytest.raises(StorageError, match="cannot write"):
         store.save(model, tmp_path / "missing")

@@ -1,4 +1,4 @@
-"""Predicted costs are those counted on the real cut model."""
+"""Predicted costs equal the measured cost of the pruned model."""
 
 from __future__ import annotations
 
@@ -19,24 +19,21 @@ Build = Callable[..., Model]
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "beit_base_patch16_224"])
-def test_the_dense_cost_is_counted(name: str, uneven: Build) -> None:
+def test_the_dense_cost(name: str, uneven: Build) -> None:
     model = uneven(name)
-    dense = model.cost_model.dense
-    counted = profile(model.module, 16)
-    assert (dense.parameters, dense.macs) == (counted.parameters, counted.macs)
+    assert model.cost_model.dense == profile(model.module, 16)
 
 
 @given(st.data())
 @settings(max_examples=10)
 def test_any_removal(beit: Model, data: st.DataObject) -> None:
-    """One unit of some groups, and the heads and blocks that hold others of them."""
+    """One unit of some groups, including heads and blocks that contain other removed units."""
     groups = beit.groups
     wide = [group for group in groups if min(group.segments) > 1]
     chosen = data.draw(st.lists(st.sampled_from(wide), min_size=1, unique_by=lambda group: group.key))
     cuts = [Cut(group.place, group.axis, (data.draw(st.integers(0, group.units - 1)),)) for group in chosen]
     predicted = beit.cost_model.after_removing(Selection(groups, cuts).removed)
-    counted = profile(surgery.remove(beit, cuts).model.module, 16)
-    assert (predicted.parameters, predicted.macs) == (counted.parameters, counted.macs)
+    assert predicted == profile(surgery.remove(beit, cuts).model.module, 16)
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +41,12 @@ def beit(uneven: Build) -> Model:
     return uneven("beit_base_patch16_224", 3)
 
 
-def test_units_of_a_removed_head_cost_nothing_twice(small: Build) -> None:
+def test_units_of_a_removed_head_are_subtracted_once(small: Build) -> None:
     model = small()
     groups, cost = model.groups, model.cost_model
     head = groups.find("blocks.0.attn", "head")
     units = groups.find("blocks.0.attn", "qk")
-    gone = {head.key: torch.tensor([True, False, False])}
-    both = {**gone, units.key: torch.arange(24) < 8}
-    assert cost.after_removing(both) == cost.after_removing(gone)
+    removed = {head.key: torch.tensor([True, False, False])}
+    both = {**removed, units.key: torch.arange(24) < 8}
+    assert cost.after_removing(both) == cost.after_removing(removed)
     assert cost.after_removing({}) == cost.dense

@@ -1,4 +1,4 @@
-"""MACs and parameters against formulas written out here, timm's own count and PyTorch's counter."""
+"""MACs and parameters against closed forms, timm's parameter count and PyTorch's FLOP counter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from toolkit import recipe
 from toolkit.models.build import build
 from toolkit.models.model import Model
-from toolkit.models.profile import profile
+from toolkit.models.profile import profile, trace
 from toolkit.models.summary import summarise
 from toolkit.models.surgery import remove
 from toolkit.records import Cut, HeadLayout
@@ -27,22 +27,22 @@ def deit() -> Model:
     return build(recipe.Model(name="deit_tiny_patch16_224", weights="none"), THOUSAND, seed=0)
 
 
-def test_deit_tiny_is_the_formula(deit: Model) -> None:
+def test_deit_tiny_equals_the_closed_form(deit: Model) -> None:
     width, tokens, patches, hidden, depth = 192, 197, 196, 768, 12
     block = (
         tokens * width * 3 * width  # queries, keys, values
-        + 2 * tokens * tokens * width  # q k^T and its product with v
+        + 2 * tokens * tokens * width  # QK^T and PV
         + tokens * width * width  # output projection
         + 2 * tokens * width * hidden  # MLP
     )
     macs = patches * (3 * 16 * 16) * width + depth * block + width * 1000
     assert macs == 1_253_683_200
-    counts = profile(deit.module, 224)
-    assert counts.macs == macs == deit.info.macs
-    assert counts.parameters == 5_717_416 == deit.info.parameters
+    cost = profile(deit.module, 224)
+    assert cost.macs == macs == deit.info.macs
+    assert cost.parameters == 5_717_416 == deit.info.parameters
 
 
-def test_a_slim_one_is_the_formula_too(deit: Model) -> None:
+def test_a_pruned_model_equals_the_closed_form(deit: Model) -> None:
     cuts = (
         Cut("residual", "embed", tuple(range(32))),
         Cut("blocks.0.attn", "head", (2,)),
@@ -63,8 +63,8 @@ def test_a_slim_one_is_the_formula_too(deit: Model) -> None:
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224"])
-def test_pytorchs_counter_agrees(name: str, uneven: Build) -> None:
-    """FLOPs are twice the MACs. The mathematical form of attention shows its two products to the counter."""
+def test_macs_are_half_of_pytorchs_flops(name: str, uneven: Build) -> None:
+    """The math backend of attention exposes its two products to the FLOP counter."""
     model = uneven(name)
     counter = FlopCounterMode(display=False)
     with counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
@@ -73,13 +73,13 @@ def test_pytorchs_counter_agrees(name: str, uneven: Build) -> None:
 
 
 @pytest.mark.parametrize("name", ["vit_base_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224"])
-def test_parameters_are_timms(name: str) -> None:
+def test_parameters_equal_timms(name: str) -> None:
     theirs = sum(parameter.numel() for parameter in timm.create_model(name, depth=2).parameters())
     settings = recipe.Model(name=name, weights="none", args={"depth": 2})
     assert build(settings, THOUSAND, seed=0).info.parameters == theirs
 
 
-def test_counting_leaves_the_model_alone(small: Build) -> None:
+def test_profiling_leaves_the_model_unchanged(small: Build) -> None:
     module = small().module.train()
     module.get_submodule("blocks.0").eval()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
@@ -92,14 +92,14 @@ def test_counting_leaves_the_model_alone(small: Build) -> None:
 
 def test_bytes_moved_of_one_layer() -> None:
     """In float32, a linear layer reads 5 x 24 inputs and 24 x 48 + 48 weights, and writes 5 x 48 outputs."""
-    from toolkit.models.profile import _measure
+    from toolkit.models.profile import _layer_call
 
     layer = torch.nn.Linear(24, 48)
-    found = _measure(layer, torch.zeros(1, 5, 24), torch.zeros(1, 5, 48))
-    assert (found.positions, found.macs, found.bytes_moved) == (5, 5 * 24 * 48, 4 * (5 * 24 + 24 * 48 + 48 + 5 * 48))
+    call = _layer_call(layer, torch.zeros(1, 5, 24), torch.zeros(1, 5, 48))
+    assert (call.positions, call.macs, call.bytes_moved) == (5, 5 * 24 * 48, 4 * (5 * 24 + 24 * 48 + 48 + 5 * 48))
 
 
-def test_the_summary_tells_blocks_apart(uneven: Build) -> None:
+def test_the_summary_lists_blocks(uneven: Build) -> None:
     model = uneven(depth=3)
     slim = remove(model, (Cut("blocks", "block", (0,)),)).model
     summary = summarise(slim)
@@ -107,11 +107,8 @@ def test_the_summary_tells_blocks_apart(uneven: Build) -> None:
     assert [block.mlp_width for block in summary.blocks] == [38, 48]
     assert summary.blocks[0].layout == HeadLayout(((8, 8), (7, 8)))
     assert summary.embed_width == 22
-    counts = profile(slim.module, 16)
-    assert (summary.macs, summary.parameters, summary.bytes_moved) == (
-        counts.macs,
-        counts.parameters,
-        counts.bytes_moved,
-    )
+    cost = profile(slim.module, 16)
+    assert (summary.macs, summary.parameters) == (cost.macs, cost.parameters)
+    assert summary.bytes_moved == sum(call.bytes_moved for call in trace(slim.module, 16).values())
     outside = 4 * 192 * 22 + 22 * 3  # patches and head
     assert sum(block.macs for block in summary.blocks) + outside == summary.macs

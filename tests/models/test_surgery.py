@@ -1,4 +1,4 @@
-"""Random plans on small models: what is cut computes what the big model computes with those units silenced."""
+"""Random plans on small models: the pruned model equals the full model with those units masked."""
 
 from __future__ import annotations
 
@@ -57,58 +57,58 @@ def images(count: int = 4) -> Tensor:
 
 def logits(module: nn.Module) -> Tensor:
     with torch.inference_mode():
-        found: Tensor = module(images())
-    return found
+        result: Tensor = module(images())
+    return result
 
 
-def close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> bool:
-    return float((found - expected).abs().max()) <= tolerance * max(1.0, float(expected.abs().max()))
+def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> bool:
+    return float((actual - expected).abs().max()) <= tolerance * max(1.0, float(expected.abs().max()))
 
 
-def random_cuts(groups: Groups, shares: Sequence[float], seed: int) -> tuple[Cut, ...]:
-    """A cut of every group whose share is not 0, at least one unit of each run staying."""
+def random_cuts(groups: Groups, ratios: Sequence[float], seed: int) -> tuple[Cut, ...]:
+    """A cut of every group with a nonzero ratio, which keeps at least one unit per run."""
     draw = random.Random(seed)
     cuts = []
-    for group, share in zip(groups, shares, strict=False):
+    for group, ratio in zip(groups, ratios, strict=False):
         first, units = 0, list[int]()
         for size in group.segments:
-            spare = size - min_units(group.axis)
-            units += draw.sample(range(first, first + size), min(spare, round(draw.uniform(0, 2 * share) * size)))
+            removable = size - min_units(group.axis)
+            units += draw.sample(range(first, first + size), min(removable, round(draw.uniform(0, 2 * ratio) * size)))
             first += size
         if units:
             cuts.append(Cut(group.place, group.axis, tuple(sorted(units))))
     return tuple(cuts)
 
 
-SHARES = st.lists(st.sampled_from([0.0, 0.2, 0.5, 0.8]), min_size=14, max_size=14)
+RATIOS = st.lists(st.sampled_from([0.0, 0.2, 0.5, 0.8]), min_size=14, max_size=14)
 SEEDS = st.integers(0, 2**16)
 
 
-@given(shares=SHARES, seed=SEEDS)
+@given(ratios=RATIOS, seed=SEEDS)
 @SEARCH
-def test_cut_once_and_cut_twice(dense: Model, shares: list[float], seed: int) -> None:
+def test_pruning_once_and_twice(dense: Model, ratios: list[float], seed: int) -> None:
     model = dense
     for step in range(2):
         groups = model.groups
-        cuts = random_cuts(groups, shares, seed + step)
+        cuts = random_cuts(groups, ratios, seed + step)
         assume(cuts)
         before = logits(model.module)
         removal = remove(model, cuts)
         slim = removal.model
-        assert torch.equal(logits(model.module), before)  # the big model is left as it was
+        assert torch.equal(logits(model.module), before)  # the original model is unchanged
         assert close(logits(slim.module), logits(masked(model.module, Selection(groups, cuts))))
         check_origin(model.module, removal)
         model = slim
 
 
-def check_origin(big: nn.Module, removal: surgery.Removal) -> None:
-    """Every weight of the cut model is the weight of the big one at the units that `origin` names."""
+def check_origin(original: nn.Module, removal: surgery.Removal) -> None:
+    """Check that the pruned model's weights are the original's at the units in `origin`."""
     slim = removal.model.module
     embed = list(removal.origin["residual", "embed"][1])
     for place, attention in attentions(slim).items():
-        was, queries = removal.origin[place, "qk"]
+        old_place, queries = removal.origin[place, "qk"]
         heads, values = list(removal.origin[place, "head"][1]), list(removal.origin[place, "v"][1])
-        old, block = attentions(big)[was], was.removesuffix(".attn")
+        old, block = attentions(original)[old_place], old_place.removesuffix(".attn")
         q, k, v = old.qkv.weight.split([old.layout.qk_width, old.layout.qk_width, old.layout.v_width])
         rows = torch.cat([q[list(queries)], k[list(queries)], v[values]])
         assert torch.equal(attention.qkv.weight, rows[:, embed])
@@ -118,18 +118,18 @@ def check_origin(big: nn.Module, removal: surgery.Removal) -> None:
             assert torch.equal(attention.relative_position_bias_table, old.relative_position_bias_table[:, heads])
         mlp = place.replace(".attn", ".mlp")
         hidden = list(removal.origin[mlp, "mlp"][1])
-        old_fc1 = big.get_parameter(f"{block}.mlp.fc1.weight")
+        old_fc1 = original.get_parameter(f"{block}.mlp.fc1.weight")
         assert torch.equal(slim.get_parameter(f"{mlp}.fc1.weight"), old_fc1[hidden][:, embed])
-    pixels = big.get_parameter("patch_embed.proj.weight")
+    pixels = original.get_parameter("patch_embed.proj.weight")
     assert torch.equal(slim.get_parameter("patch_embed.proj.weight"), pixels[embed])
 
 
-@given(shares=SHARES, seed=SEEDS)
+@given(ratios=RATIOS, seed=SEEDS)
 @SEARCH
-def test_saved_and_loaded_is_exactly_itself(
-    dense: Model, tmp_path_factory: pytest.TempPathFactory, shares: list[float], seed: int
+def test_a_pruned_model_round_trips_exactly(
+    dense: Model, tmp_path_factory: pytest.TempPathFactory, ratios: list[float], seed: int
 ) -> None:
-    cuts = random_cuts(dense.groups, shares, seed)
+    cuts = random_cuts(dense.groups, ratios, seed)
     assume(cuts)
     slim = remove(dense, cuts).model
     folder = tmp_path_factory.mktemp("slim")
@@ -145,12 +145,12 @@ def same_tensors(one: nn.Module, other: nn.Module) -> bool:
     return list(mine) == list(theirs) and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
-@given(shares=SHARES, seed=SEEDS)
+@given(ratios=RATIOS, seed=SEEDS)
 @settings(SEARCH, max_examples=3 * TIMES)
-def test_a_plan_and_a_model_read_back_give_the_identical_slim_model(
-    dense: Model, tmp_path_factory: pytest.TempPathFactory, shares: list[float], seed: int
+def test_a_saved_plan_reproduces_the_pruned_model(
+    dense: Model, tmp_path_factory: pytest.TempPathFactory, ratios: list[float], seed: int
 ) -> None:
-    cuts = random_cuts(dense.groups, shares, seed)
+    cuts = random_cuts(dense.groups, ratios, seed)
     assume(cuts)
     plan = PrunePlan("0" * 64, "grouped", "random", "global", "ratio=0.5", 0.5, seed, cuts)
     replayed = records.loads(PrunePlan, records.dumps(plan))
@@ -161,21 +161,23 @@ def test_a_plan_and_a_model_read_back_give_the_identical_slim_model(
     assert same_tensors(remove(again, replayed.cuts).model.module, remove(dense, cuts).model.module)
 
 
-@given(shares=SHARES, seed=SEEDS)
+@given(ratios=RATIOS, seed=SEEDS)
 @settings(SEARCH, max_examples=TIMES)
-def test_onnx_is_torch(dense: Model, tmp_path_factory: pytest.TempPathFactory, shares: list[float], seed: int) -> None:
-    cuts = random_cuts(dense.groups, [max(share, 0.2) for share in shares], seed)
+def test_onnx_equals_torch(
+    dense: Model, tmp_path_factory: pytest.TempPathFactory, ratios: list[float], seed: int
+) -> None:
+    cuts = random_cuts(dense.groups, [max(ratio, 0.2) for ratio in ratios], seed)
     slim = remove(dense, cuts).model
     folder = tmp_path_factory.mktemp("onnx")
     saved = store.save(slim, folder)
     artifact = export("onnx", saved, recipe.Export(), folder)
     session = onnxruntime.InferenceSession(folder / artifact.file, providers=["CPUExecutionProvider"])
-    (found,) = session.run(["logits"], {"images": images().numpy()})
-    assert close(torch.from_numpy(np.asarray(found)), logits(slim.module), 1e-4)
+    (actual,) = session.run(["logits"], {"images": images().numpy()})
+    assert close(torch.from_numpy(np.asarray(actual)), logits(slim.module), 1e-4)
 
 
-def test_the_masked_model_against_one_written_out_by_hand(small: Build) -> None:
-    """A plain ViT whose activations, not weights, are gated: an independent meaning of "removed"."""
+def test_the_masked_model_equals_a_reference_implementation(small: Build) -> None:
+    """The reference is a plain ViT that masks activations instead of weights."""
     model = small("vit_tiny_patch16_224", 2)
     module = model.module
     cuts = (
@@ -193,13 +195,13 @@ def test_the_masked_model_against_one_written_out_by_hand(small: Build) -> None:
 
 
 def gated_vit(module: nn.Module, cuts: Sequence[Cut]) -> Tensor:
-    """Logits of `images()`; gates are 0 for units that `cuts` names."""
+    """Logits for `images()` of a ViT whose activations are multiplied by 0 for removed units."""
     weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
-    gone: dict[tuple[str, str], tuple[int, ...]] = {(item.place, item.axis): item.units for item in cuts}
+    removed: dict[tuple[str, str], tuple[int, ...]] = {(item.place, item.axis): item.units for item in cuts}
 
     def gate(place: str, axis: str, units: int) -> Tensor:
         keep = torch.ones(units)
-        keep[list(gone.get((place, axis), ()))] = 0.0
+        keep[list(removed.get((place, axis), ()))] = 0.0
         return keep
 
     residual = gate("residual", "embed", 24)
@@ -216,8 +218,8 @@ def gated_vit(module: nn.Module, cuts: Sequence[Cut]) -> Tensor:
         heads = []
         for head in range(3):
             at = slice(8 * head, 8 * head + 8)
-            shares = (q[..., at] @ k[..., at].transpose(1, 2) / 8**0.5).softmax(-1)
-            heads.append(shares @ v[..., at] * gate(place, "head", 3)[head])
+            attention_weights = (q[..., at] @ k[..., at].transpose(1, 2) / 8**0.5).softmax(-1)
+            heads.append(attention_weights @ v[..., at] * gate(place, "head", 3)[head])
         return torch.cat(heads, -1) @ weights[f"{place}.proj.weight"].T + weights[f"{place}.proj.bias"]
 
     def feed(x: Tensor, place: str) -> Tensor:
@@ -233,7 +235,7 @@ def gated_vit(module: nn.Module, cuts: Sequence[Cut]) -> Tensor:
     return norm(x, "norm")[:, 0] @ weights["head.weight"].T + weights["head.bias"]
 
 
-def test_a_removed_block_is_left_out(small: Build) -> None:
+def test_a_removed_block_equals_a_deleted_block(small: Build) -> None:
     model = small(depth=3)
     removal = remove(model, (Cut("blocks", "block", (1,)),))
     blocks = model.module.get_submodule("blocks")
@@ -244,14 +246,14 @@ def test_a_removed_block_is_left_out(small: Build) -> None:
     assert torch.equal(logits(removal.model.module), logits(model.module))
 
 
-def test_equal_heads_lie_side_by_side_widest_first(small: Build) -> None:
+def test_heads_are_sorted_by_width(small: Build) -> None:
     removal = remove(small(), (Cut("blocks.0.attn", "qk", (8, 9)),))
     layout = attentions(removal.model.module)["blocks.0.attn"].layout
     assert layout.buckets == ((2, 8, 8), (1, 6, 8))
     assert removal.origin["blocks.0.attn", "head"] == ("blocks.0.attn", (0, 2, 1))
 
 
-def test_the_mode_of_both_models_is_kept(small: Build) -> None:
+def test_training_mode_is_kept(small: Build) -> None:
     model = small()
     model.module.train()
     slim = remove(model, (Cut("residual", "embed", (0,)),)).model
@@ -259,7 +261,7 @@ def test_the_mode_of_both_models_is_kept(small: Build) -> None:
     assert slim.module.training
 
 
-def test_a_wrong_cut_is_noticed(small: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_result_is_detected(small: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     model, cuts = small(), (Cut("blocks.0.mlp", "mlp", (3,)),)
     other = Selection(model.groups, (Cut("blocks.0.mlp", "mlp", (4,)),))
     monkeypatch.setattr(surgery, "masked", lambda module, _: masked(module, other))
@@ -267,7 +269,7 @@ def test_a_wrong_cut_is_noticed(small: Build, monkeypatch: pytest.MonkeyPatch) -
         remove(model, cuts)
 
 
-def test_a_wrong_prediction_is_noticed(small: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_cost_prediction_is_detected(small: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     model = small()
     monkeypatch.setattr(CostModel, "after_removing", lambda *unused: Cost(parameters=1, macs=1))
     with pytest.raises(CheckFailed, match="predicted"):
