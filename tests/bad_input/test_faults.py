@@ -19,7 +19,7 @@ def ended(monkeypatch: pytest.MonkeyPatch, error: Exception) -> object:
     """Exit code of the entry point when a command raises `error`."""
 
     def fail() -> None:
-        with cli._errors_reported():
+        with cli._reporting_errors():
             raise error
 
     app = typer.Typer()

@@ -56,7 +56,7 @@ def test_flags_of_the_run_that_are_damaged(here: Path, command: Command, unchang
     with unchanged(here):
         ended = command("prune")
     assert ended.code == 2
-    assert "flags.yaml: not YAML: a bracket that is not closed" in ended.err
+    assert "flags.yaml: invalid YAML: an unclosed bracket" in ended.err
 
 
 @pytest.mark.parametrize("text", ["[1", "[]", '{"a": "b"}'])
