@@ -40,10 +40,15 @@ CASES = [
         "--quantize-attention needs the two products, which standard attention hides in one node",
         "--attention decomposed",
     ),
-    (["--onnx", "--batch-size", "8,1,64"], 2, "it should be one number, or three that ascend: the least", ""),
+    (["--onnx", "--batch-size", "8,1,64"], 2, "it should be one number, or three in ascending order: minimum", ""),
     (["--onnx", "--image-size", "15"], 2, "an image size of 15 is not divisible by the patch size 8: use 8 or 16", ""),
-    (["--onnx", "--image-size", "16,36,48"], 2, "an image size of 36 is not divisible by the patch size 8: use 32 or 40", ""),
-    (["--onnx", "--image-size", "32,16,8"], 2, "it should be one number, or three that ascend: the least", ""),
+    (
+        ["--onnx", "--image-size", "16,36,48"],
+        2,
+        "an image size of 36 is not divisible by the patch size 8: use 32 or 40",
+        "",
+    ),
+    (["--onnx", "--image-size", "32,16,8"], 2, "it should be one number, or three in ascending order: minimum", ""),
     (["--openvino", "--image-size", "8,16,32"], 2, "openvino takes images of one size only", "--onnx"),
     (["--onnx", "--image-size", "8,16,32", "--opset", "17"], 2, "opset 17 cannot resample positions", "--opset 18"),
     (
@@ -103,7 +108,9 @@ def test_a_batch_that_a_fixed_file_does_not_take(here: Path, command: Command) -
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> str:
-        raise DeviceUnreachable("this machine has no NVIDIA driver", "TensorRT engines need a machine with an NVIDIA GPU")
+        raise DeviceUnreachable(
+            "this machine has no NVIDIA driver", "TensorRT engines need a machine with an NVIDIA GPU"
+        )
 
     monkeypatch.setattr("toolkit.gpu.architecture", refuse)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # for the process in which an engine is opened

@@ -37,7 +37,12 @@ def test_every_target_is_possible(name: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "options", "error", "said"),
     [
-        ("onnx", {"image_size": (60,)}, RecipeError, "an image size of 60 is not divisible by the patch size 8: use 56 or 64"),
+        (
+            "onnx",
+            {"image_size": (60,)},
+            RecipeError,
+            "an image size of 60 is not divisible by the patch size 8: use 56 or 64",
+        ),
         ("onnx", {"image_size": (32, 64, 90)}, RecipeError, "an image size of 90 is not divisible by the patch size 8"),
         ("openvino", {"image_size": (32, 64, 96)}, RecipeError, "openvino takes images of one size only"),
         ("onnx", {"attention": "standard", "opset": 20}, RecipeError, "opset 20 has no Attention node"),
