@@ -50,10 +50,10 @@ def test_messages_of_libraries_are_shown_only_with_verbose(
 ) -> None:
     error = CheckFailed("the graph is not valid")
     error.__cause__ = ValueError("node 7\nhas no name")
-    for level, shown in ((logging.WARNING, False), (logging.INFO, True)):
+    for level, visible in ((logging.WARNING, False), (logging.INFO, True)):
         caplog.set_level(level, logger="toolkit")
         assert ended(monkeypatch, error) == 1
-        assert ("node 7" in caplog.text) is shown
+        assert ("node 7" in caplog.text) is visible
         assert "node 7" not in capsys.readouterr().err
 
 

@@ -199,16 +199,16 @@ NO_FILES = {
 }
 
 
-@pytest.mark.parametrize("given", NO_FILES, ids=lambda given: given[-20:])
+@pytest.mark.parametrize("path", NO_FILES, ids=lambda path: path[-20:])
 def test_paths_that_are_not_files_are_refused_before_images_are_read(
     same_here: Path,
     command: Command,
     unchanged: Unchanged,
     in_our_words: Callable[[Any], str],
     monkeypatch: pytest.MonkeyPatch,
-    given: str,
+    path: str,
 ) -> None:
-    if given.startswith("/") and not Path(given).exists():
+    if path.startswith("/") and not Path(path).exists():
         pytest.skip("another system")
     monkeypatch.chdir(same_here)
     for name, target in (("gone.pth", "nowhere"), ("round.pth", "round.pth")):
@@ -216,8 +216,8 @@ def test_paths_that_are_not_files_are_refused_before_images_are_read(
             Path(name).symlink_to(target)
     monkeypatch.setattr("toolkit.stages.Run.domains", property(lambda _: pytest.fail("images were read")))
     with unchanged(same_here):
-        ended = command("train", "--recipe", "toolkit.yaml", "--weights", given, "--dry-run")
-    assert NO_FILES[given] in in_our_words(ended)
+        ended = command("train", "--recipe", "toolkit.yaml", "--weights", path, "--dry-run")
+    assert NO_FILES[path] in in_our_words(ended)
 
 
 FOREIGN = {"format": "layers-model", "generatedBy": "keras", "modelTopology": {}, "weightsManifest": []}
