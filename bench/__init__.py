@@ -1,4 +1,4 @@
-"""Open files and measure them: latency on a device, and parity of predictions per domain.
+"""Opens model files and measures them: latency on a device, and parity of predictions per domain.
 
-Importing this package does nothing. What `agent` imports runs without torch, scipy and pydantic.
+Importing this package has no side effects. `agent` and its imports run without torch, scipy and pydantic.
 """

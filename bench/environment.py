@@ -1,4 +1,4 @@
-"""What this machine is: processor, memory, GPU, library versions. Standard library only; unknown is None or absent."""
+"""Hardware and software inventory of this machine. Standard library only; unknown values are None or absent."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ LIBRARIES = (
     "scipy",
 )
 NVIDIA_SMI_SECONDS = 20
-"""A first call may have to wake the driver."""
+"""Timeout: the first call may have to initialise the driver."""
 
 
 def capture(proc: Path = PROC, sys: Path = SYS) -> Environment:
-    """Describe the machine now. `proc` and `sys` are the roots of Linux's own files."""
+    """Describe the machine now. `proc` and `sys` are the mount points of procfs and sysfs."""
     gpu, driver = _gpu()
     return Environment(
         toolkit=toolkit.__version__,
         python=platform.python_version(),
         platform=platform.platform(),
-        processor=_processor(proc),
+        processor=_cpu_name(proc),
         cores=limits.cores(proc, sys),
         memory_bytes=limits.memory_bytes(proc, sys),
         gpu=gpu,
@@ -47,32 +47,32 @@ def capture(proc: Path = PROC, sys: Path = SYS) -> Environment:
     )
 
 
-def _processor(proc: Path) -> str:
-    """The processor's name; ARM boards give it in the device tree or not at all."""
+def _cpu_name(proc: Path) -> str:
+    """Model name of the CPU; some ARM boards report only the board, or nothing."""
     for key in ("model name", "Model", "Hardware"):
-        found = _fields(proc / "cpuinfo", key)
-        if found:
-            return found[0]
+        names = _fields(proc / "cpuinfo", key)
+        if names:
+            return names[0]
     return platform.processor() or platform.machine() or "unknown"
 
 
 def _clocks(proc: Path, sys: Path) -> tuple[float, ...]:
-    """Clock of each core in MHz at this moment."""
-    found = _fields(proc / "cpuinfo", "cpu MHz")
-    if found:
-        return tuple(float(value) for value in found)
+    """Current clock frequency of each core, in MHz."""
+    frequencies = _fields(proc / "cpuinfo", "cpu MHz")
+    if frequencies:
+        return tuple(float(value) for value in frequencies)
     files = sorted(sys.glob("devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"))
     return tuple(int(text) / 1000 for text in map(text_of, files) if text)
 
 
 def _gpu() -> tuple[str | None, str | None]:
-    """(names of the GPUs, driver version) as nvidia-smi says, or None."""
+    """(names of the GPUs, driver version) from nvidia-smi; (None, None) without a GPU."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=NVIDIA_SMI_SECONDS, check=True)
+        output = subprocess.run(query, capture_output=True, text=True, timeout=NVIDIA_SMI_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):
         return None, None
-    rows = [line.rsplit(", ", 1) for line in answer.stdout.splitlines() if ", " in line]
+    rows = [line.rsplit(", ", 1) for line in output.stdout.splitlines() if ", " in line]
     if not rows:
         return None, None
     return ", ".join(name for name, _ in rows), rows[0][1]
@@ -89,6 +89,6 @@ def _versions() -> dict[str, str]:
 
 
 def _fields(file: Path, key: str) -> list[str]:
-    """Values of the lines `key : value`."""
+    """Values of all lines `key : value`."""
     pairs = (line.partition(":") for line in text_of(file).splitlines())
     return [value.strip() for name, _, value in pairs if name.strip() == key]

@@ -1,4 +1,4 @@
-"""Images as a file wants them: normalised or as pixels, as many at a time as it takes."""
+"""Adapt inputs to a model's dtype and batch limits."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from toolkit.bench.runtimes import Session
 from toolkit.pixels import to_pixels
 
 
-def answers(session: Session, images: npt.NDArray[Any], identity: Identity) -> npt.NDArray[np.float32]:
-    """Logits [batch, classes] for normalised images [batch, 3, S, S]. A batch that is too
-    small for the file is filled up, and its logits cut off again."""
+def predict_logits(session: Session, images: npt.NDArray[Any], identity: Identity) -> npt.NDArray[np.float32]:
+    """Logits [batch, classes] of normalised images [batch, 3, S, S].
+
+    A batch below the model's minimum is padded with copies of its first image, whose logits are dropped.
+    """
     if identity.dtype == "uint8":
         images = to_pixels(images, identity.model.preprocessing)
-    size = identity.batch or min(len(images), identity.most or len(images))
+    size = identity.fixed_batch or min(len(images), identity.max_batch or len(images))
     logits = []
     for start in range(0, len(images), size):
-        some = images[start : start + size]
-        missing = (identity.batch or identity.least) - len(some)
-        full = np.concatenate([some, *[some[:1]] * missing])
-        logits.append(session.run(full)[: len(some)])
+        batch = images[start : start + size]
+        missing = (identity.fixed_batch or identity.min_batch) - len(batch)
+        padded = np.concatenate([batch, *[batch[:1]] * missing])
+        logits.append(session.run(padded)[: len(batch)])
     return np.concatenate(logits)

@@ -1,9 +1,9 @@
-"""The only clock in the project: warm up, then time every call, subjects side by side.
+"""Latency measurement: warm up, then time every call, with the subjects interleaved. No other module takes latencies.
 
-What is timed is `Session.run`: images in the process's memory to logits in the process's memory. The same images are
-used for every call. Dense arithmetic takes the same time for any ordinary values, so nothing is gained from fresh
-images, while making them would disturb the caches between the calls. (Values that are not ordinary, denormal numbers
-above all, do change the time: give images, or normal random numbers, and check that the logits are finite.)
+A call is `Session.run`, from images in host memory to logits in host memory. Every call gets the same images: dense
+arithmetic takes the same time for all ordinary values, and creating new images would disturb the caches between calls.
+Denormal, NaN and infinite values do change the time, so pass real images or normally distributed values, and check that
+the logits are finite.
 """
 
 from __future__ import annotations
@@ -24,51 +24,51 @@ NS_PER_S = 1e9
 
 
 @dataclass(frozen=True)
-class Load:
-    """How long to measure. Both the time and the number of calls must be reached, in warm-up and in measurement."""
+class StopCondition:
+    """Minimum duration and number of samples; both must be reached, in warm-up and in measurement."""
 
     seconds: float
-    """For all subjects together."""
+    """Duration for all subjects together."""
     samples: int
-    """For each subject."""
+    """Samples of each subject."""
     warmup_seconds: float = 1.0
     warmup_samples: int = 5
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Duration of every call of one subject, in the order they were made."""
+    """Duration of every call of one subject, in chronological order."""
 
     warmup_ms: tuple[float, ...]
     latency_ms: tuple[float, ...]
-    """Sample i of every subject was taken in round i."""
+    """Sample i was taken in round i, for every subject."""
 
 
-def opened(open_session: Callable[[], Session]) -> tuple[Session, float]:
-    """A session, and the milliseconds from the call until it was ready."""
+def timed_open(open_session: Callable[[], Session]) -> tuple[Session, float]:
+    """Open a session; returns it and the time that opening took, in milliseconds."""
     start = perf_counter_ns()
     session = open_session()
     return session, (perf_counter_ns() - start) / NS_PER_MS
 
 
-def interleaved(sessions: Mapping[str, Session], images: np.ndarray, load: Load) -> dict[str, Samples]:
-    """Time every session on `images` [batch, 3, S, S]: one call each per round, in changing order.
+def time_interleaved(sessions: Mapping[str, Session], images: np.ndarray, stop: StopCondition) -> dict[str, Samples]:
+    """Time every session on `images` [batch, 3, S, S]: one call each per round, in alternating order.
 
-    Side by side, all subjects see the same clock rate, temperature and neighbours, so that their ratio holds even where
-    the machine changes. The garbage collector is off meanwhile.
+    Interleaved subjects see the same clock frequency, temperature and competing processes, so that their ratio is valid
+    even if these change during the measurement. The garbage collector is disabled meanwhile.
     """
     if not sessions:
         raise InvalidMeasurement("there is nothing to measure")
     with _no_garbage_collection():
-        warmups = _rounds(sessions, images, load.warmup_seconds, load.warmup_samples)
-        latencies = _rounds(sessions, images, load.seconds, load.samples)
+        warmups = _rounds(sessions, images, stop.warmup_seconds, stop.warmup_samples)
+        latencies = _rounds(sessions, images, stop.seconds, stop.samples)
     return {name: Samples(_milliseconds(warmups[name]), _milliseconds(latencies[name])) for name in sessions}
 
 
 def order(names: Sequence[str], round_: int) -> list[str]:
-    """Order of the subjects in a round: every rotation, forwards and backwards in turn.
+    """Order of the subjects in a round: each rotation once forwards and once backwards.
 
-    Two subjects run AB BA BA AB ..., so that neither gains from its place or from a steady drift.
+    Two subjects run AB BA BA AB ..., so that neither position in a round nor a steady drift favours one of them.
     """
     shift = (round_ // 2) % len(names)
     rotated = [*names[shift:], *names[:shift]]
@@ -76,7 +76,7 @@ def order(names: Sequence[str], round_: int) -> list[str]:
 
 
 def _rounds(sessions: Mapping[str, Session], images: np.ndarray, seconds: float, samples: int) -> dict[str, list[int]]:
-    """Nanoseconds of every call, round after round, until both bounds are reached."""
+    """Duration of every call in nanoseconds, round by round, until both minimums are reached."""
     durations: dict[str, list[int]] = {name: [] for name in sessions}
     start, rounds = perf_counter_ns(), 0
     while rounds < samples or perf_counter_ns() - start < seconds * NS_PER_S:
@@ -87,7 +87,7 @@ def _rounds(sessions: Mapping[str, Session], images: np.ndarray, seconds: float,
 
 
 def _timed(session: Session, images: np.ndarray) -> int:
-    """Nanoseconds of one call."""
+    """Duration of one call in nanoseconds."""
     start = perf_counter_ns()
     session.run(images)
     return perf_counter_ns() - start

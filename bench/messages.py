@@ -1,8 +1,8 @@
-"""What a device and the agent that measures on it say to each other.
+"""Protocol between a device and the benchmark agent.
 
-The agent reads one `BenchRequest` from stdin and writes one record to stdout: a `BenchReport`, or a `Failure` and an
-exit code that is not 0. On stderr it writes a line of `progress` before whatever may end it; anything else there is
-noise from libraries.
+The agent reads one `BenchRequest` from stdin and writes one record to stdout: a `BenchReport`, or a `Failure` with a
+non-zero exit code. On stderr it writes a progress line before each step that may crash it; all other lines there are
+library output.
 """
 
 from __future__ import annotations
@@ -19,48 +19,48 @@ PROGRESS = "progress: "
 
 @dataclass(frozen=True)
 class Subject:
-    """One thing to measure."""
+    """A model or an exported file to measure."""
 
     folder: str
-    """An artifact folder or a model folder, on the device."""
+    """Artifact folder or model folder on the device."""
     runtime: str
 
 
 @dataclass(frozen=True)
 class BenchRequest:
-    """Measure these side by side, one batch size after the other."""
+    """Subjects to measure interleaved, one batch size after the other."""
 
     subjects: dict[str, Subject]
-    """By their names in a user's words: dense, slim."""
+    """Name shown to the user (dense, slim) to subject."""
     batch_sizes: tuple[int, ...]
     seconds: float
-    """At least, for each batch size, all subjects together."""
+    """Minimum duration per batch size, for all subjects together."""
     samples: int
-    """At least, for each subject and batch size."""
+    """Minimum number of samples per subject and batch size."""
     threads: int | None
-    """None: as many as there are usable cores."""
+    """Number of threads; None: one per usable core."""
     device: str
-    """Name of the device, for the record."""
+    """Name of the device, copied to the measurements."""
     schema: int = SCHEMA
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A ToolkitError on its way back."""
+    """A serialised ToolkitError."""
 
     error: str
-    """Name of its class."""
+    """Class name."""
     message: str
     hint: str
     schema: int = SCHEMA
 
     @classmethod
-    def of(cls, error: ToolkitError) -> Failure:
+    def from_error(cls, error: ToolkitError) -> Failure:
         return cls(type(error).__name__, error.message, error.hint)
 
-    def restored(self) -> ToolkitError:
-        """The error again. A class that is built in a way of its own (UnknownName) comes back as its parent."""
-        classes = {kind.__name__: kind for kind in _tree(ToolkitError)}
+    def to_error(self) -> ToolkitError:
+        """Rebuild the error. Errors with a custom constructor (UnknownName) are restored as their base class."""
+        classes = {kind.__name__: kind for kind in _class_tree(ToolkitError)}
         kind = classes.get(self.error, ToolkitError)
         while kind.__init__ is not ToolkitError.__init__:
             kind = kind.__mro__[1]
@@ -68,19 +68,19 @@ class Failure:
 
 
 def progress_line(done: int, total: int, message: str) -> str:
-    """One line for stderr."""
+    """Encode a progress report as one line for stderr."""
     return PROGRESS + json.dumps([done, total, message])
 
 
 def read_progress(line: str) -> tuple[int, int, str] | None:
-    """(done, total, message) of a progress line, None for any other line."""
+    """Decode a progress line into (done, total, message); None for any other line."""
     if not line.startswith(PROGRESS):
         return None
     done, total, message = json.loads(line.removeprefix(PROGRESS))
     return int(done), int(total), str(message)
 
 
-def _tree(kind: type[ToolkitError]) -> Iterator[type[ToolkitError]]:
+def _class_tree(kind: type[ToolkitError]) -> Iterator[type[ToolkitError]]:
     yield kind
     for child in kind.__subclasses__():
-        yield from _tree(child)
+        yield from _class_tree(child)

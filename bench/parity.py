@@ -1,7 +1,7 @@
-"""Predictions of several models on the same images, per domain, and whether an exported one may ship.
+"""Parity: predictions of several models on the same images, per domain, and a verdict on the exported ones.
 
-Accuracy in every domain is what counts: an average over domains hides the one that broke, and small differences of
-logits say little about decisions.
+The verdict is about accuracy in every single domain: an average over domains would hide the one that broke, and small
+logit differences say little about the predicted classes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from toolkit.bench import statistics
-from toolkit.bench.feed import answers
+from toolkit.bench.feed import predict_logits
 from toolkit.bench.identity import Identity
 from toolkit.bench.runtimes import Session
 from toolkit.bench.statistics import Estimate, paired_difference_interval
@@ -21,19 +21,18 @@ from toolkit.errors import CheckFailed
 from toolkit.records import Comparison, DomainParity, ParityReport, Verdict
 
 SEVERITY: tuple[Verdict, ...] = ("pass", "undecided", "fail")
-"""From best to worst."""
-
+"""Verdicts from best to worst."""
 
 Predictions: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]
-"""(labels, top-1 classes) of some images, in one order."""
+"""(labels, top-1 classes), image by image."""
 
 
-class Answers(NamedTuple):
-    """All sides' answers on one domain's images, image by image in one order."""
+class DomainPredictions(NamedTuple):
+    """Predictions of all sides for one domain, image by image."""
 
     labels: Sequence[int]
     predictions: Mapping[str, Sequence[int]]
-    """Name of a side to its top-1 classes."""
+    """Side name to top-1 classes."""
 
 
 @dataclass(frozen=True)
@@ -43,42 +42,42 @@ class Pair:
     reference: str
     candidate: str
     judged: bool
-    """True: the candidate must stay within the margin (slim to exported). False: the difference is shown (dense to
-    slim)."""
+    """True: the candidate must stay within the margin (slim to exported). False: the difference is only reported (dense
+    to slim)."""
 
 
 def predict(session: Session, batches: Iterable[tuple[Any, Any]], identity: Identity) -> Predictions:
     """Predictions over batches of (images [batch, 3, S, S], labels [batch]), arrays or CPU tensors.
 
-    Raises CheckFailed for logits that are not finite or not one row for each image, and when there are no images.
+    Raises CheckFailed if there are no images, or if the logits are not finite or not one row per image.
     """
     labels: list[int] = []
     predictions: list[int] = []
     for images, truth in batches:
-        given = np.ascontiguousarray(np.asarray(images), dtype=np.float32)
-        logits = answers(session, given, identity)  # [batch, classes]
+        inputs = np.ascontiguousarray(np.asarray(images), dtype=np.float32)  # [batch, 3, S, S]
+        logits = predict_logits(session, inputs, identity)  # [batch, classes]
         if logits.ndim != 2 or len(logits) != len(truth):
-            raise CheckFailed(f"{len(truth)} images gave logits of shape {logits.shape}")
+            raise CheckFailed(f"{len(truth)} images have logits of shape {logits.shape}")
         if not np.isfinite(logits).all():
-            raise CheckFailed("the model gives logits that are not finite")
+            raise CheckFailed("the model outputs logits that are not finite")
         labels += [int(label) for label in truth]
         predictions += [int(label) for label in logits.argmax(axis=1)]
     if not labels:
-        raise CheckFailed("there are no images to predict")
+        raise CheckFailed("there are no images to classify")
     return tuple(labels), tuple(predictions)
 
 
-def side_by_side(seen: Mapping[str, Mapping[str, Predictions]]) -> dict[str, Answers]:
-    """Answers by domain, from every side's predictions by domain."""
-    domains = next(iter(seen.values()))
+def by_domain(predictions: Mapping[str, Mapping[str, Predictions]]) -> dict[str, DomainPredictions]:
+    """Regroup {side: {domain: predictions}} by domain."""
+    domains = next(iter(predictions.values()))
     return {
-        domain: Answers(labels, {side: found[domain][1] for side, found in seen.items()})
+        domain: DomainPredictions(labels, {side: by_side[domain][1] for side, by_side in predictions.items()})
         for domain, (labels, _) in domains.items()
     }
 
 
 def compare(
-    domains: Mapping[str, Answers],
+    domains: Mapping[str, DomainPredictions],
     sides: Mapping[str, str],
     pairs: Sequence[Pair],
     margin: float,
@@ -86,32 +85,32 @@ def compare(
 ) -> ParityReport:
     """Compare `pairs` in every domain.
 
-    sides: every side's name and the sha256 of the file that predicted. held_out: the domain never trained on, or None.
-    Raises CheckFailed where nothing, or nothing sensible, would be compared: no domain, no images, no judged pair,
-    a side without predictions in some domain or with too few, a held-out domain that is missing.
+    sides: name of every side to the sha256 of its file. held_out: the domain that was never trained on, or None.
+    Raises CheckFailed for a vacuous or incomplete comparison: no domain, no images, no judged pair, a side with missing
+    predictions, a missing held-out domain.
     """
-    _refuse_vacuous(domains, sides, pairs, held_out)
-    found = tuple(
-        _domain(domain, answers, sides, pairs, margin, held_out == domain) for domain, answers in domains.items()
+    _check_not_vacuous(domains, sides, pairs, held_out)
+    results = tuple(
+        _domain(domain, images, sides, pairs, margin, held_out == domain) for domain, images in domains.items()
     )
-    verdicts = [made.verdict for domain in found for made in domain.comparisons if made.verdict is not None]
-    return ParityReport(margin, dict(sides), found, worst(verdicts))
+    verdicts = [pair.verdict for domain in results for pair in domain.comparisons if pair.verdict is not None]
+    return ParityReport(margin, dict(sides), results, worst(verdicts))
 
 
 def verdict(difference: Estimate, margin: float) -> Verdict:
-    """Pass when the interval lies above -margin, fail when the difference seen is below it, else undecided."""
+    """Pass if the whole interval is at or above -margin, fail if the difference itself is below, else undecided."""
     if difference.value < -margin:
         return "fail"
     return "pass" if difference.low >= -margin else "undecided"
 
 
 def worst(verdicts: Sequence[Verdict]) -> Verdict:
-    """The most severe of at least one verdict."""
+    """The most severe verdict; raises ValueError without any."""
     return max(verdicts, key=SEVERITY.index)
 
 
 def images_needed(domain: DomainParity, comparison: Comparison, margin: float) -> int | None:
-    """Images of this domain that would settle an undecided comparison, should its rates hold; None: no number would."""
+    """Number of images that would decide an undecided comparison at its current rates; None if no number would."""
     gained, lost = _discordant(
         domain.labels, domain.predictions[comparison.reference], domain.predictions[comparison.candidate]
     )
@@ -119,11 +118,17 @@ def images_needed(domain: DomainParity, comparison: Comparison, margin: float) -
 
 
 def _domain(
-    domain: str, answers: Answers, sides: Mapping[str, str], pairs: Sequence[Pair], margin: float, held_out: bool
+    domain: str,
+    images: DomainPredictions,
+    sides: Mapping[str, str],
+    pairs: Sequence[Pair],
+    margin: float,
+    held_out: bool,
 ) -> DomainParity:
-    _refuse_misfit(domain, answers, sides)
-    labels, predictions = tuple(answers.labels), {side: tuple(given) for side, given in answers.predictions.items()}
-    accuracy = {side: _share_equal(labels, given) for side, given in predictions.items()}
+    _check_complete(domain, images, sides)
+    labels = tuple(images.labels)
+    predictions = {side: tuple(classes) for side, classes in images.predictions.items()}
+    accuracy = {side: _fraction_equal(labels, classes) for side, classes in predictions.items()}
     comparisons = tuple(_comparison(pair, labels, predictions, margin) for pair in pairs)
     return DomainParity(domain, held_out, labels, predictions, accuracy, comparisons)
 
@@ -137,7 +142,7 @@ def _comparison(
     return Comparison(
         reference=pair.reference,
         candidate=pair.candidate,
-        agreement=_share_equal(reference, candidate),
+        agreement=_fraction_equal(reference, candidate),
         difference=difference.value,
         low=difference.low,
         high=difference.high,
@@ -146,38 +151,39 @@ def _comparison(
 
 
 def _discordant(labels: Sequence[int], reference: Sequence[int], candidate: Sequence[int]) -> tuple[int, int]:
-    """(images only the candidate has right, images only the reference has right)"""
+    """(images that only the candidate classifies correctly, images that only the reference does)"""
     rows = list(zip(labels, reference, candidate, strict=True))
-    gained = sum(truth == theirs != ours for truth, ours, theirs in rows)
-    lost = sum(truth == ours != theirs for truth, ours, theirs in rows)
+    gained = sum(label == new != old for label, old, new in rows)
+    lost = sum(label == old != new for label, old, new in rows)
     return gained, lost
 
 
-def _share_equal(first: Sequence[int], second: Sequence[int]) -> float:
+def _fraction_equal(first: Sequence[int], second: Sequence[int]) -> float:
     return sum(a == b for a, b in zip(first, second, strict=True)) / len(first)
 
 
-def _refuse_vacuous(
-    domains: Mapping[str, Answers], sides: Mapping[str, str], pairs: Sequence[Pair], held_out: str | None
+def _check_not_vacuous(
+    domains: Mapping[str, DomainPredictions], sides: Mapping[str, str], pairs: Sequence[Pair], held_out: str | None
 ) -> None:
     if not domains:
-        raise CheckFailed("parity over no domain says nothing")
+        raise CheckFailed("there is no domain to compare")
     if not any(pair.judged for pair in pairs):
-        raise CheckFailed("parity without a comparison to judge says nothing", "export the slim model first")
+        raise CheckFailed("there is no exported model to compare", "export the slim model first")
     for side in (side for pair in pairs for side in (pair.reference, pair.candidate)):
         if side not in sides:
-            raise CheckFailed(f"{side} is to be compared, but there is no such side: {', '.join(sides)}")
+            raise CheckFailed(f"unknown side {side!r}, expected one of {', '.join(sides)}")
     if held_out is not None and held_out not in domains:
-        raise CheckFailed(f"the held-out domain {held_out!r} is not among those compared: {', '.join(domains)}")
+        raise CheckFailed(f"the held-out domain {held_out!r} is missing, compared are {', '.join(domains)}")
 
 
-def _refuse_misfit(domain: str, answers: Answers, sides: Mapping[str, str]) -> None:
-    if not answers.labels:
-        raise CheckFailed(f"domain {domain} has no images to compare on")
-    if answers.predictions.keys() != sides.keys():
+def _check_complete(domain: str, images: DomainPredictions, sides: Mapping[str, str]) -> None:
+    if not images.labels:
+        raise CheckFailed(f"domain {domain} has no images")
+    if images.predictions.keys() != sides.keys():
         raise CheckFailed(
-            f"domain {domain} has predictions of {', '.join(answers.predictions)}; expected are {', '.join(sides)}"
+            f"domain {domain} has predictions of {', '.join(images.predictions)}, expected {', '.join(sides)}"
         )
-    for side, given in answers.predictions.items():
-        if len(given) != len(answers.labels):
-            raise CheckFailed(f"domain {domain}: {side} has {len(given)} predictions for {len(answers.labels)} images")
+    for side, classes in images.predictions.items():
+        if len(classes) != len(images.labels):
+            count = len(images.labels)
+            raise CheckFailed(f"domain {domain}: {side} has {len(classes)} predictions for {count} images")

@@ -1,6 +1,6 @@
-"""Pure functions of samples: what was measured, and how sure that is.
+"""Statistics of samples: estimates with their 95 % confidence intervals.
 
-Intervals are at 95 %. scipy is imported where it is used, so that the agent on a device can do without it.
+scipy is imported in the functions that use it: the agent on a device has to work without it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ from toolkit.errors import InvalidMeasurement
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
-"""Bootstrap resamples: the ends of a percentile interval then move by about a twentieth of its width (Efron &
+"""Bootstrap resamples: the ends of a percentile interval then vary by about a twentieth of its width (Efron &
 Tibshirani 1993, section 19.3)."""
-RESAMPLES_AT_ONCE = 50
-"""Keeps the resampled arrays of a hundred thousand samples below 100 MB."""
-MEDIAN_NEEDS = 6
-"""Samples below which no 95 % interval of a median exists without assuming a distribution: 1 - 2 * 0.5 ** 6 = 0.97."""
-
-MOST_IMAGES = 10**9
-"""More images than anybody has: a comparison that needs them will not be decided."""
+RESAMPLES_PER_BATCH = 50
+"""Limits the resampled arrays of a hundred thousand samples to 100 MB."""
+MIN_MEDIAN_SAMPLES = 6
+"""Fewest samples with a distribution-free 95 % interval of the median: 1 - 2 * 0.5 ** 6 = 0.97."""
+MAX_IMAGES = 10**9
+"""Upper limit of the search in `images_needed`: no dataset is larger."""
 
 
 class Estimate(NamedTuple):
@@ -36,57 +35,57 @@ class Estimate(NamedTuple):
     high: float
 
 
-def percentiles(samples: Sequence[float], wanted: Sequence[float]) -> tuple[float, ...]:
-    """The wanted percentiles (0 to 100), linear between samples (Hyndman & Fan 1996, type 7)."""
-    return tuple(float(value) for value in np.percentile(_some(samples), wanted))
+def percentiles(samples: Sequence[float], percents: Sequence[float]) -> tuple[float, ...]:
+    """Percentiles at `percents` (0 to 100), linearly interpolated (Hyndman & Fan 1996, type 7)."""
+    return tuple(float(value) for value in np.percentile(_checked(samples), percents))
 
 
 def coefficient_of_variation(samples: Sequence[float]) -> float:
-    """Standard deviation (n - 1) over mean; needs two samples and a mean that is not zero."""
-    values = _some(samples, at_least=2)
+    """Sample standard deviation (n - 1) over mean; raises InvalidMeasurement below two samples or for a zero mean."""
+    values = _checked(samples, at_least=2)
     mean = float(values.mean())
     if mean == 0.0:
-        raise InvalidMeasurement("samples of mean 0 have no coefficient of variation")
+        raise InvalidMeasurement("samples with mean 0 have no coefficient of variation")
     return float(values.std(ddof=1)) / mean
 
 
 def drift(samples: Sequence[float]) -> float:
-    """Median of the second half over median of the first half, minus one: 0.1 is 10 % slower towards the end."""
-    values = _some(samples, at_least=2)
+    """Median of the second half over median of the first half, minus one: 0.1 means 10 % slower towards the end."""
+    values = _checked(samples, at_least=2)
     middle = len(values) // 2
     return float(np.median(values[middle:]) / np.median(values[:middle])) - 1.0
 
 
 def median_interval(samples: Sequence[float]) -> Estimate:
-    """Median, with the interval between two order statistics (Conover 1999, section 3.2): for any distribution.
+    """Median with a distribution-free interval between two order statistics (Conover 1999, section 3.2).
 
-    It takes the samples for independent; where slow phases of the machine last many samples it is too narrow.
+    Assumes independent samples; the interval is too narrow if slow phases of the machine last for many samples.
     """
     from scipy.stats import quantile_test
 
-    values = _some(samples, at_least=MEDIAN_NEEDS)
+    values = _checked(samples, at_least=MIN_MEDIAN_SAMPLES)
     interval: Any = quantile_test(values, p=0.5).confidence_interval(CONFIDENCE)
     return Estimate(float(np.median(values)), float(interval.low), float(interval.high))
 
 
 def ratio_of_medians(reference: Sequence[float], candidate: Sequence[float], seed: int = 0) -> Estimate:
-    """Median of `reference` over median of `candidate`: how many times faster the candidate is.
+    """Median of `reference` over median of `candidate`: the candidate's speed-up.
 
-    Sample i of both was taken side by side, so pairs are resampled (Efron & Tibshirani 1993, percentile interval; the
-    bias-corrected one needs a jackknife, which fails for medians).
+    Samples i of both were taken in the same round, so pairs are resampled (Efron & Tibshirani 1993, percentile
+    interval; the bias-corrected one needs a jackknife, which is inconsistent for medians).
     """
     from scipy.stats import bootstrap
 
     if len(reference) != len(candidate):
         raise InvalidMeasurement(f"{len(reference)} and {len(candidate)} samples cannot be paired")
-    pair = (_some(reference, at_least=MEDIAN_NEEDS), _some(candidate, at_least=MEDIAN_NEEDS))
+    pair = (_checked(reference, at_least=MIN_MEDIAN_SAMPLES), _checked(candidate, at_least=MIN_MEDIAN_SAMPLES))
     interval = bootstrap(
         pair,
         _median_ratio,
         paired=True,
         vectorized=True,
         n_resamples=RESAMPLES,
-        batch=RESAMPLES_AT_ONCE,
+        batch=RESAMPLES_PER_BATCH,
         method="percentile",
         confidence_level=CONFIDENCE,
         rng=np.random.default_rng(seed),
@@ -97,12 +96,13 @@ def ratio_of_medians(reference: Sequence[float], candidate: Sequence[float], see
 def paired_difference_interval(gained: float, lost: float, images: float) -> Estimate:
     """Difference of two accuracies on the same images, with the adjusted Wald interval of Agresti & Min (2005).
 
-    gained: images that only the candidate classifies rightly; lost: only the reference; images: all of them. Half an
-    image is added to each cell of the two-by-two table, which keeps the interval honest where the two hardly differ
-    ("Simple improved confidence intervals for comparing matched proportions", Statistics in Medicine 24, 729-740).
+    gained: images that only the candidate classifies correctly; lost: those that only the reference does; images: all.
+    Half an image is added to each cell of the two-by-two table, which keeps the coverage close to 95 % for few
+    discordant images ("Simple improved confidence intervals for comparing matched proportions", Statistics in Medicine
+    24, 729-740). Raises InvalidMeasurement without images, ValueError for counts that exceed them.
     """
     if images <= 0:
-        raise InvalidMeasurement("two accuracies on no images cannot be compared")
+        raise InvalidMeasurement("there are no images to compare two accuracies on")
     if gained < 0 or lost < 0 or gained + lost > images:
         raise ValueError(f"{gained} gained and {lost} lost do not fit {images} images")
     total = images + 2
@@ -113,26 +113,26 @@ def paired_difference_interval(gained: float, lost: float, images: float) -> Est
 
 
 def images_needed(gained: int, lost: int, images: int, margin: float) -> int | None:
-    """Images after which the interval's lower end would reach -margin, should the rates seen so far hold.
+    """Number of images at which the interval's lower end would reach -margin at the observed rates.
 
-    None where no number is enough, because the observed difference is not above -margin, or lies too close to it.
+    None if no number suffices: the observed difference is at or below -margin, or too close to it.
     """
 
-    def enough(number: int) -> bool:
-        share = number / images
-        return paired_difference_interval(gained * share, lost * share, number).low >= -margin
+    def suffices(count: int) -> bool:
+        factor = count / images
+        return paired_difference_interval(gained * factor, lost * factor, count).low >= -margin
 
     if (gained - lost) / images <= -margin:
         return None
     high = images
-    while not enough(high):
+    while not suffices(high):
         high *= 2
-        if high > MOST_IMAGES:
+        if high > MAX_IMAGES:
             return None
-    low = 0  # not enough
+    low = 0  # does not suffice
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
+        low, high = (low, middle) if suffices(middle) else (middle, high)
     return high
 
 
@@ -141,7 +141,8 @@ def _median_ratio(reference: np.ndarray, candidate: np.ndarray, axis: int = -1) 
     return ratio
 
 
-def _some(samples: Sequence[float], at_least: int = 1) -> np.ndarray:
+def _checked(samples: Sequence[float], at_least: int = 1) -> np.ndarray:
+    """Samples as an array; raises InvalidMeasurement if there are too few."""
     if len(samples) < at_least:
         raise InvalidMeasurement(
             f"too few: {counted(len(samples), 'sample')}, at least {at_least} needed", "measure longer (--samples)"

@@ -1,6 +1,6 @@
-"""What the machine does while it measures, read from Linux's own files; None where a machine does not tell.
+"""CPU usage, throttling and temperature during a measurement, from procfs and sysfs; None where unavailable.
 
-Take a `Reading` before and after, and `between` says what happened meanwhile. Standard library only.
+Take a `Reading` before and after; `between` computes the difference. Uses the standard library only.
 """
 
 from __future__ import annotations
@@ -16,46 +16,46 @@ from toolkit.records import Telemetry
 
 @dataclass(frozen=True)
 class Reading:
-    """Counters that only rise, and temperatures, at one moment."""
+    """Snapshot of monotonic counters and temperatures."""
 
     busy_s: float | None
-    """Processor time spent on anything, by all usable cores together."""
+    """Busy CPU time of all usable cores."""
     total_s: float | None
-    """Processor time there was, idle time included."""
-    own_s: float
-    """Processor time of this process, all its threads."""
+    """CPU time of all usable cores, including idle time."""
+    process_s: float
+    """CPU time of all threads of this process."""
     throttle_events: int | None
-    """How often a core was slowed down for heat."""
+    """Thermal throttle events."""
     temperature_c: tuple[float, ...]
 
 
 def read(proc: Path = PROC, sys: Path = SYS) -> Reading:
-    """The counters now."""
-    busy_s, total_s = _processor_time(proc)
-    own = os.times()
-    return Reading(busy_s, total_s, own.user + own.system, _throttle_events(sys), _temperatures(sys))
+    """Take a reading."""
+    busy_s, total_s = _cpu_time(proc)
+    process = os.times()
+    return Reading(busy_s, total_s, process.user + process.system, _throttle_events(sys), _temperatures(sys))
 
 
 def between(before: Reading, after: Reading, load_average: float | None) -> Telemetry:
-    """What happened from one reading to the other; temperatures are the later ones."""
+    """Activity between two readings, with the temperatures of the second."""
     throttled = None
     if before.throttle_events is not None and after.throttle_events is not None:
         throttled = after.throttle_events > before.throttle_events
-    return Telemetry(load_average, _share_of_others(before, after), after.temperature_c, throttled)
+    return Telemetry(load_average, _other_cpu_fraction(before, after), after.temperature_c, throttled)
 
 
 def load_average() -> float | None:
-    """Runnable processes in the last minute, or None. Ask before the work begins, or it counts itself."""
+    """Runnable processes in the last minute, or None. Call it before the work starts, which would be counted."""
     try:
         return os.getloadavg()[0]
-    except (AttributeError, OSError):  # not on Windows; not in every container
+    except (AttributeError, OSError):  # unavailable on Windows and in some containers
         return None
 
 
 def peak_memory_bytes(proc: Path = PROC) -> int | None:
-    """Largest resident memory this process ever had.
+    """Peak resident memory of this process.
 
-    Not from `getrusage`: its value survives `exec`, so a child of a large process would report its parent's.
+    `getrusage` is unsuitable: its value survives `exec`, so a child process would report the peak of its parent.
     """
     for line in text_of(proc / "self/status").splitlines():
         if line.startswith("VmHWM:"):
@@ -63,26 +63,26 @@ def peak_memory_bytes(proc: Path = PROC) -> int | None:
     return None
 
 
-def _share_of_others(before: Reading, after: Reading) -> float | None:
-    """Time used by other processes (or taken by the hypervisor) over all time there was."""
+def _other_cpu_fraction(before: Reading, after: Reading) -> float | None:
+    """CPU time of other processes, and steal time, as a fraction of the total."""
     if before.busy_s is None or before.total_s is None or after.busy_s is None or after.total_s is None:
         return None
     total = after.total_s - before.total_s
     if total <= 0:
         return None
-    others = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
-    return min(1.0, max(0.0, others / total))  # the two clocks tick apart by up to a hundredth of a second
+    others = (after.busy_s - before.busy_s) - (after.process_s - before.process_s)
+    return min(1.0, max(0.0, others / total))  # the two clocks differ by up to 10 ms
 
 
-def _processor_time(proc: Path) -> tuple[float | None, float | None]:
+def _cpu_time(proc: Path) -> tuple[float | None, float | None]:
     """(busy, total) seconds of the usable cores from /proc/stat (proc_stat(5))."""
-    wanted = {f"cpu{core}" for core in limits.usable_cores()}
+    usable = {f"cpu{core}" for core in limits.usable_cores()}
     busy = total = 0
     for line in text_of(proc / "stat").splitlines():
         name, *fields = line.split()
-        if name in wanted:
-            ticks = [int(field) for field in fields[:8]]  # guest time, which follows, is part of user time
-            idle = ticks[3] + ticks[4]  # idle, waiting for input or output
+        if name in usable:
+            ticks = [int(field) for field in fields[:8]]  # the remaining fields, guest time, are part of user time
+            idle = ticks[3] + ticks[4]  # idle, iowait
             busy += sum(ticks) - idle
             total += sum(ticks)
     if total == 0:

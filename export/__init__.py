@@ -1,6 +1,6 @@
-"""Write a model as a file that a runtime opens. Every target is one file in this folder, found by its name.
+"""Exported model files. Every target is one file in this folder, found by its name.
 
-Importing this package, or what builds engines in it, loads no torch: a device does it too.
+Importing this package, or the modules that build engines, loads no torch: devices import them too.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from toolkit import plugins
-from toolkit.isolated import Guest
+from toolkit.isolated import NativeLibrary
 from toolkit.progress import Progress
 from toolkit.records import Fusion, Lowered, Setting
 
@@ -19,123 +19,123 @@ if TYPE_CHECKING:
     from toolkit.export.prepare import Prepared
 
 ENGINE_SETTINGS = (
-    "target",
+    "gpus",
     "builder_level",
     "workspace_mib",
     "version_compatible",
     "hardware_compatible",
     "timing_cache",
 )
-OWN_SETTINGS = (*ENGINE_SETTINGS, "compile", "opset")
-"""Settings that not every target reads; the first are for engines."""
+TARGET_SETTINGS = (*ENGINE_SETTINGS, "compile", "opset")
+"""Settings that only some targets use; the first ones are for engines."""
 INPUT, OUTPUT = "images", "logits"
 """Names of a graph's input and output."""
 
 
 class HeadWidths(NamedTuple):
-    """Widths of heads that a kernel takes."""
+    """Head widths that an attention kernel supports."""
 
     multiple: int
-    least: int
+    minimum: int
     equal: bool = True
-    """Queries and values of a head are of one width."""
+    """The qk and v widths of a head must be equal."""
 
 
 @dataclass(frozen=True)
-class Abilities:
-    """What a target can hold."""
+class Capabilities:
+    """Capabilities of a target."""
 
     precisions: tuple[str, ...]
     opsets: tuple[int, int]
-    """Lowest and highest ONNX operator set that it reads."""
+    """Lowest and highest supported ONNX opset."""
     opset: int
-    """The one it reads best."""
+    """Default opset."""
     attention: tuple[str, ...]
-    """Forms of attention that it runs, the fastest first."""
-    at_load: tuple[str, ...] = ()
-    """Precisions that the runtime chooses when it loads the file; the graph stays float32."""
+    """Supported forms of attention, fastest first."""
+    applied_at_load: tuple[str, ...] = ()
+    """Precisions that the runtime applies when it loads the file; the graph stays float32."""
     symmetric: bool = False
-    """Wants int8 activations around zero."""
-    int8_within: str = "fp32"
+    """int8 activations must be symmetric (zero point 0)."""
+    int8_base: str = "fp32"
     """Precision of what is not quantised in int8."""
     any_image_size: bool = False
-    """Runs files whose images' height and width are free."""
-    all_rows_in_fixed_batches: bool = False
-    """Its compiler fails on attention with fewer queries than keys, unless the batch is free."""
+    """Supports dynamic image height and width."""
+    fixed_batch_needs_all_queries: bool = False
+    """Its compiler crashes on attention with fewer queries than keys, unless the batch is dynamic."""
     fused_heads: HeadWidths | None = None
-    """What its fused attention takes in fp16 and bf16; None: any."""
+    """Head widths of its fused attention in fp16 and bf16; None: any."""
     custom_heads: HeadWidths | None = None
-    """What its kernel for the custom node takes."""
+    """Head widths of its kernel for the custom node."""
     tokens_multiple: int = 1
-    """Its matrix products are slower for some numbers of rows, but for no multiple of this."""
+    """Its matrix products are fastest if the number of tokens is a multiple of this."""
     linear_patches: bool = False
-    """It is faster with a patch embedding that is a linear layer than with a convolution."""
-    lacking: dict[str, str] = field(default_factory=dict)
-    """Why there is no such precision or form of attention."""
+    """A linear patch embedding is faster than a convolution."""
+    unsupported: dict[str, str] = field(default_factory=dict)
+    """Precisions and forms of attention that it does not support, with the reason."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """What a target has put into a folder."""
+    """Result of writing a model into a folder."""
 
     file: str
-    also: tuple[str, ...] = ()
-    """Files that belong to it: weights beside a graph, the list of an engine's layers."""
+    extra_files: tuple[str, ...] = ()
+    """Files that belong to it: external weights, the list of an engine's layers."""
     built_with: tuple[str, ...] = ()
-    """Packages that took part."""
-    builder: dict[str, str] = field(default_factory=dict)
-    """Library that opens the file only in this version: its module and what that says of itself."""
+    """Packages that built it."""
+    tied_to: dict[str, str] = field(default_factory=dict)
+    """Exact library version that the file is tied to, by module name."""
     notes: tuple[str, ...] = ()
-    """What a user should know."""
+    """Notes for the user."""
     difference: float | None = None
-    """Largest difference of a logit from torch's, where the file could be run."""
+    """Largest absolute difference of a logit from PyTorch's; None: the file was not run."""
     fusion: tuple[Fusion, ...] = ()
-    """What became of every block's attention."""
+    """Fusion status of every block's attention."""
     lowered: Lowered | None = None
-    """What a precision costs that the runtime chooses when it loads the file."""
+    """Accuracy in a precision that the runtime applies when it loads the file."""
     options: dict[str, Setting] = field(default_factory=dict)
-    """What was chosen that only this target knows."""
+    """Target-specific options."""
     architecture: str | None = None
 
 
 class Target(Protocol):
-    """A file format that a model can be written in."""
+    """A file format that a model can be exported to."""
 
     runtime: str
-    """Name of the runtime that opens what this target writes."""
-    reads: tuple[str, ...] = ("opset",)
-    """Those of OWN_SETTINGS that change what it writes."""
+    """Name of the runtime that opens its files."""
+    used_settings: tuple[str, ...] = ("opset",)
+    """The `TARGET_SETTINGS` that it uses."""
 
-    def abilities(self) -> Abilities:
-        """Raises MissingDependency, with what to install, where the target's own library is not there."""
+    def capabilities(self) -> Capabilities:
+        """Raises MissingDependency, with what to install, if the target's library is not installed."""
         ...
 
-    def guest(self, hint: str) -> Guest:
-        """The library, with its version, that runs what this target writes; `hint`: what to do when it dies."""
+    def guest(self, hint: str) -> NativeLibrary:
+        """The library, with its version, that runs the files; `hint`: what to do if it crashes."""
         ...
 
     def check(self, options: recipe.Export) -> None:
-        """Raise BadInput for settings that only this target knows about and cannot carry out."""
+        """Raise BadInput for target-specific settings that cannot be applied."""
         return
 
     def check_runs_here(self, options: recipe.Export) -> None:
-        """Raise what opening the file on this machine would raise, as far as it is known before there is one:
+        """Raise what opening the file on this machine would raise, as far as is known before it is written:
         WrongMachine, DeviceUnreachable, MissingDependency."""
         return
 
     def depends_on(self, options: recipe.Export) -> dict[str, str]:
-        """What decides what is written besides model and options: libraries and hardware that it only works with."""
+        """Extra cache keys: library versions and hardware that the output depends on."""
         return {}
 
-    def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:
-        """Write the file into the folder `out`; run it where this machine can, and compare it with torch.
+    def write(self, prepared: Prepared, options: recipe.Export, out: Path, progress: Progress) -> Written:
+        """Write the file into the folder `out`; run it if this machine can, and compare its logits with PyTorch's.
 
-        Raises CheckFailed when the numbers are not torch's.
+        Raises CheckFailed if they differ.
         """
         ...
 
 
 def target(name: str) -> Target:
-    """The target of that name; UnknownName says which there are."""
-    found: Target = plugins.load(__name__, name)
-    return found
+    """The target of this name; UnknownName lists the existing ones."""
+    plugin: Target = plugins.load(__name__, name)
+    return plugin

@@ -1,4 +1,4 @@
-"""One export: choose, prepare, write, and put on record."""
+"""Run one export and write artifact.json."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from pathlib import Path
 
 import toolkit
 from toolkit import hashing, recipe, records
-from toolkit.errors import speaking_of
-from toolkit.export import Written, check, target
+from toolkit.errors import errors_naming
+from toolkit.export import Written, check
+from toolkit.export import target as load_target
 from toolkit.export.calibrate import Sample
-from toolkit.export.choices import Choices, choices
 from toolkit.export.prepare import Prepared, prepare
+from toolkit.export.settings import ResolvedSettings, resolve_settings
+from toolkit.models.model import Model
 from toolkit.models.resize import check_sizes, resized
-from toolkit.models.source import LoadedModel
 from toolkit.progress import Progress, silent
 from toolkit.records import Artifact
 
@@ -24,37 +25,37 @@ RECORD = "artifact.json"
 
 def export(
     name: str,
-    model: LoadedModel,
+    model: Model,
     options: recipe.Export,
     out: Path,
     sample: Sample | None = None,
-    report: Progress = silent,
+    progress: Progress = silent,
 ) -> Artifact:
-    """Write `model` for the target of this name, and `artifact.json`, into the folder `out`: all of it, or nothing. The
-    model stays as it is.
+    """Write `model` for the target of this name, and `artifact.json`, into the folder `out`, atomically. The model is
+    not modified.
 
-    The images of `sample` are of the size that the file takes, usually takes where that is free.
-    Raises MissingDependency, RecipeError for what the target cannot hold, UnsupportedModel where the exporter gives up,
-    CheckFailed when the numbers are not torch's, LibraryDied, StorageError.
+    The images of `sample` have the input size of the file, or its typical size if that is dynamic.
+    Raises MissingDependency, RecipeError for settings that the target does not support, UnsupportedModel if the
+    exporter fails, CheckFailed if the logits differ from PyTorch's, LibraryDied, StorageError.
     """
-    chosen = target(name)
-    made = choices(name, chosen.abilities(), options)
+    target = load_target(name)
+    settings = resolve_settings(name, target.capabilities(), options)
     sizes = options.image_size or (model.info.image_size,)
-    check_sizes(model.module, sizes, any_between=options.any_image_size)
+    check_sizes(model.module, sizes, dynamic=options.any_image_size)
     model = _for_size(model, options)
     out.mkdir(parents=True, exist_ok=True)
-    prepared = prepare(model, options, made, sample, report)
-    with tempfile.TemporaryDirectory(prefix=".", dir=out) as folder, speaking_of(out, draft := Path(folder)):
-        written = chosen.write(prepared, options, draft, report)
-        artifact = _record(name, prepared, written, made, options, draft)
+    prepared = prepare(model, options, settings, sample, progress)
+    with tempfile.TemporaryDirectory(prefix=".", dir=out) as folder, errors_naming(out, draft := Path(folder)):
+        written = target.write(prepared, options, draft, progress)
+        artifact = _record(name, prepared, written, settings, options, draft)
         records.save(artifact, draft / RECORD)
-        for file in sorted(draft.iterdir(), key=lambda file: file.name == RECORD):  # what vouches for the others last
+        for file in sorted(draft.iterdir(), key=lambda file: file.name == RECORD):  # the record last: it marks success
             file.replace(out / file.name)
     return artifact
 
 
 def _record(
-    name: str, prepared: Prepared, written: Written, made: Choices, options: recipe.Export, folder: Path
+    name: str, prepared: Prepared, written: Written, settings: ResolvedSettings, options: recipe.Export, folder: Path
 ) -> Artifact:
     model = prepared.model
     inputs, outputs = check.specs(model.info, options)
@@ -66,11 +67,11 @@ def _record(
         inputs=(inputs,),
         outputs=(outputs,),
         model=model.info,
-        built_with=_versions("torch", "timm", *written.built_with) | written.builder,
-        options={"opset": made.opset, "attention": made.attention, **written.options},
+        built_with=_versions("torch", "timm", *written.built_with) | written.tied_to,
+        options={"opset": settings.opset, "attention": settings.attention, **written.options},
         device_architecture=written.architecture,
         max_abs_difference=written.difference,
-        also={file: hashing.sha256(folder / file) for file in written.also},
+        also={file: hashing.sha256(folder / file) for file in written.extra_files},
         rewrites=prepared.rewrites,
         lowered=written.lowered or prepared.lowered,
         fusion=written.fusion,
@@ -78,8 +79,9 @@ def _record(
     )
 
 
-def _for_size(model: LoadedModel, options: recipe.Export) -> LoadedModel:
-    """The model for images of the size that is asked for; of any size, it keeps its positions, to resample from."""
+def _for_size(model: Model, options: recipe.Export) -> Model:
+    """The model for the requested image size; for dynamic sizes its position embeddings stay, to be resampled at run
+    time."""
     size = options.usual_image_size
     if size is None:
         return model
@@ -88,7 +90,7 @@ def _for_size(model: LoadedModel, options: recipe.Export) -> LoadedModel:
 
 
 def _versions(*packages: str) -> dict[str, str]:
-    """Versions of the packages that took part, as far as they are installed."""
+    """Versions of the toolkit and of those packages that are installed."""
     installed = {"toolkit": toolkit.__version__}
     for package in packages:
         try:

@@ -1,4 +1,4 @@
-"""Attention on flat tokens: computed by plain products, and written into a graph in a form that its readers know."""
+"""Attention on flattened tokens: plain matrix products in PyTorch, and one of several forms in an ONNX graph."""
 
 from __future__ import annotations
 
@@ -12,49 +12,49 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from toolkit.kernels.headwise_attention import ALIGNMENT
+from toolkit.kernels.heads import ALIGNMENT
 from toolkit.models.attention import HeadwiseAttention
 from toolkit.records import HeadLayout
 
 DOMAIN, NODE = "toolkit", "HeadwiseAttention"
-"""Name of the custom node; see `node_name`."""
-HIDDEN = -30000.0
-"""Added to the logits of a token that is not to be read: e to the power of it is 0, and every format holds it."""
+"""Domain and base name of the custom node; see `node_name`."""
+MASKED = -30000.0
+"""Mask value for padded keys: exp() underflows to 0 and it fits fp16."""
 
 
 @dataclass(eq=False)
-class Batch:
-    """What passes through: flat tokens do not say where one image ends."""
+class BatchShape:
+    """Batch size of the current call; needed to unflatten [batch * tokens, width]."""
 
-    images: int = -1
-    """How many there are, where images may have any number of tokens; -1: it follows from the number of tokens."""
+    size: int = -1
+    """Set if the number of tokens is dynamic; -1: inferred from the number of tokens."""
 
-    def by_image(self, x: Tensor, tokens: int) -> Tensor:
-        """[batch * tokens, width] -> [batch, tokens, width]"""
-        return x.view(self.images, tokens, x.shape[-1])
+    def unflatten(self, x: Tensor, num_tokens: int) -> Tensor:
+        """[batch * num_tokens, width] -> [batch, num_tokens, width]"""
+        return x.view(self.size, num_tokens, x.shape[-1])
 
 
-class Layer(NamedTuple):
-    """One attention: the first `rows` of an image's `tokens` ask; -1: as many as there are."""
+class AttentionSpec(NamedTuple):
+    """One attention layer: only the first `num_queries` of an image's `num_tokens` are queries; -1: dynamic."""
 
     layout: HeadLayout
     scale: float
-    rows: int
-    tokens: int
-    batch: Batch
+    num_queries: int
+    num_tokens: int
+    batch: BatchShape
     padding: int = 0
-    """So many of the tokens, the last ones, are no part of the image; the bias keeps them from being read."""
+    """Number of padding tokens, at the end; the bias masks them as keys."""
     softmax_float32: bool = False
-    """In lower precision: compute the softmax in float32 nevertheless."""
+    """Compute the softmax in float32 even in lower precision."""
 
 
-Form: TypeAlias = Callable[[Tensor, Tensor | None, Tensor | None, Layer], Tensor]
-"""qkv [batch * tokens, Q + Q + V] and None, or, where not all tokens ask, keys and values [batch * tokens, Q + V] and
-queries [batch * rows, Q]; bias [heads or 1, rows, tokens] or None; the layer -> [batch * rows, V]"""
+AttentionForm: TypeAlias = Callable[[Tensor, Tensor | None, Tensor | None, AttentionSpec], Tensor]
+"""qkv [batch * tokens, Q + Q + V] and None, or, if only some tokens are queries, kv [batch * tokens, Q + V] and queries
+[batch * queries, Q]; bias [heads or 1, queries, tokens] or None; spec -> [batch * queries, V]"""
 
 
-class Run(NamedTuple):
-    """A run of equal heads of a layer."""
+class HeadBucket(NamedTuple):
+    """Adjacent heads of equal widths."""
 
     heads: int
     qk_dim: int
@@ -63,55 +63,55 @@ class Run(NamedTuple):
     softmax_float32: bool
 
 
-Step: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor | None, Run], Tensor]
-"""q [batch, rows, heads * qk_dim], k [batch, tokens, heads * qk_dim], v [batch, tokens, heads * v_dim], bias [heads or
-1, rows, tokens] or None, the run -> [batch, rows, heads * v_dim]"""
+AttentionOp: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor | None, HeadBucket], Tensor]
+"""q [batch, queries, heads * qk_dim], k [batch, tokens, heads * qk_dim], v [batch, tokens, heads * v_dim],
+bias [heads or 1, queries, tokens] or None, bucket -> [batch, queries, heads * v_dim]"""
 
 
-def at_once(packed: Tensor, queries: Tensor | None, bias: Tensor | None, layer: Layer) -> Tensor:
-    """As `by_products`, but queries, keys and values of equal heads are laid out by one transposition.
+def packed(qkv: Tensor, queries: Tensor | None, bias: Tensor | None, spec: AttentionSpec) -> Tensor:
+    """`decomposed`, but a single transpose for queries, keys and values if all heads are equal.
 
-    OpenVINO is faster so. TensorRT is not: it would copy what it otherwise reads where the projection has written it.
+    OpenVINO runs this faster. TensorRT does not: it would copy what it otherwise reads in place.
     """
-    (heads, width, v_dim), *others = layer.layout.buckets
+    (heads, width, v_dim), *others = spec.layout.buckets
     if others or width != v_dim:
-        return by_runs(by_products, packed, queries, bias, layer)
+        return per_bucket(decomposed, qkv, queries, bias, spec)
 
-    def heads_first(x: Tensor, tokens: int) -> Tensor:
-        """[batch * tokens, any number of heads * width] -> [batch, heads, tokens, width]"""
-        found: Tensor = layer.batch.by_image(x, tokens).unflatten(-1, (-1, width)).transpose(1, 2)
-        return found
+    def heads_first(x: Tensor, num_tokens: int) -> Tensor:
+        """[batch * num_tokens, any number of heads * width] -> [batch, heads, num_tokens, width]"""
+        transposed: Tensor = spec.batch.unflatten(x, num_tokens).unflatten(-1, (-1, width)).transpose(1, 2)
+        return transposed
 
-    parts = heads_first(packed, layer.tokens).split(heads, dim=1)
-    q, k, v = parts if queries is None else (heads_first(queries, layer.rows), *parts)
-    run = Run(heads, width, width, layer.scale, layer.softmax_float32)
-    return _products(q, k.transpose(2, 3), v, bias, run).view(-1, layer.layout.v_width)
+    parts = heads_first(qkv, spec.num_tokens).split(heads, dim=1)
+    q, k, v = parts if queries is None else (heads_first(queries, spec.num_queries), *parts)
+    bucket = HeadBucket(heads, width, width, spec.scale, spec.softmax_float32)
+    return _products(q, k.transpose(2, 3), v, bias, bucket).view(-1, spec.layout.v_width)
 
 
-def by_products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, run: Run) -> Tensor:
-    """Scaled queries, product, softmax, product: what TensorRT and OpenVINO look for, and every runtime can run.
+def decomposed(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, bucket: HeadBucket) -> Tensor:
+    """Scaled queries, product, softmax, product: runs in every runtime, and TensorRT and OpenVINO fuse this pattern.
 
-    Keys are laid out for their product by a single transposition.
+    A single transpose prepares the keys for their product.
     """
-    queries = q.unflatten(-1, (run.heads, run.qk_dim)).transpose(1, 2)
-    keys = k.unflatten(-1, (run.heads, run.qk_dim)).permute(0, 2, 3, 1)
-    values = v.unflatten(-1, (run.heads, run.v_dim)).transpose(1, 2)
-    return _products(queries, keys, values, bias, run)
+    queries = q.unflatten(-1, (bucket.heads, bucket.qk_dim)).transpose(1, 2)
+    keys = k.unflatten(-1, (bucket.heads, bucket.qk_dim)).permute(0, 2, 3, 1)
+    values = v.unflatten(-1, (bucket.heads, bucket.v_dim)).transpose(1, 2)
+    return _products(queries, keys, values, bias, bucket)
 
 
-def _products(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, run: Run) -> Tensor:
-    """queries [batch, heads, rows, qk_dim], keys [batch, heads, qk_dim, tokens], values [batch, heads, tokens, v_dim],
-    bias as in `Step`, the run -> [batch, rows, heads * v_dim]"""
-    logits = (queries if run.scale == 1.0 else queries * run.scale) @ keys  # [batch, heads, rows, tokens]
+def _products(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, bucket: HeadBucket) -> Tensor:
+    """queries [batch, heads, queries, qk_dim], keys [batch, heads, qk_dim, tokens], values [batch, heads, tokens,
+    v_dim], bias as in `AttentionOp`, bucket -> [batch, queries, heads * v_dim]"""
+    logits = (queries if bucket.scale == 1.0 else queries * bucket.scale) @ keys  # [batch, heads, queries, tokens]
     if bias is not None:
         logits = logits + bias
-    weights = (logits.float() if run.softmax_float32 else logits).softmax(dim=-1).to(values.dtype)
+    weights = (logits.float() if bucket.softmax_float32 else logits).softmax(dim=-1).to(values.dtype)
     mixed: Tensor = (weights @ values).transpose(1, 2).flatten(2)
     return mixed
 
 
 class Operator(NamedTuple):
-    """An ONNX operator that torch does not have, with its attributes."""
+    """An ONNX operator without a PyTorch equivalent, with its attributes."""
 
     name: str
     attributes: Mapping[str, Any]
@@ -121,9 +121,9 @@ class Operator(NamedTuple):
 def _node(
     operator: Operator, inputs: Sequence[Tensor | None], dtype: torch.dtype, shape: Sequence[int | torch.SymInt]
 ) -> Tensor:
-    """A node of the ONNX graph that is being traced, with one output of this dtype and shape.
+    """Add a node to the ONNX graph that is being traced, with one output of this dtype and shape.
 
-    Raises RuntimeError outside of such a trace: torch cannot compute the operator, and would give zeros.
+    Raises RuntimeError outside of an ONNX export, where torch would return zeros instead of computing the operator.
     """
     if not torch.onnx.is_in_onnx_export():
         raise RuntimeError(f"torch cannot compute {operator.name}: it is for ONNX graphs only")
@@ -134,136 +134,142 @@ def _node(
     return output
 
 
-def standard(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, run: Run) -> Tensor:
-    """ONNX's own `Attention` (opset 23)."""
-    attributes: dict[str, Any] = {"q_num_heads": run.heads, "kv_num_heads": run.heads, "scale": run.scale}
-    if run.softmax_float32:
+def standard(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, bucket: HeadBucket) -> Tensor:
+    """ONNX's `Attention` operator (opset 23)."""
+    attributes: dict[str, Any] = {"q_num_heads": bucket.heads, "kv_num_heads": bucket.heads, "scale": bucket.scale}
+    if bucket.softmax_float32:
         attributes["softmax_precision"] = onnx.TensorProto.FLOAT
     return _node(Operator("Attention", attributes, 23), (q, k, v, bias), q.dtype, [*q.shape[:2], v.shape[-1]])
 
 
-def by_runs(step: Step, packed: Tensor, queries: Tensor | None, bias: Tensor | None, layer: Layer) -> Tensor:
-    """One step for each run of equal heads; see `Form`."""
-    buckets = layer.layout.buckets
-    if bias is not None and bias.shape[-1] > layer.tokens:  # as `custom` has it
-        bias = bias[..., : layer.tokens]
+def per_bucket(
+    op: AttentionOp, qkv: Tensor, queries: Tensor | None, bias: Tensor | None, spec: AttentionSpec
+) -> Tensor:
+    """Apply `op` to each bucket of equal heads; arguments as in `AttentionForm`."""
+    buckets = spec.layout.buckets
+    if bias is not None and bias.shape[-1] > spec.num_tokens:  # padded for `custom`
+        bias = bias[..., : spec.num_tokens]
     qk = [heads * qk_dim for heads, qk_dim, _ in buckets]
     v = [heads * v_dim for heads, _, v_dim in buckets]
-    images = layer.batch.by_image(packed, layer.tokens)
+    images = spec.batch.unflatten(qkv, spec.num_tokens)
     if queries is None:
         parts = images.split([*qk, *qk, *v], dim=-1)
     else:
-        asking = layer.batch.by_image(queries, layer.rows)
-        parts = (*asking.split(qk, dim=-1), *images.split([*qk, *v], dim=-1))
+        q = spec.batch.unflatten(queries, spec.num_queries)
+        parts = (*q.split(qk, dim=-1), *images.split([*qk, *v], dim=-1))
     ends = [0, *accumulate(heads for heads, _, _ in buckets)]
     mixed = [
-        step(
+        op(
             parts[index],
             parts[index + len(buckets)],
             parts[index + 2 * len(buckets)],
             bias if bias is None or len(bias) == 1 else bias[ends[index] : ends[index + 1]],
-            Run(*bucket, layer.scale, layer.softmax_float32),
+            HeadBucket(*bucket, spec.scale, spec.softmax_float32),
         )
         for index, bucket in enumerate(buckets)
     ]
-    return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=-1)).view(-1, layer.layout.v_width)
+    return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=-1)).view(-1, spec.layout.v_width)
 
 
 def node_name(*, has_queries: bool, has_bias: bool) -> str:
-    """Of the custom node, which is called after its inputs: readers' plugins have as many as they are made for."""
+    """Name of the custom node for these inputs: TensorRT plugins have a fixed number of inputs."""
     return NODE + "Queries" * has_queries + "Bias" * has_bias
 
 
-def custom(packed: Tensor, queries: Tensor | None, bias: Tensor | None, layer: Layer) -> Tensor:
-    """One node for the whole layer, whose function body is added to the file afterwards; see `node_name`.
+def custom(qkv: Tensor, queries: Tensor | None, bias: Tensor | None, spec: AttentionSpec) -> Tensor:
+    """One node for the whole layer, whose function body is added to the file later (`add_bodies`); see `node_name`.
 
-    Inputs: packed [batch, tokens, Q + Q + V], or keys and values [batch, tokens, Q + V] and queries [batch, rows, Q];
-    bias [heads or 1, rows, tokens and more], if there is one, with rows filled up to a multiple of 8, which is what a
-    GPU reads at once. Attributes: qk_dims, v_dims (of each head), scale.
-    Output: [batch, rows, V].
+    Inputs: packed [batch, tokens, Q + Q + V], or packed [batch, tokens, Q + V] and queries [batch, queries, Q];
+    bias [heads or 1, queries, tokens + padding], if any, padded to a multiple of 8 keys for vectorised loads on GPUs.
+    Attributes: qk_dims, v_dims (of every head), scale. Output: [batch, queries, V].
     """
-    qk_dims, v_dims = ([head[part] for head in layer.layout.heads] for part in (0, 1))
-    images = layer.batch.by_image(packed, layer.tokens)
-    inputs = (images, None if queries is None else layer.batch.by_image(queries, layer.rows), bias)
+    qk_dims, v_dims = ([head[part] for head in spec.layout.heads] for part in (0, 1))
+    images = spec.batch.unflatten(qkv, spec.num_tokens)
+    optional = (images, None if queries is None else spec.batch.unflatten(queries, spec.num_queries), bias)
     name = f"{DOMAIN}::{node_name(has_queries=queries is not None, has_bias=bias is not None)}"
-    operator = Operator(name, {"qk_dims": qk_dims, "v_dims": v_dims, "scale": layer.scale}, 1)
-    given = [each for each in inputs if each is not None]
-    mixed = _node(operator, given, packed.dtype, [images.shape[0], layer.rows, layer.layout.v_width])
-    return mixed.view(-1, layer.layout.v_width)
+    operator = Operator(name, {"qk_dims": qk_dims, "v_dims": v_dims, "scale": spec.scale}, 1)
+    inputs = [tensor for tensor in optional if tensor is not None]
+    mixed = _node(operator, inputs, qkv.dtype, [images.shape[0], spec.num_queries, spec.layout.v_width])
+    return mixed.view(-1, spec.layout.v_width)
 
 
-FORMS: Mapping[str, Form] = {
-    "decomposed": partial(by_runs, by_products),
-    "packed": at_once,
-    "standard": partial(by_runs, standard),
+FORMS: Mapping[str, AttentionForm] = {
+    "decomposed": partial(per_bucket, decomposed),
+    "packed": packed,
+    "standard": partial(per_bucket, standard),
     "custom": custom,
 }
 
 
 class FlatAttention(nn.Module):
-    """A `HeadwiseAttention` on tokens that lie one after the other, image after image, without a break.
+    """A `HeadwiseAttention` on flattened tokens, [batch * tokens, width].
 
-    Only the first `rows` tokens of an image ask; the others are only asked, and have no output. The last `padding`
-    tokens are not even asked.
+    Only the first `num_queries` tokens of an image are queries; all but the padding are keys.
 
-    `form` is how an ONNX graph has it. Torch computes one `step` for each run of equal heads, whatever the form, so
-    that what is decided on its numbers holds for every form.
+    `form` is used in ONNX graphs only. In PyTorch, `op` computes every bucket of equal heads, whatever the form: so
+    decisions based on its values hold for every form.
     """
 
     bias: Tensor | None
 
     def __init__(
-        self, source: HeadwiseAttention, tokens: int, rows: int, batch: Batch, form: Form, padding: int = 0
+        self,
+        attention: HeadwiseAttention,
+        num_tokens: int,
+        num_queries: int,
+        batch: BatchShape,
+        form: AttentionForm,
+        padding: int = 0,
     ) -> None:
         super().__init__()
-        self.layer = Layer(source.layout, source.scale, rows, tokens, batch, padding)
+        self.spec = AttentionSpec(attention.layout, attention.scale, num_queries, num_tokens, batch, padding)
         self.form = form
-        self.step: Step = by_products
-        self.proj = source.proj
-        biases, asking = source.packed_bias(), source.layout.qk_width
-        if rows == tokens:
-            self.qkv = _linear(source.qkv.weight, biases)
+        self.op: AttentionOp = decomposed
+        self.proj = attention.proj
+        biases, q_width = attention.packed_bias(), attention.layout.qk_width
+        if num_queries == num_tokens:
+            self.qkv = _linear(attention.qkv.weight, biases)
         else:
-            self.q = _linear(source.qkv.weight[:asking], None if biases is None else biases[:asking])
-            self.kv = _linear(source.qkv.weight[asking:], None if biases is None else biases[asking:])
-        bias = source.position_bias()  # [heads, tokens, tokens] or None
+            self.q = _linear(attention.qkv.weight[:q_width], None if biases is None else biases[:q_width])
+            self.kv = _linear(attention.qkv.weight[q_width:], None if biases is None else biases[q_width:])
+        bias = attention.position_bias()  # [heads, tokens, tokens] or None
         if padding:
-            bias = _hiding(bias, tokens, padding)
+            bias = _masking(bias, num_tokens, padding)
         if bias is not None:
-            bias = bias[:, :rows].detach().clone(memory_format=torch.contiguous_format)
+            bias = bias[:, :num_queries].detach().clone(memory_format=torch.contiguous_format)
         if bias is not None and form is custom:
-            bias = nn.functional.pad(bias, (0, -tokens % ALIGNMENT))
+            bias = nn.functional.pad(bias, (0, -num_tokens % ALIGNMENT))
         self.register_buffer("bias", bias)
 
-    def forward(self, x: Tensor, **unset: object) -> Tensor:
-        """x: [batch * tokens, width] -> [batch * rows, width]. What timm's blocks pass besides says nothing here."""
-        attend: Form = self.form if torch.onnx.is_in_onnx_export() else partial(by_runs, self.step)
-        if self.layer.rows == self.layer.tokens:
-            mixed = attend(self.qkv(x), None, self.bias, self.layer)
+    def forward(self, x: Tensor, **ignored: object) -> Tensor:
+        """x: [batch * tokens, width] -> [batch * queries, width]. Extra arguments from timm's blocks are ignored."""
+        attend: AttentionForm = self.form if torch.onnx.is_in_onnx_export() else partial(per_bucket, self.op)
+        if self.spec.num_queries == self.spec.num_tokens:
+            mixed = attend(self.qkv(x), None, self.bias, self.spec)
         else:
-            asking = first_rows(x, self.layer.tokens, self.layer.rows, self.layer.batch)
-            mixed = attend(self.kv(x), self.q(asking), self.bias, self.layer)
+            queries = first_tokens(x, self.spec.num_tokens, self.spec.num_queries, self.spec.batch)
+            mixed = attend(self.kv(x), self.q(queries), self.bias, self.spec)
         output: Tensor = self.proj(mixed)
         return output
 
 
-def first_rows(x: Tensor, tokens: int, rows: int, batch: Batch) -> Tensor:
-    """[batch * tokens, width] -> [batch * rows, width]: the first rows of every image."""
-    return batch.by_image(x, tokens)[:, :rows].reshape(-1, x.shape[-1])
+def first_tokens(x: Tensor, num_tokens: int, count: int, batch: BatchShape) -> Tensor:
+    """The first `count` tokens of every image: [batch * num_tokens, width] -> [batch * count, width]"""
+    return batch.unflatten(x, num_tokens)[:, :count].reshape(-1, x.shape[-1])
 
 
-def _hiding(bias: Tensor | None, tokens: int, padding: int) -> Tensor:
-    """The bias, [heads or 1, tokens, tokens], with the last `padding` of the tokens hidden.
+def _masking(bias: Tensor | None, num_tokens: int, padding: int) -> Tensor:
+    """`bias` extended to [heads or 1, num_tokens, num_tokens], with the last `padding` keys masked.
 
-    One row would do for all, but not in OpenVINO 2026.4, which misreads a bias [1, 1, tokens] in bfloat16.
+    A bias [1, 1, num_tokens] would do, but OpenVINO 2026.4 computes it wrongly in bfloat16.
     """
     if bias is None:
-        bias = torch.zeros(1, tokens - padding, tokens - padding)
-    return nn.functional.pad(nn.functional.pad(bias, (0, 0, 0, padding)), (0, padding), value=HIDDEN)
+        bias = torch.zeros(1, num_tokens - padding, num_tokens - padding)
+    return nn.functional.pad(nn.functional.pad(bias, (0, 0, 0, padding)), (0, padding), value=MASKED)
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A linear layer of these weights; a bias of zeros is none."""
+    """A linear layer with these weights; a bias of zeros is dropped."""
     biased = bias is not None and bool(bias.any())
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=biased, device="meta")
     layer.weight = nn.Parameter(weight.detach().clone())

@@ -1,4 +1,4 @@
-"""Images by which number formats are chosen: what ranges occur, and whether answers stay right."""
+"""Calibration and validation images, by which the precision of each layer is chosen."""
 
 from __future__ import annotations
 
@@ -14,94 +14,94 @@ from toolkit.errors import CheckFailed
 from toolkit.pixels import normalised, to_pixels
 from toolkit.preprocessing import Preprocessing
 
-Images: TypeAlias = npt.NDArray[Any]
-"""[images, 3, S, S], normalised float32, or uint8 pixels where a file takes those; or logits [images, classes]."""
-Predict: TypeAlias = Callable[[Images], Images]
+Array: TypeAlias = npt.NDArray[Any]
+"""Images [batch, 3, S, S], normalised float32 or, for files that take pixels, uint8; or logits [batch, classes]."""
+Predict: TypeAlias = Callable[[Array], Array]
 """images -> logits"""
 
-BATCH = 32
+BATCH_SIZE = 32
 ROUNDING = 1e-9
-"""Of the difference of two shares in float64; one image in a million makes a thousand times as much."""
+"""Rounding error of the difference of two accuracies in float64; one image in a million is a thousand times as much."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """Images of one source domain that were not trained on, and their classes."""
+class DomainSample:
+    """Validation images of one source domain, and their classes."""
 
-    domain: str
-    images: Images
+    name: str
+    images: Array
     labels: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Images of the source domains; none of the held-out one, which must stay unseen until parity."""
+    """Images of the source domains; none of the held-out domain, which must stay unseen until parity."""
 
-    calibration: Images
-    """Training images, to see ranges."""
-    parts: tuple[Part, ...]
-    """Validation images, to see what is lost."""
+    calibration: Array
+    """Training images, to measure ranges of activations."""
+    domains: tuple[DomainSample, ...]
+    """Validation images, to measure the loss of accuracy."""
     margin: float
-    """Accuracy that may be lost in any domain."""
-    trained: Mapping[str, float] = field(default_factory=dict)
-    """Accuracy in each domain that training measured, on all its validation images of this size; empty: not known."""
+    """Maximum accuracy loss in any domain."""
+    trained_accuracy: Mapping[str, float] = field(default_factory=dict)
+    """Accuracy by domain as measured in training, on all validation images of this size; empty: unknown."""
 
     def __post_init__(self) -> None:
-        if not len(self.calibration) or not self.parts or not all(len(part.labels) for part in self.parts):
-            raise CheckFailed("there are no images to choose a number format by")
+        if not len(self.calibration) or not self.domains or not all(len(domain.labels) for domain in self.domains):
+            raise CheckFailed("there are no images to choose a precision by")
 
-    def of_pixels(self, prepared: Preprocessing) -> Sample:
-        """The images as they are when whole numbers, 0 to 255, are normalised: what a file sees that takes pixels."""
+    def rounded_to_pixels(self, preprocessing: Preprocessing) -> Sample:
+        """The images after rounding to pixel values 0 to 255: the input of a file that takes pixels, normalised."""
 
-        def rounded(images: Images) -> Images:
-            return normalised(to_pixels(images, prepared), prepared)
+        def rounded(images: Array) -> Array:
+            return normalised(to_pixels(images, preprocessing), preprocessing)
 
-        parts = tuple(replace(part, images=rounded(part.images)) for part in self.parts)
-        return replace(self, calibration=rounded(self.calibration), parts=parts)
+        domains = tuple(replace(domain, images=rounded(domain.images)) for domain in self.domains)
+        return replace(self, calibration=rounded(self.calibration), domains=domains)
 
     def accuracies(self, predict: Predict) -> tuple[float, ...]:
-        """Share of images answered right, for each part; NaN, which passes nothing, where a logit is not finite."""
+        """Top-1 accuracy in each domain; NaN, which never passes, if a logit is not finite."""
         return tuple(
-            _accuracy(np.concatenate([predict(each) for each in batches(part.images)]), part.labels)
-            for part in self.parts
+            _accuracy(np.concatenate([predict(batch) for batch in batches(domain.images)]), domain.labels)
+            for domain in self.domains
         )
 
-    def by_domain(self, shares: Sequence[float]) -> dict[str, float]:
-        """One number for each part, by the name of its domain."""
-        return {part.domain: share for part, share in zip(self.parts, shares, strict=True)}
+    def by_domain(self, values: Sequence[float]) -> dict[str, float]:
+        """Domain name to value, from one value per domain."""
+        return {domain.name: value for domain, value in zip(self.domains, values, strict=True)}
 
     def passes(self, accuracies: Sequence[float], reference: Sequence[float]) -> bool:
         """Whether no domain loses more than the margin."""
         pairs = zip(accuracies, reference, strict=True)
-        return all(theirs - mine <= self.margin + ROUNDING for mine, theirs in pairs)
+        return all(expected - actual <= self.margin + ROUNDING for actual, expected in pairs)
 
 
-def _accuracy(logits: Images, labels: npt.NDArray[np.int64]) -> float:
-    """Of logits [images, classes]. The largest of NaNs would be the first class."""
+def _accuracy(logits: Array, labels: npt.NDArray[np.int64]) -> float:
+    """Top-1 accuracy of logits [images, classes]; NaN if one is not finite, where argmax would return class 0."""
     return float((logits.argmax(1) == labels).mean()) if np.isfinite(logits).all() else math.nan
 
 
-def batches(images: Images, size: int = BATCH) -> Iterator[Images]:
-    """Images in their order, `size` at a time; the last batch may be smaller."""
+def batches(images: Array, size: int = BATCH_SIZE) -> Iterator[Array]:
+    """Consecutive batches of `size` images; the last one may be smaller."""
     for start in range(0, len(images), size):
         yield images[start : start + size]
 
 
-def in_batches(run: Predict, size: int) -> Predict:
-    """The answers of a file that takes exactly `size` images a call."""
+def in_fixed_batches(predict: Predict, size: int) -> Predict:
+    """`predict` for any number of images, by a model with a fixed batch size."""
 
-    def predict(images: Images) -> Images:
-        return np.concatenate([run(each) for each in filled(images, size)])[: len(images)]
+    def predict_all(images: Array) -> Array:
+        return np.concatenate([predict(batch) for batch in padded_batches(images, size)])[: len(images)]
 
-    return predict
+    return predict_all
 
 
-def filled(images: Images, size: int) -> Iterator[Images]:
-    """Batches of exactly this size; the last one is filled up with its first image."""
+def padded_batches(images: Array, size: int) -> Iterator[Array]:
+    """Batches of exactly `size` images; the last one is padded with copies of its first image."""
     for batch in batches(images, size):
         yield np.concatenate([batch, *[batch[:1]] * (size - len(batch))])
 
 
-def shares(accuracies: Sequence[float]) -> str:
-    """For people: "97.1%, 85.0%"; where logits are not finite: "97.1%, NaN"."""
-    return ", ".join("NaN" if math.isnan(share) else f"{share:.1%}" for share in accuracies)
+def percentages(accuracies: Sequence[float]) -> str:
+    """Accuracies in messages: "97.1%, 85.0%"; "97.1%, NaN" if logits are not finite."""
+    return ", ".join("NaN" if math.isnan(accuracy) else f"{accuracy:.1%}" for accuracy in accuracies)

@@ -1,4 +1,4 @@
-"""Whether what was written is what the model says: a valid graph, and the same answers."""
+"""Checks of exported files: a valid graph, logits close to PyTorch's, and accuracy within the margin."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from onnx import ModelProto, ValueInfoProto
 from toolkit import recipe
 from toolkit.errors import CheckFailed, UnsupportedModel, plainly
 from toolkit.export import INPUT, OUTPUT, onnx_session
-from toolkit.export.calibrate import Images, Predict, in_batches, shares
+from toolkit.export.calibrate import Array, Predict, in_fixed_batches, percentages
 from toolkit.export.prepare import Prepared, random_images
-from toolkit.export.reference import FLOAT32, answers, compared
-from toolkit.export.trace import fits
-from toolkit.export.widened import widened
+from toolkit.export.reference import FP32_TOLERANCE, max_difference, predict
+from toolkit.export.trace import fits_one_file
+from toolkit.export.upcast import upcast
 from toolkit.models.resize import resized
 from toolkit.pixels import normalised, to_pixels
 from toolkit.records import Lowered, ModelInfo, TensorSpec
 
-TOLERANCES = {"fp32": FLOAT32, "fp16": 2e-2, "bf16": 1e-1, "int8": None}
-"""Largest difference from torch's float32 logits, as a share of the largest logit. What int8 costs is measured in
-accuracy, when its blocks are chosen."""
+TOLERANCES = {"fp32": FP32_TOLERANCE, "fp16": 2e-2, "bf16": 1e-1, "int8": None}
+"""Largest difference from PyTorch's float32 logits, as a fraction of the largest logit; int8 is judged by its accuracy,
+when its blocks are chosen."""
 CHECKED_BATCHES = (1, 3)
-"""Two sizes, neither the traced one: a batch size that was frozen while tracing fails here."""
+"""Two batch sizes, both unlike the traced one: a batch size that was baked in while tracing fails here."""
 
 
 def specs(info: ModelInfo, options: recipe.Export) -> tuple[TensorSpec, TensorSpec]:
-    """What goes into every file and what comes out."""
+    """Input and output of every exported file."""
     batch = options.fixed_batch or "batch"
     sides = ("height", "width") if options.any_image_size else (info.image_size, info.image_size)
     return (
@@ -39,21 +39,21 @@ def specs(info: ModelInfo, options: recipe.Export) -> tuple[TensorSpec, TensorSp
 
 
 def check_graph(proto: ModelProto, info: ModelInfo, options: recipe.Export, file: Path | None = None) -> None:
-    """Valid ONNX with inferable shapes, one input and one output of the shapes we promise.
+    """Raise CheckFailed unless the graph is valid ONNX with inferable shapes, and input and output as in `specs`.
 
-    file: where the graph lies, if it is too large to be checked in memory.
+    file: the graph on disk, if it is too large to be checked in memory.
     """
     try:
         onnx.checker.check_model(proto if file is None else file, full_check=True)  # with strict shape inference
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise CheckFailed(f"the exported graph is not valid ONNX: {plainly(error)}") from error
-    found = tuple(_spec(value) for value in (*proto.graph.input, *proto.graph.output))
-    if found != specs(info, options):
-        raise CheckFailed(f"the exported graph takes and gives {found}, expected {specs(info, options)}")
+    actual = tuple(_spec(value) for value in (*proto.graph.input, *proto.graph.output))
+    if actual != specs(info, options):
+        raise CheckFailed(f"the exported graph's input and output are {actual}, expected {specs(info, options)}")
 
 
-def difference(prepared: Prepared, options: recipe.Export, run: Predict) -> float:
-    """Largest difference of a logit between torch and the written file, over random images of several sizes.
+def difference(prepared: Prepared, options: recipe.Export, predict_exported: Predict) -> float:
+    """Largest difference of a logit between PyTorch and the exported file, on random images of several sizes.
 
     Raises CheckFailed above the precision's tolerance, and for a model whose logits cannot be compared.
     """
@@ -62,55 +62,56 @@ def difference(prepared: Prepared, options: recipe.Export, run: Predict) -> floa
     models = [resized(prepared.model, size) for size in dict.fromkeys(options.image_size)] or [prepared.model]
     for batch, model in itertools.product(batches, models):
         info = model.info
-        given = random_images(info, options, batch)
-        images = normalised(given, info.preprocessing) if options.input == "uint8" else given
-        expected = answers(model.module, images)  # [batch, classes]
-        largest = max(largest, compared(expected, run(given), TOLERANCES[options.precision]))
+        inputs = random_images(info, options, batch)
+        images = normalised(inputs, info.preprocessing) if options.input == "uint8" else inputs
+        expected = predict(model.module, images)  # [batch, classes]
+        largest = max(largest, max_difference(expected, predict_exported(inputs), TOLERANCES[options.precision]))
     return largest
 
 
-def judged(prepared: Prepared, options: recipe.Export, run: Predict) -> tuple[float, Lowered | None]:
-    """The written file's `difference`, and its `costs` in all precisions but fp32, where logits are enough to judge."""
-    return difference(prepared, options, run), None if options.precision == "fp32" else costs(prepared, options, run)
+def check_file(prepared: Prepared, options: recipe.Export, predict_exported: Predict) -> tuple[float, Lowered | None]:
+    """`difference` and, except in fp32, `check_accuracy` of the exported file."""
+    largest = difference(prepared, options, predict_exported)
+    return largest, None if options.precision == "fp32" else check_accuracy(prepared, options, predict_exported)
 
 
-def costs(prepared: Prepared, options: recipe.Export, run: Predict) -> Lowered:
-    """What the written file costs on the sample; CheckFailed where that is more than the margin in any domain."""
-    known, info = prepared.reference, prepared.info
-    assert known is not None  # in fp32 there is nothing to lose
+def check_accuracy(prepared: Prepared, options: recipe.Export, predict_exported: Predict) -> Lowered:
+    """Accuracy of the exported file on the sample; CheckFailed if any domain loses more than the margin."""
+    reference, info = prepared.reference, prepared.info
+    assert reference is not None  # every precision except fp32 has one
 
-    def answered(images: Images) -> Images:
-        return run(to_pixels(images, info.preprocessing) if options.input == "uint8" else images)
+    def predict_images(images: Array) -> Array:
+        return predict_exported(to_pixels(images, info.preprocessing) if options.input == "uint8" else images)
 
-    sample = known.sample
-    found = sample.accuracies(in_batches(answered, options.fixed_batch) if options.fixed_batch else answered)
-    if not sample.passes(found, known.accuracies):
+    sample, batch = reference.sample, options.fixed_batch
+    accuracies = sample.accuracies(in_fixed_batches(predict_images, batch) if batch else predict_images)
+    if not sample.passes(accuracies, reference.accuracies):
         raise CheckFailed(
-            f"the accuracy on a sample falls from {shares(known.accuracies)} to {shares(found)}",
-            "another --precision, or a wider parity.margin",
+            f"the accuracy on a sample drops from {percentages(reference.accuracies)} to {percentages(accuracies)}",
+            "another --precision, or a larger parity.margin",
         )
-    made = prepared.lowered or Lowered({}, {})
-    return replace(made, accuracy=sample.by_domain(found), reference=sample.by_domain(known.accuracies))
+    lowered = prepared.lowered or Lowered({}, {})
+    return replace(lowered, accuracy=sample.by_domain(accuracies), reference=sample.by_domain(reference.accuracies))
 
 
 def difference_in_onnxruntime(prepared: Prepared, options: recipe.Export) -> float | None:
-    """`difference` of the graph that the file is made of, in onnxruntime.
+    """`difference` of the file's graph, run in onnxruntime.
 
-    In bf16, for which it has no kernels on processors, the graph computes in float32; None where it is too large then.
+    A bf16 graph is upcast to float32, since onnxruntime has no bf16 CPU kernels; None if it is then too large.
     """
-    graph = widened(prepared.proto) if options.precision == "bf16" else prepared.proto
-    if not fits(graph):
+    graph = upcast(prepared.proto) if options.precision == "bf16" else prepared.proto
+    if not fits_one_file(graph):
         return None
-    with onnx_session.opened(graph.SerializeToString()) as run:
-        return difference(prepared, options, run)
+    with onnx_session.opened(graph.SerializeToString()) as predict_exported:
+        return difference(prepared, options, predict_exported)
 
 
 def serialized(proto: ModelProto) -> bytes:
-    """The graph's bytes; UnsupportedModel where it does not fit the 2 GiB that they may be."""
-    if not fits(proto):
+    """The graph's bytes; UnsupportedModel if they exceed 2 GiB."""
+    if not fits_one_file(proto):
         raise UnsupportedModel(
-            "the weights are more than the 2 GiB that this target's reader takes",
-            "--onnx writes them beside the graph; in half precision they are half as large",
+            "the weights exceed the 2 GiB that this target's parser can read",
+            "--onnx writes larger weights to a separate file; half precision halves them",
         )
     data: bytes = proto.SerializeToString()
     return data

@@ -1,4 +1,4 @@
-"""Function bodies for `toolkit::HeadwiseAttention`, so that a runtime that does not know the node still runs it."""
+"""Function bodies for `toolkit::HeadwiseAttention`, for runtimes without a kernel for this node."""
 
 from __future__ import annotations
 
@@ -7,32 +7,33 @@ import torch
 from onnx import FunctionProto, ModelProto, NodeProto
 from torch import Tensor, nn
 
-from toolkit.export.attention import DOMAIN, NODE, FlatAttention, Layer, by_products, by_runs
-from toolkit.export.trace import program
+from toolkit.export.attention import DOMAIN, NODE, AttentionSpec, FlatAttention, decomposed, per_bucket
+from toolkit.export.trace import export_onnx
 
 
 class _Body(nn.Module):
-    """What the node computes, out of plain operators."""
+    """The node's computation in plain operators."""
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, spec: AttentionSpec) -> None:
         super().__init__()
-        self.layer = layer
+        self.spec = spec
 
     def forward(self, packed: Tensor, queries: Tensor | None, bias: Tensor | None) -> Tensor:
-        """packed: [batch, tokens, ...], queries: [batch, rows, Q] or None -> [batch, rows, V]"""
+        """packed: [batch, tokens, ...], queries: [batch, queries, Q] or None -> [batch, queries, V]"""
         flat = packed.flatten(0, 1), None if queries is None else queries.flatten(0, 1)
-        return by_runs(by_products, *flat, bias, self.layer).view(-1, self.layer.rows, self.layer.layout.v_width)
+        mixed = per_bucket(decomposed, *flat, bias, self.spec)
+        return mixed.view(-1, self.spec.num_queries, self.spec.layout.v_width)
 
 
 def add_bodies(proto: ModelProto, module: nn.Module) -> None:
-    """Give every custom node in the graph of `module` its function; layers of equal shape share one."""
+    """Add the function of every custom node in the graph of `module`; layers of equal shape share one."""
     bodies: dict[object, str] = {}
     for node in proto.graph.node:
         if node.domain != DOMAIN or not node.op_type.startswith(NODE):
             continue
         attention = module.get_submodule(node.name.partition("/")[0])
         assert isinstance(attention, FlatAttention)
-        key = (attention.layer, attention.bias is None, attention.proj.weight.dtype)
+        key = (attention.spec, attention.bias is None, attention.proj.weight.dtype)
         if key not in bodies:
             bodies[key] = str(len(bodies))
             proto.functions.append(_body(attention, node, bodies[key], proto.opset_import[0].version))
@@ -40,26 +41,26 @@ def add_bodies(proto: ModelProto, module: nn.Module) -> None:
 
 
 def _body(attention: FlatAttention, node: NodeProto, overload: str, opset: int) -> FunctionProto:
-    layer, dtype = attention.layer, attention.proj.weight.dtype
-    asking, width = layer.layout.qk_width, layer.layout.qk_width + layer.layout.v_width
-    part = layer.rows < layer.tokens
-    packed = torch.zeros(2, layer.tokens, width + (0 if part else asking), dtype=dtype)
-    queries = torch.zeros(2, layer.rows, asking, dtype=dtype) if part else None
-    names = ["packed", "queries", "bias"]
-    given = [name for name, value in zip(names, (packed, queries, attention.bias), strict=True) if value is not None]
+    spec, dtype = attention.spec, attention.proj.weight.dtype
+    q_width, kv_width = spec.layout.qk_width, spec.layout.qk_width + spec.layout.v_width
+    separate = spec.num_queries < spec.num_tokens
+    packed = torch.zeros(2, spec.num_tokens, kv_width + (0 if separate else q_width), dtype=dtype)
+    queries = torch.zeros(2, spec.num_queries, q_width, dtype=dtype) if separate else None
+    optional = {"packed": packed, "queries": queries, "bias": attention.bias}
+    inputs = [name for name, value in optional.items() if value is not None]
     batch = {0: torch.export.Dim("batch")}
-    graph = program(
-        _Body(layer),
+    graph = export_onnx(
+        _Body(spec),
         (packed, queries, attention.bias),
         opset,
-        (given, ["mixed"]),
-        (batch, batch if part else None, None),
+        (inputs, ["mixed"]),
+        (batch, batch if separate else None, None),
     ).graph
-    constants = [onnx.helper.make_node("Constant", [], [each.name], value=each) for each in graph.initializer]
+    constants = [onnx.helper.make_node("Constant", [], [value.name], value=value) for value in graph.initializer]
     return onnx.helper.make_function(
         DOMAIN,
         node.op_type,
-        given,
+        inputs,
         ["mixed"],
         [*constants, *graph.node],
         [onnx.helper.make_opsetid("", opset)],

@@ -1,8 +1,8 @@
-"""Engines, built by TensorRT or by TensorRT for RTX: one way for both, whatever their version.
+"""Engines, built by any version of TensorRT or TensorRT for RTX.
 
-`build` is a function of ONNX bytes and options, free of torch, so that a device can do it as well; the builder has a
-process of its own. Number formats are those of the graph: networks are strongly typed, as TensorRT 11 wants them. What
-versions differ in: see `libraries`.
+`build` is a function of ONNX bytes and options. It imports no torch, so that devices can build engines too, and runs
+the builder in a subprocess. Precisions are those of the graph: networks are strongly typed, as TensorRT 11 requires.
+`libraries` lists the differences between versions.
 """
 
 from __future__ import annotations
@@ -16,30 +16,32 @@ from typing import Any
 from toolkit import records
 from toolkit.errors import BadInput, CheckFailed, DeviceUnreachable, plainly
 from toolkit.export.libraries import AMPERE, Library
-from toolkit.isolated import Guest, Isolated
+from toolkit.isolated import Isolated, NativeLibrary
 from toolkit.progress import Progress, silent
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What an engine is built for."""
+    """Build options of an engine."""
 
     batch_sizes: tuple[int, ...]
-    """One, or the least, the usual and the largest."""
+    """One (fixed), or minimum, typical and maximum."""
     architectures: tuple[str, ...] = ()
-    """"sm_89", ...; none: all from Ampere on."""
+    """"sm_89", ...; empty: all from Ampere on."""
     level: int = 3
-    """Builder's optimisation level, 0 to 5."""
+    """Builder optimization level, 0 to 5."""
     workspace_bytes: int | None = None
     version_compatible: bool = False
     hardware_compatible: bool = False
     custom_nodes: bool = False
-    """The graph has nodes that are a plugin of ours."""
+    """The graph has custom nodes, which the toolkit's plugin implements."""
 
     @property
-    def oldest_architecture(self) -> str:
-        """That code must be for which every one of the GPUs is to run."""
-        return AMPERE if self.hardware_compatible or not self.architectures else self.architectures[0]
+    def lowest_architecture(self) -> str:
+        """Lowest compute capability among the requested GPUs: code for it runs on all of them."""
+        if self.hardware_compatible or not self.architectures:
+            return AMPERE
+        return min(self.architectures, key=lambda architecture: int(architecture.removeprefix("sm_")))
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class EngineLayer:
 
 @dataclass(frozen=True)
 class EngineLayers:
-    """`layers.json`: what an engine is made of, in the order of execution."""
+    """`layers.json`: an engine's layers in execution order."""
 
     layers: tuple[EngineLayer, ...]
     schema: int = records.SCHEMA
@@ -62,7 +64,7 @@ class EngineLayers:
 
 @dataclass(frozen=True)
 class Engine:
-    """A serialised engine, its layers, and what the builder learned about speeds, to build the next one faster."""
+    """A serialised engine, its layers, and the builder's timing cache."""
 
     data: bytes
     layers: tuple[EngineLayer, ...]
@@ -70,59 +72,62 @@ class Engine:
 
 
 def build(
-    onnx: bytes, options: EngineOptions, library: Library, timing_cache: bytes = b"", report: Progress = silent
+    onnx: bytes, options: EngineOptions, library: Library, timing_cache: bytes = b"", progress: Progress = silent
 ) -> Engine:
     """An engine from an ONNX graph with one input [batch, ...].
 
-    Raises CheckFailed with the library's own words where it cannot parse the graph or finds no way to build it, and
+    Raises CheckFailed, with the library's reason, if the graph cannot be parsed or the engine cannot be built, and
     LibraryDied.
     """
-    guest = Guest(f"{library.package} {library.version}", "another --builder-level, --precision or --attention may do")
-    with Isolated(guest, "starting", Library, library.package, library.can) as there:
-        return there.call("building the engine", _build, onnx, options, timing_cache, report=report)
+    guest = NativeLibrary(
+        f"{library.package} {library.version}", "try another --builder-level, --precision or --attention"
+    )
+    with Isolated(guest, "starting", Library, library.package, library.features) as process:
+        return process.call("building the engine", _build, onnx, options, timing_cache, progress=progress)
 
 
 def _build(
-    library: Library, onnx: bytes, options: EngineOptions, timing_cache: bytes, report: Progress = silent
+    library: Library, onnx: bytes, options: EngineOptions, timing_cache: bytes, progress: Progress = silent
 ) -> Engine:
-    """`build`, where the library is."""
+    """Build an engine inside the library's process."""
     trt = library.module
     log = _log(trt)
     try:
         builder = trt.Builder(log)
-    except TypeError as error:  # what its bindings raise where the library cannot start
+    except TypeError as error:  # the Python bindings' error if the library cannot be initialised
         raise DeviceUnreachable(
-            f"{library.package} {library.version} does not start here: {log.last_error()}",
-            "it builds on a machine with an NVIDIA GPU; `toolkit export --rtx` builds engines on any machine",
+            f"{library.package} {library.version} cannot be initialised here: {log.last_error()}",
+            "it builds on machines with an NVIDIA GPU; `toolkit export --rtx` builds engines on any machine",
         ) from error
     network = _network(builder, log, onnx, options, library)
     config = _config(builder, network, options, library)
-    config.progress_monitor = _monitor(trt, report)
-    if library.can.timing_cache and not config.set_timing_cache(config.create_timing_cache(timing_cache), False):
+    config.progress_monitor = _monitor(trt, progress)
+    use_cache = library.features.timing_cache
+    if use_cache and not config.set_timing_cache(config.create_timing_cache(timing_cache), False):
         raise BadInput(
-            f"{library.package} {library.version} refuses the timing cache: another version or GPU has made it",
-            "give each its own --timing-cache",
+            f"{library.package} {library.version} rejects the timing cache: another version or GPU wrote it",
+            "use a separate --timing-cache for each version and GPU",
         )
     data = builder.build_serialized_network(network, config)
     if data is None:
         raise CheckFailed(f"{library.package} {library.version} cannot build the engine: {log.last_error()}")
-    learned = bytes(config.get_timing_cache().serialize()) if library.can.timing_cache else b""
-    return Engine(bytes(data), layers_in(log.lines), learned)
+    timings = bytes(config.get_timing_cache().serialize()) if use_cache else b""
+    return Engine(bytes(data), parse_layers(log.lines), timings)
 
 
 def _network(builder: Any, log: Any, onnx: bytes, options: EngineOptions, library: Library) -> Any:
-    """What the parser makes of the graph."""
+    """The parsed graph."""
     trt = library.module
     if options.custom_nodes:
         from toolkit.export import quick_plugin
 
         quick_plugin.register(trt, importlib.import_module(f"{library.package}.plugin"))
     flags = trt.NetworkDefinitionCreationFlag
-    network = builder.create_network(1 << int(flags.STRONGLY_TYPED) if library.can.typing_flag else 0)
+    network = builder.create_network(1 << int(flags.STRONGLY_TYPED) if library.features.typing_flag else 0)
     parser = trt.OnnxParser(network, log)
     if not parser.parse(onnx):
-        faults = "; ".join(plainly(RuntimeError(parser.get_error(index).desc())) for index in range(parser.num_errors))
-        raise CheckFailed(f"{library.package} {library.version} cannot read the graph: {faults}")
+        errors = "; ".join(plainly(RuntimeError(parser.get_error(index).desc())) for index in range(parser.num_errors))
+        raise CheckFailed(f"{library.package} {library.version} cannot parse the graph: {errors}")
     return network
 
 
@@ -137,18 +142,18 @@ def _config(builder: Any, network: Any, options: EngineOptions, library: Library
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     if options.hardware_compatible:
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
-    _choose_architectures(config, options.architectures, library)
+    _set_architectures(config, options.architectures, library)
     profile = builder.create_optimization_profile()
     images = network.get_input(0)
     image = tuple(images.shape)[1:]
-    least, usual, most = (options.batch_sizes * 3)[:3] if len(options.batch_sizes) == 1 else options.batch_sizes
-    profile.set_shape(images.name, (least, *image), (usual, *image), (most, *image))
+    minimum, typical, maximum = options.batch_sizes * 3 if len(options.batch_sizes) == 1 else options.batch_sizes
+    profile.set_shape(images.name, (minimum, *image), (typical, *image), (maximum, *image))
     config.add_optimization_profile(profile)
     return config
 
 
-def _choose_architectures(config: Any, architectures: Sequence[str], library: Library) -> None:
-    if not architectures or not library.can.architectures:
+def _set_architectures(config: Any, architectures: Sequence[str], library: Library) -> None:
+    if not architectures or not library.features.architectures:
         return
     config.num_compute_capabilities = len(architectures)
     for index, architecture in enumerate(architectures):
@@ -158,7 +163,7 @@ def _choose_architectures(config: Any, architectures: Sequence[str], library: Li
 
 def _log(trt: Any) -> Any:
     class Log(trt.ILogger):  # type: ignore[misc]
-        """Keeps what the library says: errors, and the layers of the finished engine."""
+        """Collects errors and the list of the engine's layers."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -172,14 +177,14 @@ def _log(trt: Any) -> Any:
                 self.lines += message.splitlines()[1:]
 
         def last_error(self) -> str:
-            return plainly(RuntimeError(self.errors[-1])) if self.errors else "it does not say why"
+            return plainly(RuntimeError(self.errors[-1])) if self.errors else "no reason given"
 
     return Log()
 
 
-def _monitor(trt: Any, report: Progress) -> Any:
+def _monitor(trt: Any, progress: Progress) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        """Tells of the outermost phases of a build."""
+        """Reports the top-level phases of a build."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
@@ -188,18 +193,18 @@ def _monitor(trt: Any, report: Progress) -> Any:
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
             if parent is None:
                 self.steps[phase] = steps
-                self.tell(phase, 0)
+                self.update(phase, 0)
 
         def step_complete(self, phase: str, step: int) -> bool:
-            self.tell(phase, step + 1)
+            self.update(phase, step + 1)
             return True
 
         def phase_finish(self, phase: str) -> None:
-            self.tell(phase, self.steps.get(phase, 0))
+            self.update(phase, self.steps.get(phase, 0))
 
-        def tell(self, phase: str, done: int) -> None:
+        def update(self, phase: str, done: int) -> None:
             if total := self.steps.get(phase):
-                report(min(done, total), total, phase)
+                progress(min(done, total), total, phase)
 
     return Monitor()
 
@@ -209,12 +214,12 @@ _LAYER = re.compile(
 )
 
 
-def layers_in(lines: Sequence[str]) -> tuple[EngineLayer, ...]:
-    """The layers of an engine, as the builder lists them when it is done."""
-    found = [match for line in lines if (match := _LAYER.match(line))]
+def parse_layers(lines: Sequence[str]) -> tuple[EngineLayer, ...]:
+    """Layers of an engine, from the builder's log."""
+    matches = [match for line in lines if (match := _LAYER.match(line))]
     return tuple(
         EngineLayer(
             match["name"], match["kind"], match["kernel"], tuple(re.findall(r"\[ONNX Layer: (.*?)\]", match["notes"]))
         )
-        for match in found
+        for match in matches
     )

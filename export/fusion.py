@@ -1,8 +1,8 @@
-"""What became of every block's attention: one kernel, or its parts one by one.
+"""Fusion status of every block's attention: one fused kernel, or several.
 
-A product, a softmax and a product that are one kernel never write the attention weights to memory, tokens^2 of them for
-each head. Whether a runtime does so depends on the pattern, the number format and the heads' widths, and it does not
-say so when it does not: it has to be looked up in what it made of the graph.
+A fused kernel does not write the attention weights, tokens^2 per head, to memory. Whether a runtime fuses depends on
+the pattern, the precision and the head widths, and it does not warn if it does not fuse: the status is read from its
+optimised graph.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from toolkit.export.choices import STANDARD_SINCE
+from toolkit.export.settings import ATTENTION_OPSET
 from toolkit.records import Fusion, FusionStatus, HeadLayout
 
 if TYPE_CHECKING:
@@ -22,52 +22,52 @@ if TYPE_CHECKING:
 _ATTENTION = re.compile(r"blocks\.(\d+)\.attn/")
 
 
-class Step(NamedTuple):
-    """A kernel that computes attention of some heads of a block, or a part of it."""
+class AttentionKernel(NamedTuple):
+    """A kernel that computes a block's attention, or a part of it."""
 
     block: int
-    kernel: str
+    name: str
     fused: bool
 
 
-def report(steps: Iterable[Step], blocks: int, why: Mapping[int, tuple[str, str]]) -> tuple[Fusion, ...]:
-    """One verdict for each block; `why` holds reason and mend for those that are not fused."""
-    by_block: dict[int, list[Step]] = defaultdict(list)
-    for step in steps:
-        by_block[step.block].append(step)
-    found = []
-    for block in range(blocks):
-        own = by_block[block]
-        if not own:
-            found.append(Fusion(block, "unknown", (), "no kernel that is listed names its attention"))
+def by_block(
+    kernels: Iterable[AttentionKernel], num_blocks: int, reasons: Mapping[int, tuple[str, str]]
+) -> tuple[Fusion, ...]:
+    """Fusion status of each block; `reasons` maps blocks that are not fused to a reason and a hint."""
+    kernels_of: dict[int, list[AttentionKernel]] = defaultdict(list)
+    for kernel in kernels:
+        kernels_of[kernel.block].append(kernel)
+    statuses = []
+    for block in range(num_blocks):
+        fused = [kernel.fused for kernel in kernels_of[block]]
+        if not fused:
+            statuses.append(Fusion(block, "unknown", (), "no kernel is named after its attention"))
             continue
-        status: FusionStatus = (
-            "fused" if all(step.fused for step in own) else "partly" if any(step.fused for step in own) else "not"
-        )
-        kernels = tuple(dict.fromkeys(step.kernel for step in own))
-        found.append(Fusion(block, status, kernels, *(() if status == "fused" else why.get(block, ("", "")))))
-    return tuple(found)
+        status: FusionStatus = "fused" if all(fused) else "partly" if any(fused) else "not"
+        names = tuple(dict.fromkeys(kernel.name for kernel in kernels_of[block]))
+        statuses.append(Fusion(block, status, names, *(() if status == "fused" else reasons.get(block, ("", "")))))
+    return tuple(statuses)
 
 
 def in_engine(layers: Sequence[EngineLayer], layouts: Sequence[HeadLayout], precision: str) -> tuple[Fusion, ...]:
-    """From the list of layers of a TensorRT engine: fused is a kernel that holds a softmax and both products, or the
-    custom node's."""
+    """Fusion in a TensorRT engine, from its layers: fused kernels compute a softmax and both products, or the custom
+    node."""
     from toolkit.export.attention import NODE
 
-    steps = []
+    kernels = []
     for layer in layers:
-        own = [node for node in layer.nodes if _ATTENTION.match(node) and ("/Softmax" in node or NODE in node)]
-        if own:
-            block = int(_ATTENTION.match(own[0])[1])  # type: ignore[index]
+        nodes = [node for node in layer.nodes if _ATTENTION.match(node) and ("/Softmax" in node or NODE in node)]
+        if nodes:
+            block = int(_ATTENTION.match(nodes[0])[1])  # type: ignore[index]
             products = sum("/MatMul" in node for node in layer.nodes)
-            fused = NODE in own[0] or "mha" in layer.name.lower() or products >= 2
-            steps.append(Step(block, layer.kernel or layer.name, fused))
-    why = {block: _engines_reason(layout, precision) for block, layout in enumerate(layouts)}
-    return report(steps, len(layouts), why)
+            fused = NODE in nodes[0] or "mha" in layer.name.lower() or products >= 2
+            kernels.append(AttentionKernel(block, layer.kernel or layer.name, fused))
+    reasons = {block: _engine_reason(layout, precision) for block, layout in enumerate(layouts)}
+    return by_block(kernels, len(layouts), reasons)
 
 
-def _engines_reason(layout: HeadLayout, precision: str) -> tuple[str, str]:
-    """What TensorRT's documentation asks of a fused attention and this layer lacks."""
+def _engine_reason(layout: HeadLayout, precision: str) -> tuple[str, str]:
+    """Reason and hint: a documented requirement of TensorRT's fused attention that this layer does not meet."""
     widths = sorted({width for head in layout.heads for width in head})
     if precision == "fp32":
         return "TensorRT fuses attention in half precision only", "--precision fp16 or bf16"
@@ -76,40 +76,40 @@ def _engines_reason(layout: HeadLayout, precision: str) -> tuple[str, str]:
     if widths[0] < 16:
         return f"head widths {widths} are below 16", "prune with --round-to 16"
     if any(qk != v for qk, v in layout.heads):
-        return "queries and values differ in width", "prune without the axes qk and v"
-    return "the builder chose otherwise", "another --builder-level"
+        return "the qk and v widths of heads differ", "prune without the axes qk and v"
+    return "the builder chose unfused kernels", "another --builder-level"
 
 
 def in_onnxruntime(file: Path, optimised: Path, blocks: int, opset: int) -> tuple[Fusion, ...]:
-    """From the graph that onnxruntime makes of a file."""
+    """Fusion in onnxruntime, from its optimised graph."""
     import onnx
 
     from toolkit.export.attention import DOMAIN, NODE
 
-    steps = [
-        Step(int(found[1]), f"{node.domain}::{node.op_type}".removeprefix("::"), "Attention" in node.op_type)
+    kernels = [
+        AttentionKernel(int(match[1]), f"{node.domain}::{node.op_type}".removeprefix("::"), "Attention" in node.op_type)
         for node in onnx.load(optimised, load_external_data=False).graph.node
-        if (found := _ATTENTION.match(node.name)) and ("Attention" in node.op_type or "MatMul" in node.op_type)
+        if (match := _ATTENTION.match(node.name)) and ("Attention" in node.op_type or "MatMul" in node.op_type)
     ]
-    mend = "--attention standard" if opset >= STANDARD_SINCE else f"--opset {STANDARD_SINCE}, which has an Attention"
-    why = ("onnxruntime's processor kernels run plain operators one by one", mend)
+    hint = "--attention standard" if opset >= ATTENTION_OPSET else f"--opset {ATTENTION_OPSET}, which has Attention"
+    reason = ("onnxruntime does not fuse plain operators on CPUs", hint)
     custom = [
-        Step(int(found[1]), f"{DOMAIN}::{NODE}", fused=False)  # its function is inlined, and names nothing
+        AttentionKernel(int(match[1]), f"{DOMAIN}::{NODE}", fused=False)  # inlined nodes lose their names
         for node in onnx.load(file, load_external_data=False).graph.node
-        if node.domain == DOMAIN and (found := _ATTENTION.match(node.name))
+        if node.domain == DOMAIN and (match := _ATTENTION.match(node.name))
     ]
-    return report(steps + custom, blocks, dict.fromkeys(range(blocks), why))
+    return by_block(kernels + custom, blocks, dict.fromkeys(range(blocks), reason))
 
 
 def in_openvino(compiled: Any, blocks: int) -> tuple[Fusion, ...]:
-    """From the model that OpenVINO runs."""
-    steps = []
+    """Fusion in OpenVINO, from its runtime model."""
+    kernels = []
     for operation in compiled.get_runtime_model().get_ops():
         info = operation.get_rt_info()
         names = info["originalLayersNames"].astype(str) if "originalLayersNames" in info else ""
         kind = info["layerType"].astype(str) if "layerType" in info else operation.get_type_name()
-        found = _ATTENTION.search(names) or _ATTENTION.search(operation.get_friendly_name())
-        if found and (kind in ("ScaledDotProductAttention", "MHA") or "/Softmax" in names):
+        match = _ATTENTION.search(names) or _ATTENTION.search(operation.get_friendly_name())
+        if match and (kind in ("ScaledDotProductAttention", "MHA") or "/Softmax" in names):
             fused = kind in ("ScaledDotProductAttention", "MHA") or names.count("/MatMul") >= 2
-            steps.append(Step(int(found[1]), kind, fused))
-    return report(steps, blocks, dict.fromkeys(range(blocks), ("OpenVINO does not know this pattern", "")))
+            kernels.append(AttentionKernel(int(match[1]), kind, fused))
+    return by_block(kernels, blocks, dict.fromkeys(range(blocks), ("OpenVINO does not fuse this pattern", "")))

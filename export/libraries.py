@@ -1,4 +1,4 @@
-"""Which TensorRT is installed, and what its version can do: one table instead of questions all over the code."""
+"""Installed TensorRT libraries, and one table of the features of their versions."""
 
 from __future__ import annotations
 
@@ -11,55 +11,55 @@ from typing import Any
 from toolkit.errors import BadInput, MissingDependency, plainly
 
 PACKAGES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
-"""Target to the module that builds and loads its engines."""
+"""Target name to the module that builds and loads its engines."""
 
 
 AMPERE = "sm_80"
-"""Oldest GPUs that an engine runs on which is for more than one kind."""
+"""Lowest architecture of hardware-compatible engines."""
 
 
 @dataclass(frozen=True)
-class Version:
-    """What a version of a library can do and wants to be asked for."""
+class Features:
+    """Features of a library version."""
 
     opset: int
-    """Highest ONNX operator set that its parser reads."""
+    """Highest ONNX opset of its parser."""
     typing_flag: bool
-    """Strong typing must be asked for; later it is the only way."""
+    """Strongly typed networks need a flag; in later versions all networks are strongly typed."""
     ampere_plus: bool = True
-    """Builds engines that run on all GPUs from Ampere on."""
+    """Can build engines for all GPUs from Ampere on."""
     plugins: bool = False
-    """Takes plugins that are compiled ahead of time (`quick_plugin`)."""
+    """Supports plugins compiled ahead of time (`quick_plugin`)."""
     timing_cache: bool = True
-    """Times kernels while it builds. TensorRT for RTX compiles them where the engine is loaded."""
+    """Times kernels while building. TensorRT for RTX compiles kernels when the engine is loaded."""
     architectures: tuple[str, ...] = ()
-    """GPUs that it builds for without having them; none: only for the GPU in the machine."""
+    """GPU architectures that it cross-compiles for; empty: only the installed GPU."""
 
 
 RTX = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120")
-TABLE: Mapping[str, Mapping[tuple[int, int], Version]] = {
+TABLE: Mapping[str, Mapping[tuple[int, int], Features]] = {
     "tensorrt": {
-        (10, 3): Version(opset=20, typing_flag=True),
-        (10, 9): Version(opset=20, typing_flag=True, plugins=True),
-        (10, 14): Version(opset=23, typing_flag=True, plugins=True),
-        (11, 0): Version(opset=23, typing_flag=False, plugins=True),
+        (10, 3): Features(opset=20, typing_flag=True),
+        (10, 9): Features(opset=20, typing_flag=True, plugins=True),
+        (10, 14): Features(opset=23, typing_flag=True, plugins=True),
+        (11, 0): Features(opset=23, typing_flag=False, plugins=True),
     },
     "tensorrt_rtx": {
-        (1, 0): Version(opset=20, typing_flag=True, ampere_plus=False, timing_cache=False, architectures=RTX),
-        (1, 7): Version(
+        (1, 0): Features(opset=20, typing_flag=True, ampere_plus=False, timing_cache=False, architectures=RTX),
+        (1, 7): Features(
             opset=23, typing_flag=True, ampere_plus=False, timing_cache=False, architectures=(*RTX, "sm_121")
         ),
     },
 }
-"""Package and first version of it that is so."""
+"""Features by package and minimum version."""
 
 
 @dataclass(frozen=True)
 class Library:
-    """An installed TensorRT, whichever it is."""
+    """An installed TensorRT or TensorRT for RTX."""
 
     package: str
-    can: Version
+    features: Features
 
     @property
     def module(self) -> Any:
@@ -71,34 +71,33 @@ class Library:
 
 
 def library(target: str) -> Library:
-    """The library that builds for a target; MissingDependency, with what to install, where it cannot be imported.
+    """The library of a target; MissingDependency, with what to install, if it cannot be imported.
 
-    It is imported here for that and for its version, which a package's metadata may give with other digits; nothing of
-    it is started.
+    It is imported for its version, which can differ from that in the package's metadata; nothing is initialised.
     """
     package = PACKAGES[target]
     try:
         module = importlib.import_module(package)
     except ImportError as error:
         raise MissingDependency(
-            f"the target {target!r} needs {package}, which cannot be imported: {plainly(error)}", _HOW[target]
+            f"the target {target!r} needs {package}, which cannot be imported: {plainly(error)}", _INSTALL[target]
         ) from error
-    return Library(package, version_of(package, str(module.__version__)))
+    return Library(package, features_of(package, str(module.__version__)))
 
 
-_HOW = {
-    "tensorrt": "pip install 'vit-toolkit[tensorrt]' on the machine that will run the engine (it needs its GPU); "
+_INSTALL = {
+    "tensorrt": "pip install 'vit-toolkit[tensorrt]' on the machine whose GPU will run the engine; "
     "`toolkit export --rtx` builds engines for RTX GPUs on any machine (pip install 'vit-toolkit[rtx]')",
     "rtx": "pip install 'vit-toolkit[rtx]'",
 }
 
 
-def version_of(package: str, version: str) -> Version:
-    """The row of `TABLE` for a version; BadInput for one older than all rows."""
-    found = re.match(r"(\d+)\.(\d+)", version)
-    number = (int(found[1]), int(found[2])) if found else (0, 0)
-    known = [since for since in TABLE[package] if since <= number]
-    if not known:
+def features_of(package: str, version: str) -> Features:
+    """The row of `TABLE` for a version; BadInput if it is older than all rows."""
+    match = re.match(r"(\d+)\.(\d+)", version)
+    number = (int(match[1]), int(match[2])) if match else (0, 0)
+    applicable = [minimum for minimum in TABLE[package] if minimum <= number]
+    if not applicable:
         oldest = ".".join(map(str, min(TABLE[package])))
         raise BadInput(f"{package} {version} is too old", f"install {oldest} or newer")
-    return TABLE[package][max(known)]
+    return TABLE[package][max(applicable)]

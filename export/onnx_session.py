@@ -1,4 +1,4 @@
-"""A graph that onnxruntime runs, in a process of its own."""
+"""onnxruntime sessions in a subprocess."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from toolkit.export import INPUT, OUTPUT
-from toolkit.export.calibrate import Images, Predict
-from toolkit.isolated import Guest, Isolated
+from toolkit.export.calibrate import Array, Predict
+from toolkit.isolated import Isolated, NativeLibrary
 
 
-def guest(hint: str = "another --attention, --opset or --precision may do") -> Guest:
-    """Which onnxruntime it is."""
-    return Guest.installed("onnxruntime", ("onnxruntime-gpu", "onnxruntime"), hint)
+def guest(hint: str = "try another --attention, --opset or --precision") -> NativeLibrary:
+    """The installed onnxruntime with its version."""
+    return NativeLibrary.installed("onnxruntime", ("onnxruntime-gpu", "onnxruntime"), hint)
 
 
 @contextmanager
 def opened(model: bytes | Path, optimised: Path | None = None) -> Iterator[Predict]:
-    """Its answers; `optimised`: the file for what onnxruntime makes of the graph, with weights beside it."""
+    """Predictions of a graph; `optimised`: where to write onnxruntime's optimised graph, with external weights."""
     name = model.name if isinstance(model, Path) else "the graph"
     with Isolated(guest(), f"opening {name}", OnnxSession, model, optimised) as session:
         yield lambda images: session.call(f"running {name}", OnnxSession.run, images)
 
 
 class OnnxSession:
-    """An `InferenceSession` on the processor, where onnxruntime is."""
+    """An `InferenceSession` on the CPU, inside onnxruntime's process."""
 
     def __init__(self, model: bytes | Path, optimised: Path | None = None) -> None:
         import onnxruntime
@@ -34,11 +34,11 @@ class OnnxSession:
         options.log_severity_level = 3
         if optimised:
             options.optimized_model_filepath = str(optimised)
-            # With them in it, it may be more than a file can hold.
+            # With the weights inside, the file could exceed protobuf's 2 GiB.
             options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights.bin")
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
-    def run(self, images: Images) -> Images:
+    def run(self, images: Array) -> Array:
         """images: [batch, 3, S, S] -> logits: [batch, classes]."""
-        logits: Images = self._session.run([OUTPUT], {INPUT: images})[0]
+        logits: Array = self._session.run([OUTPUT], {INPUT: images})[0]
         return logits

@@ -1,8 +1,8 @@
-"""OpenVINO's IR: `model.xml` and `model.bin`, for Intel and AMD processors and Intel GPUs.
+"""OpenVINO IR, `model.xml` and `model.bin`, for Intel and AMD CPUs and Intel GPUs.
 
-bfloat16 is chosen when the file is loaded, by the runtime, on processors that have it; the file holds float32 then.
+The file holds float32 weights; OpenVINO applies bfloat16 when it loads the file, on CPUs with bf16 support.
 
-Its compiler ends with a segmentation fault on some graphs, so all of it happens in a process of its own.
+OpenVINO runs in a subprocess: its compiler crashes with a segmentation fault on some graphs.
 """
 
 from __future__ import annotations
@@ -14,85 +14,85 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import CheckFailed, StorageError, WrongMachine, plainly
-from toolkit.export import Abilities, Target, Written
-from toolkit.export.facts import facts
-from toolkit.isolated import Guest, Isolated
+from toolkit.export import Capabilities, Target, Written
+from toolkit.export.file_metadata import file_metadata
+from toolkit.isolated import Isolated, NativeLibrary
 from toolkit.progress import Progress
 from toolkit.records import Fusion
 
 if TYPE_CHECKING:
     from toolkit import recipe
-    from toolkit.export.calibrate import Images
+    from toolkit.export.calibrate import Array
     from toolkit.export.prepare import Prepared
 
 NEEDS = ("openvino",)
 FILE, WEIGHTS = "model.xml", "model.bin"
 NO_BF16 = (
-    "this processor does not have bf16: OpenVINO would compute in float32",
-    "run it on a processor with AVX512-bf16 or AMX, or export it as fp32 or int8",
+    "this CPU has no bf16 support: OpenVINO would compute in float32",
+    "run it on a CPU with AVX512-bf16 or AMX, or export it as fp32 or int8",
 )
 """Message and hint."""
-HINT = "another --batch-size or --attention may do, or --rewrites without pad-tokens"
-"""For graphs that it fails on."""
+HINT = "try another --batch-size or --attention, or --rewrites without pad-tokens"
+"""Hint for graphs that OpenVINO fails on."""
 
 
 class OpenVino(Target):
-    """See the module."""
+    """OpenVINO IR files."""
 
     runtime = "openvino"
 
-    def abilities(self) -> Abilities:
-        return Abilities(
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
             precisions=("fp32", "bf16", "int8"),
             opsets=(17, 23),
             opset=20,
             attention=("packed", "decomposed", "standard"),
-            at_load=("bf16",),
-            all_rows_in_fixed_batches=True,  # 2026.4: a segmentation fault in compile_model, from a batch of 4 on
+            applied_at_load=("bf16",),
+            fixed_batch_needs_all_queries=True,  # 2026.4: segmentation fault in compile_model for batch sizes >= 4
             tokens_multiple=4,
             linear_patches=True,
-            lacking={
-                "fp16": "processors compute it in float32",
-                "custom": "it does not read functions inside a graph",
+            unsupported={
+                "fp16": "CPUs would compute in float32",
+                "custom": "OpenVINO does not support functions inside a graph",
             },
         )
 
-    def guest(self, hint: str) -> Guest:
-        return Guest.installed("OpenVINO", NEEDS, hint)
+    def guest(self, hint: str) -> NativeLibrary:
+        return NativeLibrary.installed("OpenVINO", NEEDS, hint)
 
     def check_runs_here(self, options: recipe.Export) -> None:
-        """WrongMachine for bf16 where OpenVINO would compute in float32."""
+        """WrongMachine for bf16 if OpenVINO would compute in float32."""
         if options.precision != "bf16":
             return
-        with Isolated(self.guest(""), "compiling one operator", _compiled_operator, options.precision) as there:
-            computed_in = there.call("saying what it computes in", computes_in)
+        with Isolated(self.guest(""), "compiling one operator", _compiled_operator, options.precision) as process:
+            computed_in = process.call("querying its precision", computes_in)
         if not runs_in(computed_in, options.precision):
             raise WrongMachine(*NO_BF16)
 
-    def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:
-        """Write the IR, run it and compare it with torch."""
+    def write(self, prepared: Prepared, options: recipe.Export, out: Path, progress: Progress) -> Written:
+        """Write the IR, run it and compare it with PyTorch."""
         from toolkit.export import check
 
-        onnx = check.serialized(prepared.proto)
+        onnx, metadata = check.serialized(prepared.proto), file_metadata(prepared.info)
         check.check_graph(prepared.proto, prepared.info, options)
         written = Written(FILE, (WEIGHTS,), ("onnx", "onnxscript", "openvino"))
-        with Isolated(self.guest(HINT), "reading the graph", _Model, onnx, facts(prepared.info), out / FILE) as model:
+        with Isolated(self.guest(HINT), "reading the graph", _Model, onnx, metadata, out / FILE) as model:
             if not runs_in(model.call(f"compiling {FILE}", _Model.compile, options.precision), options.precision):
                 return written
 
-            def run(images: Images) -> Images:
+            def predict(images: Array) -> Array:
                 return model.call(f"running {FILE}", _Model.run, images)
 
-            difference, lowered = check.judged(prepared, options, run)
-            fused = model.call("describing what it runs", _Model.fusion, len(prepared.layouts))
-        return replace(written, difference=difference, lowered=lowered, fusion=fused)
+            difference, lowered = check.check_file(prepared, options, predict)
+            blocks_fused = model.call("listing its operations", _Model.fusion, len(prepared.layouts))
+        return replace(written, difference=difference, lowered=lowered, fusion=blocks_fused)
 
 
 class _Model:
-    """The model, where OpenVINO is."""
+    """A model inside OpenVINO's process."""
 
-    def __init__(self, onnx: bytes, said: Mapping[str, str], file: Path) -> None:
-        """Read the graph and write the IR; `said`: what the file says of itself."""
+    def __init__(self, onnx: bytes, metadata: Mapping[str, str], file: Path) -> None:
+        """Read the graph and write the IR with its metadata."""
         import openvino
 
         self.file = file
@@ -101,34 +101,32 @@ class _Model:
         except RuntimeError as error:
             what = f"OpenVINO {openvino.__version__} cannot read the graph: {plainly(error)}"
             raise CheckFailed(what, HINT) from error
-        for name, value in said.items():
+        for name, value in metadata.items():
             model.set_rt_info(value, ["toolkit", name])
         try:
             openvino.save_model(model, file, compress_to_fp16=False)
         except RuntimeError as error:
-            raise StorageError(
-                f"cannot write {file}: {plainly(error)}", "make room on the disk and try again"
-            ) from error
+            raise StorageError(f"cannot write {file}: {plainly(error)}", "free disk space and try again") from error
 
     def compile(self, precision: str) -> str:
-        """Compile the IR; the type that it computes in."""
+        """Compile the IR; returns the dtype that it computes in."""
         self.compiled = compile_file(self.file, precision)
         return computes_in(self.compiled)
 
-    def run(self, images: Images) -> Images:
+    def run(self, images: Array) -> Array:
         """images: [batch, 3, S, S] -> logits: [batch, classes]."""
-        logits: Images = self.compiled([images])[0]
+        logits: Array = self.compiled([images])[0]
         return logits
 
     def fusion(self, blocks: int) -> tuple[Fusion, ...]:
-        """What became of every block's attention."""
+        """Fusion status of every block's attention."""
         from toolkit.export import fusion
 
         return fusion.in_openvino(self.compiled, blocks)
 
 
 def _compiled_operator(precision: str) -> Any:
-    """The smallest model there is, compiled."""
+    """A compiled model of one operator."""
     import numpy as np
     import openvino
     from openvino import opset13 as operators
@@ -138,9 +136,9 @@ def _compiled_operator(precision: str) -> Any:
 
 
 def compile_file(file: Path, precision: str, **settings: str | int) -> Any:
-    """The model that OpenVINO runs on the processor; CheckFailed in its own words where it cannot.
+    """The file compiled for the CPU; CheckFailed, with OpenVINO's reason, if that fails.
 
-    A processor with bfloat16 would compute in it, whatever the file says, were it not told otherwise.
+    The precision is always explicit: OpenVINO would otherwise use bfloat16 on every CPU that supports it.
     """
     import openvino
 
@@ -159,12 +157,12 @@ def _compile(model: Any, precision: str, **settings: str | int) -> Any:
 
 
 def computes_in(compiled: Any) -> str:
-    """ "bf16", "f32"."""
+    """Dtype that a compiled model computes in: "bf16" or "f32"."""
     return str(compiled.get_property("INFERENCE_PRECISION_HINT").type_name)
 
 
 def runs_in(computed_in: str, precision: str) -> bool:
-    """Whether this processor does as it was told: without bfloat16 it computes in float32, and does not say so."""
+    """Whether the CPU honours the bf16 hint: without bf16 support, OpenVINO silently computes in float32."""
     return precision != "bf16" or computed_in == "bf16"
 
 

@@ -1,7 +1,7 @@
-"""float16 and bfloat16 by the types in the graph, float32 where a format cannot hold what occurs.
+"""float16 and bfloat16 as tensor types in the graph, and float32 for values that do not fit them.
 
-Linear layers and attention's products compute in the lower format. Layer norms, softmax and the residual sum do too,
-unless the numbers seen on calibration images are too large for the format or too coarse in it.
+Linear layers and attention's products compute in the lower precision. Layer norms, softmax and the residual sum do too,
+unless calibration images show values that overflow the dtype or are too coarse in it.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from toolkit.export.attention import HIDDEN, FlatAttention, Run, by_products
-from toolkit.export.calibrate import Images, batches
+from toolkit.export.attention import MASKED, FlatAttention, HeadBucket, decomposed
+from toolkit.export.calibrate import Array, batches
 from toolkit.models.shapes import blocks_of
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
-COARSEST_LOGIT = 1 / 16
-"""Largest rounding step of a softmax's input: e^(1/16) is 6 % of an attention weight."""
-COARSEST_SUM = 0.1
-"""Largest rounding step in the residual sum, as a share of its typical (median) value."""
+MAX_LOGIT_STEP = 1 / 16
+"""Largest rounding step of a softmax's input: e^(1/16) changes an attention weight by 6 %."""
+MAX_RESIDUAL_STEP = 0.1
+"""Largest rounding step in the residual sum, as a fraction of its median absolute value."""
 
 
 @dataclass(frozen=True)
 class Ranges:
-    """Largest absolute values that occur, by the name of the layer."""
+    """Largest absolute activations by layer name."""
 
     norms: dict[str, float] = field(default_factory=dict)
     """Inputs of layer norms."""
@@ -36,68 +36,69 @@ class Ranges:
     linears: dict[str, float] = field(default_factory=dict)
     """Outputs of linear layers."""
     typical: dict[str, float] = field(default_factory=dict)
-    """Median absolute input of layer norms, of the residual sum; that of the batch where it is smallest."""
+    """Median absolute input of layer norms, the residual sum; the minimum over batches."""
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What stays float32."""
+class Fp32Layers:
+    """Layers kept in fp32."""
 
     residual: bool = False
     norms: frozenset[str] = frozenset()
     softmax: frozenset[str] = frozenset()
     blocks: frozenset[int] = frozenset()
-    """Blocks that stay so altogether."""
+    """Blocks kept in fp32 as a whole."""
 
-    def and_blocks(self, blocks: Collection[int]) -> Kept:
-        """The same, and these blocks."""
+    def with_blocks(self, blocks: Collection[int]) -> Fp32Layers:
+        """These layers and additional blocks."""
         return replace(self, blocks=self.blocks.union(blocks))
 
 
-def ranges(module: nn.Module, images: Images) -> Ranges:
-    """What occurs in a flat float32 module on these images."""
-    found = Ranges()
-    with _watched(module, found), torch.inference_mode():
+def measure_ranges(module: nn.Module, images: Array) -> Ranges:
+    """Ranges of activations in a flattened float32 module on these images."""
+    ranges = Ranges()
+    with _recording(module, ranges), torch.inference_mode():
         for batch in batches(images):
             module(torch.from_numpy(batch))
-    return found
+    return ranges
 
 
-def kept_by(found: Ranges, dtype: torch.dtype) -> Kept:
-    """What the format cannot hold of the ranges."""
+def layers_in_fp32(ranges: Ranges, dtype: torch.dtype) -> Fp32Layers:
+    """Layers whose ranges overflow or are too coarse for `dtype`."""
     limits = torch.finfo(dtype)
-    most, step = limits.max / 2, limits.eps  # half: other images reach further
+    largest, step = limits.max / 2, limits.eps  # half of the range: other images may have larger values
     residual = any(
-        largest > most or largest * step > COARSEST_SUM * found.typical[name] for name, largest in found.norms.items()
+        value > largest or value * step > MAX_RESIDUAL_STEP * ranges.typical[name]
+        for name, value in ranges.norms.items()
     )
-    return Kept(
+    return Fp32Layers(
         residual=residual,
-        norms=frozenset(name for name, largest in found.norms.items() if largest**2 > most),  # its square is summed
-        softmax=frozenset(name for name, largest in found.logits.items() if largest * step > COARSEST_LOGIT),
+        norms=frozenset(name for name, value in ranges.norms.items() if value**2 > largest),  # norms sum squares
+        softmax=frozenset(name for name, value in ranges.logits.items() if value * step > MAX_LOGIT_STEP),
         blocks=frozenset(
             block
-            for name, largest in [*found.linears.items(), *found.logits.items()]
-            if largest > most and (block := _block(name)) is not None
+            for name, value in [*ranges.linears.items(), *ranges.logits.items()]
+            if value > largest and (block := _block(name)) is not None
         ),
     )
 
 
-def lower(module: nn.Module, dtype: torch.dtype, kept: Kept) -> None:
-    """Let a flat module compute in `dtype`, in place, but for what is kept. Logits stay float32."""
-    residual = torch.float32 if kept.residual else dtype
+def lower(module: nn.Module, dtype: torch.dtype, in_fp32: Fp32Layers) -> None:
+    """Let a flattened module compute in `dtype`, in place, except for the layers kept in fp32. Logits stay float32."""
+    residual = torch.float32 if in_fp32.residual else dtype
     for name, parameter in module.named_parameters(recurse=False):
-        setattr(module, name, nn.Parameter(parameter.detach().to(residual)))  # class token, positions, ...
+        setattr(module, name, nn.Parameter(parameter.detach().to(residual)))  # class token, position embeddings, ...
     for name, layer in list(module.named_modules()):
-        whole = _block(name) in kept.blocks
+        fp32 = _block(name) in in_fp32.blocks
         if isinstance(layer, FlatAttention):
-            layer.layer = layer.layer._replace(softmax_float32=name in kept.softmax and not whole)
-            layer.to(torch.float32 if whole else dtype)
+            layer.spec = layer.spec._replace(softmax_float32=name in in_fp32.softmax and not fp32)
+            layer.to(torch.float32 if fp32 else dtype)
         elif isinstance(layer, nn.Linear | nn.Conv2d | nn.LayerNorm):
-            whole |= isinstance(layer, nn.Conv2d) and dtype is torch.bfloat16  # ONNX has no such Conv before opset 22
-            own = torch.float32 if whole or name in kept.norms else dtype
-            layer.to(own).register_forward_pre_hook(partial(_cast_input, own))
+            fp32 |= isinstance(layer, nn.Conv2d) and dtype is torch.bfloat16  # ONNX has no bf16 Conv before opset 22
+            compute = torch.float32 if fp32 or name in in_fp32.norms else dtype
+            layer.to(compute).register_forward_pre_hook(partial(_cast_input, compute))
         elif name and next(layer.parameters(recurse=False), None) is not None:  # layer scales
-            layer.to(torch.float32 if whole else dtype)
+            layer.to(torch.float32 if fp32 else dtype)
     for part in (module.get_submodule("patch_embed"), *blocks_of(module)):
         part.register_forward_hook(partial(_cast_output, residual))
     module.register_forward_hook(partial(_cast_output, torch.float32))
@@ -112,44 +113,44 @@ def _cast_output(dtype: torch.dtype, layer: nn.Module, inputs: tuple[Tensor, ...
 
 
 def _block(name: str) -> int | None:
-    """Index of the block that a layer is in."""
+    """Index of the block that contains a layer."""
     parts = name.split(".")
     return int(parts[1]) if parts[0] == "blocks" and len(parts) > 1 else None
 
 
 @contextmanager
-def _watched(module: nn.Module, found: Ranges) -> Iterator[None]:
-    """Note what the layers of `module` see and give."""
+def _recording(module: nn.Module, ranges: Ranges) -> Iterator[None]:
+    """Record activations of `module` in `ranges`."""
 
-    def note(where: dict[str, float], name: str, values: Tensor) -> None:
-        where[name] = max(where.get(name, 0.0), float(values.abs().max()))
+    def record(largest: dict[str, float], name: str, values: Tensor) -> None:
+        largest[name] = max(largest.get(name, 0.0), float(values.abs().max()))
 
-    def watch(name: str, layer: nn.Module) -> torch.utils.hooks.RemovableHandle:
+    def add_hook(name: str, layer: nn.Module) -> torch.utils.hooks.RemovableHandle:
         def norm(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            note(found.norms, name, inputs[0])
+            record(ranges.norms, name, inputs[0])
             typical = float(inputs[0].abs().median())
-            found.typical[name] = min(found.typical.get(name, typical), typical)
+            ranges.typical[name] = min(ranges.typical.get(name, typical), typical)
 
         def linear(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            note(found.linears, name, output)
+            record(ranges.linears, name, output)
 
         return layer.register_forward_hook(norm if isinstance(layer, nn.LayerNorm) else linear)
 
-    def step(name: str, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, run: Run) -> Tensor:
-        queries, keys = (part.unflatten(-1, (run.heads, run.qk_dim)).transpose(1, 2) for part in (q, k))
-        logits = queries * run.scale @ keys.transpose(2, 3)
-        note(found.logits, name, logits if bias is None else logits + bias.where(bias != HIDDEN, 0.0))
-        return by_products(q, k, v, bias, run)
+    def op(name: str, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, bucket: HeadBucket) -> Tensor:
+        queries, keys = (part.unflatten(-1, (bucket.heads, bucket.qk_dim)).transpose(1, 2) for part in (q, k))
+        logits = queries * bucket.scale @ keys.transpose(2, 3)
+        record(ranges.logits, name, logits if bias is None else logits + bias.where(bias != MASKED, 0.0))
+        return decomposed(q, k, v, bias, bucket)
 
-    layers = [(name, each) for name, each in module.named_modules() if isinstance(each, nn.Linear | nn.LayerNorm)]
-    handles = [watch(name, each) for name, each in layers]
-    flat = {name: each for name, each in module.named_modules() if isinstance(each, FlatAttention)}
-    for name, each in flat.items():
-        each.step = partial(step, name)
+    layers = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, nn.Linear | nn.LayerNorm)]
+    handles = [add_hook(name, layer) for name, layer in layers]
+    attentions = {name: layer for name, layer in module.named_modules() if isinstance(layer, FlatAttention)}
+    for name, attention in attentions.items():
+        attention.op = partial(op, name)
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-        for each in flat.values():
-            each.step = by_products
+        for attention in attentions.values():
+            attention.op = decomposed

@@ -1,7 +1,6 @@
-"""int8 as QuantizeLinear and DequantizeLinear nodes (Q/DQ), calibrated on images, weights by channel.
+"""int8 as QuantizeLinear and DequantizeLinear nodes (Q/DQ), with calibrated activations and per-channel weights.
 
-onnxruntime's quantizer does the work, in a process of its own. Which blocks are quantised is measured: all, unless that
-loses more than the margin; then the most sensitive ones go back to float32, as few as will do.
+onnxruntime's quantizer runs in a subprocess. `mixed_precision` selects the blocks that stay float32.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import onnx
 from onnx import ModelProto
 
 from toolkit.export import INPUT
-from toolkit.export.calibrate import BATCH, Images, Predict, filled, in_batches
+from toolkit.export.calibrate import BATCH_SIZE, Array, Predict, in_fixed_batches, padded_batches
 from toolkit.export.onnx_session import OnnxSession
 
 QUANTIZED = ["Conv", "Gemm", "MatMul"]
@@ -23,55 +22,55 @@ QUANTIZED = ["Conv", "Gemm", "MatMul"]
 
 
 class Candidates:
-    """The int8 versions of a graph, held where onnxruntime is. The one that was asked last stays ready."""
+    """int8 versions of a graph, inside onnxruntime's process; the latest one is cached."""
 
-    def __init__(self, source: bytes, calibration: Images, symmetric: bool, products: bool) -> None:
+    def __init__(self, source: bytes, calibration: Array, symmetric: bool, products: bool) -> None:
         proto = ModelProto.FromString(source)
 
         @lru_cache(maxsize=1)
-        def made(kept: tuple[int, ...]) -> ModelProto:
-            return quantized(proto, calibration, symmetric=symmetric, products=products, kept=kept)
+        def quantized_graph(fp32_blocks: tuple[int, ...]) -> ModelProto:
+            return quantized(proto, calibration, symmetric=symmetric, products=products, fp32_blocks=fp32_blocks)
 
-        self._made = made
-        self._predict = lru_cache(maxsize=1)(lambda kept: predict_with(made(kept)))
+        self._graph = quantized_graph
+        self._predictor = lru_cache(maxsize=1)(lambda fp32_blocks: predict_with(quantized_graph(fp32_blocks)))
 
-    def graph(self, kept: tuple[int, ...]) -> bytes:
-        """The version in which these blocks stay float32."""
-        data: bytes = self._made(kept).SerializeToString()
+    def graph(self, fp32_blocks: tuple[int, ...]) -> bytes:
+        """The graph with these blocks in float32."""
+        data: bytes = self._graph(fp32_blocks).SerializeToString()
         return data
 
-    def answers(self, kept: tuple[int, ...], images: Images) -> Images:
-        """Its logits [batch, classes]."""
-        return self._predict(kept)(images)
+    def predict(self, fp32_blocks: tuple[int, ...], images: Array) -> Array:
+        """Logits [batch, classes] of the graph with these blocks in float32."""
+        return self._predictor(fp32_blocks)(images)
 
 
 def quantized(
-    proto: ModelProto, calibration: Images, *, symmetric: bool, products: bool, kept: Collection[int]
+    proto: ModelProto, calibration: Array, *, symmetric: bool, products: bool, fp32_blocks: Collection[int]
 ) -> ModelProto:
     """The graph with its linear layers in int8.
 
-    symmetric: activations in int8 around zero, as TensorRT wants them; else uint8, which processors run faster.
-    products: attention's two products as well. kept: blocks that stay float32.
+    symmetric: int8 activations with zero point 0, which TensorRT requires; else uint8, which is faster on CPUs.
+    products: quantise attention's two products as well. fp32_blocks: blocks that stay float32.
     """
-    weights = {each.name for each in proto.graph.initializer}
+    weights = {tensor.name for tensor in proto.graph.initializer}
     skipped = [
         node.name
         for node in proto.graph.node
-        if any(node.name.startswith(f"blocks.{block}.") for block in kept)
+        if any(node.name.startswith(f"blocks.{block}.") for block in fp32_blocks)
         or (node.op_type == "MatMul" and not products and not weights.intersection(node.input))
     ]
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
     with tempfile.TemporaryDirectory() as folder:
-        source, written = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        source, result = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         marked = ModelProto()
         marked.CopyFrom(proto)
-        add_pre_process_metadata(marked)  # shapes are inferred and constants folded, as the quantizer wants it
+        add_pre_process_metadata(marked)  # the exporter has already inferred shapes and folded constants
         onnx.save(marked, source)
         quantize_static(
             source,
-            written,
+            result,
             _Reader(calibration, _batch(proto)),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=QUANTIZED,
@@ -83,29 +82,29 @@ def quantized(
                 "ActivationSymmetric": symmetric,
                 "WeightSymmetric": True,
                 "QuantizeBias": not symmetric,
-                # Rounding the outputs too costs accuracy, and keeps TensorRT from fusing attention behind them.
+                # Quantised outputs would cost accuracy and prevent TensorRT from fusing the attention after them.
                 "OpTypesToExcludeOutputQuantization": QUANTIZED,
             },
         )
-        return onnx.load(written)
+        return onnx.load(result)
 
 
 def predict_with(proto: ModelProto) -> Predict:
-    """The answers of a graph, from onnxruntime on the processor."""
-    return in_batches(OnnxSession(proto.SerializeToString()).run, _batch(proto))
+    """Predictions of a graph in onnxruntime on the CPU."""
+    return in_fixed_batches(OnnxSession(proto.SerializeToString()).run, _batch(proto))
 
 
 def _batch(proto: ModelProto) -> int:
-    """Images a call: the graph's, where it is fixed."""
-    return int(proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value) or BATCH
+    """Batch size: the graph's if it is fixed."""
+    return int(proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value) or BATCH_SIZE
 
 
 class _Reader:
-    """A `CalibrationDataReader`."""
+    """A `CalibrationDataReader` of onnxruntime."""
 
-    def __init__(self, images: Images, size: int) -> None:
-        self.batches = filled(images, size)
+    def __init__(self, images: Array, size: int) -> None:
+        self.batches = padded_batches(images, size)
 
-    def get_next(self) -> dict[str, Images] | None:
+    def get_next(self) -> dict[str, Array] | None:
         batch = next(self.batches, None)
         return None if batch is None else {INPUT: batch}

@@ -1,7 +1,7 @@
-"""Exact rewrites of a model before its export: other weights or another graph, the same numbers.
+"""Exact rewrites of a model before its export: other weights or another graph, equal logits.
 
-Each changes the exporter's own copy of the module in place and says at how many places it could. They are made in the
-order of `REWRITES`: folding the norms gives keys a bias, which can then be dropped.
+Each rewrite changes the exporter's copy of the module in place and returns the number of changed places. They are
+applied in the order of `REWRITES`: folding the norms creates a key bias, which can then be dropped.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from toolkit.preprocessing import Preprocessing
 from toolkit.records import HeadLayout
 
 PRE_NORM = (vision_transformer.Block, beit.Block)
-"""Blocks of the form x + scale(f(norm(x))), in which a norm is read by nothing but the layer behind it."""
+"""Blocks of the form x + scale(f(norm(x))), whose norms are inputs of one layer only."""
 
 Rewrite: TypeAlias = Callable[[nn.Module], int]
 
 
 def rewrite(module: nn.Module, names: Collection[str]) -> dict[str, int]:
-    """Make the rewrites of these names; returns how many places of the module each has changed."""
+    """Apply the rewrites of these names; returns the number of changed places by name."""
     with torch.no_grad():
         return {name: change(module) for name, change in REWRITES.items() if name in names}
 
 
 def fold_layer_scale(module: nn.Module) -> int:
-    """gamma * (W x + b) = (gamma W) x + gamma b: the scale of a residual branch goes into its last linear layer."""
+    """Fold the scale of residual branches into their last linear layer: gamma * (W x + b) = (gamma W) x + gamma b."""
     folded = 0
     for block in _pre_norm_blocks(module):
         for number, last in ((1, block.get_submodule("attn.proj")), (2, block.get_submodule("mlp.fc2"))):
@@ -50,7 +50,7 @@ def fold_layer_scale(module: nn.Module) -> int:
 
 
 def fold_norms(module: nn.Module) -> int:
-    """W (g * n + b) = (W g) n + W b: a layer norm's gain g and bias b go into the linear layers that read it."""
+    """Fold a layer norm's gain g and bias b into the linear layers after it: W (g * n + b) = (W g) n + W b."""
     folded = 0
     for block in _pre_norm_blocks(module):
         attention, norm = block.get_submodule("attn"), block.get_submodule("norm1")
@@ -59,16 +59,16 @@ def fold_norms(module: nn.Module) -> int:
             _fold_into_attention(norm, attention)
             folded += 1
         folded += _fold_into_linear(block.get_submodule("norm2"), [block.get_submodule("mlp.fc1")])
-    # The classifiers read the norm of one token, the norm of what is pooled, or the mean over norms: all linear.
+    # The classifiers' input is the norm of one token, the norm of a pooled vector, or a mean of norms: all linear.
     heads = [head for name in ("head", "head_dist") if isinstance(head := getattr(module, name, None), nn.Linear)]
     if isinstance(pooled := getattr(module, "fc_norm", None), nn.LayerNorm):
         return folded + _fold_into_linear(pooled, heads)
-    largest = getattr(module, "global_pool", None) in ("max", "avgmax")  # of norms: a gain below 0 makes it the least
-    return folded if largest else folded + _fold_into_linear(module.get_submodule("norm"), heads)
+    max_pooled = getattr(module, "global_pool", None) in ("max", "avgmax")  # negative gains turn a max into a min
+    return folded if max_pooled else folded + _fold_into_linear(module.get_submodule("norm"), heads)
 
 
 def fold_softmax_scale(module: nn.Module) -> int:
-    """(s W_q x) k = s (W_q x) k: the scale of the logits goes into the queries' projection."""
+    """Fold the softmax scale into the query projection: s (W_q x) k = (s W_q x) k."""
     for attention in attentions(module).values():
         attention.qkv.weight[: attention.layout.qk_width].mul_(attention.scale)
         if attention.q_bias is not None:
@@ -78,7 +78,7 @@ def fold_softmax_scale(module: nn.Module) -> int:
 
 
 def drop_key_bias(module: nn.Module) -> int:
-    """q (k + b) = q k + q b: the same for every key of a query, and softmax does not see a constant."""
+    """Drop the key bias: q (k + b) = q k + q b, and softmax ignores q b, which is equal for all keys of a query."""
     biased = [attention for attention in attentions(module).values() if attention.k_bias is not None]
     for attention in biased:
         attention.k_bias = None
@@ -86,7 +86,8 @@ def drop_key_bias(module: nn.Module) -> int:
 
 
 def move_value_bias(module: nn.Module) -> int:
-    """sum a (v + b) = sum a v + b, as weights a of a row sum to 1: W_o b joins the bias of the output projection."""
+    """Move the value bias into the output projection's, as W_o b: attention weights sum to 1, so the bias passes
+    through."""
     moved = 0
     for attention in attentions(module).values():
         if attention.v_bias is not None:
@@ -105,19 +106,20 @@ REWRITES: Mapping[str, Rewrite] = {
 }
 
 
-def fold_normalisation(module: nn.Module, prepared: Preprocessing) -> None:
-    """W (p - mean) / std + b = (W / std) p + (b - W mean / std): let the patch embedding take pixels p from 0 to 1."""
+def fold_normalisation(module: nn.Module, preprocessing: Preprocessing) -> None:
+    """Fold the normalisation into the patch embedding, for pixels p from 0 to 1:
+    W (p - mean) / std + b = (W / std) p + (b - W mean / std)."""
     embedding = module.get_submodule("patch_embed.proj")
     assert isinstance(embedding, nn.Conv2d)
-    sides = (prepared.mean, prepared.std)
-    means, stds = (embedding.weight.new_tensor(values)[None, :, None, None] for values in sides)
+    statistics = (preprocessing.mean, preprocessing.std)
+    means, stds = (embedding.weight.new_tensor(values)[None, :, None, None] for values in statistics)
     with torch.no_grad():
         _add_bias(embedding, -(embedding.weight * means / stds).sum(dim=(1, 2, 3)))
         embedding.weight.div_(stds)
 
 
 def linear_patches(module: nn.Module) -> int:
-    """Let the patch embedding be a linear layer; returns whether it could."""
+    """Replace the patch embedding by a linear layer; returns 1, or 0 if this patch embedding is not supported."""
     embedding = module.get_submodule("patch_embed")
     if not isinstance(embedding, PatchEmbed) or not embedding.flatten or embedding.dynamic_img_pad:
         return 0
@@ -126,7 +128,7 @@ def linear_patches(module: nn.Module) -> int:
 
 
 class LinearPatches(nn.Module):
-    """A patch embedding as a linear layer of every patch's pixels: patches do not overlap."""
+    """A patch embedding as a linear layer on the pixels of non-overlapping patches."""
 
     def __init__(self, source: PatchEmbed) -> None:
         super().__init__()
@@ -148,15 +150,15 @@ class LinearPatches(nn.Module):
         return tokens
 
 
-def pad_for_kernel(module: nn.Module, wanted: HeadWidths) -> int:
-    """Give every head the least widths that are wanted; returns how many layers that has changed."""
+def pad_for_kernel(module: nn.Module, supported: HeadWidths) -> int:
+    """Pad every head to the smallest supported widths; returns the number of changed layers."""
 
     def padded(width: int) -> int:
-        return max(wanted.least, -(-width // wanted.multiple) * wanted.multiple)
+        return max(supported.minimum, -(-width // supported.multiple) * supported.multiple)
 
     changed = 0
     for attention in attentions(module).values():
-        heads = [(max(head), max(head)) if wanted.equal else head for head in attention.layout.heads]
+        heads = [(max(head), max(head)) if supported.equal else head for head in attention.layout.heads]
         wider = HeadLayout(tuple((padded(qk), padded(v)) for qk, v in heads))
         if wider != attention.layout:
             pad_heads(attention, wider)
@@ -165,38 +167,35 @@ def pad_for_kernel(module: nn.Module, wanted: HeadWidths) -> int:
 
 
 def pad_heads(attention: HeadwiseAttention, wider: HeadLayout) -> None:
-    """Give every head the widths that it has in `wider`, with zeros: products and sums gain terms that are zero.
-
-    The heads keep their order and the softmax its scale.
-    """
+    """Pad every head with zeros to its widths in `wider`. The order of heads and the softmax scale stay."""
     pairs = list(zip(attention.layout.heads, wider.heads, strict=True))
     assert all(old[0] <= new[0] and old[1] <= new[1] for old, new in pairs)
-    qk = _places([(old[0], new[0]) for old, new in pairs])  # [Q] new places of the old rows
-    v = _places([(old[1], new[1]) for old, new in pairs])
+    qk = _padded_indices([(old[0], new[0]) for old, new in pairs])  # [Q]
+    v = _padded_indices([(old[1], new[1]) for old, new in pairs])  # [V]
     queries, keys, values = attention.qkv.weight.detach().split([len(qk), len(qk), len(v)])
     with torch.no_grad():
-        for name, width, places in (("q", wider.qk_width, qk), ("k", wider.qk_width, qk), ("v", wider.v_width, v)):
+        for name, width, index in (("q", wider.qk_width, qk), ("k", wider.qk_width, qk), ("v", wider.v_width, v)):
             if (bias := getattr(attention, f"{name}_bias")) is not None:
-                setattr(attention, f"{name}_bias", nn.Parameter(_spread(bias.detach(), places, width)))
-        rows = [(queries, qk, wider.qk_width), (keys, qk, wider.qk_width), (values, v, wider.v_width)]
-        replace_parameter(attention, "qkv.weight", torch.cat([_spread(*row) for row in rows]))
+                setattr(attention, f"{name}_bias", nn.Parameter(_scatter(bias.detach(), index, width)))
+        parts = [(queries, qk, wider.qk_width), (keys, qk, wider.qk_width), (values, v, wider.v_width)]
+        replace_parameter(attention, "qkv.weight", torch.cat([_scatter(*part) for part in parts]))
         replace_parameter(
-            attention, "proj.weight", _spread(attention.proj.weight.detach().T, v, wider.v_width).T.contiguous()
+            attention, "proj.weight", _scatter(attention.proj.weight.detach().T, v, wider.v_width).T.contiguous()
         )
     attention.layout = wider
 
 
-def _places(widths: Sequence[tuple[int, int]]) -> Tensor:
-    """Where the units of heads of the old widths lie when each head starts at its place among the new widths."""
-    starts = [sum(new for _, new in widths[:index]) for index in range(len(widths))]
+def _padded_indices(widths: Sequence[tuple[int, int]]) -> Tensor:
+    """Index of each old unit in the padded layout, from every head's (old, new) width: [old units]"""
+    starts = [sum(new for _, new in widths[:head]) for head in range(len(widths))]
     return torch.cat([torch.arange(old) + start for (old, _), start in zip(widths, starts, strict=True)])
 
 
-def _spread(values: Tensor, places: Tensor, width: int) -> Tensor:
-    """[width, ...] zeros with `values` [places, ...] put in their places."""
-    wide = values.new_zeros(width, *values.shape[1:])
-    wide[places] = values
-    return wide
+def _scatter(values: Tensor, index: Tensor, width: int) -> Tensor:
+    """Zeros [width, ...] with `values` [units, ...] at `index` [units]."""
+    padded = values.new_zeros(width, *values.shape[1:])
+    padded[index] = values
+    return padded
 
 
 def _pre_norm_blocks(module: nn.Module) -> list[nn.Module]:
@@ -204,7 +203,7 @@ def _pre_norm_blocks(module: nn.Module) -> list[nn.Module]:
 
 
 def _take_layer_scale(block: nn.Module, number: int) -> Tensor | None:
-    """The scale [width] of a residual branch, which the block then has no more; None if it has none."""
+    """Remove and return the scale [width] of a residual branch; None if it has none."""
     if isinstance(block, beit.Block):
         gamma: Tensor | None = getattr(block, f"gamma_{number}")
         setattr(block, f"gamma_{number}", None)
@@ -218,10 +217,10 @@ def _fold_into_attention(norm: nn.LayerNorm, attention: HeadwiseAttention) -> No
     layout = attention.layout
     parts = (attention.qkv.weight @ norm.bias).split([layout.qk_width, layout.qk_width, layout.v_width])
     for name, part in zip(("q_bias", "k_bias", "v_bias"), parts, strict=True):
-        own = getattr(attention, name)
-        setattr(attention, name, nn.Parameter(part.clone() if own is None else own + part))
+        bias = getattr(attention, name)
+        setattr(attention, name, nn.Parameter(part.clone() if bias is None else bias + part))
     attention.qkv.weight.mul_(norm.weight)
-    _neutral(norm)
+    _reset(norm)
 
 
 def _fold_into_linear(norm: nn.Module, layers: Sequence[nn.Module]) -> int:
@@ -231,11 +230,12 @@ def _fold_into_linear(norm: nn.Module, layers: Sequence[nn.Module]) -> int:
         assert isinstance(layer, nn.Linear)
         _add_bias(layer, layer.weight @ norm.bias)
         layer.weight.mul_(norm.weight)
-    _neutral(norm)
+    _reset(norm)
     return 1
 
 
-def _neutral(norm: nn.LayerNorm) -> None:
+def _reset(norm: nn.LayerNorm) -> None:
+    """Set gain 1 and bias 0."""
     norm.weight.fill_(1.0)
     norm.bias.zero_()
 

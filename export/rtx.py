@@ -1,4 +1,4 @@
-"""TensorRT for RTX: engines for RTX GPUs, built on any machine. See `tensorrt`, which does the work."""
+"""TensorRT for RTX: engines for RTX GPUs, cross-compiled on any machine. Implemented in `tensorrt`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Which of timm's models can be cut and exported, found out by doing it: `python -m toolkit.export.survey [FILE]`.
+"""Test which timm models can be pruned and exported: `python -m toolkit.export.survey [FILE]` writes docs/models.md.
 
-Every name is looked at in its own size, as a command does before it trains. Names that differ in sizes only are one
-kind; of each kind that is not refused, one model shrunk by its arguments is cut along every axis, saved, loaded,
-trained for a step, exported to ONNX and compared. What comes out is docs/models.md.
+Every model is checked in its default size, as before training. Models that differ in sizes only are one kind. One
+shrunk model of each supported kind is pruned along every axis, saved, loaded, trained for a step, exported to ONNX and
+compared.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ import torch
 from timm.models.beit import Beit
 from torch import nn
 
-from toolkit import progress, recipe
+from toolkit import recipe
 from toolkit.errors import BadInput, CheckFailed
 from toolkit.export.artifact import export
-from toolkit.models import source
-from toolkit.models.acceptance import draw_weights
+from toolkit.models import store
+from toolkit.models.acceptance import randomise_weights
 from toolkit.models.adapt import attentions
+from toolkit.models.build import build, outline
+from toolkit.models.model import Model
 from toolkit.models.shapes import blocks_of
-from toolkit.models.source import LoadedModel
-from toolkit.models.surgery import Removal, info_after, remove
+from toolkit.models.surgery import remove
+from toolkit.models.timm_model import known_models
+from toolkit.progress import Progress, display, silent
 from toolkit.prune.criteria import Calibration
 from toolkit.prune.methods import Job, method
 from toolkit.records import Axis, Setting
@@ -35,69 +38,70 @@ SMALL: Mapping[str, Setting] = {"patch_size": 8, "depth": 3, "embed_dim": 48, "n
 IMAGE_SIZE = 32
 CLASSES = ("one", "two", "three")
 AXES: tuple[Axis, ...] = get_args(Axis)
+SUPPORTED = "supported"
+"""Result of models that pass all stages."""
 
 
 def refusal(name: str) -> str:
-    """Why `build` refuses the model of this name with timm's own settings; empty if it does not."""
+    """Reason why `build` refuses the model of this name with timm's default arguments; empty if it does not."""
     try:
-        source.outline(recipe.Model(name=name), CLASSES)
+        outline(recipe.Model(name=name), CLASSES)
     except BadInput as error:
-        return error.message.removeprefix(f"{name} cannot be cut yet: ")
+        return error.message.removeprefix(f"{name} cannot be pruned yet: ")
     return ""
 
 
 def small(name: str) -> recipe.Model:
-    """Settings of the model of this name, shrunk."""
+    """Settings of a shrunk model of this name."""
     return recipe.Model(name=name, weights="none", image_size=IMAGE_SIZE, args=dict(SMALL))
 
 
 def kind(name: str) -> str:
-    """What the model of this name is, but for its sizes, in words."""
-    return ", ".join(_traits(source.outline(small(name), CLASSES).module))
+    """Description of the model of this name, apart from its sizes."""
+    return ", ".join(_traits(outline(small(name), CLASSES).module))
 
 
-def go_through(name: str, folder: Path) -> None:
-    """Take a shrunk model of this name through all that can be done to one.
+def run_all_stages(name: str, folder: Path) -> None:
+    """Prune, save, load, train and export a shrunk model of this name; its files go to `folder`.
 
-    `folder` is for its files. Raises CheckFailed, or whatever stage by stage may be raised, where it does not get
-    through; the exported file is compared with PyTorch to a ten-thousandth of the largest logit.
+    Raises the error of the first stage that fails, such as CheckFailed. The exported file's logits must equal PyTorch's
+    to 1e-4 of the largest logit.
     """
-    model = source.build(small(name), CLASSES, seed=0)
-    draw_weights(model.module)
-    model = LoadedModel(model.module, source.save(model.module, model.info, folder))
+    model = build(small(name), CLASSES, seed=0)
+    randomise_weights(model.module)
+    model = store.save(model, folder)
     for axis in AXES:
-        _cut(model, (axis,))
-    removal = _cut(model, AXES)
-    source.save(removal.module, info_after(model.info, removal), folder)
-    loaded = source.load(folder)
+        _prune(model, (axis,))
+    slim = store.save(_prune(model, AXES), folder)
+    loaded = store.load(folder)
     images = torch.randn(4, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        if not torch.equal(loaded.module(images), removal.module.eval()(images)):
-            raise CheckFailed(f"{name}: the model that was read is not the one that was saved")
-    _train_a_step(loaded.module, images)
-    source.save(loaded.module, loaded.info, folder)
-    export("onnx", source.load(folder), recipe.Export(), folder / "onnx")
+        if not torch.equal(loaded.module(images), slim.module.eval()(images)):
+            raise CheckFailed(f"{name}: the loaded model differs from the saved one")
+    _train_step(loaded.module, images)
+    store.save(loaded, folder)
+    export("onnx", store.load(folder), recipe.Export(), folder / "onnx")
 
 
-def _cut(model: LoadedModel, axes: tuple[Axis, ...]) -> Removal:
+def _prune(model: Model, axes: tuple[Axis, ...]) -> Model:
     settings = recipe.Prune(criterion="magnitude-l2", ratio=0.34, axes=axes, round_to=1)
-    plan = method("grouped").prune(model, Job(settings, Calibration(list, 0), progress.silent))
-    if left := set(axes) - {cut.axis for cut in plan.cuts}:
-        raise CheckFailed(f"nothing is cut along {', '.join(sorted(left))}")
-    return remove(model.module, plan.cuts, model.info.image_size)
+    plan = method("grouped").prune(model, Job(settings, Calibration(list, 0), silent))
+    if unchanged := set(axes) - {cut.axis for cut in plan.cuts}:
+        raise CheckFailed(f"nothing was removed along {', '.join(sorted(unchanged))}")
+    return remove(model, plan.cuts).model
 
 
-def _train_a_step(module: nn.Module, images: torch.Tensor) -> None:
-    """Every parameter must move."""
+def _train_step(module: nn.Module, images: torch.Tensor) -> None:
+    """Take one training step; CheckFailed unless every parameter changes and the loss is finite."""
     before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
     module.train()
     loss = nn.functional.cross_entropy(module(images), torch.arange(len(images)) % len(CLASSES))
     loss.backward()
     optimizer.step()
-    still = [name for name, parameter in module.named_parameters() if torch.equal(parameter, before[name])]
-    if still or not bool(loss.isfinite()):
-        raise CheckFailed(f"a step of training with loss {float(loss)} leaves {', '.join(still)} as it was")
+    unchanged = [name for name, parameter in module.named_parameters() if torch.equal(parameter, before[name])]
+    if unchanged or not bool(loss.isfinite()):
+        raise CheckFailed(f"a training step with loss {float(loss)} did not change {', '.join(unchanged)}")
 
 
 def _traits(module: nn.Module) -> Iterator[str]:
@@ -133,54 +137,54 @@ def has_layer_scale(block: nn.Module) -> bool:
     return any(name.split(".")[0] in ("ls1", "gamma_1") for name, _ in block.named_parameters())
 
 
-def page(report: progress.Progress = progress.silent) -> str:
-    """docs/models.md. Raises what `go_through` raises: what is let through at the beginning must get to the end."""
-    known = source.known_models()
+def page(progress: Progress = silent) -> str:
+    """Text of docs/models.md. Raises the errors of `run_all_stages`, which every accepted model must pass."""
+    names = known_models()
     refused: dict[str, list[str]] = {}
-    taken: dict[str, list[str]] = {}
-    for done, name in enumerate(known):
-        report(done, len(known))
-        why = refusal(name)
-        (refused if why else taken).setdefault(why or kind(name), []).append(name)
-    for done, (what, names) in enumerate(taken.items()):
-        report(done, len(taken), what)
+    supported: dict[str, list[str]] = {}
+    for done, name in enumerate(names):
+        progress(done, len(names))
+        reason = refusal(name)
+        (refused if reason else supported).setdefault(reason or kind(name), []).append(name)
+    for done, (description, group) in enumerate(supported.items()):
+        progress(done, len(supported), description)
         with tempfile.TemporaryDirectory() as folder:
-            go_through(names[0], Path(folder))
-    good = sum(len(names) for names in taken.values())
-    rows = [_row("goes through", what, names) for what, names in taken.items()]
-    rows += [_row("refused", what, names) for what, names in refused.items()]
-    return PAGE.format(timm=timm.__version__, all=len(known), good=good, axes=", ".join(AXES), rows="\n".join(rows))
+            run_all_stages(group[0], Path(folder))
+    count = sum(len(group) for group in supported.values())
+    rows = [_row(SUPPORTED, description, group) for description, group in supported.items()]
+    rows += [_row("refused", description, group) for description, group in refused.items()]
+    return PAGE.format(timm=timm.__version__, all=len(names), good=count, axes=", ".join(AXES), rows="\n".join(rows))
 
 
-def _row(result: str, what: str, names: Sequence[str]) -> str:
-    axes = "all" if result == "goes through" else "none"
-    return f"| {', '.join(f'`{name}`' for name in names)} | {result} | {axes} | {what} |"
+def _row(result: str, description: str, names: Sequence[str]) -> str:
+    axes = "all" if result == SUPPORTED else "none"
+    return f"| {', '.join(f'`{name}`' for name in names)} | {result} | {axes} | {description} |"
 
 
 PAGE = """# Models
 
-What `--model` may be, made by `make models` with timm {timm}: {good} of {all} names can be cut and exported, along all
-axes ({axes}).
+Values of `--model`, tested by `make models` with timm {timm}: {good} of {all} models can be pruned and exported, along
+all axes ({axes}).
 
-A model that *goes through* is taken in any size. One model of each row, shrunk by its arguments, has been cut along
-every axis alone and along all together, saved, loaded, trained for a step, and exported to ONNX, whose logits are
-PyTorch's to a ten-thousandth. A model that is *refused* is so before anything is trained, with the reason given here.
-The same is found out for every model with other arguments (`model.args`) when a command starts.
+A *supported* model can have any size. One model of each row, shrunk by its arguments, was pruned along every single
+axis and along all of them, saved, loaded, trained for a step, and exported to ONNX; the file's logits equal PyTorch's
+to 1e-4. A *refused* model ends the command before training, with the reason given here. Models with other arguments
+(`model.args`) are checked when a command starts.
 
-| names in timm | result | axes | what it is, or why it is refused |
+| names in timm | result | axes | description, or reason of the refusal |
 |---|---|---|---|
 {rows}
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command; see the module."""
+    """Command line: write the page to a file."""
     parser = argparse.ArgumentParser(prog="python -m toolkit.export.survey", description=__doc__.split("\n")[0])
-    parser.add_argument("file", type=Path, nargs="?", default=Path("docs/models.md"), help="written (docs/models.md)")
-    given = parser.parse_args(arguments)
-    with progress.shown("models") as report:
-        text = page(report)
-    given.file.write_text(text, encoding="utf-8")
+    parser.add_argument("file", type=Path, nargs="?", default=Path("docs/models.md"), help="output (docs/models.md)")
+    parsed = parser.parse_args(arguments)
+    with display("models") as progress:
+        text = page(progress)
+    parsed.file.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

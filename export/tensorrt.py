@@ -1,4 +1,4 @@
-"""TensorRT as a target: which engine is asked for, and what is written of it. `engine` builds it, also for `rtx`."""
+"""TensorRT as a target: engine options and files. `engine` builds the engines; `rtx` shares this code."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from toolkit import gpu, records
 from toolkit.errors import BadInput, StorageError, WrongMachine, plainly
-from toolkit.export import ENGINE_SETTINGS, Abilities, HeadWidths, Target, Written
+from toolkit.export import ENGINE_SETTINGS, Capabilities, HeadWidths, Target, Written
 from toolkit.export.engine import EngineLayers, EngineOptions, build
 from toolkit.export.libraries import AMPERE, PACKAGES, Library, library
-from toolkit.isolated import Guest
+from toolkit.isolated import NativeLibrary
 from toolkit.progress import Progress
 
 if TYPE_CHECKING:
@@ -22,104 +22,113 @@ FILE, LAYERS = "model.engine", "layers.json"
 
 
 class TensorRT(Target):
-    """See the module."""
+    """Engines of TensorRT ("tensorrt") or TensorRT for RTX ("rtx")."""
 
     runtime = "tensorrt"
-    reads = (*ENGINE_SETTINGS, "opset")
+    used_settings = (*ENGINE_SETTINGS, "opset")
 
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def abilities(self) -> Abilities:
+    def capabilities(self) -> Capabilities:
         from toolkit.export import quick_plugin
 
-        can = library(self.name).can
-        return Abilities(
+        features = library(self.name).features
+        return Capabilities(
             precisions=("fp32", "fp16", "bf16", "int8"),
-            opsets=(17, can.opset),
+            opsets=(17, features.opset),
             opset=20,
-            attention=("decomposed", "custom") if can.plugins else ("decomposed",),
+            attention=("decomposed", "custom") if features.plugins else ("decomposed",),
             symmetric=True,
-            int8_within="fp16",
-            fused_heads=HeadWidths(8, 16),  # seen with TensorRT for RTX 1.7: widths 16 to 256, equal ones
+            int8_base="fp16",
+            fused_heads=HeadWidths(8, 16),  # observed in TensorRT for RTX 1.7: equal widths from 16 to 256
             custom_heads=quick_plugin.HEADS,
-            lacking={
-                "standard": "it builds an Attention only where it has a kernel for exactly these widths",
-                "custom": "that is a plugin compiled ahead of time, which TensorRT takes from 10.9 on and TensorRT for "
-                "RTX does not",
+            unsupported={
+                "standard": "it fails on Attention nodes unless it has a kernel for exactly these head widths",
+                "custom": "it needs plugins compiled ahead of time, which TensorRT supports from 10.9 on and TensorRT "
+                "for RTX does not",
             },
         )
 
-    def guest(self, hint: str) -> Guest:
-        return Guest.installed(PACKAGES[self.name], (PACKAGES[self.name],), hint)
+    def guest(self, hint: str) -> NativeLibrary:
+        return NativeLibrary.installed(PACKAGES[self.name], (PACKAGES[self.name],), hint)
 
     def check(self, options: recipe.Export) -> None:
-        """BadInput for what this library does not build."""
-        wanted = engine_options(options, library(self.name))
+        """BadInput for options that this library does not support."""
+        engine = engine_options(options, library(self.name))
         if options.attention == "custom":
             from toolkit.export import quick_plugin
 
-            quick_plugin.check(options.precision, wanted.oldest_architecture)
+            quick_plugin.check(options.precision, engine.lowest_architecture)
 
     def check_runs_here(self, options: recipe.Export) -> None:
-        """DeviceUnreachable without a GPU that can be used, WrongMachine for engines for other GPUs."""
-        here, wanted = gpu.architecture(), engine_options(options, library(self.name))
-        if not wanted.hardware_compatible and wanted.architectures and here not in wanted.architectures:
+        """DeviceUnreachable without a usable GPU, WrongMachine for engines for other GPUs."""
+        here, engine = gpu.architecture(), engine_options(options, library(self.name))
+        if not engine.hardware_compatible and engine.architectures and here not in engine.architectures:
             raise WrongMachine(
-                f"the engine is for {', '.join(wanted.architectures)} (--target), and this GPU is {here}",
-                f"--target {here}, or run it on such a GPU",
+                f"the engine is for {', '.join(engine.architectures)} (--gpu), and this GPU is {here}",
+                f"--gpu {here}, or run it on one of those GPUs",
             )
 
     def depends_on(self, options: recipe.Export) -> dict[str, str]:
-        """The library's version, and the GPU where it builds for no other; not what the engine is to be free of."""
-        found = library(self.name)
-        version = {} if options.version_compatible else {found.package: found.version}
-        free = found.can.architectures or options.hardware_compatible
-        return version if free else {**version, "gpu": gpu.architecture()}
+        """Cache keys, minus what compatibility flags make irrelevant: the library's version, and the GPU unless the
+        library cross-compiles."""
+        builder = library(self.name)
+        version = {} if options.version_compatible else {builder.package: builder.version}
+        any_gpu = builder.features.architectures or options.hardware_compatible
+        return version if any_gpu else {**version, "gpu": gpu.architecture()}
 
-    def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:
-        """Build `model.engine`, and `layers.json` with what it is made of. No machine without its GPU can run it."""
+    def write(self, prepared: Prepared, options: recipe.Export, out: Path, progress: Progress) -> Written:
+        """Build `model.engine`, and write its layers to `layers.json`. The engine runs only on its GPU."""
         from toolkit.export import check, fusion, quick_plugin
 
-        built_by = library(self.name)
-        wanted = engine_options(options, built_by)
+        builder = library(self.name)
+        build_options = engine_options(options, builder)
         onnx = check.serialized(prepared.proto)
         check.check_graph(prepared.proto, prepared.info, options)
         difference = check.difference_in_onnxruntime(prepared, options)
         if options.attention == "custom":
-            onnx = check.serialized(quick_plugin.for_engine(prepared, wanted.oldest_architecture))
+            onnx = check.serialized(quick_plugin.for_engine(prepared, build_options.lowest_architecture))
         cache = Path(options.timing_cache) if options.timing_cache else None
-        engine = build(onnx, wanted, built_by, _learned(cache), report)
+        engine = build(onnx, build_options, builder, _read_cache(cache), progress)
         try:
             (out / FILE).write_bytes(engine.data)
             records.save(EngineLayers(engine.layers), out / LAYERS)
         except OSError as error:
-            raise StorageError(
-                f"cannot write the engine: {plainly(error)}", "make room on the disk and try again"
-            ) from error
+            raise StorageError(f"cannot write the engine: {plainly(error)}", "free disk space and try again") from error
         if cache:
-            _keep(engine.timing_cache, cache)
+            _write_cache(engine.timing_cache, cache)
         return Written(
             FILE,
             (LAYERS,),
             ("onnx", "onnxscript"),
-            builder={built_by.package: built_by.version},
+            tied_to={builder.package: builder.version},
             fusion=fusion.in_engine(engine.layers, prepared.layouts, options.precision),
-            options={
-                "least_batch": wanted.batch_sizes[0],
-                "usual_batch": wanted.batch_sizes[len(wanted.batch_sizes) // 2],
-                "largest_batch": wanted.batch_sizes[-1],
-                "builder_level": wanted.level,
-                "version_compatible": wanted.version_compatible,
-                "hardware_compatible": wanted.hardware_compatible or not wanted.architectures,
-                "graph_difference": difference,
-            },
-            architecture=AMPERE if wanted.hardware_compatible else ",".join(wanted.architectures) or AMPERE,
+            options=_recorded(build_options, difference),
+            architecture=_architecture(build_options),
         )
 
 
-def _keep(timing_cache: bytes, file: Path) -> None:
-    """Replace the file as a whole."""
+def _recorded(options: EngineOptions, graph_difference: float | None) -> dict[str, records.Setting]:
+    """Options in the record."""
+    return {
+        "least_batch": options.batch_sizes[0],
+        "usual_batch": options.batch_sizes[len(options.batch_sizes) // 2],
+        "largest_batch": options.batch_sizes[-1],
+        "builder_level": options.level,
+        "version_compatible": options.version_compatible,
+        "hardware_compatible": options.hardware_compatible or not options.architectures,
+        "graph_difference": graph_difference,
+    }
+
+
+def _architecture(options: EngineOptions) -> str:
+    """GPU architectures of an engine, with commas."""
+    return AMPERE if options.hardware_compatible else ",".join(options.architectures) or AMPERE
+
+
+def _write_cache(timing_cache: bytes, file: Path) -> None:
+    """Replace the timing cache file atomically."""
     final = file.resolve()
     draft = final.with_name(f".{final.name}.new")
     try:
@@ -132,30 +141,30 @@ def _keep(timing_cache: bytes, file: Path) -> None:
         ) from error
 
 
-def _learned(cache: Path | None) -> bytes:
-    """What builders before have timed."""
+def _read_cache(cache: Path | None) -> bytes:
+    """Contents of the timing cache, or b""."""
     try:
         return cache.read_bytes() if cache else b""
     except FileNotFoundError:
         return b""
     except OSError as error:
         raise BadInput(
-            f"cannot read the timing cache {cache}: {plainly(error)}", "give a file with --timing-cache"
+            f"cannot read the timing cache {cache}: {plainly(error)}", "choose another --timing-cache"
         ) from error
 
 
 def engine_options(options: recipe.Export, library: Library) -> EngineOptions:
-    """The recipe's settings for an engine; BadInput for GPUs that this library does not build for."""
-    asked = tuple(options.target.split(",")) if options.target else ()
-    if options.timing_cache and not library.can.timing_cache:
-        raise BadInput(f"{library.package} times nothing while it builds", "leave --timing-cache away")
+    """Build options from the recipe; BadInput for GPUs and options that this library does not support."""
+    requested = tuple(options.gpus.split(",")) if options.gpus else ()
+    if options.timing_cache and not library.features.timing_cache:
+        raise BadInput(f"{library.package} has no timing cache", "drop --timing-cache")
     if options.timing_cache:
         _check_writable(Path(options.timing_cache))
-    if options.hardware_compatible and not library.can.ampere_plus:
-        raise BadInput(f"{library.package} knows no --hardware-compatible", "name the GPUs: --target sm_86,sm_89")
+    if options.hardware_compatible and not library.features.ampere_plus:
+        raise BadInput(f"{library.package} does not support --hardware-compatible", "name the GPUs: --gpu sm_86,sm_89")
     return EngineOptions(
         batch_sizes=options.batch_size,
-        architectures=() if options.hardware_compatible and not asked else _architectures(asked, library),
+        architectures=() if options.hardware_compatible and not requested else _architectures(requested, library),
         level=options.builder_level,
         workspace_bytes=None if options.workspace_mib is None else options.workspace_mib << 20,
         version_compatible=options.version_compatible,
@@ -165,25 +174,25 @@ def engine_options(options: recipe.Export, library: Library) -> EngineOptions:
 
 
 def _check_writable(cache: Path) -> None:
-    """Said before minutes go into building."""
+    """Raise BadInput before minutes of building."""
     if not cache.resolve().parent.is_dir():
-        raise BadInput(f"there is no folder for the timing cache {cache}", "make it first")
-    if cache.is_dir() or not os.access(cache.resolve().parent, os.W_OK):  # it is replaced as a whole
-        raise BadInput(f"the timing cache {cache} cannot be written", "choose another file")
+        raise BadInput(f"the folder of the timing cache {cache} does not exist", "create it first")
+    if cache.is_dir() or not os.access(cache.resolve().parent, os.W_OK):  # the file is replaced, not modified
+        raise BadInput(f"the timing cache {cache} cannot be written", "choose another --timing-cache")
 
 
-def _architectures(asked: tuple[str, ...], library: Library) -> tuple[str, ...]:
-    """What the engine will be for: what is asked for, or the GPU in the machine, where nothing else can be built for.
+def _architectures(requested: tuple[str, ...], library: Library) -> tuple[str, ...]:
+    """GPU architectures to build for: the requested ones, or the installed GPU if the library does not cross-compile.
 
-    None: all GPUs from Ampere on, which TensorRT for RTX builds for by default.
+    Empty: all from Ampere on, the default of TensorRT for RTX.
     """
-    builds_for = library.can.architectures or (gpu.architecture(),)
-    if unknown := [each for each in asked if each not in builds_for]:
+    supported = library.features.architectures or (gpu.architecture(),)
+    if unsupported := [architecture for architecture in requested if architecture not in supported]:
         raise BadInput(
-            f"{library.package} {library.version} does not build for {', '.join(unknown)} here",
-            f"it builds for {', '.join(builds_for)}",
+            f"{library.package} {library.version} cannot build for {', '.join(unsupported)} here",
+            f"supported: {', '.join(supported)} (--gpu)",
         )
-    return asked or (() if library.can.architectures else builds_for)
+    return requested or (() if library.features.architectures else supported)
 
 
 PLUGIN: Target = TensorRT("tensorrt")

@@ -1,7 +1,7 @@
-"""PyTorch's own export (`torch.export`): a program for PyTorch without this toolkit, and compiled code where it can be.
+"""`torch.export` programs, which PyTorch loads without this toolkit, compiled if there is a C++ compiler.
 
-Compiled (AOTInductor), `model.pt2` is machine code for this kind of processor, and `program.pt2` beside it is what it
-was made of, which `torch.export.load` opens anywhere. Without a C++ compiler `model.pt2` is the program itself.
+Compiled (AOTInductor), `model.pt2` is machine code for this kind of CPU, and `program.pt2` is the program that it was
+compiled from, which `torch.export.load` opens anywhere. Without a C++ compiler `model.pt2` is the program itself.
 """
 
 from __future__ import annotations
@@ -20,51 +20,51 @@ import torch
 
 from toolkit import hashing
 from toolkit.errors import CheckFailed, StorageError, plainly
-from toolkit.export import Abilities, Target, Written
-from toolkit.export.facts import facts
-from toolkit.isolated import Guest, Isolated
+from toolkit.export import Capabilities, Target, Written
+from toolkit.export.file_metadata import file_metadata
+from toolkit.isolated import Isolated, NativeLibrary
 from toolkit.limits import cpu_flags
 from toolkit.models import native
 from toolkit.progress import Progress
 
 if TYPE_CHECKING:
     from toolkit import recipe
-    from toolkit.export.calibrate import Images
+    from toolkit.export.calibrate import Array
     from toolkit.export.prepare import Prepared
 
 FILE, PROGRAM = "model.pt2", "program.pt2"
-FACTS = "facts.json"
-"""Extra file inside of a program; see `facts`."""
+METADATA = "facts.json"
+"""Extra file inside a program; see `file_metadata`."""
 COPIES = 6
-"""Of the weights, as objects, as a library and in the package, that compiling writes at most."""
+"""Upper bound of the copies of the weights that compiling writes: object files, the library, the package."""
 
 
 class TorchExport(Target):
-    """See the module."""
+    """`torch.export` programs, compiled or not."""
 
     runtime = "torch"
-    reads = ("compile",)
+    used_settings = ("compile",)
 
-    def abilities(self) -> Abilities:
-        return Abilities(
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
             precisions=("fp32", "fp16", "bf16"),
             opsets=(17, 23),
             opset=20,
             attention=("decomposed",),
-            lacking={"int8": "Q/DQ is written into ONNX graphs only"},
+            unsupported={"int8": "Q/DQ nodes are supported in ONNX graphs only"},
         )
 
-    def guest(self, hint: str) -> Guest:
-        return Guest.installed("PyTorch", ("torch",), hint)
+    def guest(self, hint: str) -> NativeLibrary:
+        return NativeLibrary.installed("PyTorch", ("torch",), hint)
 
     def depends_on(self, options: recipe.Export) -> dict[str, str]:
-        """Compiled code is for one kind of processor and one version of PyTorch."""
+        """The kind of CPU and the version of PyTorch that compiled code is tied to."""
         if not options.compile or compiler() is None:
             return {}
-        return {"processor": processor(), "torch": str(torch.__version__)}
+        return {"processor": cpu_kind(), "torch": str(torch.__version__)}
 
-    def write(self, prepared: Prepared, options: recipe.Export, out: Path, report: Progress) -> Written:
-        """Write the program, compile it, load what is to run again, and compare it with torch."""
+    def write(self, prepared: Prepared, options: recipe.Export, out: Path, progress: Progress) -> Written:
+        """Write the program, compile it, load the result, and compare it with PyTorch in eager mode."""
         from toolkit.export import check
         from toolkit.export.prepare import random_images
 
@@ -72,36 +72,36 @@ class TorchExport(Target):
         shapes = None if options.fixed_batch else ({0: torch.export.Dim("batch")},)
         program = torch.export.export(prepared.module, (example,), dynamic_shapes=shapes)
         compiled = options.compile and compiler() is not None
-        _write(program, facts(prepared.info), out / (PROGRAM if compiled else FILE))
+        _write(program, file_metadata(prepared.info), out / (PROGRAM if compiled else FILE))
         if compiled:
-            report(0, 1, "compiling")
-            _check_room(program, out)
-            guest = self.guest("--no-compile writes the program alone")
-            with Isolated(guest, f"compiling {PROGRAM}", _compiled, out / PROGRAM, out / FILE) as there:
-                difference, lowered = check.judged(
-                    prepared, options, lambda images: there.call(f"running {FILE}", _Program.run, images)
+            progress(0, 1, "compiling")
+            _check_disk_space(program, out)
+            guest = self.guest("--no-compile writes the program without compiling it")
+            with Isolated(guest, f"compiling {PROGRAM}", _compiled, out / PROGRAM, out / FILE) as process:
+                difference, lowered = check.check_file(
+                    prepared, options, lambda images: process.call(f"running {FILE}", _Program.run, images)
                 )
         else:
-            difference, lowered = check.judged(prepared, options, _Program(out / FILE, compiled=False).run)
+            difference, lowered = check.check_file(prepared, options, _Program(out / FILE, compiled=False).run)
         return Written(
             FILE,
             (PROGRAM,) if compiled else (),
             difference=difference,
             lowered=lowered,
-            builder={"torch": str(torch.__version__)},
+            tied_to={"torch": str(torch.__version__)},
             notes=tuple(_notes(options, compiled)),
             options={"compiled": compiled},
-            architecture=processor() if compiled else None,
+            architecture=cpu_kind() if compiled else None,
         )
 
 
 def load(file: Path, *, compiled: bool) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What `write` has written, ready to be called with images [batch, 3, S, S]."""
+    """A file written by `TorchExport.write`, as a callable from images [batch, 3, S, S] to logits [batch, classes]."""
     if compiled:
         code = torch._inductor.aoti_load_package(str(file))
 
         def run(images: torch.Tensor) -> torch.Tensor:
-            logits: torch.Tensor = code(images.contiguous())  # it would not look at their strides
+            logits: torch.Tensor = code(images.contiguous())  # compiled code ignores strides
             return logits
 
         return run
@@ -110,21 +110,21 @@ def load(file: Path, *, compiled: bool) -> Callable[[torch.Tensor], torch.Tensor
 
 
 class _Program:
-    """What was written, loaded again."""
+    """A loaded file."""
 
     def __init__(self, file: Path, *, compiled: bool) -> None:
         self._run = load(file, compiled=compiled)
 
-    def run(self, images: Images) -> Images:
+    def run(self, images: Array) -> Array:
         """images: [batch, 3, S, S] -> logits: [batch, classes]."""
         with torch.inference_mode():
-            logits: Images = self._run(torch.from_numpy(images)).numpy()
+            logits: Array = self._run(torch.from_numpy(images)).numpy()
         return logits
 
 
 def _compiled(program: Path, file: Path) -> _Program:
-    """Compile a program. In a process of its own: PyTorch's writers, and compiled code, may take it with them."""
-    settings = {"cpp.dynamic_threads": True}  # else as many threads as there are here, whatever is asked for later
+    """Compile a program. Called in a subprocess: PyTorch's file writers and compiled code can crash it."""
+    settings = {"cpp.dynamic_threads": True}  # else this machine's number of threads would be compiled in
     loaded = torch.export.load(program)
     try:
         torch._inductor.aoti_compile_and_package(loaded, package_path=str(file), inductor_configs=settings)
@@ -134,12 +134,12 @@ def _compiled(program: Path, file: Path) -> _Program:
 
 
 def compiler() -> str | None:
-    """Path of the C++ compiler that PyTorch would call."""
+    """Path of the C++ compiler that PyTorch would call, or None."""
     return shutil.which((os.environ.get("CXX") or "g++").split()[0])
 
 
-def processor() -> str:
-    """Kind of this machine's processor: its family and a hash of all the instructions that compiled code may use."""
+def cpu_kind() -> str:
+    """Kind of this machine's CPU: its architecture and a hash of the instruction sets that compiled code may use."""
     return f"{platform.machine()}-{hashing.digest(sorted(cpu_flags()))[:8]}"
 
 
@@ -150,20 +150,23 @@ def _notes(options: recipe.Export, compiled: bool) -> Iterator[str]:
         yield f"this CPU emulates {options.precision}: fp32 is faster here"
 
 
-def _write(program: torch.export.ExportedProgram, said: dict[str, str], file: Path) -> None:
-    buffer = io.BytesIO()  # on a full disk PyTorch's own writer aborts the process
-    torch.export.save(program, buffer, extra_files={FACTS: json.dumps(said)})
+def _write(program: torch.export.ExportedProgram, metadata: dict[str, str], file: Path) -> None:
+    buffer = io.BytesIO()  # PyTorch's own writer aborts the process on a full disk
+    torch.export.save(program, buffer, extra_files={METADATA: json.dumps(metadata)})
     try:
         file.write_bytes(buffer.getbuffer())
     except OSError as error:
-        raise StorageError(f"cannot write {file}: {plainly(error)}", "make room on the disk and try again") from error
+        raise StorageError(f"cannot write {file}: {plainly(error)}", "free disk space and try again") from error
 
 
-def _check_room(program: torch.export.ExportedProgram, out: Path) -> None:
+def _check_disk_space(program: torch.export.ExportedProgram, out: Path) -> None:
+    """StorageError if the disk is too full to compile; PyTorch's writer would abort the process."""
     weights = sum(value.nbytes for value in program.state_dict.values())
     for folder in (out, Path(tempfile.gettempdir())):
-        if shutil.disk_usage(folder).free < COPIES * weights:  # as above
-            raise StorageError(f"{folder} has no room to compile {weights / 1e6:.0f} MB of weights", "make room on it")
+        if shutil.disk_usage(folder).free < COPIES * weights:
+            raise StorageError(
+                f"not enough disk space in {folder} to compile {weights / 1e6:.0f} MB of weights", "free disk space"
+            )
 
 
 PLUGIN: Target = TorchExport()

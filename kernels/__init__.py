@@ -1,1 +1,1 @@
-"""Attention for heads of any number and any width. Imports torch only, and triton where a kernel is run or compiled."""
+"""Attention for heads of any number and width. Imports torch, and triton only to run or compile a kernel."""

@@ -1,8 +1,8 @@
-"""Attention of one layer as machine code, for a GPU that need not be here and a program that has no Triton.
+"""Cross-compile one layer's attention to machine code that a program without Triton can launch.
 
-    python -m toolkit.kernels.ahead_of_time --target sm_87 --tokens 197 --heads 64x64,40x24 --scale 0.125 --out cubins
+    python -m toolkit.kernels.ahead_of_time --gpu sm_87 --tokens 197 --heads 64x64,40x24 --scale 0.125 --out cubins
 
-writes NAME.cubin and NAME.ptx, and NAME.c and NAME.h, which launch it and hold the cubin themselves.
+writes NAME.cubin, NAME.ptx, and NAME.c and NAME.h, which embed the cubin and launch it.
 """
 
 from __future__ import annotations
@@ -13,57 +13,67 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from toolkit.kernels.headwise_attention import Heads
-from toolkit.kernels.headwise_layer import Layer
-from toolkit.kernels.launcher import header_and_source
+from toolkit.kernels.c_source import header_and_source
+from toolkit.kernels.heads import Heads
+from toolkit.kernels.layer_spec import LayerSpec
 from toolkit.kernels.machine_code import DTYPES, SHARED_BYTES, compile_layer
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command; see the module."""
+    """Run the command; bad arguments end it with exit code 2."""
     parser = argparse.ArgumentParser(prog="python -m toolkit.kernels.ahead_of_time", description=__doc__.split("\n")[0])
-    parser.add_argument("--target", required=True, choices=tuple(SHARED_BYTES))
-    parser.add_argument("--tokens", required=True, type=_count, help="of an image, the class token included")
-    parser.add_argument("--heads", required=True, type=_heads, help="widths of queries and values: 64x64,40x24")
+    parser.add_argument("--gpu", required=True, choices=tuple(SHARED_BYTES))
+    parser.add_argument("--target", action=_Renamed, help=argparse.SUPPRESS)
+    parser.add_argument("--tokens", required=True, type=_count, help="tokens per image, including the class token")
+    parser.add_argument("--heads", required=True, type=_heads, help="qk_dim x v_dim of each head: 64x64,40x24")
     parser.add_argument("--scale", required=True, type=float, help="the source model's head_dim ** -0.5")
-    parser.add_argument("--queries", type=_count, help="so many of a tensor of their own; else all tokens ask")
-    parser.add_argument("--bias", action="store_true", help="one for each head, added to the logits (BEiT)")
+    parser.add_argument("--queries", type=_count, help="number of queries, if they are a separate tensor")
+    parser.add_argument("--bias", action="store_true", help="add a bias per head to the logits (BEiT)")
+    parser.add_argument("--key-bias", action="store_true", help="add a bias per image and key (merged tokens, padding)")
     parser.add_argument("--dtype", default="bfloat16", choices=tuple(DTYPES))
     parser.add_argument(
-        "--name", type=_name, default="headwise_attention", help="of the function in C and of the files"
+        "--name", type=_name, default="headwise_attention", help="name of the C function and of the files"
     )
-    parser.add_argument("--out", type=Path, help="folder for the files; without it nothing is written")
-    parser.add_argument("--json", action="store_true", help="print everything that is known of the code")
-    given = parser.parse_args(arguments)
+    parser.add_argument("--out", type=Path, help="output folder; without it, nothing is written")
+    parser.add_argument("--json", action="store_true", help="print registers, spills and instruction counts")
+    options = parser.parse_args(arguments)
     try:
-        layer = Layer(given.heads, given.scale, given.tokens, given.queries, len(given.heads) if given.bias else 0)
+        bias_heads = len(options.heads) if options.bias else 0
+        layer = LayerSpec(options.heads, options.scale, options.tokens, options.queries, bias_heads, options.key_bias)
     except ValueError as error:
         parser.error(str(error))
-    made = compile_layer(layer, given.target, given.dtype)
-    if given.out:
-        header, source = header_and_source(given.name, layer, made, given.dtype)
-        given.out.mkdir(parents=True, exist_ok=True)
-        (given.out / f"{given.name}.cubin").write_bytes(made.cubin)
-        for ending, text in (("ptx", made.ptx), ("h", header), ("c", source)):
-            (given.out / f"{given.name}.{ending}").write_text(text)
-    if given.json:
-        print(json.dumps(made.summary()))
+    binary = compile_layer(layer, options.gpu, options.dtype)
+    if options.out:
+        header, source = header_and_source(options.name, layer, binary, options.dtype)
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / f"{options.name}.cubin").write_bytes(binary.cubin)
+        for ending, text in (("ptx", binary.ptx), ("h", header), ("c", source)):
+            (options.out / f"{options.name}.{ending}").write_text(text)
+    if options.json:
+        print(json.dumps(binary.summary()))
         return
     print(
-        f"{given.name} for {made.target}: {made.registers} registers, {made.spilled} bytes spilled, "
-        f"{made.shared} bytes of shared memory, {made.threads} threads"
+        f"{options.name} for {binary.gpu}: {binary.registers} registers, {binary.spilled} bytes spilled, "
+        f"{binary.shared} bytes of shared memory, {binary.threads} threads"
     )
+
+
+class _Renamed(argparse.Action):
+    """A flag under its former name."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *unused: object) -> None:
+        parser.error("--target is now called --gpu")
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 1")
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
     return int(text)
 
 
 def _name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z_]\w*", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"{text} is no name in C")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a C identifier")
     return text
 
 
@@ -72,7 +82,7 @@ def _heads(text: str) -> Heads:
     try:
         return tuple((int(qk), int(v)) for qk, v in (head.split("x") for head in text.split(",")))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is not like 64x64,40x24") from None
+        raise argparse.ArgumentTypeError(f"expected widths such as 64x64,40x24, got {text!r}") from None
 
 
 if __name__ == "__main__":

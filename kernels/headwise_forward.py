@@ -1,15 +1,17 @@
-"""Fused attention for heads of any number and any width: one launch for a whole layer.
+"""Fused attention for heads of any number and width: one launch per layer.
 
-Where a head lies in the packed projection, and how wide it is, stands in a small table on the device, so that one
-kernel serves all layers of a model.
+A small table on the device holds each head's offset and width in the packed projection, so one compiled kernel serves
+all layers of a model.
 
-For few tokens (`headwise_launch` knows how few), `whole_row` keeps keys and values of a head on the chip and computes
-whole rows of logits, so that the softmax needs one pass (Zhai et al., 2023, "ByteTransformer", for heads of one width).
-The power of two that holds 197 tokens is 256, and a quarter of it would be waste: the keys are cut into descending
-powers of two, 128 + 64 + 16, with one maximum over all. For more, `online` goes through the keys tile by tile and
-rescales what it has summed up (Dao et al., 2022, "FlashAttention").
+`whole_row`, for few keys (see `headwise_settings`), keeps a head's keys and values on the chip and computes whole rows
+of logits, so the softmax needs one pass (Zhai et al., 2023, "ByteTransformer", for heads of one width). The next power
+of two of 197 keys is 256, of which a quarter would be padding: keys are split into chunks of descending powers of two,
+128 + 64 + 16, with one maximum over all. `online`, for more keys, iterates over blocks of keys and rescales its
+accumulators (Dao et al., 2022, "FlashAttention").
 
-Products are of the inputs' type and accumulate in float32, as does the softmax. Logits are in units of log 2, for exp2.
+Products take the input dtype and accumulate in float32; the softmax is float32. Logits are base 2, for exp2.
+
+Arguments: strides are in units of `VECTOR` elements; the last dimension of every tensor is contiguous.
 """
 
 from __future__ import annotations
@@ -17,199 +19,224 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from toolkit.kernels.headwise_tiles import GROUP, columns, load, logits_of, store
+from toolkit.kernels.headwise_tiles import VECTOR, load, locate_head, logits_of, store
 
 
 @triton.jit
 def whole_row(
-    q,  # [batch, rows, Q], any distance between rows and images
-    k,  # [batch, tokens, Q]
-    v,  # [batch, tokens, V]
-    out,  # [batch, rows, V]
-    lse,  # [batch, heads, rows] float32, log2 of every row's sum; not written unless WITH_LSE
-    bias,  # [heads, rows, tokens], its rows filled up to whole groups; not read unless HAS_BIAS
-    table,  # see `headwise_tiles.columns`
-    heads,  # how many
-    rows,  # queries of an image
-    q_image,  # distances of images and of rows, in groups
-    q_row,
-    kv_image,
-    kv_row,
-    out_image,
-    out_row,
-    bias_head,  # distances of heads and of rows, in groups
-    bias_row,
+    q,  # [batch, queries, Q]
+    k,  # [batch, keys, Q]
+    v,  # [batch, keys, V], with the strides of k
+    out,  # [batch, queries, V]
+    lse,  # [batch, heads, queries] float32: base-2 log-sum-exp; written if WITH_LSE
+    bias,  # [heads, queries, keys], rows padded to a multiple of VECTOR; read if HAS_BIAS
+    key_bias,  # [batch, keys] float32; read if HAS_KEY_BIAS
+    table,  # [heads, 4] int32, see `heads.head_table`
+    num_heads,
+    num_queries,
+    stride_q_batch,
+    stride_q_token,
+    stride_kv_batch,
+    stride_kv_token,
+    stride_out_batch,
+    stride_out_token,
+    stride_bias_head,
+    stride_bias_query,
+    stride_key_bias_batch,  # in elements
     scale_log2,  # scale * log2(e)
-    TOKENS: tl.constexpr,  # a model has one number of them; whole pieces need no mask then
-    KEYS_0: tl.constexpr,  # keys of the pieces, 0 where there is none
-    KEYS_1: tl.constexpr,
-    KEYS_2: tl.constexpr,
-    HOPPER: tl.constexpr,  # its products read keys and values from shared memory: none are to wait in registers
-    TILE: tl.constexpr,  # queries at a time
-    DQ: tl.constexpr,  # at least the widest head's qk_dim
-    DV: tl.constexpr,  # and v_dim
+    NUM_KEYS: tl.constexpr,  # constant in a model; full chunks need no mask
+    CHUNK_0: tl.constexpr,  # keys per chunk; 0 if there is no such chunk
+    CHUNK_1: tl.constexpr,
+    CHUNK_2: tl.constexpr,
+    HOPPER: tl.constexpr,  # tensor cores read k and v from shared memory: do not hoist them into registers
+    BLOCK_Q: tl.constexpr,  # queries per iteration
+    DIM_QK: tl.constexpr,  # tile width of q and k, at least the widest qk_dim
+    DIM_V: tl.constexpr,  # tile width of v, at least the widest v_dim
     HAS_BIAS: tl.constexpr,
+    HAS_KEY_BIAS: tl.constexpr,
     WITH_LSE: tl.constexpr,
-    LAYOUT: tl.constexpr = None,  # instead of `table`, see there
+    LAYOUT: tl.constexpr = None,  # replaces `table`, see `headwise_tiles.locate_head`
 ):
-    """Grid: batch * heads, and among how many programs the queries of a head are shared out.
+    """Grid: (batch * heads, splits of a head's queries).
 
-    Heads come first: those of one image run at the same time, and share the cache lines that narrow heads leave half
-    unread.
+    Heads vary fastest: those of an image run at the same time and share the cache lines that narrow heads read in part.
     """
-    head, image = tl.program_id(0) % heads, (tl.program_id(0) // heads).to(tl.int64)
-    qk_first, v_first, qk_dim, v_dim = columns(table, head, LAYOUT)
-    q += (image * q_image + qk_first) * GROUP
-    k += (image * kv_image + qk_first) * GROUP
-    v += (image * kv_image + v_first) * GROUP
-    out += (image * out_image + v_first) * GROUP
-    lse += (image * heads + head) * rows
-    bias += head.to(tl.int64) * (bias_head * GROUP)
+    head, image = tl.program_id(0) % num_heads, (tl.program_id(0) // num_heads).to(tl.int64)
+    qk_offset, v_offset, qk_dim, v_dim = locate_head(table, head, LAYOUT)
+    q += (image * stride_q_batch + qk_offset) * VECTOR
+    k += (image * stride_kv_batch + qk_offset) * VECTOR
+    v += (image * stride_kv_batch + v_offset) * VECTOR
+    out += (image * stride_out_batch + v_offset) * VECTOR
+    lse += (image * num_heads + head) * num_queries
+    bias += head.to(tl.int64) * (stride_bias_head * VECTOR)
+    key_bias += image * stride_key_bias_batch
 
-    column_0 = tl.arange(0, KEYS_0)
-    keys_0 = load(k, column_0, kv_row, TOKENS, qk_dim, DQ)
-    values_0 = load(v, column_0, kv_row, TOKENS, v_dim, DV)
-    if KEYS_1:
-        column_1 = KEYS_0 + tl.arange(0, KEYS_1)
-        keys_1 = load(k, column_1, kv_row, TOKENS, qk_dim, DQ)
-        values_1 = load(v, column_1, kv_row, TOKENS, v_dim, DV)
-    if KEYS_2:
-        column_2 = KEYS_0 + KEYS_1 + tl.arange(0, KEYS_2)
-        keys_2 = load(k, column_2, kv_row, TOKENS, qk_dim, DQ)
-        values_2 = load(v, column_2, kv_row, TOKENS, v_dim, DV)
+    key_0 = tl.arange(0, CHUNK_0)
+    k_0 = load(k, key_0, stride_kv_token, NUM_KEYS, qk_dim, DIM_QK)
+    v_0 = load(v, key_0, stride_kv_token, NUM_KEYS, v_dim, DIM_V)
+    if CHUNK_1:
+        key_1 = CHUNK_0 + tl.arange(0, CHUNK_1)
+        k_1 = load(k, key_1, stride_kv_token, NUM_KEYS, qk_dim, DIM_QK)
+        v_1 = load(v, key_1, stride_kv_token, NUM_KEYS, v_dim, DIM_V)
+    if CHUNK_2:
+        key_2 = CHUNK_0 + CHUNK_1 + tl.arange(0, CHUNK_2)
+        k_2 = load(k, key_2, stride_kv_token, NUM_KEYS, qk_dim, DIM_QK)
+        v_2 = load(v, key_2, stride_kv_token, NUM_KEYS, v_dim, DIM_V)
 
-    for first in tl.range(tl.program_id(1) * TILE, rows, tl.num_programs(1) * TILE, disable_licm=HOPPER):
-        row = first + tl.arange(0, TILE)
-        queries = load(q, row, q_row, rows, qk_dim, DQ)
-        logits_0 = logits_of(queries, keys_0, row, column_0, rows, TOKENS, scale_log2, bias, bias_row, HAS_BIAS)
-        top = tl.max(logits_0, 1)
-        if KEYS_1:
-            logits_1 = logits_of(queries, keys_1, row, column_1, rows, TOKENS, scale_log2, bias, bias_row, HAS_BIAS)
-            top = tl.maximum(top, tl.max(logits_1, 1))
-        if KEYS_2:
-            logits_2 = logits_of(queries, keys_2, row, column_2, rows, TOKENS, scale_log2, bias, bias_row, HAS_BIAS)
-            top = tl.maximum(top, tl.max(logits_2, 1))
+    for first in tl.range(tl.program_id(1) * BLOCK_Q, num_queries, tl.num_programs(1) * BLOCK_Q, disable_licm=HOPPER):
+        query = first + tl.arange(0, BLOCK_Q)
+        q_block = load(q, query, stride_q_token, num_queries, qk_dim, DIM_QK)
+        logits_0 = logits_of(
+            q_block, k_0, query, key_0, num_queries, NUM_KEYS, scale_log2, bias, stride_bias_query,
+            key_bias, HAS_BIAS, HAS_KEY_BIAS,
+        )  # fmt: skip
+        row_max = tl.max(logits_0, 1)
+        if CHUNK_1:
+            logits_1 = logits_of(
+                q_block, k_1, query, key_1, num_queries, NUM_KEYS, scale_log2, bias, stride_bias_query,
+                key_bias, HAS_BIAS, HAS_KEY_BIAS,
+            )  # fmt: skip
+            row_max = tl.maximum(row_max, tl.max(logits_1, 1))
+        if CHUNK_2:
+            logits_2 = logits_of(
+                q_block, k_2, query, key_2, num_queries, NUM_KEYS, scale_log2, bias, stride_bias_query,
+                key_bias, HAS_BIAS, HAS_KEY_BIAS,
+            )  # fmt: skip
+            row_max = tl.maximum(row_max, tl.max(logits_2, 1))
 
-        weights_0 = tl.exp2(logits_0 - top[:, None])
-        total = tl.sum(weights_0, 1)
-        mixed = tl.dot(weights_0.to(values_0.dtype), values_0, input_precision="ieee")
-        if KEYS_1:
-            weights_1 = tl.exp2(logits_1 - top[:, None])
-            total += tl.sum(weights_1, 1)
-            mixed = tl.dot(weights_1.to(values_1.dtype), values_1, mixed, input_precision="ieee")
-        if KEYS_2:
-            weights_2 = tl.exp2(logits_2 - top[:, None])
-            total += tl.sum(weights_2, 1)
-            mixed = tl.dot(weights_2.to(values_2.dtype), values_2, mixed, input_precision="ieee")
+        probs_0 = tl.exp2(logits_0 - row_max[:, None])
+        row_sum = tl.sum(probs_0, 1)
+        acc = tl.dot(probs_0.to(v_0.dtype), v_0, input_precision="ieee")
+        if CHUNK_1:
+            probs_1 = tl.exp2(logits_1 - row_max[:, None])
+            row_sum += tl.sum(probs_1, 1)
+            acc = tl.dot(probs_1.to(v_1.dtype), v_1, acc, input_precision="ieee")
+        if CHUNK_2:
+            probs_2 = tl.exp2(logits_2 - row_max[:, None])
+            row_sum += tl.sum(probs_2, 1)
+            acc = tl.dot(probs_2.to(v_2.dtype), v_2, acc, input_precision="ieee")
 
-        store(out, row, out_row, rows, v_dim, mixed / total[:, None], DV)
+        store(out, query, stride_out_token, num_queries, v_dim, acc / row_sum[:, None], DIM_V)
         if WITH_LSE:
-            tl.store(lse + row, top + tl.log2(total), mask=row < rows)
+            tl.store(lse + query, row_max + tl.log2(row_sum), mask=query < num_queries)
 
 
 @triton.jit
 def online(
-    q,  # [batch, rows, Q], any distance between rows and images
-    k,  # [batch, tokens, Q]
-    v,  # [batch, tokens, V]
-    out,  # [batch, rows, V]
-    lse,  # [batch, heads, rows] float32, log2 of every row's sum; not written unless WITH_LSE
-    bias,  # [heads, rows, tokens], its rows filled up to whole groups; not read unless HAS_BIAS
-    table,  # see `headwise_tiles.columns`
-    heads,  # how many
-    rows,  # queries of an image
-    tokens,  # keys of an image
-    q_image,  # distances of images and of rows, in groups
-    q_row,
-    kv_image,
-    kv_row,
-    out_image,
-    out_row,
-    bias_head,  # distances of heads and of rows, in groups
-    bias_row,
+    q,  # [batch, queries, Q]
+    k,  # [batch, keys, Q]
+    v,  # [batch, keys, V], with the strides of k
+    out,  # [batch, queries, V]
+    lse,  # [batch, heads, queries] float32: base-2 log-sum-exp; written if WITH_LSE
+    bias,  # [heads, queries, keys], rows padded to a multiple of VECTOR; read if HAS_BIAS
+    key_bias,  # [batch, keys] float32; read if HAS_KEY_BIAS
+    table,  # [heads, 4] int32, see `heads.head_table`
+    num_heads,
+    num_queries,
+    num_keys,
+    stride_q_batch,
+    stride_q_token,
+    stride_kv_batch,
+    stride_kv_token,
+    stride_out_batch,
+    stride_out_token,
+    stride_bias_head,
+    stride_bias_query,
+    stride_key_bias_batch,  # in elements
     scale_log2,  # scale * log2(e)
-    KEYS: tl.constexpr,  # keys at a time
-    TILE: tl.constexpr,  # queries of a program
-    DQ: tl.constexpr,  # at least the widest head's qk_dim
-    DV: tl.constexpr,  # and v_dim
+    BLOCK_K: tl.constexpr,  # keys per iteration
+    BLOCK_Q: tl.constexpr,  # queries per program
+    DIM_QK: tl.constexpr,  # tile width of q and k, at least the widest qk_dim
+    DIM_V: tl.constexpr,  # tile width of v, at least the widest v_dim
     HAS_BIAS: tl.constexpr,
+    HAS_KEY_BIAS: tl.constexpr,
     WITH_LSE: tl.constexpr,
-    LAYOUT: tl.constexpr = None,  # instead of `table`, see there
+    LAYOUT: tl.constexpr = None,  # replaces `table`, see `headwise_tiles.locate_head`
 ):
-    """Grid: batch * heads, tiles of queries."""
-    head, image = tl.program_id(0) % heads, (tl.program_id(0) // heads).to(tl.int64)
-    qk_first, v_first, qk_dim, v_dim = columns(table, head, LAYOUT)
-    q += (image * q_image + qk_first) * GROUP
-    k += (image * kv_image + qk_first) * GROUP
-    v += (image * kv_image + v_first) * GROUP
-    bias += head.to(tl.int64) * (bias_head * GROUP)
+    """Grid: (batch * heads, blocks of queries)."""
+    head, image = tl.program_id(0) % num_heads, (tl.program_id(0) // num_heads).to(tl.int64)
+    qk_offset, v_offset, qk_dim, v_dim = locate_head(table, head, LAYOUT)
+    q += (image * stride_q_batch + qk_offset) * VECTOR
+    k += (image * stride_kv_batch + qk_offset) * VECTOR
+    v += (image * stride_kv_batch + v_offset) * VECTOR
+    out += (image * stride_out_batch + v_offset) * VECTOR
+    bias += head.to(tl.int64) * (stride_bias_head * VECTOR)
+    key_bias += image * stride_key_bias_batch
 
-    row = tl.program_id(1) * TILE + tl.arange(0, TILE)
-    queries = load(q, row, q_row, rows, qk_dim, DQ)
-    top = tl.full([TILE], float("-inf"), tl.float32)
-    total = tl.zeros([TILE], tl.float32)
-    mixed = tl.zeros([TILE, DV], tl.float32)
-    for first in range(0, tokens, KEYS):
-        column = first + tl.arange(0, KEYS)
-        keys = load(k, column, kv_row, tokens, qk_dim, DQ)
-        logits = logits_of(queries, keys, row, column, rows, tokens, scale_log2, bias, bias_row, HAS_BIAS)
-        higher = tl.maximum(top, tl.max(logits, 1))
-        finite = tl.where(higher == float("-inf"), 0.0, higher)  # a bias may hide all keys so far
-        weights, shrink = tl.exp2(logits - finite[:, None]), tl.exp2(top - finite)
-        values = load(v, column, kv_row, tokens, v_dim, DV)
-        mixed = tl.dot(weights.to(values.dtype), values, mixed * shrink[:, None], input_precision="ieee")
-        total = total * shrink + tl.sum(weights, 1)
-        top = higher
-    store(out + (image * out_image + v_first) * GROUP, row, out_row, rows, v_dim, mixed / total[:, None], DV)
+    query = tl.program_id(1) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    q_block = load(q, query, stride_q_token, num_queries, qk_dim, DIM_QK)
+    row_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
+    row_sum = tl.zeros([BLOCK_Q], tl.float32)
+    acc = tl.zeros([BLOCK_Q, DIM_V], tl.float32)
+    for first in range(0, num_keys, BLOCK_K):
+        key = first + tl.arange(0, BLOCK_K)
+        k_block = load(k, key, stride_kv_token, num_keys, qk_dim, DIM_QK)
+        logits = logits_of(
+            q_block, k_block, query, key, num_queries, num_keys, scale_log2, bias, stride_bias_query,
+            key_bias, HAS_BIAS, HAS_KEY_BIAS,
+        )  # fmt: skip
+        new_max = tl.maximum(row_max, tl.max(logits, 1))
+        finite = tl.where(new_max == float("-inf"), 0.0, new_max)  # the bias may mask every key so far
+        probs, rescale = tl.exp2(logits - finite[:, None]), tl.exp2(row_max - finite)
+        v_block = load(v, key, stride_kv_token, num_keys, v_dim, DIM_V)
+        acc = tl.dot(probs.to(v_block.dtype), v_block, acc * rescale[:, None], input_precision="ieee")
+        row_sum = row_sum * rescale + tl.sum(probs, 1)
+        row_max = new_max
+    store(out, query, stride_out_token, num_queries, v_dim, acc / row_sum[:, None], DIM_V)
     if WITH_LSE:
-        tl.store(lse + (image * heads + head) * rows + row, top + tl.log2(total), mask=row < rows)
+        lse += (image * num_heads + head) * num_queries
+        tl.store(lse + query, row_max + tl.log2(row_sum), mask=query < num_queries)
 
 
 @triton.jit
 def layer(
-    packed,  # [batch, TOKENS, Q + Q + V]: queries, keys, values; or [batch, TOKENS, Q + V], with `queries`
-    queries,  # [batch, ROWS, Q], or None
-    bias,  # [heads, ROWS, TOKENS], its rows filled up to whole groups, or None
-    out,  # [batch, ROWS, V]
-    LAYOUT: tl.constexpr,  # see `headwise_tiles.columns`
-    Q: tl.constexpr,  # qk_dim of all heads together, in groups
-    V: tl.constexpr,  # v_dim of all heads together, in groups
-    ROWS: tl.constexpr,  # queries of an image
-    TOKENS: tl.constexpr,  # keys of an image
-    BIAS_HEAD: tl.constexpr,  # distance of two heads of the bias, in groups; 0 where they share it
+    packed,  # [batch, NUM_KEYS, Q + Q + V]: q, k, v; or, with `queries`, [batch, NUM_KEYS, Q + V]: k, v
+    queries,  # [batch, NUM_QUERIES, Q], or None
+    bias,  # [heads, NUM_QUERIES, NUM_KEYS], rows padded to a multiple of VECTOR, or None
+    key_bias,  # [batch, NUM_KEYS] float32, or None
+    out,  # [batch, NUM_QUERIES, V]
+    LAYOUT: tl.constexpr,  # see `headwise_tiles.locate_head`
+    Q: tl.constexpr,  # sum of the heads' qk_dim, in units of VECTOR
+    V: tl.constexpr,  # sum of the heads' v_dim, in units of VECTOR
+    NUM_QUERIES: tl.constexpr,
+    NUM_KEYS: tl.constexpr,
+    STRIDE_BIAS_HEAD: tl.constexpr,  # in units of VECTOR; 0 if all heads share the bias
     SCALE_LOG2: tl.constexpr,  # scale * log2(e)
-    WHOLE_ROW: tl.constexpr,  # or `online`
-    KEYS_0: tl.constexpr,  # of `whole_row` the keys of its pieces; of `online` the keys at a time
-    KEYS_1: tl.constexpr,
-    KEYS_2: tl.constexpr,
-    HOPPER: tl.constexpr,  # of `whole_row`, see there
-    TILE: tl.constexpr,  # queries at a time
-    DQ: tl.constexpr,  # at least the widest head's qk_dim
-    DV: tl.constexpr,  # and v_dim
+    WHOLE_ROW: tl.constexpr,  # else `online`
+    CHUNK_0: tl.constexpr,  # `whole_row`: its chunks; `online`: BLOCK_K in CHUNK_0
+    CHUNK_1: tl.constexpr,
+    CHUNK_2: tl.constexpr,
+    HOPPER: tl.constexpr,  # of `whole_row`
+    BLOCK_Q: tl.constexpr,
+    DIM_QK: tl.constexpr,
+    DIM_V: tl.constexpr,
 ):
-    """Either kernel for one layer alone, which a program without Triton can launch: its arguments are tensors.
+    """Either kernel specialised for one layer, for programs without Triton: the only arguments are tensors.
 
-    Widths, distances, sizes and the scale are constants of the code, and where the heads lie too: there is no table to
-    keep on the device. The batch is in the grid, which is that of `whole_row` or of `online`.
+    Widths, strides, sizes, scale and head offsets are constants of the code: there is no table to keep on the device.
+    The grid is that of `whole_row` or of `online`.
     """
     HEADS: tl.constexpr = len(LAYOUT)
-    BIAS_ROW: tl.constexpr = (TOKENS + GROUP - 1) // GROUP
+    BIAS_QUERY: tl.constexpr = (NUM_KEYS + VECTOR - 1) // VECTOR
     HAS_BIAS: tl.constexpr = bias is not None
-    ITS_Q: tl.constexpr = Q if queries is None else 0
-    KV: tl.constexpr = ITS_Q + Q + V
+    HAS_KEY_BIAS: tl.constexpr = key_bias is not None
+    PACKED_Q: tl.constexpr = Q if queries is None else 0
+    KV: tl.constexpr = PACKED_Q + Q + V
     q = packed if queries is None else queries
-    q_row = KV if queries is None else Q
-    k = packed + ITS_Q * GROUP
-    v = k + Q * GROUP
-    added = bias if HAS_BIAS else packed
+    stride_q = KV if queries is None else Q
+    k = packed + PACKED_Q * VECTOR
+    v = k + Q * VECTOR
+    bias_or_any = bias if HAS_BIAS else packed
+    key_bias_or_any = key_bias if HAS_KEY_BIAS else packed
     if WHOLE_ROW:
         whole_row(
-            q, k, v, out, out, added, out, HEADS, ROWS, ROWS * q_row, q_row, TOKENS * KV, KV, ROWS * V, V,
-            BIAS_HEAD, BIAS_ROW, SCALE_LOG2, TOKENS, KEYS_0, KEYS_1, KEYS_2, HOPPER, TILE, DQ, DV, HAS_BIAS,
-            False, LAYOUT,
+            q, k, v, out, out, bias_or_any, key_bias_or_any, out, HEADS, NUM_QUERIES, NUM_QUERIES * stride_q, stride_q,
+            NUM_KEYS * KV, KV, NUM_QUERIES * V, V, STRIDE_BIAS_HEAD, BIAS_QUERY, NUM_KEYS, SCALE_LOG2, NUM_KEYS,
+            CHUNK_0, CHUNK_1, CHUNK_2, HOPPER, BLOCK_Q, DIM_QK, DIM_V, HAS_BIAS, HAS_KEY_BIAS, False, LAYOUT,
         )  # fmt: skip
     else:
         online(
-            q, k, v, out, out, added, out, HEADS, ROWS, TOKENS, ROWS * q_row, q_row, TOKENS * KV, KV, ROWS * V, V,
-            BIAS_HEAD, BIAS_ROW, SCALE_LOG2, KEYS_0, TILE, DQ, DV, HAS_BIAS, False, LAYOUT,
+            q, k, v, out, out, bias_or_any, key_bias_or_any, out, HEADS, NUM_QUERIES, NUM_KEYS,
+            NUM_QUERIES * stride_q, stride_q, NUM_KEYS * KV, KV, NUM_QUERIES * V, V, STRIDE_BIAS_HEAD, BIAS_QUERY,
+            NUM_KEYS, SCALE_LOG2, CHUNK_0, BLOCK_Q, DIM_QK, DIM_V, HAS_BIAS, HAS_KEY_BIAS, False, LAYOUT,
         )  # fmt: skip

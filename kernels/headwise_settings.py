@@ -1,119 +1,110 @@
-"""Which kernel computes a layer, and for which sizes it is compiled.
+"""Kernel and tile sizes for a workload, by heuristic.
 
-What was measured on a GPU is looked up (`tuned`); these rules hold elsewhere. They are such that nothing spills to
-memory, and that shared memory suffices; what that was found out with is `machine_code`.
+Configurations that were measured on a GPU take precedence (`tuned`). The heuristics avoid register spills and stay
+within shared memory on every supported GPU; both were checked with `machine_code`.
 """
 
 from __future__ import annotations
 
-from itertools import accumulate
 from typing import Literal, NamedTuple
 
-import triton
-
-from toolkit.kernels.headwise_attention import ALIGNMENT, Heads
-
 Settings = dict[str, int]
-"""What a kernel is compiled for: its constants, and the compiler's options."""
+"""A kernel's `constexpr` arguments and compiler options (num_warps, num_stages, ...)."""
 HOPPER = 90
-"""Compute capability, times ten, of the GPU whose products read both factors from shared memory."""
-WHOLE_ROW_TOKENS, WHOLE_ROW_TOKENS_ON_HOPPER = 208, 320
-WHOLE_ROW_WIDTH = 64
-"""Up to so many tokens and units of the widest head, a row of logits, the keys and the values fit on the chip. With a
-bias, a row of which takes as many registers as one of logits, Hopper holds no more than the others."""
-SMALLEST = 16
-"""Rows, columns and depth of the smallest product that tensor cores take."""
-PIECES = 3
-"""Into how many powers of two the keys are cut at most."""
+"""Compute capability (times ten) of Hopper, whose tensor cores read both operands from shared memory."""
+WHOLE_ROW_KEYS, WHOLE_ROW_KEYS_ON_HOPPER = 208, 320
+WHOLE_ROW_DIM = 64
+"""Up to this many keys and this head width, a row of logits, the keys and the values fit on the chip. A bias needs as
+many registers as the logits: with one, Hopper's limit is that of the others."""
+PROGRAMS_PER_SM = 2
+"""Resident programs of `whole_row` per SM, at head_dim 64."""
+MIN_TILE = 16
+"""Smallest dimension of a tensor-core product in Triton."""
+MAX_CHUNKS = 3
+"""Maximum number of power-of-two chunks that `whole_row` splits the keys into."""
 
 
-class Work(NamedTuple):
-    """What a kernel is to compute."""
+class Workload(NamedTuple):
+    """The problem that a kernel solves."""
 
     kind: Literal["forward", "backward_keys", "backward_queries"]
-    tokens: int
-    """Keys; there may be fewer queries."""
+    num_keys: int
     heads: tuple[tuple[int, int], ...]
     has_bias: bool = False
+    has_key_bias: bool = False
     with_lse: bool = False
-    """The forward pass writes what the backward pass needs."""
+    """Whether the forward pass stores the log-sum-exp for the backward pass."""
 
     @property
-    def tiles(self) -> tuple[int, int]:
-        """Widths of tiles that hold queries and keys, and values, of every head."""
-        qk, v = (max(SMALLEST, triton.next_power_of_2(max(dims))) for dims in zip(*self.heads, strict=True))
+    def dims(self) -> tuple[int, int]:
+        """Padded tile widths (DIM_QK, DIM_V): next power of two of the widest head, at least `MIN_TILE`."""
+        qk, v = (max(MIN_TILE, 1 << (max(dims) - 1).bit_length()) for dims in zip(*self.heads, strict=True))
         return qk, v
 
 
-class Plan(NamedTuple):
-    """How it is computed."""
+class KernelConfig(NamedTuple):
+    """A kernel and the settings it is compiled with."""
 
     kernel: str
     settings: Settings
 
 
-def by_rule(work: Work, capability: int) -> Plan:
-    """What is known to compile well on GPUs of this compute capability, times ten."""
-    kernel = _forward_kernel(work, capability) if work.kind == "forward" else work.kind
-    return Plan(kernel, {**constants(work, kernel, capability), **_sizes(work, kernel, capability)})
+def heuristic_config(workload: Workload, capability: int) -> KernelConfig:
+    """The configuration for GPUs of a compute capability (times ten) that were not tuned."""
+    kernel = _forward_kernel(workload, capability) if workload.kind == "forward" else workload.kind
+    sizes = _tile_sizes(workload, kernel, capability)
+    return KernelConfig(kernel, {**constants(workload, kernel, capability), **sizes})
 
 
-def constants(work: Work, kernel: str, capability: int) -> Settings:
-    """The part of a kernel's settings that follows from the work."""
-    dq, dv = work.tiles
-    found = {"DQ": dq, "DV": dv, "HAS_BIAS": work.has_bias, "enable_fp_fusion": True}
-    if work.kind == "forward":
-        found["WITH_LSE"] = work.with_lse
+def constants(workload: Workload, kernel: str, capability: int) -> Settings:
+    """The settings that the workload determines; the others are free to tune."""
+    dim_qk, dim_v = workload.dims
+    settings = {"DIM_QK": dim_qk, "DIM_V": dim_v, "HAS_BIAS": workload.has_bias}
+    settings |= {"HAS_KEY_BIAS": workload.has_key_bias, "enable_fp_fusion": True}
+    if workload.kind == "forward":
+        settings["WITH_LSE"] = workload.with_lse
     if kernel == "whole_row":
-        cut = zip(("KEYS_0", "KEYS_1", "KEYS_2"), (*pieces(work.tokens), 0, 0), strict=False)
-        found |= {"TOKENS": work.tokens, "HOPPER": capability == HOPPER, **dict(cut)}
-    return found
+        sizes = zip(("CHUNK_0", "CHUNK_1", "CHUNK_2"), (*key_chunks(workload.num_keys), 0, 0), strict=False)
+        settings |= {"NUM_KEYS": workload.num_keys, "HOPPER": capability == HOPPER, **dict(sizes)}
+    return settings
 
 
-def _forward_kernel(work: Work, capability: int) -> str:
-    roomy = capability == HOPPER and not work.has_bias
-    most = WHOLE_ROW_TOKENS_ON_HOPPER if roomy else WHOLE_ROW_TOKENS
-    return "whole_row" if work.tokens <= most and max(work.tiles) <= WHOLE_ROW_WIDTH else "online"
+def _forward_kernel(workload: Workload, capability: int) -> str:
+    roomy = capability == HOPPER and not workload.has_bias
+    max_keys = WHOLE_ROW_KEYS_ON_HOPPER if roomy else WHOLE_ROW_KEYS
+    return "whole_row" if workload.num_keys <= max_keys and max(workload.dims) <= WHOLE_ROW_DIM else "online"
 
 
-def _sizes(work: Work, kernel: str, capability: int) -> Settings:
-    width = max(work.tiles)
-    wide = width > WHOLE_ROW_WIDTH
+def _tile_sizes(workload: Workload, kernel: str, capability: int) -> Settings:
+    dim = max(workload.dims)
+    wide = dim > WHOLE_ROW_DIM
     if kernel == "online":
-        few = wide or (work.has_bias and capability != HOPPER)
-        keys = 128 if width == SMALLEST else 32 if few else 64
-        return {"TILE": 64, "KEYS": keys, "num_warps": 4, "num_stages": 2}
+        few = wide or (workload.has_bias and capability != HOPPER)
+        keys = 128 if dim == MIN_TILE else 32 if few else 64
+        return {"BLOCK_Q": 64, "BLOCK_K": keys, "num_warps": 4, "num_stages": 2}
     if kernel != "whole_row":
-        return {"TILE": 32 if wide else 64, "KEYS": 32, "num_warps": 4, "num_stages": 1}
-    if not work.has_bias:
-        return {"TILE": 64, "num_warps": 4, "num_stages": 1}
+        narrow = dim == MIN_TILE and workload.has_bias and workload.has_key_bias
+        return {"BLOCK_Q": 32 if wide or narrow else 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 1}
+    if not workload.has_bias:
+        return {"BLOCK_Q": 64, "num_warps": 4, "num_stages": 1}
     if capability == HOPPER:
-        return {"TILE": 64, "num_warps": 4 if width == SMALLEST else 8, "num_stages": 1}
-    small, warps = (16, 4) if width == SMALLEST else (32, 8)
-    return {"TILE": small, "num_warps": warps, "num_stages": 1}
+        return {"BLOCK_Q": 64, "num_warps": 4 if dim == MIN_TILE else 8, "num_stages": 1}
+    block, warps = (16, 4) if dim == MIN_TILE else (32, 8)
+    return {"BLOCK_Q": block, "num_warps": warps, "num_stages": 1}
 
 
-def pieces(tokens: int) -> tuple[int, ...]:
-    """At most three descending powers of two, from 16 on, that together hold `tokens` with the least waste.
+def key_chunks(num_keys: int) -> tuple[int, ...]:
+    """At most `MAX_CHUNKS` descending powers of two, from 16 on, that hold `num_keys` with the least padding.
 
     197 -> 128, 64, 16
     """
-    left, found = -(-tokens // SMALLEST) * SMALLEST, list[int]()
+    left, chunks = -(-num_keys // MIN_TILE) * MIN_TILE, list[int]()
     while left > 0:
         largest = 1 << (left.bit_length() - 1)
-        if len(found) == PIECES - 1 and largest < left:
+        if len(chunks) == MAX_CHUNKS - 1 and largest < left:
             largest *= 2
-        found.append(largest)
+        chunks.append(largest)
         left -= largest
-    if len(found) > 1 and found[-1] == found[-2]:  # 128, 64, 64 is 256
-        return pieces(sum(found))
-    return tuple(found)
-
-
-def columns_of(heads: Heads) -> tuple[tuple[int, ...], ...]:
-    """Of every head, in groups: first of q and k, first of v, qk_dim, v_dim."""
-    qk_first, v_first = ([0, *accumulate(dims)] for dims in zip(*heads, strict=True))
-    return tuple(
-        tuple(units // ALIGNMENT for units in (qk_first[index], v_first[index], *head))
-        for index, head in enumerate(heads)
-    )
+    if len(chunks) > 1 and chunks[-1] == chunks[-2]:  # 128, 64, 64 is 256
+        return key_chunks(sum(chunks))
+    return tuple(chunks)

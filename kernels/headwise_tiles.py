@@ -1,8 +1,11 @@
-"""Tiles of a head as the kernels read and write them, and its logits.
+"""Loading and storing tiles of a head, and its logits: the parts that the kernels share.
 
-A head is read where it lies in the packed projection and written where the output projection reads it: no permutation,
-no padding in memory. Tiles are as wide as the widest head (`DQ`, `DV`) wants them; narrower heads leave some of it
+Heads are read from the packed projection and written to the output projection's input in place: no permutation, no
+padding in memory. Tiles are as wide as the widest head needs (`DIM_QK`, `DIM_V`); for narrower heads the rest is
 masked, which costs arithmetic but no memory traffic.
+
+Strides and offsets are in units of `VECTOR` elements, so that the compiler sees multiples of 8: with an arbitrary
+stride it would load element by element.
 """
 
 from __future__ import annotations
@@ -10,101 +13,105 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from toolkit.kernels.headwise_attention import ALIGNMENT
+from toolkit.kernels.heads import ALIGNMENT
 
 LOG2_E = tl.constexpr(1.4426950408889634)
-GROUP = tl.constexpr(ALIGNMENT)
-"""Units that are read and written at once: 16 bytes. Widths and distances count in groups, so that the compiler sees
-products with 8; of a number that it knows nothing about it would load unit by unit."""
+VECTOR = tl.constexpr(ALIGNMENT)
+"""Elements of one 16-byte load."""
 
 
 @triton.jit
-def columns(
-    table,  # [heads, 4] int32, in groups: first of q and k, first of v and out, qk_dim, v_dim
-    head,
-    LAYOUT: tl.constexpr = None,  # the same as a tuple of tuples, where a kernel is for one layer only
+def locate_head(
+    table,  # [heads, 4] int32, see `heads.head_table`
+    head,  # index of the head
+    LAYOUT: tl.constexpr = None,  # the table as a tuple of tuples, for a kernel that is compiled for one layer
 ):
-    """Where a head lies, in groups, and how wide it is, in units."""
+    """(offset of q and k, offset of v and out), in units of VECTOR, and (qk_dim, v_dim), in elements."""
     if LAYOUT is None:
         entry = table + 4 * head
-        qk_first, v_first, qk_dim, v_dim = tl.load(entry), tl.load(entry + 1), tl.load(entry + 2), tl.load(entry + 3)
+        qk_offset, v_offset = tl.load(entry), tl.load(entry + 1)
+        qk_dim, v_dim = tl.load(entry + 2), tl.load(entry + 3)
     else:
-        qk_first, v_first, qk_dim, v_dim = LAYOUT[0][0], LAYOUT[0][1], LAYOUT[0][2], LAYOUT[0][3]
+        qk_offset, v_offset, qk_dim, v_dim = LAYOUT[0][0], LAYOUT[0][1], LAYOUT[0][2], LAYOUT[0][3]
         for index in tl.static_range(1, len(LAYOUT)):
-            qk_first = tl.where(head == index, LAYOUT[index][0], qk_first)
-            v_first = tl.where(head == index, LAYOUT[index][1], v_first)
+            qk_offset = tl.where(head == index, LAYOUT[index][0], qk_offset)
+            v_offset = tl.where(head == index, LAYOUT[index][1], v_offset)
             qk_dim = tl.where(head == index, LAYOUT[index][2], qk_dim)
             v_dim = tl.where(head == index, LAYOUT[index][3], v_dim)
-    return qk_first, v_first, qk_dim * GROUP, v_dim * GROUP
+    return qk_offset, v_offset, qk_dim * VECTOR, v_dim * VECTOR
 
 
 @triton.jit
-def _places(
-    base,  # the head's first unit
-    row,  # [rows] which of them
-    row_stride,  # distance of two, in groups
-    COLUMNS: tl.constexpr,  # width of the tile
+def _pointers(
+    base,  # pointer to the head's first element
+    token,  # [block] token indices
+    stride,  # token stride, in units of VECTOR
+    DIM: tl.constexpr,  # tile width
 ):
-    """Pointers [rows, COLUMNS] from the first unit of a head on."""
-    return base + row[:, None] * (row_stride * GROUP) + tl.arange(0, COLUMNS)[None, :]
+    """Pointers [block, DIM] to the elements of a tile."""
+    return base + token[:, None] * (stride * VECTOR) + tl.arange(0, DIM)[None, :]
 
 
 @triton.jit
-def _there(
-    row,  # [rows] which of them
-    count,  # how many the tensor has
-    width,  # units of the head
-    COLUMNS: tl.constexpr,  # width of the tile
+def _mask(
+    token,  # [block] token indices
+    num_tokens,  # tokens of the tensor
+    width,  # elements of the head
+    DIM: tl.constexpr,  # tile width
 ):
-    """[rows, COLUMNS]: which of them the tensor and the head really have."""
-    return (row[:, None] < count) & (tl.arange(0, COLUMNS)[None, :] < width)
+    """[block, DIM]: which elements of a tile are inside the tensor and the head."""
+    return (token[:, None] < num_tokens) & (tl.arange(0, DIM)[None, :] < width)
 
 
 @triton.jit
 def load(
-    base,  # arguments as `_places` and `_there`
-    row,
-    row_stride,
-    count,
+    base,  # arguments as `_pointers` and `_mask`
+    token,
+    stride,
+    num_tokens,
     width,
-    COLUMNS: tl.constexpr,
+    DIM: tl.constexpr,
 ):
-    """[rows, COLUMNS] of a head, zeros for what is not there: whatever lies there, NaN too, is not read."""
-    return tl.load(_places(base, row, row_stride, COLUMNS), mask=_there(row, count, width, COLUMNS), other=0.0)
+    """Tile [block, DIM] of a head, zero outside of tensor and head; memory there is not read."""
+    return tl.load(_pointers(base, token, stride, DIM), mask=_mask(token, num_tokens, width, DIM), other=0.0)
 
 
 @triton.jit
 def store(
-    base,  # arguments as `_places` and `_there`
-    row,
-    row_stride,
-    count,
+    base,  # arguments as `_pointers` and `_mask`
+    token,
+    stride,
+    num_tokens,
     width,
-    values,  # [rows, COLUMNS] float32
-    COLUMNS: tl.constexpr,
+    values,  # [block, DIM] float32
+    DIM: tl.constexpr,
 ):
-    """Write what there is of [rows, COLUMNS] of a head, and nothing beside it."""
-    places = _places(base, row, row_stride, COLUMNS)
-    tl.store(places, values.to(base.dtype.element_ty), mask=_there(row, count, width, COLUMNS))
+    """Store the part of a tile [block, DIM] that is inside tensor and head."""
+    pointers = _pointers(base, token, stride, DIM)
+    tl.store(pointers, values.to(base.dtype.element_ty), mask=_mask(token, num_tokens, width, DIM))
 
 
 @triton.jit
 def logits_of(
-    queries,  # [rows, DQ]
-    keys,  # [columns, DQ]
-    row,  # [rows] number of each query
-    column,  # [columns] number of each key
-    rows,  # queries there are
-    tokens,  # keys there are
+    q,  # [block_q, DIM_QK]
+    k,  # [block_k, DIM_QK]
+    query,  # [block_q] query indices
+    key,  # [block_k] key indices
+    num_queries,
+    num_keys,
     scale_log2,  # scale * log2(e)
-    bias,  # of this head, [rows, tokens], its rows filled up to whole groups
-    bias_row,  # distance of its rows, in groups
+    bias,  # pointer to the head's bias [queries, keys], rows padded to a multiple of VECTOR
+    stride_bias_query,  # in units of VECTOR
+    key_bias,  # pointer to the image's key_bias [keys] float32
     HAS_BIAS: tl.constexpr,
+    HAS_KEY_BIAS: tl.constexpr,
 ):
-    """[rows, columns] in units of log 2; minus infinity for keys that are not there."""
-    logits = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale_log2
+    """Base-2 logits [block_q, block_k] float32, -inf for keys outside the tensor."""
+    logits = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
     if HAS_BIAS:
-        there = (row[:, None] < rows) & (column[None, :] < tl.cdiv(tokens, GROUP) * GROUP)
-        added = tl.load(bias + row[:, None] * (bias_row * GROUP) + column[None, :], mask=there, other=0.0)
-        logits += added.to(tl.float32) * LOG2_E
-    return tl.where(column[None, :] < tokens, logits, float("-inf"))
+        inside = (query[:, None] < num_queries) & (key[None, :] < tl.cdiv(num_keys, VECTOR) * VECTOR)
+        pointers = bias + query[:, None] * (stride_bias_query * VECTOR) + key[None, :]
+        logits += tl.load(pointers, mask=inside, other=0.0).to(tl.float32) * LOG2_E
+    if HAS_KEY_BIAS:
+        logits += tl.load(key_bias + key, mask=key < num_keys, other=0.0)[None, :] * LOG2_E
+    return tl.where(key[None, :] < num_keys, logits, float("-inf"))

@@ -1,6 +1,7 @@
-"""Machine code for a GPU that need not be here, and what the compiler made of it.
+"""Cross-compilation: machine code of the kernels for any supported GPU, with register and instruction counts.
 
-What is compiled: the kernels as `headwise_launch` launches them, or a whole layer for programs without Triton.
+`compile_config` compiles a kernel as `headwise_launch` launches it, `compile_layer` one layer for programs without
+Triton.
 """
 
 from __future__ import annotations
@@ -20,70 +21,75 @@ from triton.compiler import ASTSource
 
 from toolkit.kernels.headwise_backward import backward_keys, backward_queries
 from toolkit.kernels.headwise_forward import layer, online, whole_row
-from toolkit.kernels.headwise_layer import Constant, Layer
-from toolkit.kernels.headwise_settings import Plan
+from toolkit.kernels.headwise_settings import KernelConfig
+from toolkit.kernels.layer_spec import Constant, LayerSpec
 
 KERNELS = {each.__name__: each for each in (whole_row, online, backward_keys, backward_queries)}
 SHARED_BYTES = {
     "sm_80": 166_912, "sm_86": 101_376, "sm_87": 166_912, "sm_89": 101_376, "sm_90": 232_448, "sm_120": 101_376,
 }  # fmt: skip
-"""Shared memory that one program may have (CUDA C++ Programming Guide, table of compute capabilities)."""
+"""Maximum shared memory per block, by GPU (CUDA C++ Programming Guide, table of compute capabilities)."""
 PTX_VERSIONS = {"sm_120": 87}
-OLDEST_PTX_VERSION = 80
-"""PTX is written in the oldest version that knows the target, 8.0 being CUDA 12.0's, so that older drivers take it."""
+MIN_PTX_VERSION = 80
+"""PTX is emitted in the oldest version that supports the GPU, 8.0 (CUDA 12.0) at least, so that old drivers load it."""
 DTYPES = {"float16": "fp16", "bfloat16": "bf16"}
-POINTERS = {"lse": "*fp32", "table": "*i32"}
-"""Arguments that point at something else than the inputs' type."""
+POINTERS = {"lse": "*fp32", "key_bias": "*fp32", "table": "*i32"}
+"""Triton types of the pointer arguments that do not point to the input dtype."""
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _OPERATION = re.compile(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9_.]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Binary:
-    """One kernel, compiled."""
+    """A compiled kernel."""
 
     kernel: str
-    target: str
+    gpu: str
+    """sm_87"""
     symbol: str
-    """Its name in the cubin."""
+    """The kernel's name in the cubin."""
     cubin: bytes
     ptx: str
     threads: int
     shared: int
-    """Bytes of shared memory that a launch asks for."""
+    """Dynamic shared memory per block, in bytes."""
     registers: int
+    """Registers per thread."""
     spilled: int
-    """Bytes that a thread keeps in memory for want of registers."""
+    """Register spills per thread, in bytes."""
     operations: dict[str, int]
-    """How many of each machine instruction there are."""
+    """Number of each machine instruction in the code."""
 
     @property
     def capability(self) -> int:
-        """Of the target, times ten."""
-        return capability_of(self.target)
+        """Compute capability, times ten."""
+        return capability_of(self.gpu)
 
     def summary(self) -> dict[str, object]:
-        """Everything but the code."""
-        names = ("kernel", "target", "symbol", "threads", "shared", "registers", "spilled", "operations")
+        """All fields except the code."""
+        names = ("kernel", "gpu", "symbol", "threads", "shared", "registers", "spilled", "operations")
         return {name: getattr(self, name) for name in names}
 
 
-def compile_plan(plan: Plan, target: str, dtype: str = "bfloat16") -> Binary:
-    """Compile one of `KERNELS` for `target` (sm_87), which need not be here.
+def compile_config(config: KernelConfig, gpu: str, dtype: str = "bfloat16") -> Binary:
+    """Compile one of `KERNELS` for `gpu` (sm_87), which need not be installed.
 
-    Raises ValueError for a target that it is not made for, and if the code needs more shared memory than the GPU has.
+    Raises ValueError for a GPU that is not in `SHARED_BYTES`, and for code that needs more shared memory than it has.
     """
-    function = KERNELS[plan.kernel]
-    from_table = {"LAYOUT": None} if "LAYOUT" in function.arg_names else {}
-    return _compiled(function, target, {**plan.settings, **from_table}, DTYPES[dtype])
+    function = KERNELS[config.kernel]
+    table = {"LAYOUT": None} if "LAYOUT" in function.arg_names else {}
+    return _compile(function, gpu, {**config.settings, **table}, DTYPES[dtype])
 
 
-def compile_layer(shape: Layer, target: str, dtype: str = "bfloat16") -> Binary:
-    """Compile `headwise_forward.layer`; as `compile_plan`. Its arguments: the tensors that the layer has, in order."""
-    return _compiled(layer, target, shape.settings(capability_of(target)), DTYPES[dtype])
+def compile_layer(spec: LayerSpec, gpu: str, dtype: str = "bfloat16") -> Binary:
+    """Compile `headwise_forward.layer` for `gpu`; the kernel's arguments are `spec.tensors()`.
+
+    Raises ValueError as `compile_config` does.
+    """
+    return _compile(layer, gpu, spec.settings(capability_of(gpu)), DTYPES[dtype])
 
 
-def _compiled(function: Any, target: str, settings: Mapping[str, Constant], dtype: str) -> Binary:
+def _compile(function: Any, gpu: str, settings: Mapping[str, Constant], dtype: str) -> Binary:
     constants = {name: value for name, value in settings.items() if name in function.arg_names}
     types = {name: _type_of(name, constants, dtype) for name in function.arg_names}
     places = {name: (place,) for place, name in enumerate(function.arg_names)}
@@ -94,21 +100,21 @@ def _compiled(function: Any, target: str, settings: Mapping[str, Constant], dtyp
         attrs={places[name]: [["tt.divisibility", 16]] for name, type_ in types.items() if type_.startswith("*")},
     )
     options = {name: value for name, value in settings.items() if name not in constants}
-    options["ptx_version"] = PTX_VERSIONS.get(target, OLDEST_PTX_VERSION)
+    options["ptx_version"] = PTX_VERSIONS.get(gpu, MIN_PTX_VERSION)
     with triton.knobs.compilation.scope():
-        triton.knobs.compilation.disable_line_info = True  # paths on this machine are nothing to ship
-        made = triton.compile(source, target=GPUTarget("cuda", capability_of(target), 32), options=options)
-    name = made.metadata.name
-    if made.metadata.shared > SHARED_BYTES[target]:
+        triton.knobs.compilation.disable_line_info = True  # no paths of this machine in the code
+        compiled = triton.compile(source, target=GPUTarget("cuda", capability_of(gpu), 32), options=options)
+    metadata = compiled.metadata
+    if metadata.shared > SHARED_BYTES[gpu]:
         raise ValueError(
-            f"{name} needs {made.metadata.shared} bytes of shared memory, {target} has {SHARED_BYTES[target]}"
+            f"{metadata.name} needs {metadata.shared} bytes of shared memory, {gpu} has {SHARED_BYTES[gpu]}"
         )
-    assert made.metadata.global_scratch_size == 0, "a launch without Triton has none to give"
-    return _disassembled(name, target, made)
+    assert metadata.global_scratch_size == 0, "launching without Triton provides no scratch memory"
+    return _disassemble(gpu, compiled)
 
 
 def _type_of(name: str, constants: Mapping[str, Constant], dtype: str) -> str:
-    """An argument's type in Triton's words."""
+    """Triton's type of an argument."""
     if name in constants:
         return "constexpr"
     if name in POINTERS:
@@ -120,34 +126,34 @@ def _type_of(name: str, constants: Mapping[str, Constant], dtype: str) -> str:
     return "i32"
 
 
-def _disassembled(kernel: str, target: str, made: triton.compiler.CompiledKernel) -> Binary:
+def _disassemble(gpu: str, compiled: triton.compiler.CompiledKernel) -> Binary:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "kernel.cubin"
-        file.write_bytes(made.asm["cubin"])
-        code = _said(_TOOLS / "nvdisasm", "-c", file)
-        usage = _said(_TOOLS / "cuobjdump", "-res-usage", file)
-    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
-    assert found, usage
+        file.write_bytes(compiled.asm["cubin"])
+        code = _output_of(_TOOLS / "nvdisasm", "-c", file)
+        usage = _output_of(_TOOLS / "cuobjdump", "-res-usage", file)
+    registers = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    assert registers, usage
     return Binary(
-        kernel=kernel,
-        target=target,
-        symbol=made.metadata.name,
-        cubin=made.asm["cubin"],
-        ptx=made.asm["ptx"],
-        threads=32 * made.metadata.num_warps,
-        shared=made.metadata.shared,
-        registers=int(found[1]),
-        spilled=int(found[2]),
+        kernel=compiled.metadata.name,
+        gpu=gpu,
+        symbol=compiled.metadata.name,
+        cubin=compiled.asm["cubin"],
+        ptx=compiled.asm["ptx"],
+        threads=32 * compiled.metadata.num_warps,
+        shared=compiled.metadata.shared,
+        registers=int(registers[1]),
+        spilled=int(registers[2]),
         operations=dict(Counter(_OPERATION.findall(code))),
     )
 
 
-def _said(tool: Path, *arguments: str | Path) -> str:
+def _output_of(tool: Path, *arguments: str | Path) -> str:
     return subprocess.run([tool, *arguments], capture_output=True, text=True, check=True).stdout
 
 
-def capability_of(target: str) -> int:
-    """sm_87 -> 87; ValueError for a GPU that the kernels are not made for."""
-    if target not in SHARED_BYTES:
-        raise ValueError(f"{target} is not one of {', '.join(SHARED_BYTES)}")
-    return int(target.removeprefix("sm_"))
+def capability_of(gpu: str) -> int:
+    """sm_87 -> 87; ValueError for a GPU that the kernels do not support."""
+    if gpu not in SHARED_BYTES:
+        raise ValueError(f"{gpu} is not one of {', '.join(SHARED_BYTES)}")
+    return int(gpu.removeprefix("sm_"))

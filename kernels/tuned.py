@@ -1,6 +1,6 @@
-"""Settings that were measured to be the fastest on a GPU: `tuned/GPU.json`, written by `tune`.
+"""Configurations that were measured to be the fastest on a GPU: `tuned/GPU.json`, written by `tune`.
 
-A file is for one kind of GPU, by the name that CUDA has for it. What it does not hold is computed by rule.
+One file per GPU model, by its CUDA name. Workloads that it does not list use the heuristic.
 """
 
 from __future__ import annotations
@@ -13,92 +13,104 @@ from pathlib import Path
 
 import torch
 
-from toolkit.kernels.headwise_settings import HOPPER, SMALLEST, Plan, Settings, Work, by_rule, constants
+from toolkit.kernels.headwise_settings import (
+    HOPPER,
+    MIN_TILE,
+    KernelConfig,
+    Settings,
+    Workload,
+    constants,
+    heuristic_config,
+)
 
 FOLDER = Path(__file__).with_name("tuned")
 SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class Size:
-    """Works that are computed alike."""
+class TuningKey:
+    """Workloads that share a tuned configuration: head count, exact widths and batch size do not matter."""
 
     kind: str
-    tokens: int
-    """Rounded up to whole rows of the smallest product."""
-    qk_tile: int
-    v_tile: int
+    num_keys: int
+    """Rounded up to a multiple of `MIN_TILE`."""
+    dim_qk: int
+    dim_v: int
     has_bias: bool
+    has_key_bias: bool
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """What was the fastest, and how fast."""
+class TunedConfig:
+    """The fastest configuration of a workload, and its time."""
 
-    size: Size
+    key: TuningKey
     kernel: str
     settings: Settings
-    """Those that are free to choose."""
+    """Only the tunable ones: those that do not follow from the workload."""
     us: float
-    """Of the forward pass, or of the whole backward pass."""
-    by_rule_us: float
-    made_with: str
-    """Versions, batch and heads."""
+    """Microseconds of the forward pass, or of the whole backward pass."""
+    heuristic_us: float
+    """Microseconds with the heuristic configuration."""
+    measured_with: str
+    """Library versions, batch size and number of heads."""
 
 
-def size_of(work: Work) -> Size:
-    """All that matters but the number of heads, their widths within the tiles, and the batch."""
-    return Size(work.kind, -(-work.tokens // SMALLEST) * SMALLEST, *work.tiles, work.has_bias)
+def tuning_key(workload: Workload) -> TuningKey:
+    """The key of a workload's tuned configuration."""
+    num_keys = -(-workload.num_keys // MIN_TILE) * MIN_TILE
+    return TuningKey(workload.kind, num_keys, *workload.dims, workload.has_bias, workload.has_key_bias)
 
 
 @lru_cache(maxsize=4096)
-def plan(work: Work, device: torch.device) -> Plan:
-    """How this is computed on a device: as was measured to be the fastest there, or by rule."""
+def best_config(workload: Workload, device: torch.device) -> KernelConfig:
+    """The tuned configuration of a workload on a device, else the heuristic one."""
     capability = capability_of(device)
-    known = measured(torch.cuda.get_device_name(device)) if device.type == "cuda" else {}
-    found = known.get(size_of(work))
-    if found is None:
-        return by_rule(work, capability)
-    return Plan(found.kernel, {**constants(work, found.kernel, capability), **found.settings})
+    configs = load(torch.cuda.get_device_name(device)) if device.type == "cuda" else {}
+    tuned = configs.get(tuning_key(workload))
+    if tuned is None:
+        return heuristic_config(workload, capability)
+    return KernelConfig(tuned.kernel, {**constants(workload, tuned.kernel, capability), **tuned.settings})
 
 
 def capability_of(device: torch.device) -> int:
-    """Of a GPU, times ten; where kernels are interpreted they are those of Hopper."""
+    """Compute capability, times ten; Hopper's for devices where the kernels are interpreted."""
     if device.type != "cuda":
         return HOPPER
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
 
 
-def file_of(gpu: str) -> Path:
+def path_of(gpu: str) -> Path:
     """NVIDIA H200 -> tuned/NVIDIA-H200.json"""
     return FOLDER / f"{gpu.replace(' ', '-')}.json"
 
 
 @lru_cache
-def measured(gpu: str) -> Mapping[Size, Tuned]:
-    """What is known of a GPU; nothing where it was never measured. Raises ValueError for a file of another form."""
+def load(gpu: str) -> Mapping[TuningKey, TunedConfig]:
+    """Tuned configurations of a GPU model; empty if there is no file. Raises ValueError for an invalid file."""
+    path = path_of(gpu)
     try:
-        found = json.loads(file_of(gpu).read_text())
+        content = json.loads(path.read_text())
     except FileNotFoundError:
         return {}
-    if found.get("schema") != SCHEMA:
-        raise ValueError(f"{file_of(gpu)} is of another version: run python -m toolkit.kernels.tune again")
+    if content.get("schema") != SCHEMA:
+        raise ValueError(f"{path} was written by another version: run python -m toolkit.kernels.tune again")
     try:
-        every = [Tuned(**{**entry, "size": Size(**entry["size"])}) for entry in found["fastest"]]
+        configs = [TunedConfig(**{**entry, "key": TuningKey(**entry["key"])}) for entry in content["configs"]]
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{file_of(gpu)} is damaged: {error}; delete it") from error
-    return {each.size: each for each in every}
+        raise ValueError(f"{path} is damaged: {error}; delete it") from error
+    return {config.key: config for config in configs}
 
 
-def save(gpu: str, fastest: Iterable[Tuned]) -> Path:
-    """Add to what is known of a GPU."""
-    known = {**measured(gpu), **{each.size: each for each in fastest}}
-    in_order = sorted(known.values(), key=lambda each: tuple(asdict(each.size).values()))
-    content = {"schema": SCHEMA, "gpu": gpu, "fastest": [asdict(each) for each in in_order]}
-    file = file_of(gpu)
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(content, indent=1) + "\n")
-    measured.cache_clear()
-    plan.cache_clear()
-    return file
+def save(gpu: str, configs: Iterable[TunedConfig]) -> Path:
+    """Merge configurations into a GPU model's file and return its path."""
+    merged = {**load(gpu), **{config.key: config for config in configs}}
+    in_order = sorted(merged.values(), key=lambda config: tuple(asdict(config.key).values()))
+    content = {"schema": SCHEMA, "gpu": gpu, "configs": [asdict(config) for config in in_order]}
+    path = path_of(gpu)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    load.cache_clear()
+    best_config.cache_clear()
+    return path

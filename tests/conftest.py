@@ -24,7 +24,7 @@ from filelock import FileLock
 if TYPE_CHECKING:
     from torch import nn
 
-    from toolkit.models.source import LoadedModel
+    from toolkit.models.model import Model
 
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton: its kernels run on the processor
@@ -174,32 +174,29 @@ def randomised() -> Callable[[nn.Module], nn.Module]:
 
 
 @pytest.fixture(scope="session")
-def small(randomised: Callable[[nn.Module], nn.Module]) -> Callable[..., LoadedModel]:
+def small(randomised: Callable[[nn.Module], nn.Module]) -> Callable[..., Model]:
     """`small(name, depth)`: a canonical model of 3 heads for images of 16 pixels and 3 classes, never saved."""
     from toolkit import recipe
-    from toolkit.models import source
+    from toolkit.models.build import build
     from toolkit.records import Setting
 
-    def build(name: str = "vit_tiny_patch16_224", depth: int = 2, **more: Setting) -> LoadedModel:
+    def make(name: str = "vit_tiny_patch16_224", depth: int = 2, **more: Setting) -> Model:
         args = {"patch_size": 8, "depth": depth, "embed_dim": 24, "num_heads": 3, "mlp_ratio": 2.0, **more}
         settings = recipe.Model(name=name, weights="none", image_size=16, args=args)
-        model = source.build(settings, ("cat", "dog", "emu"), seed=0)
+        model = build(settings, ("cat", "dog", "emu"), seed=0)
         randomised(model.module)
         return model
 
-    return build
+    return make
 
 
 @pytest.fixture(scope="session")
-def uneven(small: Callable[..., LoadedModel]) -> Callable[..., LoadedModel]:
+def uneven(small: Callable[..., Model]) -> Callable[..., Model]:
     """`uneven(name, depth)`: the same, cut so that the heads of a layer differ and so do the layers."""
-    from dataclasses import replace
-
-    from toolkit.models.source import LoadedModel, layouts_of
     from toolkit.models.surgery import remove
     from toolkit.records import Cut
 
-    def build(name: str = "vit_tiny_patch16_224", depth: int = 2) -> LoadedModel:
+    def build(name: str = "vit_tiny_patch16_224", depth: int = 2) -> Model:
         model = small(name, depth)
         cuts = (
             Cut("blocks.0.attn", "qk", (0, 3, 9, 10, 11)),
@@ -209,8 +206,7 @@ def uneven(small: Callable[..., LoadedModel]) -> Callable[..., LoadedModel]:
             Cut("blocks.1.mlp", "mlp", tuple(range(0, 20, 2))),
             Cut("residual", "embed", (5, 6)),
         )
-        module = remove(model.module, cuts, model.info.image_size).module
-        return LoadedModel(module, replace(model.info, layouts=layouts_of(module)))
+        return remove(model, cuts).model
 
     return build
 

@@ -122,7 +122,7 @@ def test_dry_run_writes_nothing(here: Path, command: Command, snapshot: Snapshot
     ended = command("run", "--run", run, "--recipe", "toolkit.yaml", "--dry-run", "--seed", "3")
     assert ended.code == 0
     assert "train: dense: " in ended.err
-    assert "prune: prune: follows train" in ended.err
+    assert "prune: prune: depends on train" in ended.err
     assert snapshot(here) == before
 
 
@@ -168,7 +168,7 @@ def test_flags_of_earlier_commands_hold_until_taken_back(here: Path, command: Co
     plan = run / "pruned" / "plan.json"
     command("prune", "--ratio", "0.25")
     assert yaml.safe_load((run / "flags.yaml").read_text())["flags"] == {"prune.ratio": 0.25}
-    assert "still in force from earlier commands on this run: prune.ratio=0.25" in command("prune").err
+    assert "reusing flags from earlier commands (flags.yaml): prune.ratio=0.25" in command("prune").err
     assert records.load(records.PrunePlan, plan).budget == "ratio=0.25"
     command("prune", "--budget", "macs=0.7")
     assert yaml.safe_load((run / "flags.yaml").read_text())["flags"] == {"prune.budget": "macs=0.7"}
@@ -266,7 +266,7 @@ def test_version(command: Command) -> None:
 def test_doctor_names_what_is_there(command: Command) -> None:
     ended = command("doctor")
     assert (ended.code, ended.out) == (0, "")
-    for name in ("processor", "torch", "timm", "onnxruntime", "TensorRT"):
+    for name in ("CPU", "torch", "timm", "onnxruntime", "TensorRT"):
         assert name in ended.err
 
 

@@ -13,13 +13,13 @@ from toolkit.models import native
 
 
 def test_findings_name_versions() -> None:
-    found = {finding.what: finding for finding in findings()}
+    found = {finding.capability: finding for finding in findings()}
     import timm
 
-    assert found["timm"].able
+    assert found["timm"].available
     assert found["timm"].detail == timm.__version__
     assert "CPUExecutionProvider" in found["onnxruntime"].detail
-    assert "cores" in found["processor"].detail
+    assert "cores" in found["CPU"].detail
 
 
 @pytest.mark.parametrize(
@@ -38,15 +38,15 @@ def test_a_library_that_cannot_be_imported(
     (tmp_path / "onnxruntime.py").write_text(program)
     monkeypatch.syspath_prepend(tmp_path)
     (found,) = _runtimes()
-    assert not found.able
+    assert not found.available
     assert found.detail.startswith(detail)
 
 
 def test_what_is_missing_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    found = {finding.what: finding for finding in findings()}
-    assert (found["TensorRT"].able, found["GPU for training"].able) == (False,) * 2
+    found = {finding.capability: finding for finding in findings()}
+    assert (found["TensorRT"].available, found["GPU for training"].available) == (False,) * 2
     assert "vit-toolkit[tensorrt]" in found["TensorRT"].detail
     assert "no CUDA device" in found["GPU for training"].detail
 
@@ -59,10 +59,10 @@ def test_what_to_install_is_printed_to_the_letter(command: Callable[..., Any], m
         assert f"pip install 'vit-toolkit[{extra}]'" in ended.err
 
 
-@pytest.mark.parametrize(("emulated", "detail"), [(True, "emulated: fp32 is faster"), (False, "by its own")])
+@pytest.mark.parametrize(("emulated", "detail"), [(True, "emulated: fp32 is faster"), (False, "native")])
 def test_number_formats_of_the_cpu(monkeypatch: pytest.MonkeyPatch, emulated: bool, detail: str) -> None:
     monkeypatch.setattr(native, "emulated", lambda precision: emulated)
-    found = {finding.what: finding for finding in findings()}
+    found = {finding.capability: finding for finding in findings()}
     for name in ("bf16 on the CPU", "fp16 on the CPU"):
-        assert found[name].able is not emulated
+        assert found[name].available is not emulated
         assert detail in found[name].detail

@@ -1,4 +1,4 @@
-"""Hashes: of bytes, and of values whatever their order."""
+"""Hashes of files, and of values independent of key order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from toolkit import hashing
 
 
-def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
+def test_sha256_of_a_file(tmp_path: Path) -> None:
     content = bytes(range(256)) * 5000  # more than one chunk
     (tmp_path / "file").write_bytes(content)
     assert hashing.sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()

@@ -64,7 +64,7 @@ def test_json_is_the_record(command: Command, path: str, kind: type) -> None:
 def test_a_plan_shows_budget_and_cuts(command: Command) -> None:
     plan = records.load(records.PrunePlan, RUN / "pruned" / "plan.json")
     text = " ".join(command("inspect", RUN / "pruned" / "plan.json").err.split())
-    assert f"{plan.budget} asked, {plan.met:.3f} met" in text
+    assert f"{plan.budget} requested, {plan.met:.3f} achieved" in text
     assert all(cut.place in text for cut in plan.cuts)
 
 
@@ -99,7 +99,7 @@ def test_names_are_shown_to_the_letter(
 
 
 @pytest.mark.parametrize(
-    ("path", "message"), [("path", "path is no run, model folder"), ("gone", "gone does not exist")]
+    ("path", "message"), [("path", "path is not a run, model folder"), ("gone", "gone does not exist")]
 )
 def test_what_is_nothing_of_ours(command: Command, path: str, message: str) -> None:
     ended = command("inspect", path)

@@ -1,4 +1,4 @@
-"""What a process may use, from small trees that look like Linux's own files."""
+"""Limits of a process, read from small imitations of Linux's file trees."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from toolkit import limits
 EIGHT = frozenset(range(8))
 
 
-def test_this_machine_is_counted() -> None:
+def test_cores_of_this_machine() -> None:
     assert 1 <= limits.cores() <= len(limits.usable_cores()) <= (os.cpu_count() or 1)
 
 
 @pytest.mark.parametrize(
-    ("files", "counted"),
+    ("files", "cores"),
     [
         ({}, 8),
         ({"cpu.max": "max 100000"}, 8),
@@ -30,8 +30,8 @@ def test_this_machine_is_counted() -> None:
         ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
     ],
 )
-def test_a_containers_quota_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], counted: int
+def test_container_quotas_are_respected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], cores: int
 ) -> None:
     monkeypatch.setattr(limits, "usable_cores", lambda: EIGHT)
     proc, sys = tmp_path / "proc", tmp_path / "sys"
@@ -41,7 +41,7 @@ def test_a_containers_quota_is_kept(
         file = sys / "fs/cgroup" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"{text}\n")
-    assert limits.cores(proc, sys) == counted
+    assert limits.cores(proc, sys) == cores
 
 
 @pytest.mark.parametrize(

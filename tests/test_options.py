@@ -43,7 +43,7 @@ WITHOUT_DEFAULT = {
     "export.batch_size": (2, 4, 6),
     "export.rewrites": ("norms", "class-token"),
     "export.calibration_domains": ("ink", "photo"),
-    "export.target": "sm_86,sm_89",
+    "export.gpus": "sm_86,sm_89",
     "export.workspace_mib": 512,
     "export.timing_cache": "timing.cache",
 }
@@ -66,7 +66,7 @@ def another_value(name: str) -> Any:
 
 
 def flag_of(name: str, value: Any) -> list[str]:
-    flag = options.RENAMED.get(name, name.partition(".")[2]).replace("_", "-")
+    flag = options.FLAG_NAMES.get(name, name.partition(".")[2]).replace("_", "-")
     if isinstance(value, bool):
         return [f"--{flag}" if value else f"--no-{flag}"]
     return [f"--{flag}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
@@ -102,14 +102,15 @@ def test_flags_that_are_not_given_are_not_there() -> None:
 @pytest.mark.parametrize("command", [*STAGE_HELP, "run"])
 def test_every_option_has_a_help_text_and_one_name(command: str) -> None:
     group: Any = typer.main.get_command(app)
-    _, found, _ = group.resolve_command(typer.Context(group), [command])
-    assert found.help
-    assert [option.name for option in found.params if not getattr(option, "help", "")] == []
-    names = [name for option in found.params for name in (*option.opts, *option.secondary_opts)]
+    _, resolved, _ = group.resolve_command(typer.Context(group), [command])
+    assert resolved.help
+    shown = [option for option in resolved.params if not option.hidden]  # former names are hidden
+    assert [option.name for option in shown if not getattr(option, "help", "")] == []
+    names = [name for option in resolved.params for name in (*option.opts, *option.secondary_opts)]
     assert len(names) == len(set(names))
-    own = {options.RENAMED.get(name, name.partition(".")[2]).replace("_", "-")
+    flags = {options.FLAG_NAMES.get(name, name.partition(".")[2]).replace("_", "-")
            for name in SETTINGS if name.partition(".")[0] in OWN_FLAGS.get(command, (command,))}  # fmt: skip
-    assert {f"--{name}" for name in own} <= set(names)
+    assert {f"--{name}" for name in flags} <= set(names)
 
 
 def test_a_help_text_is_shown_to_the_letter(monkeypatch: pytest.MonkeyPatch) -> None:

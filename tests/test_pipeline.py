@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from toolkit.pipeline import STAGES, needed
+from toolkit.pipeline import STAGES, with_dependencies
 
 
 def test_stages_stand_in_the_order_in_which_they_run() -> None:
@@ -24,4 +24,4 @@ def test_stages_stand_in_the_order_in_which_they_run() -> None:
     ],
 )
 def test_what_a_stage_needs_comes_with_it(names: list[str], all_of_them: list[str]) -> None:
-    assert [stage.name for stage in needed(names)] == all_of_them
+    assert [stage.name for stage in with_dependencies(names)] == all_of_them

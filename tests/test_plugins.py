@@ -1,4 +1,4 @@
-"""Plug-ins are found by their file's name, and only the one asked for is imported."""
+"""Plug-ins are found by file name, and only the requested one is imported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from toolkit.errors import MissingDependency, UnknownName
 
 FOLDERS = (
     "toolkit.prune.criteria",
-    "toolkit.prune.allocators",
+    "toolkit.prune.scopes",
     "toolkit.prune.methods",
     "toolkit.export",
     "toolkit.dg.objectives",
@@ -37,21 +37,21 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         del sys.modules[name]
 
 
-def test_names_come_from_files_and_import_none(shelf: Path) -> None:
+def test_listing_names_imports_nothing(shelf: Path) -> None:
     (shelf / "magnitude_l1.py").write_text("raise RuntimeError('imported')\nPLUGIN = 1")
     (shelf / "global_.py").write_text("raise RuntimeError('imported')\nPLUGIN: object = 1")
     (shelf / "shared.py").write_text("NOT_A_PLUGIN = 1\nPLUGINS = 'neither'")
     assert plugins.names("plugin_shelf.widgets") == ["global", "magnitude-l1"]
 
 
-def test_load_gives_the_file_s_plugin(shelf: Path) -> None:
+def test_load_imports_only_this_plugin(shelf: Path) -> None:
     (shelf / "magnitude_l1.py").write_text("PLUGIN = 'the one'")
     (shelf / "broken.py").write_text("raise RuntimeError('imported')\nPLUGIN = 1")
     assert plugins.load("plugin_shelf.widgets", "magnitude-l1") == "the one"
 
 
 @pytest.mark.parametrize("keyword", ["global", "import", "class", "lambda"])
-def test_a_name_may_be_a_keyword_of_python(shelf: Path, keyword: str) -> None:
+def test_a_name_may_be_a_python_keyword(shelf: Path, keyword: str) -> None:
     (shelf / f"{keyword}_.py").write_text(f"PLUGIN = '{keyword}'")
     assert plugins.names("plugin_shelf.widgets") == [keyword]
     assert plugins.load("plugin_shelf.widgets", keyword) == keyword
@@ -63,32 +63,32 @@ def test_unknown_name_gets_a_suggestion(shelf: Path) -> None:
         plugins.load("plugin_shelf.widgets", "magnitud-l1")
 
 
-def test_a_name_is_a_name_and_not_a_path(shelf: Path) -> None:
+def test_a_path_is_not_a_name(shelf: Path) -> None:
     (shelf / "one.py").write_text("PLUGIN = 1")
     with pytest.raises(UnknownName, match="known: one"):
         plugins.load("plugin_shelf.widgets", "../plugin_shelf")
 
 
-def test_missing_package_says_what_to_install(shelf: Path) -> None:
+def test_a_missing_package_gets_an_install_hint(shelf: Path) -> None:
     (shelf / "fast.py").write_text("import no_such_package.inner\nPLUGIN = 1")
     with pytest.raises(MissingDependency, match="widget 'fast' needs the package 'no_such_package'") as caught:
         plugins.load("plugin_shelf.widgets", "fast")
     assert caught.value.hint == "pip install no-such-package"
 
 
-def test_missing_package_that_is_imported_later(shelf: Path) -> None:
+def test_a_missing_package_that_is_imported_later(shelf: Path) -> None:
     (shelf / "fast.py").write_text("NEEDS = ('sys', 'no_such_package')\nPLUGIN = 1")
     with pytest.raises(MissingDependency, match="widget 'fast' needs the package 'no_such_package'"):
         plugins.load("plugin_shelf.widgets", "fast")
 
 
-def test_a_module_of_ours_that_is_missing_is_our_fault(shelf: Path) -> None:
-    (shelf / "fast.py").write_text("import toolkit.no_such_room\nPLUGIN = 1")
-    with pytest.raises(ModuleNotFoundError, match=r"toolkit\.no_such_room"):
+def test_a_missing_module_of_the_toolkit_is_not_hidden(shelf: Path) -> None:
+    (shelf / "fast.py").write_text("import toolkit.no_such_module\nPLUGIN = 1")
+    with pytest.raises(ModuleNotFoundError, match=r"toolkit\.no_such_module"):
         plugins.load("plugin_shelf.widgets", "fast")
 
 
-def test_a_folder_that_is_none_is_a_mistake_of_ours() -> None:
+def test_a_module_is_not_a_package_of_plugins() -> None:
     with pytest.raises(ValueError, match=r"toolkit\.errors is not a package"):
         plugins.names("toolkit.errors")
 
@@ -102,12 +102,12 @@ def test_a_folder_that_is_none_is_a_mistake_of_ours() -> None:
         ("toolkit.bench.devices", "device"),
     ],
 )
-def test_a_plugin_is_called_after_its_folder(folder: str, kind: str) -> None:
+def test_a_plugin_kind_is_named_after_its_folder(folder: str, kind: str) -> None:
     assert plugins.kind_of(folder) == kind
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_every_plugin_of_ours_loads(folder: str) -> None:
+def test_every_built_in_plugin_loads(folder: str) -> None:
     known = plugins.names(folder)
     assert known
     assert all(plugins.load(folder, name) is not None for name in known)

@@ -1,4 +1,4 @@
-"""Preprocessing from the command line: what is said, shown, and made again when it changes."""
+"""Preprocessing on the command line: messages, `inspect`, and results that are rebuilt when it changes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HUGGING_FACE = {
 
 @pytest.fixture
 def weights(here: Path) -> Path:
-    """Somebody's weights for the model of toolkit.yaml."""
+    """Weights of another author for the model of toolkit.yaml."""
     args: dict[str, Any] = yaml.safe_load((here / "toolkit.yaml").read_text())["model"]["args"]
     model = timm.create_model("deit_tiny_patch16_224", num_classes=3, img_size=32, **args)
     (here / "mine").mkdir()
@@ -37,18 +37,18 @@ def weights(here: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("prepared", "said"),
+    ("preprocessing", "message"),
     [
         (Preprocessing((0.5,) * 3, (0.25,) * 3, "bicubic", 1.0, "squash", "timm"), "bicubic, squash (from timm)"),
         (Preprocessing((0.5,) * 3, (0.25,) * 3, "box", 0.875, "squash", "x"), "box, squash crop 0.875 (from x)"),
         (Preprocessing((0.5,) * 3, (0.25,) * 3, "box", 1.0, "center", "x"), "box, center crop 1 (from x)"),
     ],
 )
-def test_in_words(prepared: Preprocessing, said: str) -> None:
-    assert str(prepared) == f"mean 0.5 0.5 0.5, std 0.25 0.25 0.25, {said}"
+def test_text_form(preprocessing: Preprocessing, message: str) -> None:
+    assert str(preprocessing) == f"mean 0.5 0.5 0.5, std 0.25 0.25 0.25, {message}"
 
 
-def test_a_file_beside_the_weights_is_followed_shown_and_part_of_the_result(
+def test_a_file_next_to_the_weights_is_used_shown_and_tracked(
     here: Path, command: Command, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "160")
@@ -59,8 +59,8 @@ def test_a_file_beside_the_weights_is_followed_shown_and_part_of_the_result(
     ended = command(*train)
     assert ended.code == 0, ended.err
     assert ended.err.count(f"train: images: {words}\n") == 1
-    prepared = records.load(ModelInfo, DENSE / "model.json").preprocessing
-    assert str(prepared) == words
+    preprocessing = records.load(ModelInfo, DENSE / "model.json").preprocessing
+    assert str(preprocessing) == words
     assert f"images: {words}" in command("inspect", DENSE).err
     assert json.loads(command("inspect", DENSE, "--json").out)["preprocessing"]["crop"] == 0.875
 
@@ -75,44 +75,52 @@ def test_a_file_beside_the_weights_is_followed_shown_and_part_of_the_result(
 
     weights.unlink()
     config.unlink()
-    assert command("train").made == [], "what was made from files stays good when they are gone"
+    assert command("train").made == [], "results stay valid when the files are deleted"
 
 
 @pytest.mark.parametrize(
-    ("result", "said"),
+    ("result", "message"),
     [
         ("dense", "prune: pruned: changed: images"),
         ("pruned", "finetune: finetuned: changed: images"),
         ("finetuned", "export: artifacts/onnx-fp32: changed: images"),
     ],
 )
-def test_equal_weights_for_other_images_are_another_model(here: Path, command: Command, result: str, said: str) -> None:
+def test_a_change_of_preprocessing_alone_rebuilds_later_results(
+    here: Path, command: Command, result: str, message: str
+) -> None:
     file = here / RUN / result / "model.json"
     info = records.load(ModelInfo, file)
     records.save(replace(info, preprocessing=replace(info.preprocessing, origin="another file")), file)
     assert "changed" not in command("parity", "--dry-run").err
     records.save(replace(info, preprocessing=replace(info.preprocessing, crop=0.5)), file)
-    assert said in command("parity", "--dry-run").err
+    assert message in command("parity", "--dry-run").err
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ("{", "error: mine/preprocessor_config.json is not JSON from line 1, column 2 on; it would say how images are"),
+        (
+            "{",
+            "error: cannot read the preprocessing: mine/preprocessor_config.json is not JSON from line 1, column 2 on",
+        ),
         (
             json.dumps({**HUGGING_FACE, "do_rescale": True, "image_mean": [123.7] * 3}),
-            "from mine/preprocessor_config.json: mean [123.7, 123.7, 123.7]: 123.7 is",
+            "from mine/preprocessor_config.json: mean = [123.7, 123.7, 123.7]: 123.7 is",
         ),
-        (json.dumps({**HUGGING_FACE, "do_pad": True}), "mine/preprocessor_config.json: 'do_pad' True asks for what is"),
+        (
+            json.dumps({**HUGGING_FACE, "do_pad": True}),
+            "mine/preprocessor_config.json: 'do_pad' = True is not supported",
+        ),
     ],
 )
-def test_a_file_that_cannot_be_followed_ends_the_command_before_anything_is_made(
-    here: Path, command: Command, weights: Path, text: str, said: str
+def test_an_invalid_file_ends_the_command_before_any_result(
+    here: Path, command: Command, weights: Path, text: str, message: str
 ) -> None:
     (here / "mine" / "preprocessor_config.json").write_text(text)
     ended = command("train", "--weights", weights)
     assert (ended.code, ended.made) == (2, [])
-    assert said in " ".join(ended.err.split())
+    assert message in " ".join(ended.err.split())
     assert "model.mean, model.std, model.interpolation and model.crop" in ended.err
     fixed = ("--mean", "0.5", "--std", "0.5", "--interpolation", "bicubic", "--crop", "0.9")
     assert command("train", "--weights", weights, "--epochs", "0", *fixed).code == 0

@@ -1,4 +1,4 @@
-"""Progress: lines where there is no terminal, a bar where there is one."""
+"""Progress display: a bar on a terminal, lines otherwise."""
 
 from __future__ import annotations
 
@@ -15,33 +15,35 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_lines_come_now_and_then_and_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress.shown("train", every_seconds=3600) as report:
+def test_the_last_step_is_always_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.display("train", every_seconds=3600) as update:
         for step in range(1, 101):
-            report(step, 100)
+            update(step, 100)
     written = capsys.readouterr()
     assert written.err == "train: 100/100\n"
     assert written.out == ""
 
 
-def test_a_message_is_always_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress.shown("train", every_seconds=3600) as report:
-        report(1, 10)
-        report(2, 10, "loss 0.5")
-        report(3, 10)
+def test_a_message_is_always_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.display("train", every_seconds=3600) as update:
+        update(1, 10)
+        update(2, 10, "loss 0.5")
+        update(3, 10)
     assert capsys.readouterr().err == "train: 2/10 loss 0.5\n"
 
 
-def test_a_line_comes_when_the_time_is_up(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 4.0, 11.0, 12.0])  # when it starts, then at each report
+def test_a_line_is_printed_after_the_interval(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 4.0, 11.0, 12.0])  # at the start, then at each update
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    with progress.shown("train", every_seconds=10) as report:
+    with progress.display("train", every_seconds=10) as update:
         for step in (1, 2, 3):
-            report(step, 9)
+            update(step, 9)
     assert capsys.readouterr().err == "train: 2/9\n"
 
 
-def test_silent_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_silent_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     progress.silent(1, 2, "message")
     assert capsys.readouterr() == ("", "")
 
@@ -51,8 +53,8 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
-    with progress.shown("train") as report:
-        report(3, 4, "loss 0.5")
+    with progress.display("train") as update:
+        update(3, 4, "loss 0.5")
     drawn = terminal.getvalue()
     assert "train" in drawn
     assert "3/4" in drawn
@@ -60,13 +62,13 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert capsys.readouterr().out == ""
 
 
-def test_a_bar_shows_names_as_they_are_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bar_shows_names_literally_and_completely(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "60")
-    with progress.shown("export [bold]") as report:
-        report(3, 4, f"[red]x[/b] :smile: \x1b[2J {'name' * 20}")
+    with progress.display("export [bold]") as update:
+        update(3, 4, f"[red]x[/b] :smile: \x1b[2J {'name' * 20}")
     drawn = terminal.getvalue()
     assert "export [bold]" in drawn
     assert "[red]x[/b]" in drawn
@@ -75,14 +77,14 @@ def test_a_bar_shows_names_as_they_are_and_whole(monkeypatch: pytest.MonkeyPatch
     assert "\u2026" not in drawn
 
 
-def test_lines_hold_no_control_codes(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress.shown("train") as report:
-        report(1, 2, "a\x1b[31m [bold]")
+def test_lines_escape_control_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.display("train") as update:
+        update(1, 2, "a\x1b[31m [bold]")
     assert capsys.readouterr().err == "train: 1/2 a\\x1b[31m [bold]\n"
 
 
-def test_an_error_inside_passes_through(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_in_the_block_propagate(monkeypatch: pytest.MonkeyPatch) -> None:
     for stream in (Terminal(), io.StringIO()):
         monkeypatch.setattr(sys, "stderr", stream)
-        with pytest.raises(ZeroDivisionError), progress.shown("train"):
+        with pytest.raises(ZeroDivisionError), progress.display("train"):
             raise ZeroDivisionError

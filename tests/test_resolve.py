@@ -23,7 +23,7 @@ def command(flags: Flags, file: str | None = None, run: Path | None = None) -> R
     settings = resolve(Path(file) if file else None, run, flags)
     folder = Path(settings.recipe.run)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "flags.yaml").write_text(settings.remember())
+    (folder / "flags.yaml").write_text(settings.flags_yaml())
     return settings
 
 
@@ -52,18 +52,18 @@ def test_ratio_and_budget_take_each_other_back() -> None:
     assert command({"prune.budget": "macs=0.5"}).recipe.prune.ratio is None
     prune = command({"prune.ratio": 0.4}).recipe.prune
     assert (prune.ratio, prune.budget) == (0.4, None)
-    assert command({}).kept == {"prune.ratio": 0.4}
+    assert command({}).reused == {"prune.ratio": 0.4}
 
 
 def test_ratio_and_budget_in_one_command_are_an_error() -> None:
-    with pytest.raises(RecipeError, match=r"\(on the command line\) .*exclude each other"):
+    with pytest.raises(RecipeError, match=r"\(on the command line\) .*are mutually exclusive"):
         resolve(None, None, {"prune.ratio": 0.4, "prune.budget": "macs=0.5"})
 
 
 def test_another_model_takes_back_the_flags_of_the_one_before() -> None:
     command({"model.name": "deit_tiny_patch16_224", "model.image_size": 64, "model.args.depth": 2, "seed": 3})
     settings = command({"model.name": "vit_tiny_patch16_224"})
-    assert settings.kept == {"seed": 3}
+    assert settings.reused == {"seed": 3}
     assert (settings.recipe.model.image_size, settings.recipe.model.args) == (None, {})
 
 
@@ -77,20 +77,20 @@ def test_what_other_data_leave_behind_is_said() -> None:
     Path("toolkit.yaml").write_text("data: {path: photos, hold_out: sketch}\nmodel: {image_size: 64}\n")
     command({"data.skip_broken": True})
     settings = command({"data.path": "other", "data.validation_share": 0.3})
-    assert settings.left_behind == {"data.hold_out": "sketch", "data.skip_broken": True}
-    assert settings.told() == [
-        "no longer in force with data.path=other: data.hold_out=sketch, data.skip_broken=True",
+    assert settings.reset == {"data.hold_out": "sketch", "data.skip_broken": True}
+    assert settings.notices() == [
+        "reset by data.path=other: data.hold_out=sketch, data.skip_broken=True",
     ]
     assert settings.recipe.data.hold_out is None
     later = command({"seed": 1})
-    assert (later.left_behind, later.recipe.data.path) == ({}, "other"), "said once"
+    assert (later.reset, later.recipe.data.path) == ({}, "other"), "said once"
 
 
 def test_the_same_data_again_leave_nothing_behind() -> None:
     Path("toolkit.yaml").write_text("data: {path: photos, hold_out: sketch}\n")
     command({"data.hold_out": "ink"})
     settings = command({"data.path": "photos"})
-    assert (settings.left_behind, settings.recipe.data.hold_out) == ({}, "ink")
+    assert (settings.reset, settings.recipe.data.hold_out) == ({}, "ink")
 
 
 def test_an_argument_of_the_model_can_be_set_alone() -> None:
@@ -154,3 +154,19 @@ def test_several_faults_are_all_named_with_their_lines() -> None:
     assert "toolkit.yaml, line 2: train.epochs = -1" in caught.value.message
     assert "toolkit.yaml, line 4: unknown setting 'prune.critrion'" in caught.value.message
     assert caught.value.hint.startswith("did you mean criterion")
+
+
+def test_flags_and_recipe_of_a_run_by_an_earlier_version_are_read_under_their_former_names() -> None:
+    command({})
+    (RUN / "flags.yaml").write_text(yaml.safe_dump({"recipe": None, "flags": {"export.target": "sm_87"}}))
+    assert command({}).reused == {"export.gpus": "sm_87"}
+    (RUN / "recipe.yaml").write_text("export: {target: sm_89, opset: 20}\n")
+    (RUN / "flags.yaml").write_text(yaml.safe_dump({"recipe": "gone.yaml", "flags": {}}))
+    export = resolve(None, RUN, {}).recipe.export
+    assert (export.gpus, export.opset) == ("sm_89", 20)
+
+
+def test_a_former_name_in_a_recipe_of_the_users_is_refused_with_the_current_one() -> None:
+    Path("toolkit.yaml").write_text("export:\n  target: sm_87\n")
+    with pytest.raises(RecipeError, match=r"toolkit\.yaml, line 2: export\.target is now called export\.gpus"):
+        command({})

@@ -74,7 +74,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(
     assert not Path("runs/default/dense").exists()
     ended = command("train")
     assert ended.code == 0, ended.err
-    total = int(re.findall(r"step \d+ of (\d+) kept", ended.err)[0])
+    total = int(re.findall(r"selected step \d+ of (\d+);", ended.err)[0])
     assert steps(ended.err) == [total * 3 // 4, total], "the first two of four periods are not trained again"
     assert weights() == uninterrupted
     assert not list(Path("runs/default/.work").glob("dense-*"))
@@ -95,7 +95,7 @@ def test_an_interrupted_training_ends_with_130_and_goes_on(
         patch.setattr(checkpoint, "save", interrupted)
         ended = command("train", "--force")
     assert ended.code == 130
-    assert "the same command goes on from there" in ended.err
+    assert "run the same command to resume" in ended.err
     assert weights() == uninterrupted, "the previous result is there"
     ended = command("train", "--force")
     assert len(steps(ended.err)) == 3

@@ -128,12 +128,12 @@ def test_recover_keeps_the_newer_of_two(folder: RunFolder) -> None:
 
 
 def test_unfinished_work_is_found_again_and_lost_only_when_the_result_is_whole(folder: RunFolder) -> None:
-    (folder.work("dense", {"seed": "1"}) / "checkpoint").touch()
-    other = folder.work("dense", {"seed": "2"})
-    finetuned = folder.work("finetuned", {})
+    (folder.scratch("dense", {"seed": "1"}) / "checkpoint").touch()
+    other = folder.scratch("dense", {"seed": "2"})
+    finetuned = folder.scratch("finetuned", {})
     assert not list(other.iterdir())
-    assert (folder.work("dense", {"seed": "1"}) / "checkpoint").exists()
-    folder.end_work("dense")
+    assert (folder.scratch("dense", {"seed": "1"}) / "checkpoint").exists()
+    folder.clear_scratch("dense")
     assert list((folder.path / ".work").iterdir()) == [finetuned]
 
 
@@ -205,7 +205,7 @@ def test_bad_input_leaves_parents_that_others_use(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [StorageError("full"), KeyboardInterrupt()])
 def test_what_can_be_resumed_keeps_the_new_folder(folder: RunFolder, error: BaseException) -> None:
     with pytest.raises(type(error)):
-        end_with(error, opened(folder.path), lambda run: run.work("dense", {}))
+        end_with(error, opened(folder.path), lambda run: run.scratch("dense", {}))
     assert (folder.path / ".work").is_dir()
 
 

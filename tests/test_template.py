@@ -8,18 +8,18 @@ from toolkit.recipe import Recipe, Section
 from toolkit.template import commented
 
 
-def test_it_reads_back_as_the_defaults() -> None:
+def test_the_template_parses_to_the_defaults() -> None:
     assert Recipe.model_validate(yaml.safe_load(commented())) == Recipe()
 
 
-def test_every_setting_stands_below_its_help() -> None:
+def test_every_setting_follows_its_help() -> None:
     lines = commented().splitlines()
     for name, field in Recipe.model_fields.items():
         settings = type(field.default).model_fields if isinstance(field.default, Section) else {name: field}
         for setting in settings:
-            place = next(index for index, line in enumerate(lines) if line.strip().startswith(f"{setting}:"))
-            assert lines[place - 1].strip().startswith("# "), setting
+            number = next(index for index, line in enumerate(lines) if line.strip().startswith(f"{setting}:"))
+            assert lines[number - 1].strip().startswith("# "), setting
 
 
-def test_no_line_is_long() -> None:
+def test_lines_are_short() -> None:
     assert max(map(len, commented().splitlines())) <= 120

@@ -1,4 +1,4 @@
-"""Names and texts from outside (a folder's, a model's, a library's), as a page or a terminal may be sent them."""
+"""Make external text (names of folders and models, output of libraries) safe for terminals and HTML pages."""
 
 from __future__ import annotations
 
@@ -10,38 +10,36 @@ _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b\n]*(?:\x07|\x
 
 
 def printable(name: str) -> str:
-    r"""A name in which what no page or terminal should be sent (line breaks, commands to a terminal, bytes that are no
-    text) is written as Python writes it: \n, \x1b, \udcff."""
-    return "".join(one if _is_printable(one) else repr(one)[1:-1] for one in name)
+    r"""A name with unprintable characters (control codes, undecodable bytes) escaped as in Python: \x1b."""
+    return "".join(character if _is_printable(character) else repr(character)[1:-1] for character in name)
 
 
 def printable_lines(text: str) -> list[str]:
-    """The lines of a text, each of them printable."""
+    """Lines of a text, with unprintable characters escaped."""
     return [printable(line) for line in text.expandtabs(4).splitlines()]
 
 
-def listed(names: Iterable[str], shown: int = 5, between: str = ", ") -> str:
-    """The first few names, printable, and the number of the others: "a, b and 3 more"."""
+def listed(names: Iterable[str], limit: int = 5, separator: str = ", ") -> str:
+    """The first `limit` names, printable, and the number of others: "a, b and 3 more"."""
     names = list(names)
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return between.join(map(printable, names[:shown])) + more
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return separator.join(map(printable, names[:limit])) + more
 
 
-def counted(count: int, one: str, many: str = "") -> str:
-    """ "1 image", "2 images"; `many` where that is not the word with an s."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
+def counted(count: int, singular: str, plural: str = "") -> str:
+    """A count with its noun: "1 image", "2 images"; `plural` if it is irregular."""
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
 
 
-def is_address(text: str) -> bool:
-    """Whether it is an address on a network, and no path: https://..., s3://..., hf-hub:..."""
+def is_url(text: str) -> bool:
+    """Whether `text` is a URL (https://..., s3://..., hf-hub:...) and not a path."""
     return re.match(r"[A-Za-z][\w.+-]+://|hf[-_]hub:", text) is not None
 
 
-def without_colours(text: str) -> str:
-    """A text without ANSI's commands to a terminal: colours, moves of the cursor, names of the window."""
+def strip_ansi(text: str) -> str:
+    """A text without ANSI escape sequences: colours, cursor movements, window titles."""
     return _ANSI.sub("", text)
 
 
-def _is_printable(one: str) -> bool:
-    """Spaces of all widths are."""
-    return one.isprintable() or unicodedata.category(one) == "Zs"
+def _is_printable(character: str) -> bool:
+    return character.isprintable() or unicodedata.category(character) == "Zs"  # Zs: spaces of any width

@@ -1,4 +1,4 @@
-"""The command line. A command parses, calls one function, and prints: records on stdout, words on stderr."""
+"""The command line. A command parses, calls one function, and prints: records on stdout, messages on stderr."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,7 +26,7 @@ LOG = logging.getLogger(__name__)
 
 
 class _Commands(TyperGroup):
-    """Commands of which the one that is called gets its flags: `toolkit --help` does without the recipe's."""
+    """Adds flags to the command that is called only, so that `toolkit --help` does not load the recipe."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
@@ -44,56 +44,58 @@ app = typer.Typer(
 )
 
 STAGE_HELP = {
-    "train": "Train a dense model on the source domains, or take a trained one as it is (--epochs 0).",
-    "prune": "Make the dense model structurally smaller.",
-    "finetune": "Train the smaller model, by default with the dense one as its teacher.",
-    "export": "Write the slim model as a file that runtimes open.",
-    "parity": "Compare dense, slim and exported model on the same images, domain by domain.",
-    "bench": "Measure dense and slim side by side.",
-    "report": "Put everything on one page, report.html.",
+    "train": "Train a dense model on the source domains, or use a trained one unchanged (--epochs 0).",
+    "prune": "Prune the dense model structurally.",
+    "finetune": "Fine-tune the slim model, by default with distillation from the dense one.",
+    "export": "Export the slim model to a deployable file.",
+    "parity": "Compare dense, slim and exported model on the same images, per domain.",
+    "bench": "Measure latency of dense and slim model, interleaved.",
+    "report": "Write report.html: all results on one page.",
 }
 FLAGGED = {
-    "run": "Every stage that is not up to date. With no toolkit.yaml: the built-in model and images.",
+    "run": "Run every stage that is not up to date. Without a toolkit.yaml: the built-in model and images.",
     **STAGE_HELP,
 }
-"""Commands that have flags for settings of the recipe, and their help."""
+"""Commands with flags for recipe settings, and their help."""
 TARGETS = {
     "onnx": ("onnx", "Write ONNX (the default)."),
     "trt": ("tensorrt", "Build a TensorRT engine, on the machine whose GPU will run it."),
     "rtx": ("rtx", "Build a TensorRT for RTX engine, for RTX GPUs, on any machine."),
-    "openvino": ("openvino", "Write OpenVINO's IR, for processors."),
-    "torch": ("torch", "Write a torch.export program, compiled where there is a compiler."),
+    "openvino": ("openvino", "Write OpenVINO IR, for CPUs."),
+    "torch": ("torch", "Write a torch.export program, compiled if there is a C++ compiler."),
 }
-"""Flag of `export` to the target it chooses, and its help."""
+"""Flags of `export`: the target that each selects, and its help."""
+FORMER_FLAGS = {"target": "gpu"}
+"""Renamed flags of `export`."""
 OWN_FLAGS = {
     "train": ("model", "data", "train"),
     "prune": ("model", "data", "prune"),
     "run": ("model", "data"),
     "report": (),
 }
-"""Sections whose settings are flags of a command, where it is not the one of its own name."""
+"""Recipe sections whose settings are flags of a command, unless it is the section of its own name."""
 
 
 def main() -> None:
-    """Entry point of the `toolkit` command. What libraries warn of is shown where they are asked for it."""
+    """Entry point of `toolkit`. Other libraries' warnings are hidden, unless Python is told to show warnings (-W)."""
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     if not sys.warnoptions:
         warnings.filterwarnings("ignore", module=r"(?!toolkit\b)")
     try:
         app()
     except Exception as error:
-        _report_fault(error)
+        _report_bug(error)
         raise SystemExit(1) from None
 
 
-def _report_fault(error: Exception) -> None:
-    """What nobody has foreseen ends a command with two lines, and a file for whoever mends it."""
+def _report_bug(error: Exception) -> None:
+    """End the command after an unexpected exception: two lines, and a file with the traceback."""
     import tempfile
     import traceback
 
     file = Path(tempfile.mkdtemp(prefix="toolkit-")) / "traceback.txt"
     file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-    print(f"error: this is a fault of the toolkit: {type(error).__name__}: {plainly(error)}", file=sys.stderr)
+    print(f"error: this is a bug in the toolkit: {type(error).__name__}: {plainly(error)}", file=sys.stderr)
     print(f"       please report it, with {file}", file=sys.stderr)
 
 
@@ -108,49 +110,49 @@ def root(
 
 
 def _run(values: dict[str, Any]) -> None:
-    """Run the stages up to the one that is named."""
+    """Run the stages up to --until."""
     until = values.pop("until") or "report"
     from toolkit.pipeline import STAGES
 
     if until not in STAGES:
-        with _errors_reported():
+        with _reporting_errors():
             raise UnknownName("stage", until, STAGES)
     names = list(STAGES)[: list(STAGES).index(until) + 1]
-    _work(names, values, OWN_FLAGS["run"])
+    _run_stages(names, values, OWN_FLAGS["run"])
 
 
-def _work(names: list[str], values: dict[str, Any], sections: tuple[str, ...]) -> None:
-    """Run the stages of these names with the flags of a command."""
+def _run_stages(names: list[str], values: dict[str, Any], sections: tuple[str, ...]) -> None:
+    """Run the named stages with the flags of a command."""
     from toolkit import options, resolve
 
-    with _errors_reported():
-        _set_loudness(values)
+    with _reporting_errors():
+        _configure_logging(values)
         flags = options.flags_in(values, sections)
-        given = {name: options.flag_of(name) for name in flags}
+        origins = {name: options.flag_of(name) for name in flags}
         for name, value in map(resolve.parse_assignment, values["assignments"] or []):
-            flags[name], given[name] = value, f"--set {name}"
+            flags[name], origins[name] = value, f"--set {name}"
         if values["seed"] is not None:
-            flags["seed"], given["seed"] = values["seed"], "--seed"
-        if chosen := [target for flag, (target, _) in TARGETS.items() if values.get(flag)]:
-            flags["export.targets"] = chosen
-        _carry_out(names, resolve.resolve(values["recipe"], values["run"], flags, given), values)
+            flags["seed"], origins["seed"] = values["seed"], "--seed"
+        if targets := [target for flag, (target, _) in TARGETS.items() if values.get(flag)]:
+            flags["export.targets"] = targets
+        _execute(names, resolve.resolve(values["recipe"], values["run"], flags, origins), values)
 
 
-def _carry_out(names: list[str], settings: Resolved, values: dict[str, Any]) -> None:
+def _execute(names: list[str], settings: Resolved, values: dict[str, Any]) -> None:
     from toolkit import pipeline, progress, records, runfolder
     from toolkit.stages import Run
 
-    tell, shown = (_silent, progress.hidden) if values["quiet"] else (_tell, progress.shown)
-    for line in settings.told():
+    tell, display = (_silent, progress.no_display) if values["quiet"] else (_tell, progress.display)
+    for line in settings.notices():
         tell(line)
     path = Path(settings.recipe.run)
     if values["dry_run"]:
-        run = Run(settings.recipe, runfolder.RunFolder(path), shown, dry=True, tell=tell)
+        run = Run(settings.recipe, runfolder.RunFolder(path), display, dry_run=True, tell=tell)
         for step in pipeline.plan(run, names, values["force"]):
             tell(f"{step.stage}: {step.result}: {step.reason or 'up to date'}")
         return
     with runfolder.opened(path) as folder:
-        run = Run(settings.recipe, folder, shown, tell=tell)
+        run = Run(settings.recipe, folder, display, tell=tell)
         failure = pipeline.execute(
             run, settings, names, force=values["force"], allow_invalid=values.get("allow_invalid", False), tell=tell
         )
@@ -174,14 +176,14 @@ def _show_report(run: Any) -> None:
 @app.command()
 def init(
     path: Annotated[Path, typer.Argument(help="File to write.")] = Path("toolkit.yaml"),
-    force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
     """Write a commented toolkit.yaml with every setting at its default."""
     from toolkit.template import commented
 
-    with _errors_reported():
+    with _reporting_errors():
         if path.exists() and not force:
-            raise RecipeError(f"{path} is there already", "--force writes over it")
+            raise RecipeError(f"{path} already exists", "--force overwrites it")
         try:
             path.write_text(commented(), encoding="utf-8")
         except OSError as error:
@@ -195,7 +197,7 @@ def inspect_(
     as_json: Annotated[bool, typer.Option("--json", help="Print the record on stdout.")] = False,
 ) -> None:
     """Show heads, widths, MLP, parameters and MACs of every block; for a run, before and after."""
-    with _errors_reported():
+    with _reporting_errors():
         from toolkit.inspection import inspect
 
         inspect(path, as_json)
@@ -203,16 +205,16 @@ def inspect_(
 
 @app.command()
 def doctor() -> None:
-    """Say what this machine can do, and what to install for the rest."""
-    with _errors_reported():
+    """Report what this machine can run, and what to install for the rest."""
+    with _reporting_errors():
         from toolkit.diagnosis import diagnose
 
         diagnose()
 
 
 @contextmanager
-def _errors_reported() -> Iterator[None]:
-    """An error of ours ends the command with its message, its hint and its exit code."""
+def _reporting_errors() -> Iterator[None]:
+    """End the command on a toolkit error with its message, hint and exit code."""
     try:
         yield
     except ToolkitError as error:
@@ -220,21 +222,21 @@ def _errors_reported() -> Iterator[None]:
         if error.hint:
             _tell(f"       {error.hint}")
         if error.__cause__ is not None:
-            LOG.info("what a library said", exc_info=error.__cause__)
+            LOG.info("caused by", exc_info=error.__cause__)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
-        _tell("interrupted; what is finished is kept, and the same command goes on from there")
+        _tell("interrupted: finished stages are kept; run the same command to resume")
         raise typer.Exit(130) from None
 
 
 class _Printable(logging.Formatter):
-    """What is logged may hold names from outside, too."""
+    """Escapes control characters: log messages may contain names of the user's files."""
 
     def format(self, record: logging.LogRecord) -> str:
         return "\n".join(printable_lines(super().format(record)))
 
 
-def _set_loudness(values: dict[str, Any]) -> None:
+def _configure_logging(values: dict[str, Any]) -> None:
     level = logging.INFO if values["verbose"] else logging.ERROR if values["quiet"] else logging.WARNING
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Printable("%(levelname)s: %(message)s"))
@@ -243,17 +245,17 @@ def _set_loudness(values: dict[str, Any]) -> None:
 
 
 def _tell(text: str) -> None:
-    """Print on stderr what may hold names from outside."""
+    """Print on stderr, with control characters escaped."""
     for line in printable_lines(text):
         print(line, file=sys.stderr, flush=True)
 
 
 def _silent(line: str) -> None:
-    """For --quiet."""
+    """Discard a message (--quiet)."""
 
 
 def _with_flags(name: str) -> Any:
-    """The command of this name, with a flag for every setting of its sections."""
+    """A command with a flag for every setting of its recipe sections."""
     from toolkit import options
 
     sections = OWN_FLAGS.get(name, (name,))
@@ -261,6 +263,8 @@ def _with_flags(name: str) -> Any:
     if name == "export":
         for flag, (_, text) in TARGETS.items():
             extra[flag] = Annotated[bool, typer.Option(f"--{flag}", help=text, rich_help_panel="Stage")]
+        for flag, current in FORMER_FLAGS.items():
+            extra[flag] = Annotated[str | None, typer.Option(f"--{flag}", callback=_renamed(current), hidden=True)]
     if name == "run":
         extra["until"] = Annotated[
             str | None, typer.Option("--until", metavar="STAGE", help="Last stage to run.", rich_help_panel="Run")
@@ -269,19 +273,29 @@ def _with_flags(name: str) -> Any:
         extra["allow_invalid"] = _ALLOW_INVALID
 
     def stage(values: dict[str, Any]) -> None:
-        _work([name], values, sections)
+        _run_stages([name], values, sections)
 
-    one = typer.Typer(add_completion=False, rich_markup_mode="rich")
-    called = _run if name == "run" else stage
-    one.command(name, help=FLAGGED[name])(options.with_options(called, sections, extra))
-    return get_command(one)
+    single = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    callback = _run if name == "run" else stage
+    single.command(name, help=FLAGGED[name])(options.with_options(callback, sections, extra))
+    return get_command(single)
+
+
+def _renamed(current: str) -> Callable[[str | None], None]:
+    """Callback that refuses a renamed flag with its current name."""
+
+    def refuse(value: str | None) -> None:
+        if value is not None:
+            raise typer.BadParameter(f"it is now called --{current}")
+
+    return refuse
 
 
 _ALLOW_INVALID = Annotated[
     bool,
     typer.Option(
         "--allow-invalid",
-        help="A measurement that is INVALID is shown as such, and does not decide the exit code.",
+        help="Report an INVALID measurement as such, without a failing exit code.",
         rich_help_panel="Run",
     ),
 ]

@@ -1,25 +1,25 @@
-"""Every error a user can cause, and the exit code each one ends a command with.
+"""Errors that users can cause, with the exit code that each ends a command with.
 
     ToolkitError
-    ├── CheckFailed            1   a check of ours failed: parity, an invariant, a gate
-    │   └── LibraryDied            a library has ended the process that it ran in
-    ├── BadInput               2   something given to us cannot be used
-    │   ├── UnknownName            no model, method, criterion, domain, ... of that name
-    │   ├── RecipeError            a setting that does not exist or has no meaning
-    │   ├── DataError              a folder of images that cannot be learned from
-    │   ├── WeightsError           weights that do not fit, or are not safe or whole to load
-    │   ├── UnsupportedModel       a model this toolkit cannot take apart
-    │   ├── PlanError              a plan that does not fit the model
+    ├── CheckFailed            1   a check failed: parity, an invariant, a limit
+    │   └── LibraryDied            a library crashed the process that it ran in
+    ├── BadInput               2   unusable input
+    │   ├── UnknownName            no model, method, criterion, domain, ... of this name
+    │   ├── RecipeError            an unknown or invalid setting
+    │   ├── DataError              a folder of images that cannot be used
+    │   ├── WeightsError           weights that do not match the model, or are damaged or unsafe
+    │   ├── UnsupportedModel       a model that cannot be pruned or exported
+    │   ├── PlanError              a plan that does not match the model
     │   ├── BudgetError            a budget that cannot be met
-    │   ├── RecordError            a record file that is not what we wrote
+    │   ├── RecordError            an invalid record file
     │   ├── WrongMachine           a file that does not run on this machine, or with this version of its library
-    │   ├── RunFolderError         a run folder we must not touch
-    │   └── StorageError           the disk refused
-    ├── InvalidMeasurement     3   the measurement says nothing
-    ├── DeviceUnreachable      4   no connection to the device
+    │   ├── RunFolderError         a folder that is in use, or not a run folder
+    │   └── StorageError           the disk cannot be written
+    ├── InvalidMeasurement     3   an INVALID measurement
+    ├── DeviceUnreachable      4   the device cannot be reached
     └── MissingDependency      5   an optional package is not installed
 
-A message says what happened and why; `hint` says what to do about it.
+`message` says what happened and why, `hint` what to do.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
-from toolkit.characters import without_colours
+from toolkit.characters import strip_ansi
 
 
 class ToolkitError(Exception):
-    """Base of all errors above. `message`: what happened and why. `hint`: what to do."""
+    """Base class of the errors above."""
 
     exit_code: ClassVar[int] = 1
 
@@ -49,21 +49,21 @@ class ToolkitError(Exception):
 
 
 class CheckFailed(ToolkitError):
-    """A check ran and did not hold."""
+    """A check failed."""
 
 
 class LibraryDied(CheckFailed):
-    """A library has ended the process that it ran in (see `isolated`), or a system has."""
+    """A library crashed the process that it ran in (see `isolated`), or the system ended it."""
 
 
 class BadInput(ToolkitError):
-    """Something given to us cannot be used."""
+    """Unusable input."""
 
     exit_code = 2
 
 
 class UnknownName(BadInput):
-    """`name` is no `kind` we know; the closest of `known` is suggested."""
+    """There is no `kind` called `name`; suggests the closest names in `known`."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
@@ -74,23 +74,23 @@ class UnknownName(BadInput):
 
 
 class RecipeError(BadInput):
-    """A setting that does not exist or has no meaning."""
+    """An unknown or invalid setting."""
 
 
 class DataError(BadInput):
-    """A folder of images that cannot be learned from."""
+    """A folder of images that cannot be used."""
 
 
 class WeightsError(BadInput):
-    """Weights that do not fit the model, or are not safe or whole to load."""
+    """Weights that do not match the model, or are damaged or unsafe."""
 
 
 class UnsupportedModel(BadInput):
-    """A model this toolkit cannot take apart."""
+    """A model that cannot be pruned or exported."""
 
 
 class PlanError(BadInput):
-    """A plan that does not fit the model."""
+    """A plan that does not match the model."""
 
 
 class BudgetError(BadInput):
@@ -98,30 +98,29 @@ class BudgetError(BadInput):
 
 
 class RecordError(BadInput):
-    """A record file that is not what we wrote."""
+    """An invalid record file."""
 
 
 class WrongMachine(BadInput):
-    """A file that this machine does not run: made for another processor, GPU or version of its library, or in a format
-    that its library has no kernels for."""
+    """A file that cannot run here: made for another CPU, GPU or library version, or in an unsupported dtype."""
 
 
 class RunFolderError(BadInput):
-    """A run folder we must not touch."""
+    """A folder that is in use, or not a run folder."""
 
 
 class StorageError(BadInput):
-    """The disk refused to write."""
+    """The disk cannot be written."""
 
 
 class InvalidMeasurement(ToolkitError):
-    """The measurement ran but says nothing."""
+    """An INVALID measurement."""
 
     exit_code = 3
 
 
 class DeviceUnreachable(ToolkitError):
-    """No connection to the device."""
+    """The device cannot be reached."""
 
     exit_code = 4
 
@@ -133,36 +132,36 @@ class MissingDependency(ToolkitError):
 
 
 @contextmanager
-def speaking_of(final: Path, draft: Path) -> Iterator[None]:
-    """Errors of ours that name a draft name what it was to become: the draft is gone when they are read."""
+def errors_naming(final: Path, draft: Path) -> Iterator[None]:
+    """Replace the draft's path in error messages by the final path: the draft is deleted before they are read."""
     try:
         yield
     except ToolkitError as error:
-        for own, named in ((str(draft), str(final)), (draft.name, final.name)):
-            error.message, error.hint = error.message.replace(own, named), error.hint.replace(own, named)
+        for old, new in ((str(draft), str(final)), (draft.name, final.name)):
+            error.message, error.hint = error.message.replace(old, new), error.hint.replace(old, new)
         raise
 
 
 def suggestion(name: str, known: Iterable[str], shown: int = 12) -> str:
-    """'did you mean ...?' when something is close, else the first few names there are."""
+    """'did you mean ...?' if there are close names, else the first known names."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(close)}?"
-    listed = ", ".join(known[:shown])
-    return f"known: {listed}{', ...' if len(known) > shown else ''}" if known else ""
+    names = ", ".join(known[:shown])
+    return f"known: {names}{', ...' if len(known) > shown else ''}" if known else ""
 
 
 def plainly(error: BaseException, longest: int = 200) -> str:
-    """What a library or a system says, in one line for a message of ours: nothing for terminals only, no folders of
-    libraries, no places in their sources, no file (ours names it), not too long; the kind of error if it says nothing.
+    """A foreign exception in one line for our messages: without ANSI codes, library paths, source locations and file
+    names (ours names the file), at most `longest` characters; the exception's class if it has no message.
     """
-    said = str(error.strerror if isinstance(error, OSError) and error.strerror else error)
-    text = re.sub(r"[^\s\"'(]*/(?:site|dist)-packages/", "", without_colours(said))
+    message = str(error.strerror if isinstance(error, OSError) and error.strerror else error)
+    text = re.sub(r"[^\s\"'(]*/(?:site|dist)-packages/", "", strip_ansi(message))
     lines = (line.strip() for line in text.splitlines())
-    said = next((line for line in lines if line and not _PLACE.search(line)), "") or type(error).__name__
-    return said if len(said) <= longest else f"{said[: longest - 3]}..."
+    first = next((line for line in lines if line and not _SOURCE_LOCATION.search(line)), "") or type(error).__name__
+    return first if len(first) <= longest else f"{first[: longest - 3]}..."
 
 
-_PLACE = re.compile(r"\.(?:cpp|cc|hpp|h|py):\d+:?$")
-"""A line that ends with where in its sources a library failed."""
+_SOURCE_LOCATION = re.compile(r"\.(?:cpp|cc|hpp|h|py):\d+:?$")
+"""Matches a line that ends with a location in a library's sources."""

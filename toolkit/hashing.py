@@ -1,4 +1,4 @@
-"""Names for content: equal content has an equal hash, which is how results know what they were made from."""
+"""Content hashes, which identify the inputs of a result."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def sha256(path: Path) -> str:
-    """Hash of a file's bytes, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -17,5 +17,5 @@ def sha256(path: Path) -> str:
 
 
 def digest(content: object) -> str:
-    """Hash of plain values (a dict of settings, ...), the same for equal content, in hexadecimal."""
+    """SHA-256 of a JSON value such as a dict of settings, independent of key order, in hexadecimal."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

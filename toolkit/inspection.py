@@ -1,4 +1,4 @@
-"""What is inside a run, a model folder, a plan or an artifact, as a table or as its record."""
+"""`toolkit inspect`: contents of a run, a model folder, a plan or an artifact, as a table or as a record."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from toolkit.stages import FINETUNED, PRUNED
 from toolkit.terminal import Table
 
 EXPORTED = (".onnx", ".engine", ".xml", ".pt2")
-"""Files that have their record beside them."""
+"""Suffixes of exported files, whose record is in the same folder."""
 
 
 def inspect(path: Path, as_json: bool) -> None:
-    """Print what `path` holds: tables for people on stderr, or the record on stdout."""
+    """Print the contents of `path`: a table on stderr, or the record on stdout."""
     if (path / DENSE / "model.json").is_file():
         before = _summary(path / DENSE)
         after = _slim(path)
@@ -43,42 +43,41 @@ def inspect(path: Path, as_json: bool) -> None:
         _print(artifact, _artifact_table(artifact), as_json)
     else:
         raise BadInput(
-            f"{path} is no run, model folder, plan or artifact" if path.exists() else f"{path} does not exist",
-            "give a folder with dense/, model.json, plan.json or artifact.json in it, or one of these files",
+            f"{path} is not a run, model folder, plan or artifact" if path.exists() else f"{path} does not exist",
+            "expected a folder with dense/, model.json, plan.json or artifact.json, or one of these files",
         )
 
 
 def _slim(run: Path) -> ModelSummary | None:
-    """The fine-tuned model of a run, unless another has been pruned since; then that one."""
-    found = {
+    """The fine-tuned model of a run, or the pruned one if it is newer."""
+    infos = {
         name: records.load(ModelInfo, run / name / "model.json")
         for name in (PRUNED, FINETUNED)
         if (run / name).is_dir()
     }
-    if len(found) == 2 and found[FINETUNED].made_from == found[PRUNED].weights_sha256:
+    if len(infos) == 2 and infos[FINETUNED].made_from == infos[PRUNED].weights_sha256:
         return _summary(run / FINETUNED)
-    return _summary(run / PRUNED) if PRUNED in found else None
+    return _summary(run / PRUNED) if PRUNED in infos else None
 
 
 def _record_in(path: Path, name: str) -> Path | None:
-    """The record of this name at `path`: the file itself, one in the folder, or one beside an exported file."""
+    """The record of this name at `path`: the file itself, or in the folder, or next to an exported file."""
     places = (path if path.name == name else path / name, path.parent / name if path.suffix in EXPORTED else path)
     return next((place for place in places if place.is_file() and place.name == name), None)
 
 
-def _print(record: object, shown: RenderableType, as_json: bool) -> None:
+def _print(record: object, table: RenderableType, as_json: bool) -> None:
     if as_json:
         print(records.dumps(record), end="")
     else:
-        terminal.show(shown)
+        terminal.show(table)
 
 
 def _summary(folder: Path) -> ModelSummary:
-    from toolkit.models import source
-    from toolkit.models.count import summarise
+    from toolkit.models import store
+    from toolkit.models.summary import summarise
 
-    model = source.load(folder)
-    return summarise(model.module, model.info)
+    return summarise(store.load(folder))
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -122,7 +121,7 @@ def _heads(layout: HeadLayout) -> str:
 
 
 def _plan_table(plan: PrunePlan) -> Table:
-    title = f"{plan.method}, {plan.criterion}, {plan.scope}: {plan.budget} asked, {plan.met:.3f} met"
+    title = f"{plan.method}, {plan.criterion}, {plan.scope}: {plan.budget} requested, {plan.met:.3f} achieved"
     table = _table(title, "place", "axis", "units removed")
     for cut in plan.cuts:
         table.add_row(cut.place, cut.axis, f"{len(cut.units):,}")
@@ -153,8 +152,8 @@ def _artifact_table(artifact: Artifact) -> Table:
     for name, value in rows.items():
         table.add_row(name, value)
     for number, layout in enumerate(model.layouts):
-        found = next((each for each in artifact.fusion if each.block == number), None)
-        table.add_row(f"attention {number}", f"{_heads(layout)}{': ' + _fusion(found) if found else ''}")
+        fusion = next((entry for entry in artifact.fusion if entry.block == number), None)
+        table.add_row(f"attention {number}", f"{_heads(layout)}{': ' + _fusion(fusion) if fusion else ''}")
     return table
 
 
@@ -163,25 +162,25 @@ def _made_for(artifact: Artifact) -> str:
     return f"{artifact.device_architecture}{later}" if artifact.device_architecture else "any machine"
 
 
-def _lowered(made: Lowered | None) -> dict[str, str]:
-    """What a lower precision leaves in float32, and what it costs."""
-    if made is None:
+def _lowered(lowered: Lowered | None) -> dict[str, str]:
+    """What stays in float32 in a lower precision, and the accuracy loss."""
+    if lowered is None:
         return {}
-    kept = {
-        "not in int8: blocks": made.unquantised,
-        "float32: blocks": made.blocks,
-        "norms": made.norms,
-        "softmax of": made.softmax,
-        "the residual sum": ("",) if made.residual else (),
+    in_float32 = {
+        "not in int8: blocks": lowered.unquantised,
+        "float32: blocks": lowered.blocks,
+        "norms": lowered.norms,
+        "softmax of": lowered.softmax,
+        "the residual sum": ("",) if lowered.residual else (),
     }
-    said = [f"{what} {', '.join(map(str, where))}".strip() for what, where in kept.items() if where]
-    costs = (f"{name} {made.reference[name]:.1%} -> {share:.1%}" for name, share in made.accuracy.items())
-    return {"kept": "; ".join(said) or "nothing", "accuracy on a sample": ", ".join(costs)}
+    parts = [f"{what} {', '.join(map(str, names))}".strip() for what, names in in_float32.items() if names]
+    changes = (f"{name} {lowered.reference[name]:.1%} -> {accuracy:.1%}" for name, accuracy in lowered.accuracy.items())
+    return {"kept": "; ".join(parts) or "nothing", "accuracy on a sample": ", ".join(changes)}
 
 
-def _fusion(found: Fusion) -> str:
-    """Whether a block's attention is one kernel; if not, why, and what to try."""
-    if found.status == "fused":
-        return f"fused ({', '.join(found.kernels)})"
-    said = {"partly": "partly fused", "not": "not fused", "unknown": "fused or not: unknown"}[found.status]
-    return f"{said}: {found.reason}{f'; try {found.mend}' if found.mend else ''}"
+def _fusion(fusion: Fusion) -> str:
+    """Fusion status of a block's attention, with reason and hint."""
+    if fusion.status == "fused":
+        return f"fused ({', '.join(fusion.kernels)})"
+    status = {"partly": "partly fused", "not": "not fused", "unknown": "fused or not: unknown"}[fusion.status]
+    return f"{status}: {fusion.reason}{f'; try {fusion.mend}' if fusion.mend else ''}"

@@ -1,13 +1,13 @@
-"""A process of its own for other people's native code, whose death is then seen and named.
+"""Run native third-party code in a separate process, so that a crash becomes an error that names the library.
 
-    with Isolated(Guest("OpenVINO 2026.4"), "compiling model.xml", compiled, file) as model:
+    with Isolated(NativeLibrary("OpenVINO 2026.4"), "compiling model.xml", compiled, file) as model:
         logits = model.call("running model.xml", infer, images)
 
-`compiled(file)` makes an object over there, which stays there; `infer(object, images)` is called on it. Functions,
-arguments and results are pickled; what a function raises is raised here. The process has its own folder for temporary
-files, and ends with the block, with this process, and with an interrupt, all that it has started and written with it.
+`compiled(file)` creates an object that stays in the process; `infer(object, images)` is called on it there. Functions,
+arguments and results are pickled; exceptions are raised in the caller. The process has its own temporary folder. It
+ends with the block, with this process, and on an interrupt, together with its child processes and temporary files.
 
-It is a new Python, not a fork: threads of this process are no danger to it, and the caller's program is not run again.
+It is a new interpreter, not a fork: it inherits no threads and does not run the caller's script again.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from multiprocessing.connection import Connection, Pipe, wait
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from toolkit.characters import printable_lines, without_colours
+from toolkit.characters import printable_lines, strip_ansi
 from toolkit.errors import CheckFailed, LibraryDied, plainly
 from toolkit.progress import Progress
-from toolkit.served import Raised, Request, Told
+from toolkit.served import ProgressUpdate, Raised, Request
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVarTuple, Unpack
@@ -39,7 +39,7 @@ Result = TypeVar("Result")
 
 PROGRAM = """
 import os, sys
-sys.path = [folder for folder in sys.path if folder]  # not the current one
+sys.path = [folder for folder in sys.path if folder]  # not the current folder
 from multiprocessing.connection import Connection
 link = Connection(int(sys.argv[1]))
 os.set_inheritable(link.fileno(), False)
@@ -48,23 +48,23 @@ from toolkit.served import serve
 serve(link, sys.argv[2])
 """
 SHOWN_LINES, SHOWN_BYTES = 12, 1 << 16
-"""How much of a dead process's stderr is shown, and how much of it is looked at."""
+"""Lines of a crashed process's output that are shown, and bytes that are read to find them."""
 END_SECONDS = 10.0
-"""A library that takes longer to clean up is ended."""
+"""Time for a library to clean up before it is killed."""
 POLL_SECONDS = 0.5
-"""How often a system without pidfds is asked whether the process has ended."""
+"""Polling interval for the end of the process, on systems without pidfds."""
 
 
-class Guest(NamedTuple):
-    """A library that runs in a process of its own."""
+class NativeLibrary(NamedTuple):
+    """A library to run in a separate process, as named in error messages."""
 
     name: str
     hint: str = ""
-    """What to do when it dies."""
+    """Hint for errors of the library."""
 
     @classmethod
-    def installed(cls, name: str, packages: Sequence[str], hint: str = "") -> Guest:
-        """The library with its version, which the first of `packages` that is installed has."""
+    def installed(cls, name: str, packages: Sequence[str], hint: str = "") -> NativeLibrary:
+        """The library with the version of the first of `packages` that is installed."""
         for package in packages:
             with suppress(metadata.PackageNotFoundError):
                 return cls(f"{name} {metadata.version(package)}", hint)
@@ -72,42 +72,42 @@ class Guest(NamedTuple):
 
 
 class Isolated(Generic[Kind]):
-    """An object in a process of its own. See the module."""
+    """An object of type `Kind` in a separate process."""
 
     def __init__(
         self,
-        guest: Guest,
-        doing: str,
+        library: NativeLibrary,
+        action: str,
         make: Callable[[Unpack[Arguments]], Kind],
         *arguments: Unpack[Arguments],
     ) -> None:
-        """Start the process, and make the object there. `doing` is for an error: "compiling model.xml"."""
-        self._guest, self._killed = guest, False
+        """Start the process and create the object in it. `action` is for error messages: "compiling model.xml"."""
+        self._library, self._killed = library, False
         with ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="toolkit-", ignore_cleanup_errors=True))
-            self._said = stack.enter_context(tempfile.TemporaryFile())
-            self._process, self._link = _started(guest, folder, self._said)
+            self._output = stack.enter_context(tempfile.TemporaryFile())
+            self._process, self._link = _start(library, folder, self._output)
             self._pidfd = _pidfd(self._process.pid, stack)
             stack.callback(self._end)
-            self._ask(doing, Request(make, arguments, makes=True))
-            self._room = stack.pop_all()
+            self._request(action, Request(make, arguments, creates=True))
+            self._resources = stack.pop_all()
 
     def call(
         self,
-        doing: str,
+        action: str,
         function: Callable[[Kind, Unpack[Arguments]], Result],
         *arguments: Unpack[Arguments],
-        report: Progress | None = None,
+        progress: Progress | None = None,
     ) -> Result:
-        """`function(object, *arguments)`, done there; with a listener, it is given `report=` and told as it goes on.
+        """Run `function(object, *arguments)` in the process; with `progress`, the function gets a `progress=` callback.
 
-        Raises what the function raises, CheckFailed for errors of the library's own kinds, and LibraryDied.
+        Raises what the function raises, CheckFailed for the library's own exception classes, and LibraryDied.
         """
-        return self._ask(doing, Request(function, arguments, reports=report is not None), report)  # type: ignore[no-any-return]
+        return self._request(action, Request(function, arguments, progress is not None), progress)  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """End the process; it can be called no more."""
-        self._room.close()
+        """End the process; no calls are possible afterwards."""
+        self._resources.close()
 
     def __enter__(self) -> Isolated[Kind]:
         return self
@@ -117,30 +117,30 @@ class Isolated(Generic[Kind]):
     ) -> None:
         self.close()
 
-    def _ask(self, doing: str, request: Request, report: Progress | None = None) -> Any:
+    def _request(self, action: str, request: Request, progress: Progress | None = None) -> Any:
         if self._link.closed:
-            raise RuntimeError(f"the process of {self._guest.name} is closed")
+            raise RuntimeError(f"the process of {self._library.name} is closed")
         try:
             if self._process.poll() is not None:
                 raise EOFError
             self._link.send(request)
-            while isinstance(answer := self._received(), Told):
-                assert report is not None
-                report(*answer)
+            while isinstance(answer := self._receive(), ProgressUpdate):
+                assert progress is not None
+                progress(*answer)
         except (EOFError, ConnectionError):
-            raise self._death(doing) from None
-        except BaseException:  # an interrupt, or the listener's own error: nobody waits for the answer any more
+            raise self._crash(action) from None
+        except BaseException:  # an interrupt or an error in the progress callback: the answer is no longer needed
             self._kill()
             raise
         if isinstance(answer, Raised):
             error = answer.error
             if error is None:
-                error = CheckFailed(f"{self._guest.name} failed while {doing}: {answer.words}", self._guest.hint)
-            raise error from _There(answer.trace)
+                error = CheckFailed(f"{self._library.name} failed while {action}: {answer.message}", self._library.hint)
+            raise error from _RemoteTraceback(answer.traceback)
         return answer
 
-    def _received(self) -> Any:
-        """What comes next; EOFError where the process has ended, though its forks may hold the connection open."""
+    def _receive(self) -> Any:
+        """The next message; EOFError if the process has ended, even while its forks hold the connection open."""
         while self._process.poll() is None:
             if self._link in wait([self._link, *self._pidfd], None if self._pidfd else POLL_SECONDS):
                 return self._link.recv()
@@ -149,27 +149,28 @@ class Isolated(Generic[Kind]):
             raise EOFError
         return self._link.recv()
 
-    def _death(self, doing: str) -> LibraryDied:
+    def _crash(self, action: str) -> LibraryDied:
         code = self._process.wait()
         self._kill()
-        self._said.seek(max(0, self._said.seek(0, os.SEEK_END) - SHOWN_BYTES))
-        said = last_lines(self._said.read().decode(errors="replace"))
+        self._output.seek(max(0, self._output.seek(0, os.SEEK_END) - SHOWN_BYTES))
+        output = last_lines(self._output.read().decode(errors="replace"))
         return LibraryDied(
-            "\n".join([f"{self._guest.name} {ending(code)} while {doing}", *said]), advice(code, self._guest.hint)
+            "\n".join([f"{self._library.name} {exit_description(code)} while {action}", *output]),
+            exit_hint(code, self._library.hint),
         )
 
     def _kill(self) -> None:
-        """End it and what it has started. Once: the number of a process that is gone may become another's."""
+        """Kill the process group, at most once: process ids are reused."""
         if self._killed:
             return
         self._killed = True
-        with suppress(ProcessLookupError, PermissionError):  # nothing of it is left
+        with suppress(ProcessLookupError, PermissionError):  # the whole group has ended
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def _end(self) -> None:
-        with suppress(OSError):  # it has ended
-            self._link.send(None)  # forks of this process may hold the connection open
+        with suppress(OSError):  # the process has ended
+            self._link.send(None)  # closing is not enough: forks of this process may hold the connection open
         self._link.close()
         try:
             with suppress(subprocess.TimeoutExpired):
@@ -180,66 +181,69 @@ class Isolated(Generic[Kind]):
             self._process.stdin.close()
 
 
-def ending(code: int) -> str:
-    """ "was ended by signal 11 (SIGSEGV)", for the exit code that `subprocess` gives."""
+def exit_description(code: int) -> str:
+    """Description of an exit code of `subprocess`: "was ended by signal 11 (SIGSEGV)"."""
     if code >= 0:
         return f"ended with exit code {code}"
-    names = {each.value: f" ({each.name})" for each in signal.Signals}
+    names = {known.value: f" ({known.name})" for known in signal.Signals}
     return f"was ended by signal {-code}{names.get(-code, '')}"
 
 
-def advice(code: int, hint: str = "") -> str:
-    """What to do about it."""
+def exit_hint(code: int, hint: str = "") -> str:
+    """Hint for an exit code; `hint` is the library's own."""
     if code == -signal.SIGKILL:
-        return "a system ends a process in this way when memory runs out: a smaller batch size needs less"
+        return "the system may have run out of memory: try a smaller batch size"
     if code == -signal.SIGILL:
-        return "it was built for CPUs with other instructions: install a build for this one"
+        return "it was built for another CPU: install a build for this one"
     if code >= 0:
         return hint
-    return "; ".join(filter(None, (hint, "the fault is the library's own: its makers may want to hear of it")))
+    return "; ".join(filter(None, (hint, "this is probably a bug in the library: consider reporting it")))
 
 
 def last_lines(text: str) -> list[str]:
-    """The end of what a process said, without what is for terminals only."""
-    lines = printable_lines(without_colours(text))
+    """The last lines of a process's output, without ANSI codes and blank lines."""
+    lines = printable_lines(strip_ansi(text))
     return [line for line in lines if line.strip()][-SHOWN_LINES:]
 
 
-class _There(Exception):
-    """Where an error was raised: shown above the traceback of this side."""
+class _RemoteTraceback(Exception):
+    """Traceback in the process, as the cause of an error that is raised in the caller."""
 
-    def __init__(self, trace: str) -> None:
-        super().__init__(f"\n{trace}")
+    def __init__(self, traceback: str) -> None:
+        super().__init__(f"\n{traceback}")
 
 
-def _started(guest: Guest, folder: str, said: IO[bytes]) -> tuple[subprocess.Popen[bytes], Connection]:
-    """The process, and the connection to it. A session of its own, so that an interrupt from the terminal is for this
-    process alone; its stdin is never written to, and ends when this process does."""
+def _start(library: NativeLibrary, folder: str, output: IO[bytes]) -> tuple[subprocess.Popen[bytes], Connection]:
+    """Start the process, and connect to it.
+
+    It runs in a new session, so that it does not receive interrupts from the terminal. Its stdin is never written to;
+    end of file tells it that this process has ended.
+    """
     ours, theirs = Pipe()
     with theirs:
         try:
             process = subprocess.Popen(
                 [sys.executable, "-c", PROGRAM, str(theirs.fileno()), folder],
                 stdin=subprocess.PIPE,
-                stdout=said,
-                stderr=said,
+                stdout=output,
+                stderr=output,
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "TMPDIR": folder},
                 start_new_session=True,
             )
         except OSError as error:
             ours.close()
-            raise LibraryDied(f"no process could be started for {guest.name}: {plainly(error)}") from error
-    with suppress(BrokenPipeError):  # dead already: the first call says so
+            raise LibraryDied(f"cannot start a process for {library.name}: {plainly(error)}") from error
+    with suppress(BrokenPipeError):  # it has ended already, which the first call reports
         ours.send(sys.path)
     return process, ours
 
 
 def _pidfd(pid: int, stack: ExitStack) -> list[int]:
-    """What can be read from when the process has ended, closed with the stack; nothing where a system has no such."""
+    """A file descriptor that is readable once the process has ended, closed by `stack`; empty if unsupported."""
     try:
-        opened = os.pidfd_open(pid)
+        descriptor = os.pidfd_open(pid)
     except (AttributeError, OSError):
         return []
-    stack.callback(os.close, opened)
-    return [opened]
+    stack.callback(os.close, descriptor)
+    return [descriptor]

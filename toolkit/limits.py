@@ -1,7 +1,7 @@
-"""What of the machine this process may use: processor cores and memory, where its container (control group) has limits.
+"""CPU and memory limits of this process, including those of its container (cgroup).
 
-Control groups of version 2 are read from the process's own group up to the root, those of version 1 at their root,
-which is what a process in a container sees.
+Limits of cgroups v2 are read from the process's group up to the root, those of v1 at the root, where a containerised
+process finds its own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SYS = Path("/sys")
 
 
 def usable_cores() -> frozenset[int]:
-    """Numbers of the cores this process may run on."""
+    """Indices of the CPU cores that this process may run on."""
     try:
         return frozenset(os.sched_getaffinity(0))
     except AttributeError:  # Linux only
@@ -24,12 +24,12 @@ def usable_cores() -> frozenset[int]:
 
 
 def cores(proc: Path = PROC, sys: Path = SYS) -> int:
-    """Threads that can run at once: one for each usable core, fewer where the quota of processor time is smaller."""
+    """Number of usable cores, or the CPU quota if it is lower."""
     return max(1, math.floor(min([len(usable_cores()), *_quotas(proc, sys)])))
 
 
 def memory_bytes(proc: Path = PROC, sys: Path = SYS) -> int:
-    """Bytes of memory: the machine's, or fewer where there is a limit; 0: not known."""
+    """Memory in bytes: the machine's, or the limit if it is lower; 0 if unknown."""
     sizes = []
     if hasattr(os, "sysconf"):  # not on Windows
         sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -40,32 +40,32 @@ def memory_bytes(proc: Path = PROC, sys: Path = SYS) -> int:
 
 
 def cpu_flags(proc: Path = PROC) -> frozenset[str]:
-    """Linux's names for the instructions that this CPU has; none where it is not known."""
+    """Linux's CPU flags (instruction set extensions); empty if unknown."""
     lines = (line.partition(":") for line in text_of(proc / "cpuinfo").splitlines())
-    found = next((value for name, _, value in lines if name.strip() in ("flags", "Features")), "")
-    return frozenset(found.split())
+    flags = next((value for name, _, value in lines if name.strip() in ("flags", "Features")), "")
+    return frozenset(flags.split())
 
 
 def _quotas(proc: Path, sys: Path) -> Iterator[float]:
-    """Cores' worth of processor time."""
+    """CPU quotas, in cores."""
     version_1 = sys / "fs/cgroup/cpu"
     pairs = [text_of(group / "cpu.max").split() for group in _groups(proc, sys)]
     pairs.append([text_of(version_1 / "cpu.cfs_quota_us"), text_of(version_1 / "cpu.cfs_period_us")])
     for pair in pairs:
-        if len(pair) == 2 and all(text.isdigit() and int(text) for text in pair):  # "max" and -1 are no quota
+        if len(pair) == 2 and all(text.isdigit() and int(text) for text in pair):  # "max" and -1 mean no quota
             yield int(pair[0]) / int(pair[1])
 
 
 def _groups(proc: Path, sys: Path) -> list[Path]:
-    """Folders of the process's control group and of those it is in."""
+    """Folders of the process's cgroup and its parents."""
     root = sys / "fs/cgroup"
-    own = text_of(proc / "self/cgroup").partition("0::")[2].partition("\n")[0].strip("/")
-    folder = root / own
+    name = text_of(proc / "self/cgroup").partition("0::")[2].partition("\n")[0].strip("/")
+    folder = root / name
     return [folder, *(parent for parent in folder.parents if parent.is_relative_to(root))]
 
 
 def text_of(file: Path) -> str:
-    """A file's text, or nothing: what a machine does not tell is not an error."""
+    """A file's text; empty if it cannot be read."""
     try:
         return file.read_text(encoding="utf-8").strip()
     except OSError:

@@ -1,7 +1,7 @@
-"""The stages in order: what must run, what is up to date, and what a command ends with.
+"""Pipeline: runs the requested stages and their dependencies in order, skipping results that are up to date.
 
-A command names a stage; the stages it needs run first, each only if an input has changed. A result that fails a check
-(parity, a valid measurement) does not stop the stages after it; the first such failure is returned when all have run.
+A result that fails a check (parity, a valid measurement) does not stop later stages; the first such failure is returned
+after all stages have run.
 """
 
 from __future__ import annotations
@@ -25,48 +25,48 @@ from toolkit.stages.train import Train
 STAGES: dict[str, Stage] = {
     stage.name: stage for stage in (Train(), Prune(), Finetune(), Export(), Parity(), Bench(), Report())
 }
-"""Every stage by its name, in the order in which they run."""
+"""Stages by name, in execution order."""
 
 
 Tell = Callable[[str], None]
-"""Says one line to a person."""
+"""Prints one line for the user."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One result on the way to a stage, as `plan` foresees it."""
+    """One planned result, for --dry-run."""
 
     stage: str
     result: str
     reason: str
-    """Why it will be made; empty: it is up to date."""
+    """Why it is going to be made; empty if it is up to date."""
 
 
-def needed(names: Sequence[str]) -> list[Stage]:
-    """The stages of these names and all that they need, in order."""
-    wanted: set[str] = set()
-    open_ = list(names)
-    while open_:
-        name = open_.pop()
-        if name not in wanted:
-            wanted.add(name)
-            open_ += STAGES[name].needs
-    return [stage for name, stage in STAGES.items() if name in wanted]
+def with_dependencies(names: Sequence[str]) -> list[Stage]:
+    """The named stages and their dependencies, in execution order."""
+    required: set[str] = set()
+    pending = list(names)
+    while pending:
+        name = pending.pop()
+        if name not in required:
+            required.add(name)
+            pending += STAGES[name].needs
+    return [stage for name, stage in STAGES.items() if name in required]
 
 
 def plan(run: Run, names: Sequence[str], force: bool = False) -> list[Step]:
-    """What `execute` would do now. What follows a stage that must run is expected to run too."""
+    """The steps that `execute` would take. Stages that depend on a stale one are assumed to be stale."""
     steps: list[Step] = []
     stale: set[str] = set()
     for stage in _checked(run, names):
-        waits = sorted(stale.intersection(stage.needs))
-        if waits:
-            steps.append(Step(stage.name, stage.name, f"follows {', '.join(waits)}"))
+        stale_needs = sorted(stale.intersection(stage.needs))
+        if stale_needs:
+            steps.append(Step(stage.name, stage.name, f"depends on {', '.join(stale_needs)}"))
             stale.add(stage.name)
             continue
-        for unit in stage.units(run):
-            reason = _reason(run, unit.result, unit.inputs, forced=force and stage.name in names)
-            steps.append(Step(stage.name, unit.result, reason))
+        for output in stage.outputs(run):
+            reason = _reason(run, output.result, output.inputs, forced=force and stage.name in names)
+            steps.append(Step(stage.name, output.result, reason))
             if reason:
                 stale.add(stage.name)
         if stage.page:
@@ -77,52 +77,52 @@ def plan(run: Run, names: Sequence[str], force: bool = False) -> list[Step]:
 def execute(
     run: Run, settings: resolve.Resolved, names: Sequence[str], *, force: bool, allow_invalid: bool, tell: Tell
 ) -> ToolkitError | None:
-    """Bring the stages of these names up to date; `force` makes them again. Returns the first check that failed; with
-    `allow_invalid`, a measurement that is INVALID is told and does not count as one."""
+    """Bring the named stages up to date, or remake them with `force`. Returns the first failed check; with
+    `allow_invalid`, an INVALID measurement is a warning instead."""
     from toolkit.bench.environment import capture
 
     failure: ToolkitError | None = None
     environment = capture()
     stages = _checked(run, names)
-    with _settings_kept(run, settings, environment) as made:
+    with _settings_saved(run, settings, environment) as finished:
         for stage in stages:
-            for unit in stage.units(run):
-                reason = _reason(run, unit.result, unit.inputs, forced=force and stage.name in names)
+            for output in stage.outputs(run):
+                reason = _reason(run, output.result, output.inputs, forced=force and stage.name in names)
                 if not reason:
-                    tell(f"{stage.name}: {unit.result} is up to date")
+                    tell(f"{stage.name}: {output.result} is up to date")
                     continue
-                for line in (f"making {unit.result} ({reason})", *unit.told):
+                for line in (f"making {output.result} ({reason})", *output.notes):
                     tell(f"{stage.name}: {line}")
-                with run.folder.writing(unit.result, unit.inputs) as out, _images_doubted(run):
-                    unit.make(out)
+                with run.folder.writing(output.result, output.inputs) as out, _image_check_discarded(run):
+                    output.make(out)
                     records.save(environment, out / "environment.json")
-                run.folder.end_work(unit.result)
-                made.append(unit.result)
-                run.folder.log("made", result=unit.result)
+                run.folder.clear_scratch(output.result)
+                finished.append(output.result)
+                run.folder.log("made", result=output.result)
             stage.write_page(run)
-            for line in stage.told(run):
+            for line in stage.summary_lines(run):
                 tell(f"{stage.name}: {line}")
-            verdict = stage.verdict(run)
-            if allow_invalid and isinstance(verdict, InvalidMeasurement):
-                tell(f"{stage.name}: warning: {verdict.message}; {verdict.hint}")
+            stage_failure = stage.failure(run)
+            if allow_invalid and isinstance(stage_failure, InvalidMeasurement):
+                tell(f"{stage.name}: warning: {stage_failure.message}; {stage_failure.hint}")
             else:
-                failure = failure or verdict
+                failure = failure or stage_failure
     return failure
 
 
 @contextmanager
-def _images_doubted(run: Run) -> Iterator[None]:
-    """An image that cannot be read now, although it could when it was checked, is not believed again."""
+def _image_check_discarded(run: Run) -> Iterator[None]:
+    """Discard the stored image check if an image that passed it cannot be read after all."""
     try:
         yield
     except DataError:
-        run.doubt_images()
+        run.discard_image_check()
         raise
 
 
 def _checked(run: Run, names: Sequence[str]) -> list[Stage]:
-    """The stages that are needed; what is wrong with any one's settings is said before the first makes anything."""
-    stages = needed(names)
+    """The named stages and their dependencies; raises for invalid settings of any of them before anything is made."""
+    stages = with_dependencies(names)
     for stage in stages:
         stage.check(run)
     for stage in stages:
@@ -131,29 +131,29 @@ def _checked(run: Run, names: Sequence[str]) -> list[Stage]:
 
 
 @contextmanager
-def _settings_kept(run: Run, settings: resolve.Resolved, environment: Environment) -> Iterator[list[str]]:
-    """The run folder remembers the settings it is being made with, unless bad input ends the command before a result
-    is made. Gives the list in which results that are made are noted."""
+def _settings_saved(run: Run, settings: resolve.Resolved, environment: Environment) -> Iterator[list[str]]:
+    """Write recipe, flags and environment; restore the former files if bad input ends the command before the first
+    result. Yields the list to which finished results are appended."""
     files = {
         "recipe.yaml": resolve.as_yaml(settings.recipe),
-        resolve.FLAGS_FILE: settings.remember(),
+        resolve.FLAGS_FILE: settings.flags_yaml(),
         "environment.json": records.dumps(environment),
     }
     if settings.file and settings.file.resolve() == (run.folder.path / "recipe.yaml").resolve():
-        del files["recipe.yaml"]  # it is what was read, and may be somebody's own
-    made: list[str] = []
+        del files["recipe.yaml"]  # the recipe in use, which the user may edit
+    finished: list[str] = []
     before = {name: path.read_text() if (path := run.folder.path / name).exists() else None for name in files}
     try:
         for name, text in files.items():
             run.folder.write_text(name, text)
-        yield made
+        yield finished
     except BadInput as error:
-        if not made and not isinstance(error, StorageError):  # with room on the disk the same settings go on
-            _put_back(run, before)
+        if not finished and not isinstance(error, StorageError):  # once there is disk space, the run resumes
+            _restore(run, before)
         raise
 
 
-def _put_back(run: Run, files: Mapping[str, str | None]) -> None:
+def _restore(run: Run, files: Mapping[str, str | None]) -> None:
     for name, text in files.items():
         if text is None:
             (run.folder.path / name).unlink(missing_ok=True)
@@ -164,7 +164,7 @@ def _put_back(run: Run, files: Mapping[str, str | None]) -> None:
 def _reason(run: Run, result: str, inputs: Mapping[str, str], *, forced: bool) -> str:
     changed = run.folder.changed(result, inputs)
     if changed == ["missing"]:
-        return "not there yet"
+        return "does not exist yet"
     if changed:
         return f"changed: {', '.join(changed)}"
     return "forced" if forced else ""

@@ -1,4 +1,4 @@
-"""Images as a model reads them, normalised, and as a file may take them, raw pixels; free of torch."""
+"""Conversion between normalised images and raw pixels, without torch."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy.typing as npt
 from toolkit.preprocessing import Preprocessing
 
 
-def to_pixels(images: npt.NDArray[Any], prepared: Preprocessing) -> npt.NDArray[np.uint8]:
-    """The pixels [batch, 3, S, S], 0 to 255, that normalised images were made from."""
+def to_pixels(images: npt.NDArray[Any], preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
+    """Denormalise images: [batch, 3, S, S] floats -> [batch, 3, S, S] uint8."""
     pixels: npt.NDArray[np.uint8] = np.clip(
-        np.rint((images * _by_channel(prepared.std) + _by_channel(prepared.mean)) * 255), 0, 255
+        np.rint((images * _by_channel(preprocessing.std) + _by_channel(preprocessing.mean)) * 255), 0, 255
     ).astype(np.uint8)
     return pixels
 
 
-def normalised(pixels: npt.NDArray[np.uint8], prepared: Preprocessing) -> npt.NDArray[np.float32]:
-    """Pixels as a model reads them."""
+def normalised(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
+    """Normalise pixels: [batch, 3, S, S] uint8 -> [batch, 3, S, S] float32."""
     scaled = pixels.astype(np.float32) / np.float32(255)
-    mean, std = _by_channel(prepared.mean), _by_channel(prepared.std)
+    mean, std = _by_channel(preprocessing.mean), _by_channel(preprocessing.std)
     images: npt.NDArray[np.float32] = ((scaled - mean) / std).astype(np.float32)
     return images
 

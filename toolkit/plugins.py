@@ -1,8 +1,8 @@
-"""Find a plug-in by its file's name.
+"""Find plug-ins by file name.
 
 A plug-in is one file in a folder: `toolkit/prune/criteria/magnitude_l1.py` is the criterion `magnitude-l1`, and ends
-with `PLUGIN: Criterion = ...`. `NEEDS = ("package",)` names what it imports later, or in another process. Listing names
-reads the folder and imports nothing, so help and completion stay fast.
+with `PLUGIN: Criterion = ...`. `NEEDS = ("package",)` lists packages that it imports later, or in another process.
+Listing names reads the folder and imports nothing, so help and completion stay fast.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from typing import Any
 
 from toolkit.errors import MissingDependency, UnknownName
 
-_MARK = re.compile(r"^PLUGIN\b", re.MULTILINE)
-"""Only files that end with a PLUGIN are plug-ins; a folder may hold what they share as well."""
+_PLUGIN_LINE = re.compile(r"^PLUGIN\b", re.MULTILINE)
+"""Matches the definition of PLUGIN; files without it are shared code."""
 
 
 def names(package: str) -> list[str]:
-    """Names of the plug-ins in `package` ("toolkit.prune.criteria"), sorted, without importing them."""
+    """Sorted names of the plug-ins in `package` ("toolkit.prune.criteria"), without importing them."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.submodule_search_locations is None:
         raise ValueError(f"{package} is not a package")
     files = [file for folder in spec.submodule_search_locations for file in Path(folder).glob("*.py")]
-    return sorted(_name(file.stem) for file in files if _MARK.search(file.read_text(encoding="utf-8")))
+    return sorted(_name(file.stem) for file in files if _PLUGIN_LINE.search(file.read_text(encoding="utf-8")))
 
 
 def load(package: str, name: str) -> Any:
-    """The `PLUGIN` of the file called `name` in `package`.
+    """The `PLUGIN` called `name` in `package`.
 
-    Raises UnknownName with the closest names, or MissingDependency when the file needs a package that is not there.
+    Raises UnknownName with the closest names, or MissingDependency for a package that is not installed.
     """
     known = names(package)
     if name not in known:
         raise UnknownName(kind_of(package), name, known)
     try:
         module = importlib.import_module(f"{package}.{_file(name)}")
-        for needed in getattr(module, "NEEDS", ()):
-            if importlib.util.find_spec(needed) is None:
-                raise ModuleNotFoundError(name=needed)
+        for package_name in getattr(module, "NEEDS", ()):
+            if importlib.util.find_spec(package_name) is None:
+                raise ModuleNotFoundError(name=package_name)
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         if missing in ("", "toolkit"):
@@ -54,9 +54,9 @@ def load(package: str, name: str) -> Any:
 
 
 def kind_of(package: str) -> str:
-    """What a plug-in of the folder is called: toolkit.prune.criteria -> criterion."""
+    """What a plug-in in this package is called: toolkit.prune.criteria -> criterion."""
     folder = package.rsplit(".", 1)[-1]
-    return {"criteria": "criterion", "allocators": "scope", "compensate": "compensation", "export": "target"}.get(
+    return {"criteria": "criterion", "compensate": "compensation", "export": "target"}.get(
         folder, folder.removesuffix("s")
     )
 

@@ -1,6 +1,7 @@
-"""How long work tells where it is: a bar on a terminal, a line now and then elsewhere.
+"""Progress reporting: a bar on a terminal, occasional lines otherwise.
 
-Rooms call `report(done, total, message)` and know nothing of terminals; the command line chooses who listens.
+Packages call a callback `progress(done, total, message)` and are independent of terminals; the command line chooses
+the display.
 """
 
 from __future__ import annotations
@@ -15,22 +16,24 @@ from toolkit.characters import printable
 
 
 class Progress(Protocol):
+    """Callback with the number of finished steps, the total number, and an optional message."""
+
     def __call__(self, done: int, total: int, message: str = "") -> None: ...
 
 
 @contextmanager
-def hidden(title: str) -> Iterator[Progress]:
-    """For commands that are to say nothing."""
+def no_display(title: str) -> Iterator[Progress]:
+    """Display nothing."""
     yield silent
 
 
 def silent(done: int, total: int, message: str = "") -> None:
-    """For callers that do not care."""
+    """Discard progress."""
 
 
 @contextmanager
-def shown(title: str, every_seconds: float = 10.0) -> Iterator[Progress]:
-    """Progress of one piece of work on stderr."""
+def display(title: str, every_seconds: float = 10.0) -> Iterator[Progress]:
+    """Display the progress of a task on stderr."""
     if sys.stderr.isatty():
         yield from _bar(title)
     else:
@@ -50,25 +53,27 @@ def _bar(title: str) -> Iterator[Progress]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[message]}", markup=False, table_column=Column(overflow="fold")),
     )
-    with Bars(*columns, console=Console(stderr=True), auto_refresh=False) as bars:  # no thread beside a measurement
+    with Bars(
+        *columns, console=Console(stderr=True), auto_refresh=False
+    ) as bars:  # a refresh thread would disturb measurements
         task = bars.add_task(title, total=None, message="")
 
-        def report(done: int, total: int, message: str = "") -> None:
+        def progress(done: int, total: int, message: str = "") -> None:
             bars.update(task, completed=done, total=total, refresh=True)
             if message:
                 bars.update(task, message=printable(message))
 
-        yield report
+        yield progress
 
 
 def _lines(title: str, every_seconds: float) -> Progress:
     last = time.monotonic()
 
-    def report(done: int, total: int, message: str = "") -> None:
+    def progress(done: int, total: int, message: str = "") -> None:
         nonlocal last
         now = time.monotonic()
         if message or done == total or now - last >= every_seconds:
             last = now
             print(f"{title}: {done}/{total} {printable(message)}".rstrip(), file=sys.stderr, flush=True)
 
-    return report
+    return progress

@@ -1,8 +1,8 @@
-"""A run folder: results that appear whole or not at all.
+"""Run folders: results are written atomically.
 
-Each result is a folder (`dense`, `pruned`, `artifacts/onnx-fp32`, ...) that is written under another name and renamed
-when it is complete, with a `stage.json` that holds the hashes of its inputs. Equal hashes: the result is up to date. A
-kill, a full disk or an error leaves the previous result as it was. `.work` holds what only resuming needs.
+Each result is a folder (`dense`, `pruned`, `artifacts/onnx-fp32`, ...) that is written under a temporary name and
+renamed when complete, with a `stage.json` that holds the hashes of its inputs. A result with equal hashes is up to
+date. A kill, a full disk or an error leaves the previous result untouched. `.work` holds scratch state for resuming.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from toolkit.errors import (
     RecordError,
     RunFolderError,
     StorageError,
-    speaking_of,
+    errors_naming,
 )
 from toolkit.records import StageRecord
 
 STAGE_FILE = "stage.json"
-MARKS = (".lock", "recipe.yaml")
-"""A folder that holds something is a run folder if it holds a result or one of these."""
+SENTINEL_FILES = (".lock", "recipe.yaml")
+"""A non-empty folder is a run folder if it holds a result or one of these files."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Kind = TypeVar("Kind")
 
 
 class RunFolder:
-    """The results of one run, below `path`."""
+    """The results of one run, in the folder `path`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -50,7 +50,10 @@ class RunFolder:
         return records.load(kind, self.path / result / file)
 
     def stage(self, result: str) -> StageRecord | None:
-        """How a result was made; None if it is not there. Other people's folders and other versions' are an error."""
+        """The record of how a result was made; None if it does not exist.
+
+        Raises RunFolderError for folders that this version of the toolkit did not write.
+        """
         folder = self.path / result
         if not folder.exists():
             return None
@@ -63,7 +66,7 @@ class RunFolder:
             ) from error
 
     def changed(self, result: str, inputs: Mapping[str, str]) -> list[str]:
-        """Names of the inputs that are not those the result was made from; ["missing"] if there is no result."""
+        """Names of the inputs that differ from those of the result; ["missing"] if there is no result."""
         stage = self.stage(result)
         if stage is None:
             return ["missing"]
@@ -71,10 +74,10 @@ class RunFolder:
 
     @contextmanager
     def writing(self, result: str, inputs: Mapping[str, str]) -> Iterator[Path]:
-        """A new folder to fill, which takes the result's place when the block ends well."""
-        final, draft = self.path / result, self._beside(result, "new")
+        """A new folder to fill; it replaces the result when the block ends without an error."""
+        final, draft = self.path / result, self._sibling(result, "new")
         started = time.monotonic()
-        with speaking_of(final, draft), full_disk_reported(self.path):
+        with errors_naming(final, draft), full_disk_reported(self.path):
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
             try:
@@ -93,9 +96,9 @@ class RunFolder:
                 raise
 
     def write_text(self, name: str, text: str) -> Path:
-        """A single file that is replaced as a whole."""
-        final, draft = self.path / name, self._beside(name, "new")
-        with speaking_of(final, draft), full_disk_reported(self.path):
+        """Write a single file atomically."""
+        final, draft = self.path / name, self._sibling(name, "new")
+        with errors_naming(final, draft), full_disk_reported(self.path):
             final.parent.mkdir(parents=True, exist_ok=True)
             try:
                 draft.write_text(text, encoding="utf-8")
@@ -105,30 +108,30 @@ class RunFolder:
                 raise
         return final
 
-    def work(self, name: str, inputs: Mapping[str, str]) -> Path:
-        """A folder for the unfinished work on these very inputs, kept until `end_work`."""
+    def scratch(self, name: str, inputs: Mapping[str, str]) -> Path:
+        """A folder for scratch state of a result with these inputs, kept until `clear_scratch`."""
         folder = self.path / ".work" / f"{name}-{hashing.digest(dict(inputs))[:16]}"
         with full_disk_reported(self.path):
             folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def end_work(self, name: str) -> None:
-        """The result is whole: all unfinished work on it is thrown away, on these inputs and on others."""
+    def clear_scratch(self, name: str) -> None:
+        """Delete the scratch state of a result, of these and of other inputs."""
         for folder in (self.path / ".work").glob(f"{name}-*"):
             shutil.rmtree(folder)
 
     def log(self, event: str, **details: str | float) -> None:
-        """One line in log.jsonl."""
+        """Append an event to log.jsonl."""
         entry = {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), "event": event, **details}
         with full_disk_reported(self.path), (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
-    def _beside(self, result: str, suffix: str) -> Path:
+    def _sibling(self, result: str, suffix: str) -> Path:
         final = self.path / result
         return final.with_name(f".{final.name}.{suffix}")
 
     def _replace(self, draft: Path, final: Path, result: str) -> None:
-        old = self._beside(result, "old")
+        old = self._sibling(result, "old")
         shutil.rmtree(old, ignore_errors=True)
         if final.exists():
             final.rename(old)
@@ -136,7 +139,7 @@ class RunFolder:
         shutil.rmtree(old, ignore_errors=True)
 
     def recover(self) -> None:
-        """Undo a replacement that was killed between its two renames, and clear unfinished folders."""
+        """Finish or undo replacements that were interrupted, and delete unfinished folders."""
         for old in [*self.path.glob(".*.old"), *self.path.glob("[!.]*/.*.old")]:
             final = old.with_name(old.name[1:].removesuffix(".old"))
             if final.exists():
@@ -149,37 +152,40 @@ class RunFolder:
 
 @contextmanager
 def opened(path: Path) -> Iterator[RunFolder]:
-    """The run folder at `path`, made if needed, for one process at a time.
+    """The run folder at `path`, created if needed and locked for this process.
 
-    Bad input given to a new run leaves nothing behind. RunFolderError for a folder of another version, or in use.
+    A new run folder is deleted again if the command ends with bad input. Raises RunFolderError for folders that are in
+    use, or that this version of the toolkit did not write.
     """
     if path.exists() and not path.is_dir():
         raise RunFolderError(f"{path} is not a folder", "choose another run folder (--run DIR)")
     results = [*path.glob(f"[!.]*/{STAGE_FILE}"), *path.glob(f"[!.]*/[!.]*/{STAGE_FILE}")]
-    ours = results or any((path / mark).exists() for mark in MARKS)
+    ours = results or any((path / name).exists() for name in SENTINEL_FILES)
     if path.exists() and any(path.iterdir()) and not ours:
-        raise RunFolderError(f"{path} holds other files and is no run folder", "choose another run folder (--run DIR)")
+        raise RunFolderError(
+            f"{path} holds other files and is not a run folder", "choose another run folder (--run DIR)"
+        )
     folder = RunFolder(path)
     for file in results:
         folder.stage(str(file.parent.relative_to(path)))
-    made = [each for each in (path, *path.parents) if not each.exists()]
+    created = [folder for folder in (path, *path.parents) if not folder.exists()]
     with _locked(path):
         folder.recover()
         try:
             yield folder
-        except StorageError:  # what was begun goes on when there is room
+        except StorageError:  # the run resumes once there is disk space
             raise
         except (BadInput, DeviceUnreachable, MissingDependency):
-            if made and not any(path.glob(f"[!.]*/{STAGE_FILE}")):
-                _remove(made)
+            if created and not any(path.glob(f"[!.]*/{STAGE_FILE}")):
+                _remove(created)
             raise
 
 
-def _remove(made: Sequence[Path]) -> None:
-    """A run folder and those of its parents that were made for it and hold nothing else."""
-    shutil.rmtree(made[0])
+def _remove(created: Sequence[Path]) -> None:
+    """Delete a new run folder, and the parents that were created for it if they are empty."""
+    shutil.rmtree(created[0])
     with suppress(OSError):
-        for parent in made[1:]:
+        for parent in created[1:]:
             parent.rmdir()
 
 
@@ -192,20 +198,20 @@ def _locked(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunFolderError(f"another toolkit command is working in {path}", "wait for it to end") from None
+            raise RunFolderError(f"another toolkit command is using {path}", "wait until it has ended") from None
         yield
 
 
 @contextmanager
 def full_disk_reported(path: Path) -> Iterator[None]:
-    """A full disk or a folder without permission becomes an error that says so."""
+    """Raise StorageError for a full disk or missing permissions."""
     try:
         yield
     except OSError as error:
         if error.errno in NO_SPACE:
             raise StorageError(
                 f"the disk is full: {path} ({error.strerror})",
-                "make room and run the command again; finished stages are kept and the rest resumes",
+                "free disk space and run the command again: finished stages are kept and the rest resumes",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StorageError(f"{error.filename or path}: {os.strerror(error.errno)}") from error

@@ -1,4 +1,4 @@
-"""What the process of an `isolated` object does, and what goes between the two: calls, progress, answers and errors."""
+"""Server side of `isolated`: the process's main loop, and the messages between the two processes."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from toolkit.progress import Progress
 
 
 def serve(link: Connection, folder: str) -> None:
-    """What the process does: answer until the other side hangs up. The first request makes the object."""
+    """Answer requests until the client closes the connection. The first request creates the object."""
     threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
-    held: Any = None
-    lock = threading.Lock()  # libraries tell of their progress from several threads
+    target: Any = None
+    lock = threading.Lock()  # libraries report progress from several threads
 
     def send(answer: object) -> None:
         with lock:
             link.send(answer)
 
-    while (message := _received(link)) is not None:
+    while (message := _receive(link)) is not None:
         try:
             request: Request | None = pickle.loads(message)
-            del message  # it may hold a graph
+            del message  # it may be large
             if request is None:
                 break
-            answer = request.answer(held, lambda *step: send(Told(*step)))
-            if request.makes:
-                held, answer = answer, None
+            answer = request.run(target, lambda *step: send(ProgressUpdate(*step)))
+            if request.creates:
+                target, answer = answer, None
             send(answer)
         except Exception as error:
             send(Raised.of(error))
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _received(link: Connection) -> bytes | None:
+def _receive(link: Connection) -> bytes | None:
     try:
         return link.recv_bytes()
     except EOFError:
@@ -52,21 +52,22 @@ def _received(link: Connection) -> bytes | None:
 
 @dataclass(frozen=True)
 class Request:
-    """A call on its way there."""
+    """A function to call in the process."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
-    makes: bool = False
-    """What it returns stays there, and later calls are given it first."""
-    reports: bool = False
+    with_progress: bool = False
+    """Whether the function takes a `progress` callback."""
+    creates: bool = False
+    """Whether the result stays in the process, as first argument of later calls."""
 
-    def answer(self, held: object, report: Progress) -> Any:
-        arguments = self.arguments if self.makes else (held, *self.arguments)
-        return self.function(*arguments, report=report) if self.reports else self.function(*arguments)
+    def run(self, target: object, progress: Progress) -> Any:
+        arguments = self.arguments if self.creates else (target, *self.arguments)
+        return self.function(*arguments, progress=progress) if self.with_progress else self.function(*arguments)
 
 
-class Told(NamedTuple):
-    """Progress on its way back."""
+class ProgressUpdate(NamedTuple):
+    """Progress of the current request."""
 
     done: int
     total: int
@@ -75,26 +76,26 @@ class Told(NamedTuple):
 
 @dataclass(frozen=True)
 class Raised:
-    """An error on its way back."""
+    """An exception of the current request."""
 
     error: Exception | None
-    """None where it is of a class that only the library has."""
-    words: str
-    trace: str
+    """None if its class belongs to the library."""
+    message: str
+    traceback: str
 
     @classmethod
     def of(cls, error: Exception) -> Raised:
-        words, trace = f"{type(error).__name__}: {plainly(error)}", "".join(traceback.format_exception(error))
+        message, trace = f"{type(error).__name__}: {plainly(error)}", "".join(traceback.format_exception(error))
         ours = isinstance(error, ToolkitError) or type(error).__module__ == "builtins"
-        with suppress(Exception):  # such as arguments of the library's classes
+        with suppress(Exception):  # not picklable, for example because of arguments of the library's classes
             if ours:
                 pickle.loads(pickle.dumps(error))
-                return cls(error, words, trace)
-        return cls(None, words, trace)
+                return cls(error, message, trace)
+        return cls(None, message, trace)
 
 
 def _end_with_parent(folder: str) -> None:
-    """A kill leaves the other side no time to end this one, and to remove its folder."""
+    """End with the parent process, which cannot clean up if it is killed."""
     os.read(0, 1)
     shutil.rmtree(folder, ignore_errors=True)
     os.killpg(0, signal.SIGKILL)

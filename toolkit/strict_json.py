@@ -90,7 +90,7 @@ def loads(kind: type[Record], text: str, source: str, schema: int) -> Record:
     except (ClassValidationError, ValueError, TypeError) as error:
         faults = transform_error(error, path=kind.__name__, format_exception=_described)
         raise RecordError(
-            f"{source} is not a {kind.__name__}: {listed(faults, between='; ')}",
+            f"{source} is not a {kind.__name__}: {listed(faults, separator='; ')}",
             "another version may have written it: make it again",
         ) from None
 

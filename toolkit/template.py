@@ -1,4 +1,4 @@
-"""The commented toolkit.yaml that `toolkit init` writes: every setting, its help, its default."""
+"""The commented toolkit.yaml that `toolkit init` writes: all settings with help and defaults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HEADER = "# Settings of a run. Delete what you do not change; `toolkit run` read
 
 
 def commented() -> str:
-    """The whole recipe as YAML with a comment above each setting; it reads back as the defaults."""
+    """The recipe's defaults as YAML, with a comment above each setting."""
     parts = [HEADER]
     for name, field in Recipe.model_fields.items():
         if isinstance(field.default, Section):

@@ -1,7 +1,7 @@
-"""Tables as a terminal or a log shows them: what a cell holds is shown as it is, and whole.
+"""Tables with literal, complete cells.
 
-rich would take `[name]` for markup and `:name:` for an emoji, cut off a word that is longer than its column, and give
-80 columns to everything that is no terminal.
+By default rich interprets `[name]` as markup and `:name:` as an emoji, truncates words that are wider than their
+column, and wraps at 80 columns when the output is not a terminal.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from rich.text import Text
 
 from toolkit.characters import printable_lines
 
-UNBROKEN = 100_000
-"""Columns where nobody's window ends: each row of a table is one line of a log."""
+LOG_WIDTH = 100_000
+"""Columns when the output is not a terminal: one line per table row."""
 
 
 class Table(table.Table):
-    """A table whose title, headings, cells and caption are literal text. Long words go on in the next line."""
+    """A table whose title, headings, cells and caption are literal text; long words are wrapped."""
 
     def __init__(self, *headings: str, title: str = "", caption: str = "") -> None:
         super().__init__(
@@ -34,7 +34,7 @@ class Table(table.Table):
         self, *renderables: RenderableType | None, style: StyleType | None = None, end_section: bool = False
     ) -> None:
         """Add a row; strings in it are literal."""
-        cells = (literal(each) if isinstance(each, str) else each for each in renderables)
+        cells = (literal(cell) if isinstance(cell, str) else cell for cell in renderables)
         super().add_row(*cells, style=style, end_section=end_section)
 
 
@@ -43,9 +43,9 @@ def literal(text: str) -> Text:
     return Text("\n".join(printable_lines(text)))
 
 
-def show(shown: RenderableType) -> None:
-    """Print tables and literal text on stderr."""
+def show(renderable: RenderableType) -> None:
+    """Print a table or literal text on stderr."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        console.width = UNBROKEN
-    console.print(shown)
+        console.width = LOG_WIDTH
+    console.print(renderable)

@@ -1,4 +1,4 @@
-"""Where a measurement runs. Every file in this folder is one kind of device and nothing else."""
+"""Devices that measurements run on: one per file in this folder."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ class Device(Protocol):
     """A machine that models are measured on."""
 
     is_this_machine: bool
-    """Whether it is the one that the command runs on."""
+    """Whether it is the machine that the command runs on."""
 
-    def bench(self, request: BenchRequest, report: Progress = silent) -> BenchReport:
-        """Measure what is asked for. INVALID measurements are returned like others: judging them is the caller's part.
+    def bench(self, request: BenchRequest, progress: Progress = silent) -> BenchReport:
+        """Execute the request. INVALID measurements are returned like valid ones, for the caller to handle.
 
-        Raises what the agent raised, LibraryDied when it died, DeviceUnreachable when it could not be started.
+        Raises the agent's error, LibraryDied if it crashed, DeviceUnreachable if it could not be started.
         """
         ...
 
     def environment(self) -> Environment:
-        """What the machine is, now."""
+        """Current hardware and software of the device."""
         ...
 
 
 def device(name: str) -> Device:
-    """The kind of device of that name; UnknownName says which there are."""
-    found: Device = plugins.load(__name__, name)
-    return found
+    """The device plug-in called `name`; raises UnknownName, which lists the available ones."""
+    plugin: Device = plugins.load(__name__, name)
+    return plugin

@@ -1,4 +1,4 @@
-"""This machine. The agent runs in a process of its own, whose threads nothing but the request decides."""
+"""This machine: runs the agent in a subprocess with a clean threading environment."""
 
 from __future__ import annotations
 
@@ -23,75 +23,75 @@ from toolkit.records import BenchReport, Environment
 
 AGENT = (sys.executable, "-m", "toolkit.bench.agent")
 THREAD_VARIABLES = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_")
-"""What these start with would change the number or the place of a runtime's threads."""
+"""Prefixes of variables that control the number or the affinity of a runtime's threads."""
 
 
 class Local:
-    """See the module."""
+    """The machine that the command runs on."""
 
     is_this_machine = True
 
-    def bench(self, request: BenchRequest, report: Progress = silent) -> BenchReport:
-        """Run the agent on this machine and wait for it; this process sleeps meanwhile."""
+    def bench(self, request: BenchRequest, progress: Progress = silent) -> BenchReport:
+        """Run the agent on this machine; this process sleeps meanwhile."""
         subjects = {
             name: replace(subject, folder=str(Path(subject.folder).resolve()))
             for name, subject in request.subjects.items()
         }
         threads = request.threads or limits.cores()
         request = replace(request, subjects=subjects, threads=threads)
-        with tempfile.TemporaryFile("w+", encoding="utf-8") as answers:
-            code, doing, noise = _run(records.dumps(request), answers, threads, report)
-            answers.seek(0)
-            answer = answers.read()
-        if not answer:
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
+            code, step, log = _run(records.dumps(request), output, threads, progress)
+            output.seek(0)
+            response = output.read()
+        if not response:
             raise LibraryDied(
                 "\n".join(
-                    [f"the measuring process {isolated.ending(code)} while {doing}", *isolated.last_lines(noise)]
+                    [f"the benchmark process {isolated.exit_description(code)} while {step}", *isolated.last_lines(log)]
                 ),
-                isolated.advice(code),
+                isolated.exit_hint(code),
             )
         if code != 0:
-            raise records.loads(Failure, answer, "the agent's answer").restored()
-        return records.loads(BenchReport, answer, "the agent's answer")
+            raise records.loads(Failure, response, "the agent's response").to_error()
+        return records.loads(BenchReport, response, "the agent's response")
 
     def environment(self) -> Environment:
         return environment.capture()
 
 
-def _run(request: str, answers: IO[str], threads: int, report: Progress) -> tuple[int, str, str]:
-    """Start the agent and pass its progress on; returns its exit code, last step, and other last lines of stderr."""
-    doing, noise = "starting", deque[str](maxlen=isolated.SHOWN_LINES)
+def _run(request: str, output: IO[str], threads: int, progress: Progress) -> tuple[int, str, str]:
+    """Run the agent and forward its progress; returns its exit code, its last step, and the end of its log."""
+    step, log = "starting", deque[str](maxlen=isolated.SHOWN_LINES)
     try:
         process = subprocess.Popen(
-            AGENT, stdin=subprocess.PIPE, stdout=answers, stderr=subprocess.PIPE, text=True, env=_variables(threads)
+            AGENT, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.PIPE, text=True, env=_environment(threads)
         )
     except OSError as error:
-        raise DeviceUnreachable(f"the measuring process could not be started: {plainly(error)}") from error
+        raise DeviceUnreachable(f"cannot start the benchmark process: {plainly(error)}") from error
     with process:
         assert process.stdin is not None
         assert process.stderr is not None
         try:
-            with suppress(BrokenPipeError):  # an agent that died before reading is reported by its empty answer
+            with suppress(BrokenPipeError):  # an agent that crashes before reading is detected by its empty output
                 process.stdin.write(request)
                 process.stdin.close()
             for line in process.stderr:
-                step = read_progress(line)
-                if step is None:
-                    noise.append(line)
+                update = read_progress(line)
+                if update is None:
+                    log.append(line)
                 else:
-                    report(*step)
-                    doing = step[2]
-            return process.wait(), doing, "".join(noise)
-        except BaseException:  # an interrupt too must not leave the agent running
+                    progress(*update)
+                    step = update[2]
+            return process.wait(), step, "".join(log)
+        except BaseException:  # also on an interrupt, the agent must not keep running
             process.kill()
             raise
 
 
-def _variables(threads: int) -> dict[str, str]:
-    """This process's environment variables, but for those that steer threads, and with this very toolkit in reach."""
+def _environment(threads: int) -> dict[str, str]:
+    """Environment without thread-control variables, with this checkout on PYTHONPATH."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(THREAD_VARIABLES)}
-    here = str(Path(toolkit.__file__).resolve().parents[1])
-    path = os.pathsep.join(part for part in (here, kept.get("PYTHONPATH")) if part)
+    checkout = str(Path(toolkit.__file__).resolve().parents[1])
+    path = os.pathsep.join(part for part in (checkout, kept.get("PYTHONPATH")) if part)
     return {**kept, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
 
 

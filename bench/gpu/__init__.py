@@ -1,5 +1,5 @@
-"""What the kernels and pruned models do on a GPU: `python -m toolkit.bench.gpu`, or `make gpu`.
+"""Correctness and speed of the kernels and of pruned models on a GPU: `python -m toolkit.bench.gpu`, or `make gpu`.
 
-Nothing but torch, triton, timm, numpy, scipy and pytest is needed, and nothing is installed: it runs from the source
-tree. Importing this package does nothing.
+Runs from the source tree without installation; requires torch, triton, timm, numpy, scipy and pytest. Importing this
+package has no side effects.
 """

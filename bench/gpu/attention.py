@@ -1,7 +1,7 @@
-"""One layer's attention: our kernel beside every backend of PyTorch's, each named and forced.
+"""Attention of one layer: the headwise kernel compared with each SDPA backend of PyTorch.
 
-All start from the packed projection and end with what the output projection reads; copies that a backend needs in
-between are part of its time. Inputs are as many as do not fit into the cache together.
+All subjects map the packed QKV projection to the input of the output projection; copies that a backend needs in between
+count towards its time. Calls rotate over enough inputs that reads miss the L2 cache.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from toolkit.bench.gpu.clock import Clock
 from toolkit.bench.gpu.names import BACKENDS, BUCKETS, OURS
-from toolkit.kernels.headwise_attention import Heads, bucketed, choose, headwise_attention
+from toolkit.kernels.dispatch import select_backend
+from toolkit.kernels.eager import bucketed
+from toolkit.kernels.heads import Heads
+from toolkit.kernels.headwise_attention import headwise_attention
 
 SCALE = 0.125
 FORCED = {
@@ -28,15 +31,15 @@ FORCED = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "math": SDPBackend.MATH,
 }
-"""By their names in `names`."""
-UNEVEN = (64, 48, 40, 32, 24, 24, 16, 16)
-CACHES = 3
-"""Inputs of so many times the size of the GPU's cache are gone through in turn."""
+"""SDPA backend by its name in `names.BACKENDS`."""
+UNEVEN_WIDTHS = (64, 48, 40, 32, 24, 24, 16, 16)
+INPUTS_PER_L2 = 3
+"""Rotate over inputs totalling 3x the L2 size, so that reads miss the cache."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A layer and a batch."""
+    """Attention layer and batch to measure."""
 
     name: str
     heads: tuple[tuple[int, int], ...]
@@ -45,29 +48,30 @@ class Case:
     dtype: str = "bfloat16"
     has_bias: bool = False
     training: bool = False
-    """The forward pass and the gradient of the packed projection."""
+    """Whether to measure forward and backward instead of the forward pass alone."""
 
     @property
     def width(self) -> int:
-        """Of the packed projection."""
+        """Width of the packed projection: q, k and v of all heads."""
         return sum(2 * qk + v for qk, v in self.heads)
 
     @property
     def bytes_moved(self) -> int:
-        """Of a forward pass that reads every input and writes every output once."""
-        units = self.batch * self.tokens * (self.width + sum(v for _, v in self.heads))
-        return 2 * units + (2 * len(self.heads) * self.tokens**2 if self.has_bias else 0)
+        """Minimum memory traffic of a forward pass: every input read and every output written once, 2 bytes each."""
+        elements = self.batch * self.tokens * (self.width + sum(v for _, v in self.heads))
+        return 2 * elements + (2 * len(self.heads) * self.tokens**2 if self.has_bias else 0)
 
 
-def even(width: int, heads: int) -> Heads:
+def equal_heads(width: int, heads: int) -> Heads:
+    """`heads` heads with q, k and v of `width`."""
     return ((width, width),) * heads
 
 
 def cases() -> tuple[Case, ...]:
-    """What is asked for first."""
-    uneven = tuple((width, width) for width in UNEVEN)
+    """All cases, those with a requirement first."""
+    uneven = tuple((width, width) for width in UNEVEN_WIDTHS)
     mixed = ((64, 64), (64, 24), (40, 40), (40, 24), (24, 40), (16, 16))
-    base, small = tuple(even(64, 12)), tuple(even(64, 6))
+    base, small = tuple(equal_heads(64, 12)), tuple(equal_heads(64, 6))
     return (
         Case("dense", base, 197, 128),
         Case("uneven", uneven, 197, 128),
@@ -85,71 +89,76 @@ def cases() -> tuple[Case, ...]:
     )
 
 
-def measured(case: Case, clock: Clock, device: str = "cuda") -> dict[str, Any]:
-    """The case, every subject's times, and what was chosen for ours."""
+def measure(case: Case, clock: Clock, device: str = "cuda") -> dict[str, Any]:
+    """The case, the times of every subject, and the backend that `headwise_attention` selected."""
     dtype = getattr(torch, case.dtype)
     bias = torch.randn(len(case.heads), case.tokens, case.tokens, device=device).to(dtype) if case.has_bias else None
     data = {name: list(_inputs(case, heads, dtype, device)) for name, (_, heads) in subjects(case).items()}
     calls = {
-        name: [partial(_trained if case.training else _called, run, packed, bias) for packed in data[name]]
-        for name, (run, _) in subjects(case).items()
+        name: [partial(_forward_backward if case.training else _forward, attend, packed, bias) for packed in data[name]]
+        for name, (attend, _) in subjects(case).items()
     }
     times = clock(calls)
-    choice = choose(data[OURS][0], case.heads)
+    backend, reason, _ = select_backend(data[OURS][0], case.heads)
     return {
         "case": asdict(case), "us": times.us, "errors": times.errors, "bytes_moved": case.bytes_moved,
-        "headwise_is": choice.name, "why": choice.why,
+        "headwise_backend": backend, "reason": reason,
     }  # fmt: skip
 
 
-Run = Callable[[Tensor, Tensor | None], Tensor]
+Attend = Callable[[Tensor, Tensor | None], Tensor]
 
 
-def subjects(case: Case) -> Mapping[str, tuple[Run, Heads]]:
-    """Name -> what computes it, and the heads that its input is for: PyTorch's backends take heads of one width, so
-    all are padded to the widest there, by zeros in the projection's weights, which costs them no copies."""
+def subjects(case: Case) -> Mapping[str, tuple[Attend, Heads]]:
+    """Attention function of each subject, and the heads of its input.
+
+    PyTorch's backends need heads of equal width: theirs are padded to the widest head, by zeros in the weights of the
+    projection, so that padding costs no copies.
+    """
     widest = max(map(max, case.heads))
-    padded = even(widest, len(case.heads))
-    found: dict[str, tuple[Run, Heads]] = {
+    padded = equal_heads(widest, len(case.heads))
+    functions: dict[str, tuple[Attend, Heads]] = {
         OURS: (lambda packed, bias: headwise_attention(packed, case.heads, SCALE, bias), case.heads)
     }
     if padded != case.heads:
-        found[BUCKETS] = (lambda packed, bias: bucketed(packed, case.heads, SCALE, bias), case.heads)
+        functions[BUCKETS] = (lambda packed, bias: bucketed(packed, case.heads, SCALE, bias), case.heads)
     for name, backend in FORCED.items():
-        found[name] = (partial(_one_width, backend, len(case.heads), widest), padded)
-    return found
+        functions[name] = (partial(_sdpa, backend, len(case.heads), widest), padded)
+    return functions
 
 
-def _one_width(backend: SDPBackend, heads: int, width: int, packed: Tensor, bias: Tensor | None) -> Tensor:
-    """As timm does it: [batch, tokens, 3 * heads * width] -> [batch, tokens, heads * width]."""
+def _sdpa(backend: SDPBackend, heads: int, width: int, packed: Tensor, bias: Tensor | None) -> Tensor:
+    """Attention as in timm: [batch, tokens, 3 * heads * width] -> [batch, tokens, heads * width]."""
     q, k, v = packed.unflatten(-1, (3, heads, width)).permute(2, 0, 3, 1, 4).unbind(0)
     with sdpa_kernel([backend]):
-        mixed = F.scaled_dot_product_attention(q, k, v, None if bias is None else bias[None], scale=SCALE)
-    return mixed.transpose(1, 2).flatten(2).contiguous()
+        output = F.scaled_dot_product_attention(q, k, v, None if bias is None else bias[None], scale=SCALE)
+    return output.transpose(1, 2).flatten(2).contiguous()
 
 
-def _called(run: Run, packed: Tensor, bias: Tensor | None) -> Tensor:
+def _forward(attend: Attend, packed: Tensor, bias: Tensor | None) -> Tensor:
     with torch.inference_mode():
-        return run(packed, bias)
+        return attend(packed, bias)
 
 
-def _trained(run: Run, packed: Tensor, bias: Tensor | None) -> Tensor:
-    """The gradient is the output's own value: as good as any."""
+def _forward_backward(attend: Attend, packed: Tensor, bias: Tensor | None) -> Tensor:
+    """Gradient of the packed projection; uses the output itself as the upstream gradient."""
     leaf = packed.detach().requires_grad_()
-    out = run(leaf, bias)
+    out = attend(leaf, bias)
     return torch.autograd.grad(out, leaf, out.detach())[0]
 
 
 def _inputs(case: Case, heads: Heads, dtype: torch.dtype, device: str) -> Iterator[Tensor]:
+    """Packed projections [batch, tokens, width] to rotate over."""
     shape = case.batch, case.tokens, sum(2 * qk + v for qk, v in heads)
-    cache = torch.cuda.get_device_properties(0).L2_cache_size if device == "cuda" else 0
-    one = 2 * shape[0] * shape[1] * shape[2]
-    for _ in range(max(1, -(-CACHES * cache // one)) if case.batch > 1 else 1):  # one image's stay in it anyhow
+    l2_bytes = torch.cuda.get_device_properties(0).L2_cache_size if device == "cuda" else 0
+    input_bytes = 2 * shape[0] * shape[1] * shape[2]
+    count = max(1, -(-INPUTS_PER_L2 * l2_bytes // input_bytes)) if case.batch > 1 else 1  # one image stays in the L2
+    for _ in range(count):
         yield torch.randn(shape, device=device, dtype=torch.float32).to(dtype)
 
 
-def best_of_pytorch(result: Mapping[str, Any]) -> tuple[str, list[float]]:
-    """The fastest backend of a case and its times."""
-    theirs = {name: us for name, us in result["us"].items() if name in BACKENDS}
-    name = min(theirs, key=lambda each: median(theirs[each]))
-    return name, theirs[name]
+def fastest_sdpa(result: Mapping[str, Any]) -> tuple[str, list[float]]:
+    """The fastest SDPA backend of a result, and its times."""
+    times = {name: us for name, us in result["us"].items() if name in BACKENDS}
+    fastest = min(times, key=lambda name: median(times[name]))
+    return fastest, times[fastest]

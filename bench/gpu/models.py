@@ -1,4 +1,4 @@
-"""Whole models: dense and pruned, eager, compiled, and compiled in a CUDA graph."""
+"""Whole models, dense and pruned: eager, compiled, and compiled in a CUDA graph."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from toolkit.bench.gpu.clock import Clock
 from toolkit.bench.gpu.names import DENSE, MODELS, MODES, PRUNED, TIMM
 from toolkit.models.adapt import canonicalise
 from toolkit.models.attention import HeadwiseAttention
-from toolkit.models.count import count
+from toolkit.models.profile import profile
 from toolkit.models.shapes import blocks_of
 from toolkit.records import HeadLayout
 
 BATCHES = (128, 1)
 IMAGE_SIZE = 224
 WIDTHS = (64, 48, 40, 32, 24, 16)
-"""Of pruned heads."""
+"""Head widths to draw from."""
 
 
-def built(name: str, depth: int = 12) -> dict[str, nn.Module]:
-    """The same architecture three times, with random weights: as timm has it, canonical, and pruned."""
+def build_variants(name: str, depth: int = 12) -> dict[str, nn.Module]:
+    """Three variants of an architecture with random weights: timm's own, with headwise attention, and pruned."""
     original, dense, pruned = (timm.create_model(name, depth=depth) for _ in range(3))
     canonicalise(dense)
     canonicalise(pruned)
@@ -34,39 +34,39 @@ def built(name: str, depth: int = 12) -> dict[str, nn.Module]:
     return {TIMM: original, DENSE: dense, PRUNED: pruned}
 
 
-def _prune(block: nn.Module, random: Random) -> None:
-    """Take about half away: a quarter of the heads, units of the others, and half of the hidden units.
+def _prune(block: nn.Module, rng: Random) -> None:
+    """Replace about half of a block: a quarter of the heads, units of the others, and half of the MLP's hidden units.
 
-    Which ones says nothing about the time it takes; how many is drawn for each head and block.
+    Counts are drawn per head and block. Which units remain does not affect the speed, so their weights are random.
     """
     attention, mlp = block.get_submodule("attn"), block.get_submodule("mlp")
-    wide = mlp.get_submodule("fc1")
+    fc1 = mlp.get_submodule("fc1")
     assert isinstance(attention, HeadwiseAttention)
-    assert isinstance(wide, nn.Linear)
+    assert isinstance(fc1, nn.Linear)
     heads = len(attention.layout.heads)
-    kept = max(1, heads - random.randint(heads // 6, heads // 3))
-    widths = sorted((random.choice(WIDTHS) for _ in range(kept)), reverse=True)
+    kept = max(1, heads - rng.randint(heads // 6, heads // 3))
+    widths = sorted((rng.choice(WIDTHS) for _ in range(kept)), reverse=True)
     widest = max(map(max, attention.layout.heads))
     layout = HeadLayout(tuple((min(width, widest), min(width, widest)) for width in widths))
     channels = attention.proj.out_features
     block.register_module("attn", HeadwiseAttention(layout, channels, attention.scale, None))
-    fewer = round(wide.out_features * random.uniform(0.4, 0.65) / 8) * 8
-    mlp.register_module("fc1", nn.Linear(channels, fewer))
-    mlp.register_module("fc2", nn.Linear(fewer, channels))
+    hidden = round(fc1.out_features * rng.uniform(0.4, 0.65) / 8) * 8
+    mlp.register_module("fc1", nn.Linear(channels, hidden))
+    mlp.register_module("fc2", nn.Linear(hidden, channels))
 
 
 def results(
-    graphs: Clock, stream: Clock, goes_on: Callable[[], bool], known: Collection[tuple[str, int, str]]
+    graphs: Clock, stream: Clock, has_time: Callable[[], bool], finished: Collection[tuple[str, int, str]]
 ) -> Iterator[dict[str, Any]]:
-    """One for each model, batch and mode that is not known yet, until there is no more time."""
+    """Yield one result per unfinished (model, batch, mode) until the time budget is spent."""
     for name in MODELS:
-        models = built(name)
-        macs = {kind: count(model, IMAGE_SIZE).macs for kind, model in models.items() if kind != TIMM}
+        models = build_variants(name)
+        macs = {kind: profile(model, IMAGE_SIZE).macs for kind, model in models.items() if kind != TIMM}
         for batch in BATCHES:
-            missing = [mode for mode in MODES if (name, batch, mode) not in known]
-            torch.compiler.reset()  # it gives up compiling a function after eight models
+            missing = [mode for mode in MODES if (name, batch, mode) not in finished]
+            torch.compiler.reset()  # torch.compile stops recompiling a function after eight variants
             for mode in missing:
-                if not goes_on():
+                if not has_time():
                     return
                 yield {
                     "model": name,
@@ -81,8 +81,8 @@ def _timed(models: Mapping[str, nn.Module], batch: int, mode: str, graphs: Clock
     images = torch.randn(batch, 3, IMAGE_SIZE, IMAGE_SIZE, device="cuda", dtype=torch.bfloat16)
     calls = {}
     for kind, model in models.items():
-        ready = model.cuda().bfloat16().eval()
-        calls[kind] = [_inference(ready if mode == "eager" else torch.compile(ready, dynamic=False), images)]
+        eager = model.cuda().bfloat16().eval()
+        calls[kind] = [_inference(eager if mode == "eager" else torch.compile(eager, dynamic=False), images)]
     times = (graphs if mode == "graph" else stream)(calls)
     return {"us": times.us, "errors": times.errors}
 

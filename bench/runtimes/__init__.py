@@ -1,4 +1,4 @@
-"""What runs a model. Every file in this folder is one runtime and nothing else."""
+"""Inference runtimes: one per file in this folder."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from toolkit import plugins
 
 
 class Session(Protocol):
-    """A model that is loaded and ready; a context manager that frees it on leaving."""
+    """A loaded model that is ready to run; a context manager that closes it on exit."""
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """images: [batch, 3, S, S] float32, normalised -> logits: [batch, classes] float32."""
         ...
 
     def close(self) -> None:
-        """Free it; it can be run no more."""
+        """Free the model; `run` raises RuntimeError from now on."""
         ...
 
     def __enter__(self) -> Session:
@@ -32,17 +32,17 @@ class Session(Protocol):
 
 
 class Runtime(Protocol):
-    """A library that runs models."""
+    """An inference library."""
 
     def open(self, folder: Path, threads: int) -> Session:
-        """Load an artifact folder or a model folder, whichever the runtime reads, to run on `threads` threads.
+        """Load an artifact folder or a model folder, depending on the runtime, to run on `threads` threads.
 
-        Raises BadInput for a folder of the other kind, WeightsError when the file is not the one its record describes.
+        Raises BadInput for an unsupported folder, WeightsError if a file does not match the hash in its record.
         """
         ...
 
 
 def runtime(name: str) -> Runtime:
-    """The runtime of that name; UnknownName says which there are, MissingDependency what to install."""
-    found: Runtime = plugins.load(__name__, name)
-    return found
+    """The runtime plug-in called `name`; raises UnknownName, or MissingDependency if it is not installed."""
+    plugin: Runtime = plugins.load(__name__, name)
+    return plugin

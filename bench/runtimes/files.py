@@ -1,4 +1,4 @@
-"""What every runtime checks before it loads an exported file."""
+"""Checks of an exported file before a runtime loads it."""
 
 from __future__ import annotations
 
@@ -9,24 +9,22 @@ from toolkit.errors import BadInput, WeightsError
 from toolkit.records import Artifact
 
 
-def artifact_in(folder: Path, runtime: str, *targets: str) -> Artifact:
-    """The record in `folder`, of one of these targets, whose files are the ones that were written.
+def read_artifact(folder: Path, runtime: str, *targets: str) -> Artifact:
+    """The record in `folder`, after checking its target and the hashes of its files.
 
-    Raises BadInput for a folder of another kind, WeightsError for files that are missing or changed.
+    Raises BadInput for another kind of folder or another target, WeightsError for missing or changed files.
     """
     if not (folder / "artifact.json").exists():
-        raise BadInput(f"{folder} holds no artifact.json, so {runtime} cannot run it", "export the model first")
+        raise BadInput(f"{folder} contains no artifact.json, so {runtime} cannot run it", "export the model first")
     artifact = records.load(Artifact, folder / "artifact.json")
     if artifact.target not in targets:
-        raise BadInput(f"{folder} holds a file for {artifact.target}; {runtime} runs {' and '.join(targets)} files")
+        raise BadInput(f"{folder} contains a file for {artifact.target}; {runtime} runs {' and '.join(targets)} files")
     for name, sha256 in {artifact.file: artifact.sha256, **artifact.also}.items():
         if not (folder / name).is_file():
-            raise WeightsError(f"{folder / name} does not exist, although artifact.json names it", _AGAIN)
+            raise WeightsError(f"{folder / name} does not exist, but artifact.json lists it", _EXPORT_AGAIN)
         if hashing.sha256(folder / name) != sha256:
-            raise WeightsError(
-                f"{folder / name} is not the file that artifact.json describes (its hash differs)", _AGAIN
-            )
+            raise WeightsError(f"{folder / name} does not match its hash in artifact.json", _EXPORT_AGAIN)
     return artifact
 
 
-_AGAIN = "export the model again"
+_EXPORT_AGAIN = "export the model again"

@@ -1,4 +1,4 @@
-"""Any runtime's session in a process of its own: when it dies, that is an error and no more."""
+"""Sessions in a subprocess: a runtime that crashes raises an error instead of ending the command."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from toolkit.isolated import Isolated
 from toolkit.records import Artifact
 
 
-def opened(folder: Path, name: str, threads: int) -> Session:
-    """What the runtime of that name makes of a folder: a model's in this process, an exported file's in its own.
+def open_session(folder: Path, name: str, threads: int) -> Session:
+    """Open a model folder in this process, or an exported file in a subprocess, with the runtime called `name`.
 
-    Raises what the runtime raises, and LibraryDied.
+    Raises the errors of `Runtime.open`, and LibraryDied if the subprocess crashes.
     """
     if not (folder / "artifact.json").exists():
         return runtime(name).open(folder, threads)
@@ -24,20 +24,20 @@ def opened(folder: Path, name: str, threads: int) -> Session:
 
 
 class IsolatedSession(Session):
-    """An exported file that is run where it can do no harm; see `Session`."""
+    """Session of an exported file that runs in a subprocess."""
 
     def __init__(self, folder: Path, name: str, threads: int) -> None:
         self._file = folder.name
-        made = records.load(Artifact, folder / "artifact.json")
-        guest = target(made.target).guest("export the file with other settings")
-        self._there = Isolated(guest, f"opening {self._file}", _open, folder, name, threads)
+        artifact = records.load(Artifact, folder / "artifact.json")
+        guest = target(artifact.target).guest("export the file with other settings")
+        self._process = Isolated(guest, f"opening {self._file}", _open, folder, name, threads)
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """images: [batch, 3, S, S] -> logits: [batch, classes]."""
-        return self._there.call(f"running {self._file}", _run, images)
+        return self._process.call(f"running {self._file}", _run, images)
 
     def close(self) -> None:
-        self._there.close()
+        self._process.close()
 
 
 def _open(folder: Path, name: str, threads: int) -> Session:

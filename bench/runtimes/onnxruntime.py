@@ -1,4 +1,4 @@
-"""ONNX Runtime on the processor. Opens the folders that the onnx target writes; needs no torch."""
+"""ONNX Runtime on the CPU, for artifacts of the onnx target. Does not need torch."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import numpy as np
 import onnxruntime
 
 from toolkit.bench.runtimes import Runtime, Session
-from toolkit.bench.runtimes.files import artifact_in
+from toolkit.bench.runtimes.files import read_artifact
 from toolkit.errors import WrongMachine
 from toolkit.records import Artifact
 
 ERRORS_ONLY = 3
-"""Log level: the GPU build warns about every machine that has no GPU."""
+"""Log level: without it, the GPU build prints a warning on every machine that has no GPU."""
 
 
 class OnnxRuntimeSession(Session):
-    """One `InferenceSession`; see `Session`."""
+    """Session around an `InferenceSession`."""
 
     def __init__(self, session: onnxruntime.InferenceSession, artifact: Artifact) -> None:
         self._session: onnxruntime.InferenceSession | None = session
@@ -36,14 +36,14 @@ class OnnxRuntimeSession(Session):
 
 
 class OnnxRuntime:
-    """See the module."""
+    """ONNX Runtime with its CPU execution provider."""
 
     def open(self, folder: Path, threads: int) -> Session:
-        """Check the file's hash against its record, then load it with `threads` threads inside an operator."""
-        artifact = artifact_in(folder, "onnxruntime", "onnx")
+        """Check the files' hashes, then load the graph with `threads` intra-op threads."""
+        artifact = read_artifact(folder, "onnxruntime", "onnx")
         if artifact.precision == "bf16":
             raise WrongMachine(
-                f"{folder} is in bf16, for which onnxruntime has no kernels on processors",
+                f"{folder} is in bf16, and onnxruntime has no bf16 kernels for CPUs",
                 "export it with --openvino, or as fp32, fp16 or int8",
             )
         session = onnxruntime.InferenceSession(
@@ -57,8 +57,8 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = ERRORS_ONLY
-    # Idle threads of a session spin for a while and would take processor time from the session that runs next
-    # (onnxruntime pull request 11841). They still spin within a run.
+    # Idle threads of a session keep spinning and would take CPU time from the next session (onnxruntime pull request
+    # 11841). Within a run they still spin.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 

@@ -1,4 +1,4 @@
-"""OpenVINO on the processor. Opens what `export --openvino` writes."""
+"""OpenVINO on the CPU, for artifacts of the openvino target."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from toolkit.bench.runtimes import Runtime, Session
-from toolkit.bench.runtimes.files import artifact_in
+from toolkit.bench.runtimes.files import read_artifact
 from toolkit.errors import WrongMachine
 from toolkit.export.openvino import NO_BF16, compile_file, computes_in, runs_in
 
@@ -16,7 +16,7 @@ NEEDS = ("openvino",)
 
 
 class OpenVinoSession(Session):
-    """A compiled model; see `Session`."""
+    """Session around an inference request of a compiled model."""
 
     def __init__(self, compiled: Any) -> None:
         self._request: Any | None = compiled.create_infer_request()
@@ -25,7 +25,7 @@ class OpenVinoSession(Session):
         """images: [batch, 3, S, S] -> logits: [batch, classes]."""
         if self._request is None:
             raise RuntimeError("the session is closed")
-        # share_inputs: without a copy, as the other runtimes read them
+        # share_inputs avoids a copy of the images, as in the other runtimes
         logits: np.ndarray = self._request.infer([images], share_inputs=True)[0]
         return logits.astype(np.float32, copy=True)
 
@@ -34,11 +34,11 @@ class OpenVinoSession(Session):
 
 
 class OpenVino:
-    """See the module."""
+    """OpenVINO with its CPU plugin."""
 
     def open(self, folder: Path, threads: int) -> Session:
-        """Check the files' hashes against their record, then compile them for `threads` threads."""
-        artifact = artifact_in(folder, "openvino", "openvino")
+        """Check the files' hashes, then compile the model for `threads` threads."""
+        artifact = read_artifact(folder, "openvino", "openvino")
         settings: dict[str, str | int] = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,

@@ -1,4 +1,4 @@
-"""PyTorch on the processor: model folders in eager mode, which exported files are compared with, and `model.pt2`."""
+"""PyTorch on the CPU: model folders in eager mode, the reference for exported files, and `model.pt2`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from toolkit.bench.runtimes import Runtime, Session
-from toolkit.bench.runtimes.files import artifact_in
+from toolkit.bench.runtimes.files import read_artifact
 from toolkit.errors import BadInput, WrongMachine
 from toolkit.export import torch as pt2
-from toolkit.models import source
+from toolkit.models import store
 
 
 class TorchSession(Session):
-    """A module in evaluation mode; see `Session`. PyTorch's thread count is the process's, so leaving restores it."""
+    """Session around a module in evaluation mode. PyTorch's thread count is global, so `close` restores it."""
 
     def __init__(self, module: Callable[[torch.Tensor], torch.Tensor], threads: int) -> None:
         self._module: Callable[[torch.Tensor], torch.Tensor] | None = module
@@ -38,27 +38,27 @@ class TorchSession(Session):
 
 
 class Torch:
-    """See the module."""
+    """PyTorch, eager or compiled ahead of time."""
 
     def open(self, folder: Path, threads: int) -> Session:
-        """Load a model folder, or what `export --torch` writes; hashes are checked while loading."""
+        """Load a model folder, or an artifact of the torch target; checks the hashes."""
         if (folder / "artifact.json").exists():
-            artifact = artifact_in(folder, "torch", "torch")
+            artifact = read_artifact(folder, "torch", "torch")
             compiled = bool(artifact.options.get("compiled"))
-            made_for = (artifact.device_architecture, artifact.built_with.get("torch"))
-            if compiled and made_for != (here := (pt2.processor(), str(torch.__version__))):
+            built_for = (artifact.device_architecture, artifact.built_with.get("torch"))
+            if compiled and built_for != (current := (pt2.cpu_kind(), str(torch.__version__))):
                 raise WrongMachine(
-                    f"{folder / artifact.file} was compiled for {' and torch '.join(map(str, made_for))}, and this is "
-                    f"{' and torch '.join(here)}",
-                    f"export it again here; {folder / pt2.PROGRAM} opens anywhere (torch.export.load)",
+                    f"{folder / artifact.file} was compiled for {' and torch '.join(map(str, built_for))}, and this is "
+                    f"{' and torch '.join(current)}",
+                    f"export it again here; {folder / pt2.PROGRAM} runs anywhere (torch.export.load)",
                 )
             return TorchSession(pt2.load(folder / artifact.file, compiled=compiled), threads)
         if not (folder / "model.json").exists():
             raise BadInput(
-                f"{folder} holds no model.json, so torch cannot run it",
-                "give a model folder, or what `export --torch` writes",
+                f"{folder} contains no model.json, so torch cannot run it",
+                "use a model folder, or an artifact of `export --torch`",
             )
-        return TorchSession(source.load(folder).module.eval(), threads)
+        return TorchSession(store.load(folder).module.eval(), threads)
 
 
 PLUGIN: Runtime = Torch()

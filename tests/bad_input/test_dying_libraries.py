@@ -64,7 +64,7 @@ CASES = {
         ["--openvino", "--batch-size", "4"],
         ("openvino", OPENVINO),
         r"error: OpenVINO [\d.]+ was ended by signal 11 \(SIGSEGV\) while compiling model.xml\n +no such kernel\n",
-        "--rewrites without pad-tokens; the fault is the library's own",
+        "--rewrites without pad-tokens; this is probably a bug in the library",
     ),
     "onnxruntime": (
         ["--onnx", "--opset", "20"],

@@ -1,4 +1,4 @@
-"""What nobody has foreseen, and what libraries say of it."""
+"""Unexpected errors, and messages of libraries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def ended(monkeypatch: pytest.MonkeyPatch, error: Exception) -> object:
     """Exit code of the entry point when a command raises `error`."""
 
     def fail() -> None:
-        with cli._errors_reported():
+        with cli._reporting_errors():
             raise error
 
     app = typer.Typer()
@@ -32,32 +32,32 @@ def ended(monkeypatch: pytest.MonkeyPatch, error: Exception) -> object:
     return caught.value.code
 
 
-def test_a_fault_of_ours_is_two_lines_and_a_file(
+def test_a_bug_is_reported_in_two_lines_with_a_traceback_file(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert ended(monkeypatch, ZeroDivisionError("\x1b[31minteger modulo by zero")) == 1
-    said = capsys.readouterr().err.splitlines()
-    assert said[0] == "error: this is a fault of the toolkit: ZeroDivisionError: integer modulo by zero"
-    file = re.fullmatch(r" +please report it, with (\S+)", said[1])
+    message = capsys.readouterr().err.splitlines()
+    assert message[0] == "error: this is a bug in the toolkit: ZeroDivisionError: integer modulo by zero"
+    file = re.fullmatch(r" +please report it, with (\S+)", message[1])
     assert file is not None
     assert "Traceback" in Path(file[1]).read_text()
-    assert len(said) == 2
+    assert len(message) == 2
 
 
-def test_what_a_library_said_is_for_verbose(
+def test_messages_of_libraries_are_shown_only_with_verbose(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     error = CheckFailed("the graph is not valid")
     error.__cause__ = ValueError("node 7\nhas no name")
-    for level, shown in ((logging.WARNING, False), (logging.INFO, True)):
+    for level, visible in ((logging.WARNING, False), (logging.INFO, True)):
         caplog.set_level(level, logger="toolkit")
         assert ended(monkeypatch, error) == 1
-        assert ("node 7" in caplog.text) is shown
+        assert ("node 7" in caplog.text) is visible
         assert "node 7" not in capsys.readouterr().err
 
 
-def test_warnings_of_libraries_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warnings_of_libraries_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "app", lambda: warnings.warn_explicit("odd", UserWarning, "timm/x.py", 3, "timm.x"))
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
@@ -67,7 +67,7 @@ def test_warnings_of_libraries_are_not_shown(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    ("said", "plain"),
+    ("message", "plain"),
     [
         ("one line", "one line"),
         ("\n  first\nsecond", "first"),
@@ -79,10 +79,10 @@ def test_warnings_of_libraries_are_not_shown(monkeypatch: pytest.MonkeyPatch) ->
         ("", "ValueError"),
     ],
 )
-def test_plainly(said: str, plain: str) -> None:
-    assert plainly(ValueError(said)) == plain
+def test_plainly(message: str, plain: str) -> None:
+    assert plainly(ValueError(message)) == plain
 
 
-def test_plainly_of_a_file_is_the_reason_alone() -> None:
+def test_plainly_omits_the_file_name() -> None:
     assert plainly(OSError(28, "No space left on device", "/x/y")) == "No space left on device"
     assert plainly(OSError("no connection")) == "no connection"

@@ -56,7 +56,7 @@ def test_flags_of_the_run_that_are_damaged(here: Path, command: Command, unchang
     with unchanged(here):
         ended = command("prune")
     assert ended.code == 2
-    assert "flags.yaml: not YAML: a bracket that is not closed" in ended.err
+    assert "flags.yaml: invalid YAML: an unclosed bracket" in ended.err
 
 
 @pytest.mark.parametrize("text", ["[1", "[]", '{"a": "b"}'])
@@ -73,7 +73,7 @@ def test_two_commands_in_one_run_folder(here: Path, command: Command, unchanged:
     with runfolder.opened(Path("runs/default")), unchanged(here):
         ended = command("prune", "--force")
     assert ended.code == 2
-    assert "another toolkit command is working in runs/default" in ended.err
+    assert "another toolkit command is using runs/default" in ended.err
     assert "wait" in ended.err
 
 
@@ -99,7 +99,7 @@ def test_full_disk(
     with unchanged(here, *LIVING), small_disk(bytes_free):
         ended = command(stage, "--force")
     assert ended.code == 2, ended.err
-    assert "make room" in ended.err
+    assert "free disk space" in ended.err
     again = command(stage)
     assert again.code in (0, 3), again.err
     assert again.made == []
@@ -131,13 +131,13 @@ def test_full_disk_at_a_record(
 def test_disk_that_fills_up_in_a_new_run_keeps_the_checkpoint(
     here: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from toolkit.models import source
+    from toolkit.models import store
 
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(source, "save", refuse)
+        patch.setattr(store, "save", refuse)
         ended = command("train", "--run", "runs/new", "--recipe", "toolkit.yaml")
     assert ended.code == 2
     assert "the rest resumes" in ended.err

@@ -23,7 +23,7 @@ Unchanged = Callable[..., AbstractContextManager[None]]
 
 NAMES = [
     (["train", "--model", "deit_tiny_patch16_22"], "unknown model 'deit_tiny_patch16_22'", "deit_tiny_patch16_224"),
-    (["train", "--model", "resnet18"], "resnet18 is no ViT, DeiT or BEiT", "for example deit_tiny_patch16_224"),
+    (["train", "--model", "resnet18"], "resnet18 is not a ViT, DeiT or BEiT", "for example deit_tiny_patch16_224"),
     (["prune", "--method", "groupd"], "unknown method 'groupd'", "did you mean grouped?"),
     (["prune", "--criterion", "hesian"], "unknown criterion 'hesian'", "did you mean hessian?"),
     (["prune", "--scope", "globl"], "unknown scope 'globl'", "did you mean global"),
@@ -44,17 +44,17 @@ VALUES = [
     (["prune", "--ratio", "-0.1"], "prune.ratio = -0.1: it should be greater than 0", ""),
     (
         ["prune", "--ratio", "0.5", "--budget", "macs=0.5"],
-        "prune.ratio = 0.5 (--ratio) and prune.budget = 'macs=0.5' (--budget) exclude each other",
+        "prune.ratio = 0.5 (--ratio) and prune.budget = 'macs=0.5' (--budget) are mutually exclusive",
         "keep one",
     ),
     (
         ["prune", "--ratio", "0.5", "--set", "prune.budget=macs=0.5"],
-        "prune.ratio = 0.5 (--ratio) and prune.budget = 'macs=0.5' (--set prune.budget) exclude each other",
+        "prune.ratio = 0.5 (--ratio) and prune.budget = 'macs=0.5' (--set prune.budget) are mutually exclusive",
         "keep one",
     ),
     (
         ["export", "--batch-size", "8,1,64"],
-        "--batch-size: export.batch_size = '8,1,64': it should be one number, or three that ascend",
+        "--batch-size: export.batch_size = '8,1,64': it should be one number, or three in ascending order",
         "",
     ),
     (["export", "--batch-size", "1,8"], "--batch-size: export.batch_size = '1,8': it should be one number", ""),
@@ -63,50 +63,50 @@ VALUES = [
     (["export", "--set", "export.targets=[]"], "export.targets = []: it should name at least one", ""),
     (
         ["prune", "--budget", "macs=1.5"],
-        "prune.budget 'macs=1.5' needs a share between 0 and 1",
+        "prune.budget 'macs=1.5' needs a fraction between 0 and 1",
         "for example macs=0.5",
     ),
     (["prune", "--budget", "mac=0.5"], "unknown budget 'mac'", "did you mean macs?"),
     (["prune", "--budget", "latency=0.5"], "unknown budget 'latency'", ""),
     (["prune", "--axes", "head,tail"], "prune.axes.1 = 'tail'", ""),
     (["prune", "--set", "prune.axes=[]"], "--set prune.axes: prune.axes = []: it should name at least one", ""),
-    (["prune", "--set", "prune.ratio"], "is not section.setting=value", "for example"),
-    (["prune", "--set", "prune.ratio=["], "not YAML: a bracket that is not closed", "close it"),
-    (["prune", "--set", "prune.ratio={a: 1, a: 2}"], "'a' is there twice", ""),
-    (["prune", "--set", "prune.ratio=!!python/object:os.system x"], "not YAML: a tag", "quotes"),
+    (["prune", "--set", "prune.ratio"], "does not have the form section.setting=value", "for example"),
+    (["prune", "--set", "prune.ratio=["], "invalid YAML: an unclosed bracket", "close it"),
+    (["prune", "--set", "prune.ratio={a: 1, a: 2}"], "'a' is set twice", ""),
+    (["prune", "--set", "prune.ratio=!!python/object:os.system x"], "invalid YAML: a tag", "quote the text"),
     (["prune", "--set", "seed.x=1"], "--set seed.x: seed = {'x': 1}: it should be a whole number", ""),
     (["prune", "--set", "seed=99999999999999999999"], "seed = 99999999999999999999: it should be less than", ""),
     (["train", "--set", "train.epochs=yes"], "train.epochs = True: it should not be true or false", ""),
     (["train", "--set", "train.learning_rate=.inf"], "train.learning_rate = inf: it should be a number", ""),
     (["train", "--set", "train=5"], "train = 5: it should be a section of settings", ""),
-    (["train", "--set", "data.hold_out=2024"], "data.hold_out = 2024: it should be a text", "write it in quotes"),
+    (["train", "--set", "data.hold_out=2024"], "data.hold_out = 2024: it should be a text", "quote it"),
     (["train", "--set", "model.args=[1]"], "model.args = [1]: it should be names and values", ""),
     (["train", "--set", "model.args.img_size=[32,64]"], "model.args.img_size = [32, 64]: it should be one", ""),
     (["train", "--set", "model.args.patch_size=[8,16]"], "model.args.patch_size = [8, 16]: it should be one", ""),
-    (["train", "--set", "model.args.heads=2"], "takes no 'heads'", "did you mean num_heads"),
+    (["train", "--set", "model.args.heads=2"], "has no argument 'heads'", "did you mean num_heads"),
     (
         ["train", "--set", "model.args.num_heads=5"],
-        "a width of 64 (embed_dim) is not to be shared out among 5",
+        "embed_dim (64) is not divisible by num_heads (5)",
         "1, 2, 4",
     ),
     (
         ["train", "--set", "model.args.depth=x"],
         "model.args.depth = 'x': it should be a whole number",
-        "deit_tiny_patch16_224 itself has depth=12",
+        "the default of deit_tiny_patch16_224 is depth=12",
     ),
     (["train", "--weights-key", "ema"], "weights_key is for a file, not for weights 'none'", ""),
     (["export", "--set", "export.precision=fp8"], "it should be 'fp32', 'fp16', 'bf16' or 'int8'", "did you mean fp"),
-    (["export", "--set", "export.target=gpu"], "export.target = 'gpu': it should be sm_ and a number", ""),
-    (["prune", "--set", "run=elsewhere"], "the run folder is not a --set", "--run DIR"),
+    (["export", "--set", "export.gpus=gpu"], "export.gpus = 'gpu': it should be sm_ and a number", ""),
+    (["prune", "--set", "run=elsewhere"], "the run folder cannot be set by --set", "--run DIR"),
     (["train", "--recipe", "nowhere.yaml"], "recipe nowhere.yaml does not exist", "`toolkit init` writes one"),
     (["train", "--recipe", "path"], "path cannot be read", ""),
-    (["train", "--weights", "nowhere.safetensors"], "weights file nowhere.safetensors does not exist", "give a file"),
-    (["train", "--data", "nowhere"], "nowhere is not there", "name a folder of images"),
+    (["train", "--weights", "nowhere.safetensors"], "weights file nowhere.safetensors does not exist", "use a file"),
+    (["train", "--data", "nowhere"], "nowhere does not exist", "give a folder of images"),
     (["bench", "--batch-size", "0"], "bench.batch_size.0 = '0'", ""),
-    (["train", "--mean", "123.7,116.3,103.5"], "123.7 is for colours from 0 to 255", "divide by 255"),
+    (["train", "--mean", "123.7,116.3,103.5"], "123.7 is for pixel values from 0 to 255", "divide by 255"),
     (["train", "--mean", "0.5,0.5"], "model.mean = '0.5,0.5': it needs one number, or three: red, green, blue", ""),
     (["train", "--set", "model.mean=.nan"], "model.mean.0 = nan: it should be a number", ""),
-    (["train", "--std", "0.2,0,0.2"], "model.std = '0.2,0,0.2': 0 cannot be divided by", ""),
+    (["train", "--std", "0.2,0,0.2"], "model.std = '0.2,0,0.2': a standard deviation cannot be 0", ""),
     (["train", "--std", "-1"], "model.std = '-1': -1 is not between 0 and 1", ""),
     (["train", "--crop", "1.5"], "model.crop = 1.5: it should be at most 1", ""),
     (["train", "--crop-mode", "fit"], "model.crop_mode = 'fit': it should be 'squash', 'center' or 'border'", ""),
@@ -156,26 +156,26 @@ def test_bad_setting(  # noqa: PLR0913
         ("train:\n  epochs: many\n", "bad.yaml, line 2: train.epochs = 'many': it should be a whole number", ""),
         ("data:\n  hold_out: no\n", "bad.yaml, line 2: data.hold_out = False: it should not be true or false", ""),
         ("model:\n  args:\n    img_size: [32, 64]\n", "bad.yaml, line 3: model.args.img_size = [32, 64]: it sh", ""),
-        ("model: {args: {1: 2}}\n", "bad.yaml, line 1: model.args.1 = 1: it should be a text", "quotes"),
+        ("model: {args: {1: 2}}\n", "bad.yaml, line 1: model.args.1 = 1: it should be a text", "quote it"),
         ("run: [a, b]\n", "bad.yaml, line 1: run = ['a', 'b']: it should be a text", ""),
-        ("yes: 1\n", "bad.yaml: True is no section of settings", ""),
-        ("seed: 1\nseed: 2\n", "bad.yaml, line 2: 'seed' is there twice, first in line 1", "once"),
-        ("prune:\n\tratio: 0.5\n", "bad.yaml, line 2: not YAML: a tab", "spaces"),
-        ("seed: \x00\n", "bad.yaml is not YAML: it holds control characters", "plain text"),
+        ("yes: 1\n", "bad.yaml: True is not a section of settings", ""),
+        ("seed: 1\nseed: 2\n", "bad.yaml, line 2: 'seed' is set twice, first in line 1", "once"),
+        ("prune:\n\tratio: 0.5\n", "bad.yaml, line 2: invalid YAML: a tab", "spaces"),
+        ("seed: \x00\n", "bad.yaml: invalid YAML: control characters", "plain text"),
         ("prune:\n  axes:\n  - head\n  - tail\n", "bad.yaml, line 2: prune.axes.1 = 'tail'", ""),
         (
             "prune:\n  ratio: 0.5\n  budget: macs=0.5\n",
-            "prune.ratio = 0.5 (bad.yaml, line 2) and prune.budget = 'macs=0.5' (bad.yaml, line 3) exclude each other",
+            "prune.ratio = 0.5 (bad.yaml, line 2) and prune.budget = 'macs=0.5' (bad.yaml, line 3) are mutually exclu",
             "keep one",
         ),
         ("prune:\n  axes: []\n", "bad.yaml, line 2: prune.axes = []: it should name at least one", ""),
         (
             "export:\n  precision: fp32\n  batch_size: [8, 1, 64]\n",
-            "bad.yaml, line 3: export.batch_size = [8, 1, 64]: it should be one number, or three that ascend",
+            "bad.yaml, line 3: export.batch_size = [8, 1, 64]: it should be one number, or three in ascending order",
             "",
         ),
         ("train: 5\n", "bad.yaml, line 1: train = 5", ""),
-        ("prune: [1\n", "bad.yaml, line 1: not YAML: a bracket that is not closed", ""),
+        ("prune: [1\n", "bad.yaml, line 1: invalid YAML: an unclosed bracket", ""),
         ("- 1\n", "bad.yaml must hold sections of settings", ""),
     ],
 )
@@ -230,7 +230,7 @@ def test_flags_of_earlier_commands_without_names(
     here: Path, command: Command, in_our_words: Callable[[Any], str]
 ) -> None:
     Path("runs/default/flags.yaml").write_text("flags: [1]\n")
-    assert "flags.yaml holds no flags by name" in in_our_words(command("prune"))
+    assert "flags.yaml does not hold flags by name" in in_our_words(command("prune"))
 
 
 def test_budget_that_cannot_be_met_says_the_closest_that_can(
@@ -239,7 +239,7 @@ def test_budget_that_cannot_be_met_says_the_closest_that_can(
     with unchanged(here):
         ended = command("prune", "--budget", "macs=0.01")
     assert ended.code == 2
-    (closest,) = re.findall(r"macs=0.01 cannot be met: the closest that can is (macs=\S+)", ended.err)
+    (closest,) = re.findall(r"macs=0.01 cannot be achieved: the closest achievable budget is (macs=\S+)", ended.err)
     assert "--round-to" in ended.err
     assert command("prune", "--budget", closest).code == 0
     assert records.load(records.PrunePlan, Path("runs/default/pruned/plan.json")).budget == closest
@@ -248,9 +248,15 @@ def test_budget_that_cannot_be_met_says_the_closest_that_can(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--budget", "macs=0.6", "--axes", "head"], "macs=0.6 cannot be met: the closest that can is macs="),
-        (["--budget", "params=0.99", "--axes", "head"], "params=0.99 cannot be met: the closest that can is params="),
-        (["--ratio", "0.01"], "ratio=0.01 removes nothing: no layer has that many units to spare"),
+        (
+            ["--budget", "macs=0.6", "--axes", "head"],
+            "macs=0.6 cannot be achieved: the closest achievable budget is macs=",
+        ),
+        (
+            ["--budget", "params=0.99", "--axes", "head"],
+            "params=0.99 cannot be achieved: the closest achievable budget is params=",
+        ),
+        (["--ratio", "0.01"], "ratio=0.01 removes nothing: the smallest possible cut of every layer is larger"),
     ],
     ids=str,
 )
@@ -269,7 +275,7 @@ def test_what_no_scores_can_change_is_said_before_training_and_in_the_same_words
 def test_a_budget_that_no_training_can_meet_is_refused_before_any(here: Path, command: Command) -> None:
     ended = command("prune", "--run", "runs/new", "--budget", "macs=0.01", "--recipe", "toolkit.yaml")
     assert (ended.code, ended.made) == (2, [])
-    assert "the closest that can" in ended.err
+    assert "the closest achievable budget" in ended.err
     assert not Path("runs/new").exists()
     ended = command("prune", "--image-size", "48", "--budget", "macs=0.01")
     assert (ended.code, ended.made) == (2, []), "nor a new one in place of another model's"
@@ -291,7 +297,7 @@ def test_what_an_earlier_command_gave_is_named_as_such(
 ) -> None:
     Path("runs/default/flags.yaml").write_text("flags: {train.epochs: -1}\n")
     said = in_our_words(command("prune", "--recipe", "toolkit.yaml"))
-    assert "runs/default/flags.yaml, of an earlier command: train.epochs = -1: it should be at least 0" in said
+    assert "runs/default/flags.yaml, from an earlier command: train.epochs = -1: it should be at least 0" in said
 
 
 PYDANTIC = re.compile(

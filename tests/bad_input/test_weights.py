@@ -1,4 +1,4 @@
-"""Weights that cannot be taken, or must not be."""
+"""Weights that do not match, are damaged, or could execute code."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ Unchanged = Callable[..., AbstractContextManager[None]]
 
 
 def plain_weights() -> dict[str, torch.Tensor]:
-    """A timm model for these classes, as somebody else has saved it."""
+    """Weights of a timm model for these classes, saved by another program."""
     args: dict[str, Any] = yaml.safe_load(Path("toolkit.yaml").read_text())["model"]["args"]
     model = timm.create_model("deit_tiny_patch16_224", num_classes=3, img_size=32, **args)
     return dict(model.state_dict())
 
 
-def test_weights_that_do_not_fit_are_named(here: Path, command: Command, unchanged: Unchanged) -> None:
+def test_mismatched_tensors_are_named(here: Path, command: Command, unchanged: Unchanged) -> None:
     tensors = plain_weights()
     tensors["cls_token"] = torch.zeros(1, 1, 7)
     del tensors["norm.weight"]
-    tensors["surplus"] = torch.zeros(2)
+    tensors["unexpected"] = torch.zeros(2)
     save_file(tensors, here / "bad.safetensors")
     with unchanged(here):
         ended = command("train", "--weights", "bad.safetensors")
     assert ended.code == 2
     for part in (
         "norm.weight is missing",
-        "surplus is not part of the model",
+        "unexpected is not part of the model",
         "cls_token is [1, 1, 7], the model needs",
     ):
         assert part in ended.err
@@ -49,7 +49,7 @@ def test_weights_that_do_not_fit_are_named(here: Path, command: Command, unchang
 
 
 class Payload:
-    """Unpickling it would write a file."""
+    """Unpickling it creates a file."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (Path("executed"),)
@@ -71,8 +71,8 @@ def with_nan() -> bytes:
     return save(tensors)
 
 
-def in_other_formats(dtype: torch.dtype, **more: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Matrices in a format of few bits."""
+def with_dtype(dtype: torch.dtype, **more: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Weights whose matrices have another dtype."""
     return {name: x.to(dtype) if x.dim() == 2 else x for name, x in plain_weights().items()} | more
 
 
@@ -81,8 +81,8 @@ def in_float4() -> dict[str, torch.Tensor]:
     return {**plain_weights(), "blocks.0.mlp.fc1.weight": packed}
 
 
-def of_unknown_format(name: str) -> bytes:
-    """A safetensors file in a format that PyTorch has no name for."""
+def of_unsupported_dtype(name: str) -> bytes:
+    """A safetensors file with a dtype that PyTorch does not support."""
     header = json.dumps({"blocks.0.mlp.fc1.weight": {"dtype": name, "shape": [4, 4], "data_offsets": [0, 12]}})
     return struct.pack("<Q", len(header)) + header.encode() + bytes(12)
 
@@ -90,8 +90,8 @@ def of_unknown_format(name: str) -> bytes:
 SCALE = {"blocks.0.mlp.fc1.weight_scale": torch.tensor(2.0)}
 BEIT = {"blocks.0.attn.q_bias": torch.zeros(64)}
 FILES: dict[str, tuple[str, Callable[[], bytes], str, str]] = {
-    "code": ("bad.pth", lambda: torch_saved({"model": Payload()}), "that could run code", "python -c"),
-    "a pickle": ("bad.pth", lambda: pickle.dumps(Payload()), "opening it could run code", "python -c"),
+    "code": ("bad.pth", lambda: torch_saved({"model": Payload()}), "unpickling could execute code", "python -c"),
+    "a pickle": ("bad.pth", lambda: pickle.dumps(Payload()), "loading it could execute code", "python -c"),
     "paths": (
         "bad.pth",
         lambda: torch_saved({"state_dict": plain_weights(), "args": Namespace(out=PurePosixPath("runs"))}),
@@ -103,28 +103,43 @@ FILES: dict[str, tuple[str, Callable[[], bytes], str, str]] = {
     "git-lfs": ("bad.pth", lambda: b"version https://git-lfs.github.com/spec/v1\noid x", "git-lfs pointer", "pull"),
     "ONNX": ("bad.onnx", lambda: b"\x08\x08\x12\x07pytorch", "bad.onnx is an ONNX model", "exported from"),
     "empty": ("bad.pth", lambda: b"", "bad.pth is empty", "again"),
-    "float4": ("bad.pth", lambda: torch_saved(in_float4()), "blocks.0.mlp.fc1.weight (float4_e2m1fn_x2)", "quantised"),
-    "float4, safe": ("bad.safetensors", lambda: save(in_float4()), "(float4_e2m1fn_x2)", "quantised"),
+    "float4": (
+        "bad.pth",
+        lambda: torch_saved(in_float4()),
+        "blocks.0.mlp.fc1.weight (float4_e2m1fn_x2)",
+        "quantisation",
+    ),
+    "float4, safe": ("bad.safetensors", lambda: save(in_float4()), "(float4_e2m1fn_x2)", "quantisation"),
     "scales": (
         "bad.safetensors",
-        lambda: save(in_other_formats(torch.float8_e8m0fnu)),
+        lambda: save(with_dtype(torch.float8_e8m0fnu)),
         "(float8_e8m0fnu)",
-        "quantised",
+        "quantisation",
     ),
     "scaled float8": (
         "bad.safetensors",
-        lambda: save(in_other_formats(torch.float8_e4m3fn, **SCALE)),
-        "holds float8 numbers that others are to scale: blocks.0.mlp.fc1.weight_scale",
-        "before it was quantised",
+        lambda: save(with_dtype(torch.float8_e4m3fn, **SCALE)),
+        "has float8 tensors with separate scales: blocks.0.mlp.fc1.weight_scale",
+        "before quantisation",
     ),
-    "float6": ("bad.safetensors", lambda: of_unknown_format("F6_E2M3"), "numbers in F6_E2M3, which PyTorch", "quant"),
-    "float8 of others": ("bad.safetensors", lambda: of_unknown_format("F8_E3M4"), "numbers in F8_E3M4", "quant"),
-    "a tensor": ("bad.pth", lambda: torch_saved(torch.zeros(3, 2)), "holds a single tensor of shape [3, 2]", "state_"),
-    "a list": ("bad.pth", lambda: torch_saved([plain_weights()]), "holds a list, not tensors by name", "state_dict()"),
-    "a number": ("bad.pth", lambda: torch_saved(5), "holds a number, not tensors by name", "state_dict()"),
-    "nothing": ("bad.pth", lambda: torch_saved({}), "holds nothing, not tensors by name", "state_dict()"),
-    "settings": ("bad.pth", lambda: torch_saved({"lr": 1}), "holds names with other values, not", "state_dict()"),
-    "NaN": ("bad.safetensors", with_nan, "NaN or infinite, in blocks.1.norm2.bias", "earlier checkpoint"),
+    "float6": ("bad.safetensors", lambda: of_unsupported_dtype("F6_E2M3"), "dtype F6_E2M3, which PyTorch", "quant"),
+    "float8 of others": ("bad.safetensors", lambda: of_unsupported_dtype("F8_E3M4"), "dtype F8_E3M4", "quant"),
+    "a tensor": (
+        "bad.pth",
+        lambda: torch_saved(torch.zeros(3, 2)),
+        "contains a single tensor of shape [3, 2]",
+        "state_",
+    ),
+    "a list": (
+        "bad.pth",
+        lambda: torch_saved([plain_weights()]),
+        "contains a list, not a dict of tensors",
+        "state_dict()",
+    ),
+    "a number": ("bad.pth", lambda: torch_saved(5), "contains a number, not a dict of tensors", "state_dict()"),
+    "nothing": ("bad.pth", lambda: torch_saved({}), "contains an empty dict, not a dict of tensors", "state_dict()"),
+    "settings": ("bad.pth", lambda: torch_saved({"lr": 1}), "contains a dict of other values, not", "state_dict()"),
+    "NaN": ("bad.safetensors", with_nan, "NaN or infinity, in blocks.1.norm2.bias", "earlier checkpoint"),
     "BEiT": ("bad.safetensors", lambda: save({**plain_weights(), **BEIT}), "the file is a BEiT", "--model beit"),
     "distilled": (
         "bad.safetensors",
@@ -135,7 +150,7 @@ FILES: dict[str, tuple[str, Callable[[], bytes], str, str]] = {
     "two": (
         "bad.pth",
         lambda: torch_saved({"student": plain_weights(), "teacher": plain_weights()}),
-        "bad.pth holds several networks: student, teacher",
+        "bad.pth contains several networks: student, teacher",
         "--weights-key student",
     ),
 }
@@ -143,14 +158,14 @@ FILES: dict[str, tuple[str, Callable[[], bytes], str, str]] = {
 
 @pytest.fixture(scope="module")
 def same_here(finished: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One copy of the finished run for all commands that must not change it."""
+    """A copy of the finished run, shared by all commands that must not change it."""
     folder = tmp_path_factory.mktemp("bad") / "work"
     shutil.copytree(finished[0], folder)
     return folder
 
 
 @pytest.mark.parametrize("case", FILES)
-def test_a_file_that_is_refused(
+def test_unsuitable_files_are_refused(
     same_here: Path,
     command: Command,
     unchanged: Unchanged,
@@ -158,42 +173,42 @@ def test_a_file_that_is_refused(
     monkeypatch: pytest.MonkeyPatch,
     case: str,
 ) -> None:
-    name, content, said, mend = FILES[case]
+    name, content, message, hint = FILES[case]
     monkeypatch.chdir(same_here)
     (same_here / name).write_bytes(content())
     with unchanged(same_here):
         ended = command("train", "--recipe", "toolkit.yaml", "--weights", name)
-    assert said in in_our_words(ended)
-    assert mend in ended.err
+    assert message in in_our_words(ended)
+    assert hint in ended.err
     assert not Path("executed").exists()
 
 
 NO_FILES = {
     "https://huggingface.co/a/b/resolve/main/model.safetensors": "weights https://huggingface.co/a/b/resolve/main/model."
-    "safetensors is an address, and weights are read from a file here",
-    "s3://bucket/x.pth": "weights s3://bucket/x.pth is an address",
-    "hf-hub:timm/vit": "weights hf-hub:timm/vit is an address",
-    "~nobody-of-this-name/x.pth": "~nobody-of-this-name/x.pth does not exist: no user of that name",
+    "safetensors is a URL, but weights must be a local file",
+    "s3://bucket/x.pth": "weights s3://bucket/x.pth is a URL",
+    "hf-hub:timm/vit": "weights hf-hub:timm/vit is a URL",
+    "~nobody-of-this-name/x.pth": "~nobody-of-this-name/x.pth does not exist: there is no such user",
     f"{'x' * 300}.pth": "xxx.pth cannot be read: File name too long",
     "/proc/self/mem": "/proc/self/mem cannot be read: Input/output error",
     "runs/default/dense": "runs/default/dense is a folder",
-    "gone.pth": "weights file gone.pth is a link to nothing",
-    "round.pth": "weights file round.pth is a link to nothing",
+    "gone.pth": "weights file gone.pth is a broken link",
+    "round.pth": "weights file round.pth is a broken link",
     "nothing.pth": "weights file nothing.pth does not exist",
     "/dev/null": "/dev/null is not a file",
 }
 
 
-@pytest.mark.parametrize("given", NO_FILES, ids=lambda given: given[-20:])
-def test_what_is_no_file_is_refused_before_images_are_read(
+@pytest.mark.parametrize("path", NO_FILES, ids=lambda path: path[-20:])
+def test_paths_that_are_not_files_are_refused_before_images_are_read(
     same_here: Path,
     command: Command,
     unchanged: Unchanged,
     in_our_words: Callable[[Any], str],
     monkeypatch: pytest.MonkeyPatch,
-    given: str,
+    path: str,
 ) -> None:
-    if given.startswith("/") and not Path(given).exists():
+    if path.startswith("/") and not Path(path).exists():
         pytest.skip("another system")
     monkeypatch.chdir(same_here)
     for name, target in (("gone.pth", "nowhere"), ("round.pth", "round.pth")):
@@ -201,8 +216,8 @@ def test_what_is_no_file_is_refused_before_images_are_read(
             Path(name).symlink_to(target)
     monkeypatch.setattr("toolkit.stages.Run.domains", property(lambda _: pytest.fail("images were read")))
     with unchanged(same_here):
-        ended = command("train", "--recipe", "toolkit.yaml", "--weights", given, "--dry-run")
-    assert NO_FILES[given] in in_our_words(ended)
+        ended = command("train", "--recipe", "toolkit.yaml", "--weights", path, "--dry-run")
+    assert NO_FILES[path] in in_our_words(ended)
 
 
 FOREIGN = {"format": "layers-model", "generatedBy": "keras", "modelTopology": {}, "weightsManifest": []}
@@ -216,7 +231,7 @@ RECORDS: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("case", RECORDS)
-def test_a_record_beside_the_weights_is_ours_or_passed_over(
+def test_only_our_own_model_json_is_read(
     same_here: Path,
     command: Command,
     in_our_words: Callable[[Any], str],
@@ -224,14 +239,14 @@ def test_a_record_beside_the_weights_is_ours_or_passed_over(
     tmp_path: Path,
     case: str,
 ) -> None:
-    content, said = RECORDS[case]
+    content, message = RECORDS[case]
     monkeypatch.chdir(same_here)
     file, run = tmp_path / "model.safetensors", str(tmp_path / "run")
     save_file(plain_weights(), file)
     (tmp_path / "model.json").write_text(content)
     ended = command("train", "--recipe", "toolkit.yaml", "--run", run, "--weights", str(file), "--epochs", "0")
-    if said:
-        assert said in in_our_words(ended)
+    if message:
+        assert message in in_our_words(ended)
         assert len(ended.err.splitlines()) <= 2
     else:
         assert ended.code == 0, ended.err
@@ -245,36 +260,39 @@ def test_a_folder_as_weights(here: Path, command: Command, in_our_words: Callabl
     assert command("train", "--weights", "MINE.SAFETENSORS", "--epochs", "0").code == 0
 
 
-def test_weights_of_a_model_that_was_cut(here: Path, command: Command, in_our_words: Callable[[Any], str]) -> None:
+def test_weights_of_a_pruned_model(here: Path, command: Command, in_our_words: Callable[[Any], str]) -> None:
     ended = command("train", "--weights", "runs/default/finetuned/model.safetensors")
-    assert "does not fit deit_tiny_patch16_224" in in_our_words(ended)
-    assert "`toolkit inspect runs/default/finetuned` shows it; a model that was cut cannot be trained anew" in ended.err
+    assert "does not match deit_tiny_patch16_224" in in_our_words(ended)
+    assert (
+        "`toolkit inspect runs/default/finetuned` shows it; `toolkit train` cannot start from a pruned model"
+        in ended.err
+    )
 
 
-def test_a_training_checkpoint_is_taken_and_its_average_is_named(
+def test_a_training_checkpoint_is_read_and_its_average_is_reported(
     here: Path, command: Command, caplog: pytest.LogCaptureFixture
 ) -> None:
     weights = plain_weights()
     average = {f"module.{name}": value + 1 for name, value in weights.items()}
     content = {"epoch": 3, "state_dict": weights, "state_dict_ema": average, "args": Namespace(lr=0.1)}
     torch.save(content, here / "last.pth.tar")
-    taken = []
+    loaded = []
     for words in ([], ["--weights-key", "state_dict_ema"]):
         assert command("train", "--weights", "last.pth.tar", "--epochs", "0", *words).code == 0
-        taken.append(load_file(here / "runs/default/dense/model.safetensors")["cls_token"])
-    assert torch.equal(taken[0], weights["cls_token"])
-    assert torch.equal(taken[1], weights["cls_token"] + 1)
-    assert "also there: state_dict_ema (--weights-key state_dict_ema takes that)" in caplog.text
+        loaded.append(load_file(here / "runs/default/dense/model.safetensors")["cls_token"])
+    assert torch.equal(loaded[0], weights["cls_token"])
+    assert torch.equal(loaded[1], weights["cls_token"] + 1)
+    assert "the file also contains state_dict_ema (use --weights-key state_dict_ema)" in caplog.text
 
 
-def test_a_prefix_is_said(here: Path, command: Command, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_prefix_is_reported(here: Path, command: Command, caplog: pytest.LogCaptureFixture) -> None:
     save_file({f"_orig_mod.module.{name}": value for name, value in plain_weights().items()}, here / "a.safetensors")
     assert command("train", "--weights", "a.safetensors", "--epochs", "0").code == 0
-    assert "tensors below '_orig_mod.module'" in caplog.text
-    assert caplog.records[-1].levelname == "WARNING", "which is shown without --verbose"
+    assert "tensors with the prefix '_orig_mod.module'" in caplog.text
+    assert caplog.records[-1].levelname == "WARNING", "shown without --verbose"
 
 
-def test_model_of_the_run_that_is_truncated(here: Path, command: Command, unchanged: Unchanged) -> None:
+def test_a_truncated_model_of_the_run(here: Path, command: Command, unchanged: Unchanged) -> None:
     file = here / "runs/default/dense/model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     with unchanged(here):
@@ -286,7 +304,7 @@ def test_model_of_the_run_that_is_truncated(here: Path, command: Command, unchan
     assert command("prune", "--force").code == 0
 
 
-def test_no_epochs_and_a_head_for_other_classes(here: Path, command: Command, unchanged: Unchanged) -> None:
+def test_zero_epochs_with_a_classifier_for_other_classes(here: Path, command: Command, unchanged: Unchanged) -> None:
     tensors = plain_weights()
     tensors |= {"head.weight": torch.zeros(5, 64), "head.bias": torch.zeros(5)}
     save_file(tensors, here / "five.safetensors")
@@ -297,7 +315,7 @@ def test_no_epochs_and_a_head_for_other_classes(here: Path, command: Command, un
     assert "--epochs" in ended.err
 
 
-def test_no_epochs_takes_a_trained_model_as_it_is(here: Path, command: Command) -> None:
+def test_zero_epochs_keeps_the_weights(here: Path, command: Command) -> None:
     tensors = plain_weights()
     save_file(tensors, here / "mine.safetensors")
     assert command("train", "--weights", "mine.safetensors", "--epochs", "0").code == 0
@@ -306,7 +324,7 @@ def test_no_epochs_takes_a_trained_model_as_it_is(here: Path, command: Command) 
     assert torch.equal(after["head.weight"], tensors["head.weight"])
 
 
-def test_weights_that_are_gone_leave_what_was_made_from_them(here: Path, command: Command) -> None:
+def test_results_stay_valid_when_the_weights_file_is_deleted(here: Path, command: Command) -> None:
     save_file(plain_weights(), here / "mine.safetensors")
     assert command("train", "--weights", "mine.safetensors", "--epochs", "0").code == 0
     (here / "mine.safetensors").unlink()
@@ -320,30 +338,28 @@ def test_weights_that_are_gone_leave_what_was_made_from_them(here: Path, command
     "dtype", [torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz]
 )
 @pytest.mark.parametrize("name", ["eighth.pth", "eighth.safetensors"])
-def test_plain_float8_is_read_as_the_numbers_it_holds(
-    here: Path, command: Command, dtype: torch.dtype, name: str
-) -> None:
-    tensors = in_other_formats(dtype)
+def test_plain_float8_is_converted_exactly(here: Path, command: Command, dtype: torch.dtype, name: str) -> None:
+    tensors = with_dtype(dtype)
     (here / name).write_bytes(torch_saved(tensors) if name.endswith(".pth") else save(tensors))
     assert command("train", "--weights", name, "--epochs", "0").code == 0
-    taken = load_file(here / "runs/default/dense/model.safetensors")
-    assert taken["blocks.0.mlp.fc1.weight"].dtype == torch.float32
-    assert torch.equal(taken["blocks.0.mlp.fc1.weight"], tensors["blocks.0.mlp.fc1.weight"].float())
+    loaded = load_file(here / "runs/default/dense/model.safetensors")
+    assert loaded["blocks.0.mlp.fc1.weight"].dtype == torch.float32
+    assert torch.equal(loaded["blocks.0.mlp.fc1.weight"], tensors["blocks.0.mlp.fc1.weight"].float())
 
 
 CONFIGS = {
-    "": "cannot be taken from w/preprocessor_config.json: it is empty",
-    " \n": "cannot be taken from w/preprocessor_config.json: it is empty",
-    "{}": "it has no 'size' that images are resized to",
-    "{": "error: w/preprocessor_config.json is not JSON from line 1, column 2 on; it would say how images are prepared",
-    '{"do_resize": false, "image_mean": [NaN, 0, 0], "image_std": 1}': "'image_mean' holds NaN or infinity",
-    '{"do_resize": false, "image_mean": 0, "image_std": Infinity}': "'image_std' holds NaN or infinity",
-    '{"do_resize": false, "rescale_factor": NaN}': "'rescale_factor' holds NaN or infinity",
+    "": "cannot read the preprocessing from w/preprocessor_config.json: it is empty",
+    " \n": "cannot read the preprocessing from w/preprocessor_config.json: it is empty",
+    "{}": "it has no 'size' to resize images to",
+    "{": "error: cannot read the preprocessing: w/preprocessor_config.json is not JSON from line 1, column 2 on",
+    '{"do_resize": false, "image_mean": [NaN, 0, 0], "image_std": 1}': "'image_mean' contains NaN or infinity",
+    '{"do_resize": false, "image_mean": 0, "image_std": Infinity}': "'image_std' contains NaN or infinity",
+    '{"do_resize": false, "rescale_factor": NaN}': "'rescale_factor' contains NaN or infinity",
 }
 
 
 @pytest.mark.parametrize("content", CONFIGS)
-def test_a_config_of_images_that_says_nothing_or_no_numbers(
+def test_invalid_preprocessor_configs(
     same_here: Path,
     command: Command,
     in_our_words: Callable[[Any], str],
@@ -354,17 +370,14 @@ def test_a_config_of_images_that_says_nothing_or_no_numbers(
     Path("w").mkdir(exist_ok=True)
     save_file(plain_weights(), "w/a.safetensors")
     Path("w/preprocessor_config.json").write_text(content)
-    said = in_our_words(command("train", "--recipe", "toolkit.yaml", "--weights", "w/a.safetensors", "--dry-run"))
-    assert CONFIGS[content] in said
-    assert said.count("preprocessor_config.json") == 1, "a file is named once"
+    message = in_our_words(command("train", "--recipe", "toolkit.yaml", "--weights", "w/a.safetensors", "--dry-run"))
+    assert CONFIGS[content] in message
+    assert message.count("preprocessor_config.json") == 1, "the file is named once"
 
 
-def test_resizing_that_a_config_does_without_is_said(here: Path, command: Command) -> None:
+def test_resizing_despite_do_resize_false_is_reported(here: Path, command: Command) -> None:
     save_file(plain_weights(), here / "a.safetensors")
     (here / "preprocessor_config.json").write_text('{"do_resize": false, "image_mean": 0.5, "image_std": 0.5}')
     ended = command("train", "--weights", "a.safetensors", "--epochs", "0")
     assert ended.code == 0, ended.err
-    assert (
-        "(from preprocessor_config.json, but images of other sizes are resized although do_resize is false)"
-        in ended.err
-    )
+    assert "(from preprocessor_config.json, but images of other sizes are resized despite do_resize=false)" in ended.err

@@ -1,4 +1,4 @@
-"""Small real models: a model folder and the folders of its exports, wide (dense) and narrow (slim)."""
+"""Small real models: model folders and their exports, wide (dense) and narrow (slim)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import torch
 
 from toolkit import recipe
 from toolkit.export.artifact import export
-from toolkit.models import source
-from toolkit.models.source import LoadedModel
+from toolkit.models import store
+from toolkit.models.build import build
 
 
 @pytest.fixture(scope="session")
 def folders(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
-    """Holds dense/, slim/ (models) and dense-onnx/, slim-onnx/ and so on (artifacts): two blocks, 32 pixels, three
-    classes."""
+    """Folder of models (dense/, slim/) and artifacts (dense-onnx/, slim-onnx/, ...).
+
+    The models have two blocks, an input of 32 x 32 pixels and three classes.
+    """
     return made_once("models", _make_folders)
 
 
@@ -29,11 +31,13 @@ def _make_folders(root: Path) -> None:
             image_size=32,
             args={"patch_size": 8, "depth": 2, "embed_dim": width, "num_heads": 2},
         )
-        model = source.build(settings, ("cat", "dog", "fox"), seed=0)
+        model = build(settings, ("cat", "dog", "fox"), seed=0)
         with torch.no_grad():
-            for parameter in model.module.parameters():  # as built, it would see one class everywhere
+            for (
+                parameter
+            ) in model.module.parameters():  # with its initial weights, it predicts the same class for all images
                 parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
         (root / name).mkdir()
-        saved = LoadedModel(model.module, source.save(model.module, model.info, root / name))
+        saved = store.save(model, root / name)
         for target in ("onnx", "openvino", "torch"):
             export(target, saved, recipe.Export(compile=False), root / f"{name}-{target}")

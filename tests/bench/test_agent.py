@@ -1,4 +1,4 @@
-"""The agent as a program and as a function, on real artifacts."""
+"""The agent as a program and as a function, with real artifacts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from toolkit import hashing, records
-from toolkit.bench.agent import _check_answer, measured
+from toolkit.bench.agent import _check_logits, run_benchmark
 from toolkit.bench.messages import BenchRequest, Failure, Subject
 from toolkit.errors import BadInput, CheckFailed
 from toolkit.records import BenchReport
 
-WITHOUT_THE_HEAVY = """
+WITHOUT_HEAVY_IMPORTS = """
 import importlib.abc, sys
 
 class Blocked(importlib.abc.MetaPathFinder):
@@ -35,10 +35,10 @@ sys.exit(agent.main())
 NOISY = """
 import os
 from toolkit.bench import agent
-with agent._own_stdout() as answers:
+with agent._reserved_stdout() as output:
     os.write(1, b"noise from C")
     print("noise from Python", flush=True)
-    answers.write("the answer")
+    output.write("the response")
 """
 
 
@@ -55,15 +55,15 @@ def request(
     )
 
 
-def run(program: list[str], sent: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *program], input=sent, capture_output=True, text=True, check=False)
+def run(program: list[str], stdin: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *program], input=stdin, capture_output=True, text=True, check=False)
 
 
-def test_it_measures_without_torch_scipy_and_pydantic(folders: Path) -> None:
-    done = run(["-W", "error", "-c", WITHOUT_THE_HEAVY], records.dumps(request(folders)))
+def test_the_agent_measures_without_torch_scipy_and_pydantic(folders: Path) -> None:
+    done = run(["-W", "error", "-c", WITHOUT_HEAVY_IMPORTS], records.dumps(request(folders)))
     assert done.returncode == 0, done.stderr
     report = records.loads(BenchReport, done.stdout)
-    assert [(found.subject, found.batch_size) for found in report.measurements] == [
+    assert [(measurement.subject, measurement.batch_size) for measurement in report.measurements] == [
         ("dense", 1),
         ("slim", 1),
         ("dense", 2),
@@ -72,9 +72,9 @@ def test_it_measures_without_torch_scipy_and_pydantic(folders: Path) -> None:
     assert all(line.startswith("progress: ") for line in done.stderr.splitlines())
 
 
-def test_a_measurement_says_everything(folders: Path) -> None:
+def test_a_measurement_is_complete(folders: Path) -> None:
     steps: list[tuple[int, int, str]] = []
-    report = measured(request(folders), lambda done, total, message="": steps.append((done, total, message)))
+    report = run_benchmark(request(folders), lambda done, total, message="": steps.append((done, total, message)))
     assert steps == [
         (0, 2, "opening dense in onnxruntime"),
         (0, 2, "opening slim in onnxruntime"),
@@ -86,28 +86,29 @@ def test_a_measurement_says_everything(folders: Path) -> None:
         (1, 2, "measuring dense, slim at batch size 2"),
         (2, 2, "measured"),
     ]
-    for found in report.measurements:
-        assert len(found.latency_ms) >= 10
-        assert len(found.warmup_ms) >= 5
-        assert found.artifact_sha256 == hashing.sha256(folders / f"{found.subject}-onnx" / "model.onnx")
-        assert (found.runtime, found.device, found.scenario, found.threads) == ("onnxruntime", "local", "latency", 1)
-        assert found.load_ms > 0
-        assert found.environment.cores >= 1
-        assert found.peak_memory_bytes is None  # two subjects share the process
-        assert found.valid == (not found.reasons)
-    pairs = {(found.batch_size, len(found.latency_ms)) for found in report.measurements}
-    assert len(pairs) == 2  # both subjects have as many samples, taken in the same rounds
+    for measurement in report.measurements:
+        assert len(measurement.latency_ms) >= 10
+        assert len(measurement.warmup_ms) >= 5
+        assert measurement.artifact_sha256 == hashing.sha256(folders / f"{measurement.subject}-onnx" / "model.onnx")
+        assert (measurement.runtime, measurement.device) == ("onnxruntime", "local")
+        assert (measurement.scenario, measurement.threads) == ("latency", 1)
+        assert measurement.load_ms > 0
+        assert measurement.environment.cores >= 1
+        assert measurement.peak_memory_bytes is None  # two subjects share the process
+        assert measurement.valid == (not measurement.reasons)
+    counts = {(measurement.batch_size, len(measurement.latency_ms)) for measurement in report.measurements}
+    assert len(counts) == 2  # both subjects have the same number of samples, from the same rounds
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
-def test_a_subject_alone_has_its_peak_memory(folders: Path) -> None:
+def test_a_single_subject_has_a_peak_memory(folders: Path) -> None:
     done = run(["-m", "toolkit.bench.agent"], records.dumps(request(folders, ("slim",), (1,))))
-    (found,) = records.loads(BenchReport, done.stdout).measurements
-    assert found.peak_memory_bytes is not None
-    assert 20e6 < found.peak_memory_bytes < 1e9
+    (measurement,) = records.loads(BenchReport, done.stdout).measurements
+    assert measurement.peak_memory_bytes is not None
+    assert 20e6 < measurement.peak_memory_bytes < 1e9
 
 
-def test_models_and_artifacts_are_measured_side_by_side(folders: Path) -> None:
+def test_models_and_artifacts_are_measured_together(folders: Path) -> None:
     both = BenchRequest(
         subjects={"eager": Subject(str(folders / "slim"), "torch"), **request(folders, ("slim",)).subjects},
         batch_sizes=(2,),
@@ -116,30 +117,30 @@ def test_models_and_artifacts_are_measured_side_by_side(folders: Path) -> None:
         threads=None,
         device="local",
     )
-    eager, exported = measured(both).measurements
+    eager, exported = run_benchmark(both).measurements
     assert (eager.runtime, exported.runtime) == ("torch", "onnxruntime")
     assert eager.threads == exported.threads >= 1
     assert eager.artifact_sha256 == hashing.sha256(folders / "slim" / "model.safetensors")
 
 
-def test_a_failure_is_one_record_and_an_exit_code(folders: Path, tmp_path: Path) -> None:
-    lost = BenchRequest({"slim": Subject(str(tmp_path), "onnxruntime")}, (1,), 0.1, 10, 1, "local")
-    done = run(["-m", "toolkit.bench.agent"], records.dumps(lost))
+def test_a_failure_is_written_as_a_record_with_its_exit_code(folders: Path, tmp_path: Path) -> None:
+    missing = BenchRequest({"slim": Subject(str(tmp_path), "onnxruntime")}, (1,), 0.1, 10, 1, "local")
+    done = run(["-m", "toolkit.bench.agent"], records.dumps(missing))
     failure = records.loads(Failure, done.stdout)
     assert (done.returncode, failure.error) == (2, "BadInput")
     assert str(tmp_path) in failure.message
 
 
-def test_nothing_but_the_answer_reaches_stdout() -> None:
+def test_only_the_response_is_written_to_stdout() -> None:
     done = run(["-W", "error", "-c", NOISY], "")
-    assert (done.returncode, done.stdout) == (0, "the answer")
+    assert (done.returncode, done.stdout) == (0, "the response")
     assert "noise from C" in done.stderr
     assert "noise from Python" in done.stderr
 
 
-@pytest.mark.parametrize("sent", ["", "{}", json.dumps({"schema": 1, "subjects": 3})])
-def test_a_request_that_is_none_is_refused(sent: str) -> None:
-    done = run(["-m", "toolkit.bench.agent"], sent)
+@pytest.mark.parametrize("stdin", ["", "{}", json.dumps({"schema": 1, "subjects": 3})])
+def test_an_invalid_request_is_refused(stdin: str) -> None:
+    done = run(["-m", "toolkit.bench.agent"], stdin)
     assert done.returncode == 2
     assert records.loads(Failure, done.stdout).error == "RecordError"
 
@@ -151,13 +152,13 @@ def test_a_request_that_is_none_is_refused(sent: str) -> None:
 def test_an_empty_request_is_refused(
     subjects: tuple[str, ...], batch_sizes: tuple[int, ...], threads: int, folders: Path
 ) -> None:
-    asked = request(folders, subjects, batch_sizes)
+    subset = request(folders, subjects, batch_sizes).subjects
     with pytest.raises(BadInput):
-        measured(BenchRequest(asked.subjects, batch_sizes, 0.1, 10, threads, "local"))
+        run_benchmark(BenchRequest(subset, batch_sizes, 0.1, 10, threads, "local"))
 
 
 @pytest.mark.parametrize("logits", [np.zeros((2, 4)), np.zeros((1, 3)), np.full((2, 3), np.nan)])
-def test_a_wrong_answer_is_not_timed(logits: np.ndarray) -> None:
-    _check_answer("slim", np.zeros((2, 3)), (2, 3))
+def test_wrong_logits_are_refused(logits: np.ndarray) -> None:
+    _check_logits("slim", np.zeros((2, 3)), (2, 3))
     with pytest.raises(CheckFailed, match="slim"):
-        _check_answer("slim", logits, (2, 3))
+        _check_logits("slim", logits, (2, 3))

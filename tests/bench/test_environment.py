@@ -14,43 +14,43 @@ from toolkit.records import Environment
 
 
 def test_this_machine_is_described(tmp_path: Path) -> None:
-    found = environment.capture()
-    assert found.toolkit == toolkit.__version__
-    assert found.python == platform.python_version()
-    assert found.processor
-    assert 1 <= found.cores <= (os.cpu_count() or 1)
-    assert found.memory_bytes > 100_000_000
-    assert {"torch", "timm", "onnx", "torch-pruning", "numpy"} <= found.libraries.keys()
-    assert {"onnxruntime", "onnxruntime-gpu"} & found.libraries.keys()
-    records.save(found, tmp_path / "environment.json")
-    assert records.load(Environment, tmp_path / "environment.json") == found
+    machine = environment.capture()
+    assert machine.toolkit == toolkit.__version__
+    assert machine.python == platform.python_version()
+    assert machine.processor
+    assert 1 <= machine.cores <= (os.cpu_count() or 1)
+    assert machine.memory_bytes > 100_000_000
+    assert {"torch", "timm", "onnx", "torch-pruning", "numpy"} <= machine.libraries.keys()
+    assert {"onnxruntime", "onnxruntime-gpu"} & machine.libraries.keys()
+    records.save(machine, tmp_path / "environment.json")
+    assert records.load(Environment, tmp_path / "environment.json") == machine
 
 
-def test_processor_and_clocks_of_an_x86_machine(tmp_path: Path) -> None:
+def test_cpu_name_and_clocks_of_an_x86_machine(tmp_path: Path) -> None:
     cores = [f"processor\t: {core}\nmodel name\t: Tiny CPU\ncpu MHz\t\t: {2000 + core}.5\n" for core in range(2)]
     (tmp_path / "cpuinfo").write_text("\n".join(cores))
-    found = environment.capture(proc=tmp_path, sys=tmp_path)
-    assert found.processor == "Tiny CPU"
-    assert found.clocks_mhz == (2000.5, 2001.5)
+    machine = environment.capture(proc=tmp_path, sys=tmp_path)
+    assert machine.processor == "Tiny CPU"
+    assert machine.clocks_mhz == (2000.5, 2001.5)
 
 
-def test_processor_clocks_and_governor_of_an_arm_board(tmp_path: Path) -> None:
+def test_cpu_name_clocks_and_governor_of_an_arm_board(tmp_path: Path) -> None:
     (tmp_path / "cpuinfo").write_text("processor\t: 0\nBogoMIPS\t: 62.5\n\nModel\t\t: Small Board Rev 1\n")
     folder = tmp_path / "devices/system/cpu/cpu0/cpufreq"
     folder.mkdir(parents=True)
     (folder / "scaling_cur_freq").write_text("1500000\n")
     (folder / "scaling_governor").write_text("performance\n")
-    found = environment.capture(proc=tmp_path, sys=tmp_path)
-    assert found.processor == "Small Board Rev 1"
-    assert found.clocks_mhz == (1500.0,)
-    assert found.power_mode == "performance"
+    machine = environment.capture(proc=tmp_path, sys=tmp_path)
+    assert machine.processor == "Small Board Rev 1"
+    assert machine.clocks_mhz == (1500.0,)
+    assert machine.power_mode == "performance"
 
 
-def test_a_machine_that_tells_nothing_is_no_error(tmp_path: Path) -> None:
-    found = environment.capture(proc=tmp_path, sys=tmp_path)
-    assert found.processor
-    assert found.clocks_mhz == ()
-    assert found.power_mode is None
+def test_missing_system_files_are_no_error(tmp_path: Path) -> None:
+    machine = environment.capture(proc=tmp_path, sys=tmp_path)
+    assert machine.processor
+    assert machine.clocks_mhz == ()
+    assert machine.power_mode is None
 
 
 @pytest.mark.parametrize(
@@ -62,13 +62,15 @@ def test_a_machine_that_tells_nothing_is_no_error(tmp_path: Path) -> None:
         ("fs/cgroup/memory.max", "max\n", None),
     ],
 )
-def test_a_control_groups_limit_is_respected(file: str, text: str, expected: int | None, tmp_path: Path) -> None:
+def test_memory_limits_of_control_groups_are_respected(
+    file: str, text: str, expected: int | None, tmp_path: Path
+) -> None:
     (tmp_path / "self").mkdir()
     (tmp_path / "self/cgroup").write_text("0::/jobs/one\n")
     (tmp_path / file).parent.mkdir(parents=True)
     (tmp_path / file).write_text(text)
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert environment.capture(proc=tmp_path, sys=tmp_path).memory_bytes == (expected or whole)
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert environment.capture(proc=tmp_path, sys=tmp_path).memory_bytes == (expected or total)
 
 
 @pytest.mark.parametrize(
@@ -79,12 +81,12 @@ def test_a_control_groups_limit_is_respected(file: str, text: str, expected: int
         ("exit 9", None, None),
     ],
 )
-def test_the_gpu_is_what_nvidia_smi_says(
+def test_gpu_and_driver_come_from_nvidia_smi(
     script: str, gpu: str | None, driver: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "nvidia-smi"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    found = environment.capture()
-    assert (found.gpu, found.driver) == (gpu, driver)
+    machine = environment.capture()
+    assert (machine.gpu, machine.driver) == (gpu, driver)

@@ -1,4 +1,4 @@
-"""Images are given as a file takes them, and all are answered."""
+"""Inputs are adapted to dtype and batch limits, and every image gets its logits."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from types import TracebackType
 import numpy as np
 import pytest
 
-from toolkit.bench.feed import answers
+from toolkit.bench.feed import predict_logits
 from toolkit.bench.identity import Identity
 from toolkit.bench.runtimes import Session
 from toolkit.errors import BadInput
 from toolkit.preprocessing import Preprocessing
 from toolkit.records import ModelInfo
 
-PREPARED = Preprocessing((0.5,) * 3, (0.25,) * 3, "bicubic", 1.0, "squash", "timm")
-MODEL = ModelInfo("name", {}, ("a", "b"), 2, PREPARED, (), (), 1, 1, "00")
+PREPROCESSING = Preprocessing((0.5,) * 3, (0.25,) * 3, "bicubic", 1.0, "squash", "timm")
+MODEL = ModelInfo("name", {}, ("a", "b"), 2, PREPROCESSING, (), (), 1, 1, "00")
 
 
 class Echo:
-    """Answers with the first two values of each image, and remembers what it was given."""
+    """A session that returns the first two values of each image, and records its inputs."""
 
     def __init__(self) -> None:
-        self.given: list[np.ndarray] = []
+        self.inputs: list[np.ndarray] = []
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        self.given.append(images)
+        self.inputs.append(images)
         return images.reshape(len(images), -1)[:, :2].astype(np.float32)
 
     def __enter__(self) -> Session:
@@ -40,33 +40,33 @@ IMAGES = np.arange(5 * 3 * 2 * 2, dtype=np.float32).reshape(5, 3, 2, 2) / 30 - 1
 
 
 @pytest.mark.parametrize(("batch", "calls"), [(None, [5]), (2, [2, 2, 2]), (8, [8])])
-def test_a_fixed_batch_is_filled_up_and_cut_off(batch: int | None, calls: list[int]) -> None:
+def test_batches_are_padded_to_a_fixed_batch_size(batch: int | None, calls: list[int]) -> None:
     session = Echo()
-    found = answers(session, IMAGES, Identity("00", MODEL, batch=batch))
-    assert [len(images) for images in session.given] == calls
-    np.testing.assert_array_equal(found, IMAGES.reshape(5, -1)[:, :2])
+    logits = predict_logits(session, IMAGES, Identity("00", MODEL, fixed_batch=batch))
+    assert [len(images) for images in session.inputs] == calls
+    np.testing.assert_array_equal(logits, IMAGES.reshape(5, -1)[:, :2])
 
 
-def test_an_engines_limits_are_kept() -> None:
+def test_batch_limits_of_an_engine_are_respected() -> None:
     session = Echo()
-    found = answers(session, IMAGES, Identity("00", MODEL, least=2, most=4))
-    assert [len(images) for images in session.given] == [4, 2]
-    np.testing.assert_array_equal(found, IMAGES.reshape(5, -1)[:, :2])
+    logits = predict_logits(session, IMAGES, Identity("00", MODEL, min_batch=2, max_batch=4))
+    assert [len(images) for images in session.inputs] == [4, 2]
+    np.testing.assert_array_equal(logits, IMAGES.reshape(5, -1)[:, :2])
 
 
-def test_pixels_for_a_file_that_takes_them() -> None:
+def test_uint8_models_get_raw_pixels() -> None:
     session = Echo()
-    answers(session, IMAGES, Identity("00", MODEL, dtype="uint8"))
-    assert session.given[0].dtype == np.uint8
-    assert session.given[0][0, 0, 0, 0] == round((-1 * 0.25 + 0.5) * 255)
+    predict_logits(session, IMAGES, Identity("00", MODEL, dtype="uint8"))
+    assert session.inputs[0].dtype == np.uint8
+    assert session.inputs[0][0, 0, 0, 0] == round((-1 * 0.25 + 0.5) * 255)
 
 
-def test_a_batch_that_a_file_does_not_take() -> None:
+def test_unsupported_batch_sizes_are_refused() -> None:
     Identity("00", MODEL).check_batch(1000)
-    Identity("00", MODEL, batch=8).check_batch(8)
-    with pytest.raises(BadInput, match="takes 8 images a call, not 1"):
-        Identity("00", MODEL, batch=8).check_batch(1)
-    with pytest.raises(BadInput, match="1 to 64 images a call, not 65"):
-        Identity("00", MODEL, most=64).check_batch(65)
-    with pytest.raises(BadInput, match="2 to 64 images a call, not 1"):
-        Identity("00", MODEL, least=2, most=64).check_batch(1)
+    Identity("00", MODEL, fixed_batch=8).check_batch(8)
+    with pytest.raises(BadInput, match="fixed batch size of 8, got 1"):
+        Identity("00", MODEL, fixed_batch=8).check_batch(1)
+    with pytest.raises(BadInput, match="batch sizes 1 to 64, not 65"):
+        Identity("00", MODEL, max_batch=64).check_batch(65)
+    with pytest.raises(BadInput, match="batch sizes 2 to 64, not 1"):
+        Identity("00", MODEL, min_batch=2, max_batch=64).check_batch(1)

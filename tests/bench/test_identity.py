@@ -11,7 +11,7 @@ from toolkit.errors import BadInput
 from toolkit.records import Artifact
 
 
-def test_an_artifact_is_named_by_its_file_and_a_model_by_its_weights(folders: Path) -> None:
+def test_identity_hashes_the_artifact_or_the_weights(folders: Path) -> None:
     model, artifact = identify(folders / "slim"), identify(folders / "slim-onnx")
     assert model.sha256 == hashing.sha256(folders / "slim" / "model.safetensors")
     assert artifact.sha256 == hashing.sha256(folders / "slim-onnx" / "model.onnx")
@@ -19,17 +19,17 @@ def test_an_artifact_is_named_by_its_file_and_a_model_by_its_weights(folders: Pa
     assert model.model.image_size == 32
 
 
-def test_another_folder_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_record_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="neither"):
         identify(tmp_path)
 
 
-def test_an_engine_takes_the_batches_of_its_profile(folders: Path, tmp_path: Path) -> None:
+def test_an_engine_supports_the_batch_sizes_of_its_profile(folders: Path, tmp_path: Path) -> None:
     artifact = records.load(Artifact, folders / "slim-onnx" / "artifact.json")
     engine = replace(artifact, options={"least_batch": 2, "largest_batch": 8})
     records.save(engine, tmp_path / "artifact.json")
     for size in (2, 8):
         identify(tmp_path).check_batch(size)
     for size in (1, 9):
-        with pytest.raises(BadInput, match=f"takes 2 to 8 images a call, not {size}"):
+        with pytest.raises(BadInput, match=f"supports batch sizes 2 to 8, not {size}"):
             identify(tmp_path).check_batch(size)

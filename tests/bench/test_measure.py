@@ -1,4 +1,4 @@
-"""The clock: what it calls, in real onnxruntime sessions, and what it reads, where time passes as we say."""
+"""Call order with real onnxruntime sessions, and durations with a fake clock."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 
 from toolkit.bench import measure
-from toolkit.bench.measure import Load, interleaved, opened, order
+from toolkit.bench.measure import StopCondition, order, time_interleaved, timed_open
 from toolkit.bench.runtimes import Session, runtime
 from toolkit.errors import InvalidMeasurement
 
 IMAGES = np.random.default_rng(0).standard_normal((2, 3, 32, 32), dtype=np.float32)
-SHORT = Load(seconds=0.0, samples=8, warmup_seconds=0.0, warmup_samples=2)
+SHORT = StopCondition(seconds=0.0, samples=8, warmup_seconds=0.0, warmup_samples=2)
 
 
 class Recorded:
-    """A real session that also writes down who ran, and whether the garbage collector was on."""
+    """A real session that records its calls and whether the garbage collector was enabled."""
 
     def __init__(self, name: str, session: Session, calls: list[tuple[str, bool]]) -> None:
         self.name, self.session, self.calls = name, session, calls
@@ -53,41 +53,41 @@ def test_two_subjects_run_ab_ba_ba_ab() -> None:
 
 
 @pytest.mark.parametrize("names", ["A", "AB", "ABC", "ABCD"])
-def test_every_subject_is_equally_often_at_every_place(names: str) -> None:
-    places = Counter(
-        (name, place) for round_ in range(2 * len(names)) for place, name in enumerate(order(names, round_))
+def test_every_subject_is_equally_often_at_every_position(names: str) -> None:
+    positions = Counter(
+        (name, position) for round_ in range(2 * len(names)) for position, name in enumerate(order(names, round_))
     )
-    assert len(places) == len(names) ** 2
-    assert set(places.values()) == {2}
+    assert len(positions) == len(names) ** 2
+    assert set(positions.values()) == {2}
 
 
-def test_each_round_runs_every_subject_once_in_the_given_order(sessions: dict[str, Session]) -> None:
+def test_each_round_runs_every_subject_once_in_order(sessions: dict[str, Session]) -> None:
     calls: list[tuple[str, bool]] = []
     recorded = {name: Recorded(name, session, calls) for name, session in sessions.items()}
-    taken = interleaved(recorded, IMAGES, SHORT)
+    samples = time_interleaved(recorded, IMAGES, SHORT)
     names = [name for name, _ in calls]
     assert names[:4] == ["dense", "slim", "slim", "dense"]  # warm-up, two calls each
     assert names[4:] == [name for round_ in range(8) for name in order(["dense", "slim"], round_)]
-    assert {name: (len(found.warmup_ms), len(found.latency_ms)) for name, found in taken.items()} == {
+    assert {name: (len(result.warmup_ms), len(result.latency_ms)) for name, result in samples.items()} == {
         "dense": (2, 8),
         "slim": (2, 8),
     }
-    assert all(value > 0 for found in taken.values() for value in found.latency_ms + found.warmup_ms)
+    assert all(value > 0 for result in samples.values() for value in result.latency_ms + result.warmup_ms)
 
 
-def test_the_garbage_collector_rests_and_comes_back(sessions: dict[str, Session]) -> None:
+def test_the_garbage_collector_is_disabled_while_measuring(sessions: dict[str, Session]) -> None:
     calls: list[tuple[str, bool]] = []
     assert gc.isenabled()
-    interleaved({"slim": Recorded("slim", sessions["slim"], calls)}, IMAGES, SHORT)
+    time_interleaved({"slim": Recorded("slim", sessions["slim"], calls)}, IMAGES, SHORT)
     assert not any(enabled for _, enabled in calls)
     assert gc.isenabled()
     with pytest.raises(Exception, match="images"):  # onnxruntime refuses images of the wrong size
-        interleaved(sessions, IMAGES[:, :, :8, :8], SHORT)
+        time_interleaved(sessions, IMAGES[:, :, :8, :8], SHORT)
     assert gc.isenabled()
 
 
-class Clock:
-    """Stands still but for what subjects say that they take; put in the place of the real one."""
+class FakeClock:
+    """A clock that replaces the real one and advances only by the durations of its subjects."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ns = 0
@@ -105,34 +105,34 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    return FakeClock(monkeypatch)
 
 
-def test_time_and_count_must_both_be_reached(clock: Clock) -> None:
+def test_duration_and_count_must_both_be_reached(clock: FakeClock) -> None:
     subjects = {"dense": clock.subject(5), "slim": clock.subject(2)}
-    by_count = interleaved(subjects, IMAGES, SHORT)
+    by_count = time_interleaved(subjects, IMAGES, SHORT)
     assert len(by_count["slim"].latency_ms) == len(by_count["dense"].latency_ms) == 8
-    load = Load(seconds=0.3, samples=1, warmup_seconds=0.1, warmup_samples=1)
-    by_time = interleaved(subjects, IMAGES, load)
-    assert [len(by_time[name].latency_ms) for name in subjects] == [43, 43], "of 7 ms each to 300"
+    stop = StopCondition(seconds=0.3, samples=1, warmup_seconds=0.1, warmup_samples=1)
+    by_time = time_interleaved(subjects, IMAGES, stop)
+    assert [len(by_time[name].latency_ms) for name in subjects] == [43, 43], "300 ms in rounds of 7 ms"
     assert [len(by_time[name].warmup_ms) for name in subjects] == [15, 15]
 
 
-def test_a_call_takes_what_passes_while_it_runs(clock: Clock) -> None:
-    taken = interleaved({"dense": clock.subject(5), "slim": clock.subject(2)}, IMAGES, SHORT)
-    assert taken["dense"].latency_ms == (5.0,) * 8
-    assert taken["slim"].latency_ms == (2.0,) * 8
+def test_latency_is_the_time_that_passes_during_a_call(clock: FakeClock) -> None:
+    samples = time_interleaved({"dense": clock.subject(5), "slim": clock.subject(2)}, IMAGES, SHORT)
+    assert samples["dense"].latency_ms == (5.0,) * 8
+    assert samples["slim"].latency_ms == (2.0,) * 8
 
 
-def test_opening_is_timed(clock: Clock) -> None:
+def test_opening_is_timed(clock: FakeClock) -> None:
     def opening() -> Session:
         clock.ns += 70_000_000
         return clock.subject(1)
 
-    assert opened(opening)[1] == 70.0
+    assert timed_open(opening)[1] == 70.0
 
 
 def test_nothing_to_measure_is_an_error() -> None:
     with pytest.raises(InvalidMeasurement):
-        interleaved({}, IMAGES, SHORT)
+        time_interleaved({}, IMAGES, SHORT)

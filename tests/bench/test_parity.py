@@ -1,4 +1,4 @@
-"""Parity on literal small cases, and predictions of real sessions."""
+"""Parity of small literal cases, and predictions of real sessions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from toolkit import records
 from toolkit.bench.identity import identify
-from toolkit.bench.parity import Answers, Pair, compare, images_needed, predict, side_by_side, verdict, worst
+from toolkit.bench.parity import DomainPredictions, Pair, by_domain, compare, images_needed, predict, verdict, worst
 from toolkit.bench.runtimes import runtime
 from toolkit.bench.statistics import Estimate
 from toolkit.errors import CheckFailed
@@ -21,34 +21,34 @@ PAIRS = (Pair("dense", "slim", judged=False), Pair("slim", "onnx-fp32", judged=T
 LABELS = (0, 1, 2, 0, 1, 2, 0, 1, 2, 0)
 
 
-def alike(labels: tuple[int, ...] = LABELS) -> Answers:
-    return Answers(labels, dict.fromkeys(SIDES, labels))
+def all_correct(labels: tuple[int, ...] = LABELS) -> DomainPredictions:
+    return DomainPredictions(labels, dict.fromkeys(SIDES, labels))
 
 
-def test_sides_are_put_side_by_side() -> None:
-    seen = {
+def test_predictions_are_regrouped_by_domain() -> None:
+    predictions = {
         "slim": {"ink": ((0, 1), (0, 0)), "oil": ((2,), (2,))},
         "onnx": {"ink": ((0, 1), (1, 1)), "oil": ((2,), (0,))},
     }
-    assert side_by_side(seen) == {
-        "ink": Answers((0, 1), {"slim": (0, 0), "onnx": (1, 1)}),
-        "oil": Answers((2,), {"slim": (2,), "onnx": (0,)}),
+    assert by_domain(predictions) == {
+        "ink": DomainPredictions((0, 1), {"slim": (0, 0), "onnx": (1, 1)}),
+        "oil": DomainPredictions((2,), {"slim": (2,), "onnx": (0,)}),
     }
 
 
 def test_one_domain_by_hand() -> None:
     dense = (0, 1, 2, 0, 1, 2, 0, 1, 2, 1)  # 9 of 10
     slim = (0, 1, 2, 0, 1, 2, 0, 0, 0, 0)  # 8 of 10: gains the last, loses two
-    exported = (0, 1, 2, 0, 1, 2, 0, 0, 1, 0)  # 8 of 10: as slim, but wrong in another way once
-    answers = Answers(LABELS, {"dense": dense, "slim": slim, "onnx-fp32": exported})
-    report = compare({"sketch": answers}, SIDES, PAIRS, margin=0.01, held_out="sketch")
+    exported = (0, 1, 2, 0, 1, 2, 0, 0, 1, 0)  # 8 of 10: like slim, with one different mistake
+    images = DomainPredictions(LABELS, {"dense": dense, "slim": slim, "onnx-fp32": exported})
+    report = compare({"sketch": images}, SIDES, PAIRS, margin=0.01, held_out="sketch")
     (domain,) = report.domains
     assert domain.held_out
     assert domain.accuracy == {"dense": 0.9, "slim": 0.8, "onnx-fp32": 0.8}
-    shown, judged = domain.comparisons
-    assert (shown.reference, shown.candidate, shown.verdict) == ("dense", "slim", None)
-    assert shown.difference == pytest.approx(-0.1)
-    assert shown.agreement == pytest.approx(0.7)
+    reported, judged = domain.comparisons
+    assert (reported.reference, reported.candidate, reported.verdict) == ("dense", "slim", None)
+    assert reported.difference == pytest.approx(-0.1)
+    assert reported.agreement == pytest.approx(0.7)
     assert judged.agreement == pytest.approx(0.9)
     assert judged.difference == 0.0
     assert judged.verdict == "undecided"
@@ -57,23 +57,27 @@ def test_one_domain_by_hand() -> None:
 
 
 def test_enough_images_without_a_difference_pass() -> None:
-    report = compare({"art": alike(LABELS * 20)}, SIDES, PAIRS, margin=0.01, held_out=None)
+    report = compare({"art": all_correct(LABELS * 20)}, SIDES, PAIRS, margin=0.01, held_out=None)
     assert report.verdict == "pass"
     assert not report.domains[0].held_out
     assert report.sides == SIDES
 
 
 def test_the_worst_domain_decides() -> None:
-    broken = {**alike(LABELS * 20).predictions, "onnx-fp32": LABELS * 19 + (1, 1, 1, 1, 0, 1, 1, 0, 1, 1)}
-    domains = {"art": alike(LABELS * 20), "photo": Answers(LABELS * 20, broken), "sketch": alike()}
+    broken = {**all_correct(LABELS * 20).predictions, "onnx-fp32": LABELS * 19 + (1, 1, 1, 1, 0, 1, 1, 0, 1, 1)}
+    domains = {
+        "art": all_correct(LABELS * 20),
+        "photo": DomainPredictions(LABELS * 20, broken),
+        "sketch": all_correct(),
+    }
     report = compare(domains, SIDES, PAIRS, margin=0.01, held_out="sketch")
     assert [domain.comparisons[1].verdict for domain in report.domains] == ["pass", "fail", "undecided"]
     assert [domain.held_out for domain in report.domains] == [False, False, True]
     assert report.verdict == "fail"
 
 
-def test_a_report_survives_its_file(tmp_path: Path) -> None:
-    report = compare({"art": alike()}, SIDES, PAIRS, margin=0.01, held_out=None)
+def test_a_report_survives_serialisation(tmp_path: Path) -> None:
+    report = compare({"art": all_correct()}, SIDES, PAIRS, margin=0.01, held_out=None)
     records.save(report, tmp_path / "parity.json")
     assert records.load(ParityReport, tmp_path / "parity.json") == report
 
@@ -99,28 +103,33 @@ def test_severity() -> None:
 
 
 @pytest.mark.parametrize(
-    ("domains", "pairs", "held_out", "said"),
+    ("domains", "pairs", "held_out", "message"),
     [
         ({}, PAIRS, None, "no domain"),
-        ({"art": alike(())}, PAIRS, None, "no images"),
-        ({"art": alike()}, PAIRS[:1], None, "to judge"),
-        ({"art": alike()}, (), None, "to judge"),
-        ({"art": alike()}, PAIRS, "sketch", "held-out"),
-        ({"art": alike()}, (Pair("slim", "trt-fp16", judged=True),), None, "trt-fp16"),
-        ({"art": Answers(LABELS, {"dense": LABELS, "slim": LABELS})}, PAIRS, None, "expected are"),
-        ({"art": Answers(LABELS, dict.fromkeys(SIDES, LABELS[:-1]))}, PAIRS, None, "9 predictions for 10"),
+        ({"art": all_correct(())}, PAIRS, None, "no images"),
+        ({"art": all_correct()}, PAIRS[:1], None, "no exported model"),
+        ({"art": all_correct()}, (), None, "no exported model"),
+        ({"art": all_correct()}, PAIRS, "sketch", "held-out"),
+        ({"art": all_correct()}, (Pair("slim", "trt-fp16", judged=True),), None, "trt-fp16"),
+        (
+            {"art": DomainPredictions(LABELS, {"dense": LABELS, "slim": LABELS})},
+            PAIRS,
+            None,
+            "expected dense, slim, onnx-fp32",
+        ),
+        ({"art": DomainPredictions(LABELS, dict.fromkeys(SIDES, LABELS[:-1]))}, PAIRS, None, "9 predictions for 10"),
     ],
 )
 def test_a_vacuous_comparison_is_an_error(
-    domains: dict[str, Answers], pairs: tuple[Pair, ...], held_out: str | None, said: str
+    domains: dict[str, DomainPredictions], pairs: tuple[Pair, ...], held_out: str | None, message: str
 ) -> None:
-    with pytest.raises(CheckFailed, match=said):
+    with pytest.raises(CheckFailed, match=message):
         compare(domains, SIDES, pairs, margin=0.01, held_out=held_out)
 
 
 def test_predictions_of_torch_and_onnxruntime_agree(folders: Path) -> None:
-    generator = torch.Generator().manual_seed(0)
-    batches = [(torch.randn(size, 3, 32, 32, generator=generator), torch.arange(size) % 3) for size in (8, 8, 4)]
+    rng = torch.Generator().manual_seed(0)
+    batches = [(torch.randn(size, 3, 32, 32, generator=rng), torch.arange(size) % 3) for size in (8, 8, 4)]
     predictions: dict[str, tuple[int, ...]] = {}
     for name, folder, side in (("torch", "slim", "slim"), ("onnxruntime", "slim-onnx", "onnx-fp32")):
         with runtime(name).open(folders / folder, threads=1) as session:
@@ -130,17 +139,17 @@ def test_predictions_of_torch_and_onnxruntime_agree(folders: Path) -> None:
     assert labels == (*range(3), *range(3), 0, 1) * 2 + (0, 1, 2, 0)
     assert len(set(predictions["slim"])) > 1
     sides = {"slim": identify(folders / "slim").sha256, "onnx-fp32": identify(folders / "slim-onnx").sha256}
-    report = compare({"noise": Answers(labels, predictions)}, sides, PAIRS[1:], margin=0.01, held_out=None)
+    report = compare({"noise": DomainPredictions(labels, predictions)}, sides, PAIRS[1:], margin=0.01, held_out=None)
     assert report.domains[0].comparisons[0].agreement == 1.0
 
 
-def test_predictions_that_say_nothing_are_errors(folders: Path) -> None:
+def test_unusable_predictions_are_errors(folders: Path) -> None:
     images = np.zeros((2, 3, 32, 32), dtype=np.float32)
     identity = identify(folders / "slim")
     with runtime("torch").open(folders / "slim", threads=1) as session:
         with pytest.raises(CheckFailed, match="no images"):
             predict(session, [], identity)
-        with pytest.raises(CheckFailed, match="3 images gave logits"):
+        with pytest.raises(CheckFailed, match="3 images have logits"):
             predict(session, [(images, (0, 1, 2))], identity)
         with pytest.raises(CheckFailed, match="not finite"):
             predict(session, [(images * np.float32("nan"), (0, 1))], identity)

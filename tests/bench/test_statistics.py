@@ -28,7 +28,7 @@ def test_percentiles_of_a_hundred_and_one_numbers_are_their_ranks() -> None:
     assert percentiles(samples, (0, 50, 90, 99, 100)) == (0, 50, 90, 99, 100)
 
 
-def test_percentiles_lie_linearly_between_samples() -> None:
+def test_percentiles_are_interpolated_linearly() -> None:
     assert percentiles((10.0, 20.0), (25, 50)) == (12.5, 15.0)
 
 
@@ -39,7 +39,7 @@ def test_coefficient_of_variation_by_hand() -> None:
 
 def test_drift_by_hand() -> None:
     assert drift((1.0, 2.0, 3.0, 3.0, 4.0, 5.0)) == pytest.approx(1.0)  # medians 2 and 4
-    assert drift((2.0, 2.0, 9.0, 2.0, 2.0, 2.0)) == 0.0  # an outlier is no drift
+    assert drift((2.0, 2.0, 9.0, 2.0, 2.0, 2.0)) == 0.0  # an outlier is not drift
     assert drift((4.0, 3.0)) == pytest.approx(-0.25)
 
 
@@ -53,26 +53,26 @@ def test_median_interval_lies_between_the_order_statistics_of_the_binomial(count
     assert value == float(np.median(samples))
 
 
-def test_ratio_is_exact_where_every_pair_has_it() -> None:
-    """The candidate always takes a third: pairing sees it, however noisy the machine. Unpaired resampling would not."""
+def test_ratio_is_exact_if_all_pairs_have_the_same_ratio() -> None:
+    """Every pair has ratio 3, however noisy the machine; unpaired resampling would give a wide interval."""
     reference = [random.Random(seed).uniform(1, 10) for seed in range(40)]
     assert ratio_of_medians(reference, [value / 3 for value in reference]) == pytest.approx((3.0, 3.0, 3.0))
     assert ratio_of_medians(reference, reference) == (1.0, 1.0, 1.0)
 
 
 def test_ratio_agrees_with_a_bootstrap_written_as_a_loop() -> None:
-    draw = np.random.default_rng(3)
-    reference, candidate = draw.lognormal(1.0, 0.2, 60), draw.lognormal(0.5, 0.3, 60)
+    rng = np.random.default_rng(3)
+    reference, candidate = rng.lognormal(1.0, 0.2, 60), rng.lognormal(0.5, 0.3, 60)
     ratios = []
     for _ in range(20_000):
-        rows = draw.integers(0, 60, 60)
+        rows = rng.integers(0, 60, 60)
         ratios.append(np.median(reference[rows]) / np.median(candidate[rows]))
     value, low, high = ratio_of_medians(tuple(reference), tuple(candidate))
     assert value == pytest.approx(np.median(reference) / np.median(candidate))
     assert (low, high) == pytest.approx(np.percentile(ratios, (2.5, 97.5)), rel=0.02)
 
 
-def test_ratio_is_the_same_every_time() -> None:
+def test_ratio_is_deterministic() -> None:
     reference, candidate = tuple(range(10, 40)), tuple(range(20, 50))
     assert ratio_of_medians(reference, candidate) == ratio_of_medians(reference, candidate)
 
@@ -88,7 +88,7 @@ def test_paired_interval_of_a_published_table() -> None:
     assert high == pytest.approx(-0.03995 + 1.95996 * 0.009558, abs=2e-6)
 
 
-def test_paired_interval_without_a_single_difference_is_not_of_width_zero() -> None:
+def test_paired_interval_has_a_width_without_discordant_images() -> None:
     value, low, high = paired_difference_interval(0, 0, 98)
     assert value == 0.0
     assert (low, high) == pytest.approx((-1.959964 / 100, 1.959964 / 100))
@@ -101,8 +101,8 @@ def test_paired_interval_stays_within_one() -> None:
 
 @pytest.mark.parametrize(("gain", "loss"), [(0.01, 0.01), (0.02, 0.10), (0.2, 0.2), (0.3, 0.05), (0.0, 0.02)])
 @pytest.mark.parametrize("images", [20, 40])
-def test_paired_interval_holds_the_truth_often_enough(images: int, gain: float, loss: float) -> None:
-    """Exact coverage: every table that can come up, weighted by its probability."""
+def test_paired_interval_covers_the_true_difference(images: int, gain: float, loss: float) -> None:
+    """Exact coverage: every possible table, weighted by its probability."""
     tables = [(g, lost) for g, lost in itertools.product(range(images + 1), repeat=2) if g + lost <= images]
     chances = multinomial.pmf(
         [(g, lost, images - g - lost) for g, lost in tables], images, (gain, loss, 1 - gain - loss)
@@ -116,9 +116,9 @@ def test_paired_interval_holds_the_truth_often_enough(images: int, gain: float, 
 
 
 def test_paired_interval_of_a_simulated_pair_of_models() -> None:
-    draw = np.random.default_rng(5)
+    rng = np.random.default_rng(5)
     hits, repeats, images = 0, 2000, 300
-    for gained, lost, _ in draw.multinomial(images, (0.03, 0.05, 0.92), repeats):
+    for gained, lost, _ in rng.multinomial(images, (0.03, 0.05, 0.92), repeats):
         _, low, high = paired_difference_interval(int(gained), int(lost), images)
         hits += low <= -0.02 <= high
     assert 0.935 <= hits / repeats <= 0.975
@@ -132,19 +132,19 @@ def test_images_needed_without_differences_by_hand() -> None:
 @pytest.mark.parametrize(
     ("gained", "lost", "images", "margin"), [(2, 3, 200, 0.01), (5, 1, 90, 0.02), (0, 0, 500, 0.01)]
 )
-def test_images_needed_is_the_first_number_that_is_enough(gained: int, lost: int, images: int, margin: float) -> None:
+def test_images_needed_is_the_smallest_sufficient_number(gained: int, lost: int, images: int, margin: float) -> None:
     needed = images_needed(gained, lost, images, margin)
     assert needed is not None
-    shares = gained / images, lost / images
-    assert paired_difference_interval(shares[0] * needed, shares[1] * needed, needed).low >= -margin
+    rates = gained / images, lost / images
+    assert paired_difference_interval(rates[0] * needed, rates[1] * needed, needed).low >= -margin
     fewer = needed - 1
-    assert paired_difference_interval(shares[0] * fewer, shares[1] * fewer, fewer).low < -margin
+    assert paired_difference_interval(rates[0] * fewer, rates[1] * fewer, fewer).low < -margin
 
 
-def test_no_number_of_images_helps_a_difference_at_the_margin() -> None:
+def test_no_number_of_images_decides_a_difference_at_the_margin() -> None:
     assert images_needed(0, 3, 300, margin=0.01) is None
     assert images_needed(0, 9, 300, margin=0.01) is None
-    assert images_needed(0, 3, 300, margin=0.01 + 1e-12) is None  # decided by no number anybody has
+    assert images_needed(0, 3, 300, margin=0.01 + 1e-12) is None  # needs more than MAX_IMAGES
 
 
 @pytest.mark.parametrize(
@@ -166,11 +166,11 @@ def test_too_few_samples_are_an_error(vacuous: object) -> None:
         vacuous()
 
 
-def test_a_table_that_does_not_fit_is_our_own_mistake() -> None:
+def test_an_impossible_table_is_a_programming_error() -> None:
     with pytest.raises(ValueError, match="do not fit"):
         paired_difference_interval(6, 5, 10)
 
 
-def test_the_smallest_sample_with_a_median_interval_is_the_constant() -> None:
-    """Between the extremes lies the median with chance 1 - 2 * 0.5 ** n."""
-    assert 1 - 2 * 0.5**statistics.MEDIAN_NEEDS >= 0.95 > 1 - 2 * 0.5 ** (statistics.MEDIAN_NEEDS - 1)
+def test_the_minimum_sample_count_of_the_median_interval() -> None:
+    """The extremes of n samples enclose the median with probability 1 - 2 * 0.5 ** n."""
+    assert 1 - 2 * 0.5**statistics.MIN_MEDIAN_SAMPLES >= 0.95 > 1 - 2 * 0.5 ** (statistics.MIN_MEDIAN_SAMPLES - 1)

@@ -1,4 +1,4 @@
-"""Small data sets and models for the tests of domain generalisation."""
+"""Small datasets and models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from toolkit import recipe
 from toolkit.dg.domains import Domains, read_domains
-from toolkit.models.source import LoadedModel
+from toolkit.models.model import Model
 from toolkit.preprocessing import Preprocessing
 from toolkit.records import ModelInfo
 
@@ -22,16 +22,16 @@ MakeFolder = Callable[[Mapping[str, int]], Path]
 
 @pytest.fixture
 def make_folder(tmp_path: Path) -> MakeFolder:
-    """Writes a folder from {"DOMAIN/CLASS": number of images}; the class's first letter decides the colour."""
+    """Function that writes a folder from {"DOMAIN/CLASS": number of images}; colours depend on the class."""
 
     def make(content: Mapping[str, int]) -> Path:
         root = tmp_path / "images"
-        for place, count in content.items():
-            (root / place).mkdir(parents=True)
+        for folder, count in content.items():
+            (root / folder).mkdir(parents=True)
             for index in range(count):
-                grey = np.random.default_rng([index, len(place)]).integers(0, 80, (12, 16, 3), dtype=np.uint8)
-                grey[..., ord(place.split("/")[-1][0]) % 3] += 150
-                Pillow.fromarray(grey).save(root / place / f"{index:02d}.png")
+                pixels = np.random.default_rng([index, len(folder)]).integers(0, 80, (12, 16, 3), dtype=np.uint8)
+                pixels[..., ord(folder.split("/")[-1][0]) % 3] += 150
+                Pillow.fromarray(pixels).save(root / folder / f"{index:02d}.png")
         return root
 
     return make
@@ -39,7 +39,7 @@ def make_folder(tmp_path: Path) -> MakeFolder:
 
 @pytest.fixture
 def three_domains(make_folder: MakeFolder) -> Domains:
-    """art, photo and sketch with 10 images of a and of b each; sketch is held out."""
+    """art, photo and sketch with 10 images each of the classes a and b; sketch is held out."""
     root = make_folder({f"{domain}/{label}": 10 for domain in ("art", "photo", "sketch") for label in "ab"})
     return read_domains(recipe.Data(path=str(root), hold_out="sketch"), seed=0)
 
@@ -65,15 +65,15 @@ def info_of(size: int) -> ModelInfo:
 
 
 @pytest.fixture
-def make_model(tiny_info: ModelInfo) -> Callable[[], LoadedModel]:
-    """A classifier with dropout, so that training draws random numbers; always the same weights."""
+def make_model(tiny_info: ModelInfo) -> Callable[[], Model]:
+    """Function that makes a classifier with fixed initial weights; its dropout draws random numbers."""
 
-    def make() -> LoadedModel:
+    def make() -> Model:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(3)
             module = nn.Sequential(
                 nn.Flatten(), nn.Linear(3 * 8 * 8, 16), nn.ReLU(), nn.Dropout(0.3), nn.LayerNorm(16), nn.Linear(16, 2)
             )
-        return LoadedModel(module, tiny_info)
+        return Model(module, tiny_info)
 
     return make

@@ -20,7 +20,7 @@ from toolkit.records import ModelInfo
 
 
 class Deadly(Image):
-    """Kills the process that decodes it, as a lack of memory does."""
+    """An image that kills the process that decodes it, as the out-of-memory killer does."""
 
     def decode(self) -> Pillow.Image:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -30,59 +30,59 @@ class Deadly(Image):
 SETTINGS = recipe.Train(batch_size=8)
 
 
-def training(domains: Domains, info: ModelInfo, seed: int = 0, workers: int = 0) -> TrainingBatches:
+def training_batches(domains: Domains, info: ModelInfo, seed: int = 0, workers: int = 0) -> TrainingBatches:
     return TrainingBatches(domains.training_images(), info, SETTINGS, seed, workers)
 
 
 def test_a_step_has_one_batch_of_every_source_domain(three_domains: Domains, tiny_info: ModelInfo) -> None:
-    steps = list(training(three_domains, tiny_info).steps(0, 3))
+    steps = list(training_batches(three_domains, tiny_info).steps(0, 3))
     assert len(steps) == 3
     for batches in steps:
         assert [tuple(batch.images.shape) for batch in batches] == [(4, 3, 8, 8), (4, 3, 8, 8)]
         assert [batch.labels.dtype for batch in batches] == [torch.int64, torch.int64]
 
 
-def test_a_domain_is_used_up_before_it_comes_again(three_domains: Domains, tiny_info: ModelInfo) -> None:
-    batches = training(three_domains, tiny_info)
+def test_all_images_of_a_domain_are_drawn_before_any_repeats(three_domains: Domains, tiny_info: ModelInfo) -> None:
+    batches = training_batches(three_domains, tiny_info)
     for start in (0, 16, 32):
-        assert sorted(index for _, index in batches._places(0, start, start + 16)) == list(range(16))
-    assert batches._places(0, 0, 16) != batches._places(0, 16, 32)
+        assert sorted(index for _, index in batches._draws(0, start, start + 16)) == list(range(16))
+    assert batches._draws(0, 0, 16) != batches._draws(0, 16, 32)
 
 
-def test_batches_follow_from_seed_and_step_alone(three_domains: Domains, tiny_info: ModelInfo) -> None:
-    whole = list(training(three_domains, tiny_info).steps(0, 6))
+def test_batches_depend_on_seed_and_step_only(three_domains: Domains, tiny_info: ModelInfo) -> None:
+    whole = list(training_batches(three_domains, tiny_info).steps(0, 6))
     torch.rand(3)
-    resumed = list(training(three_domains, tiny_info, workers=1).steps(4, 6))
-    for expected, found in zip(whole[4:], resumed, strict=True):
-        for one, other in zip(expected, found, strict=True):
+    resumed = list(training_batches(three_domains, tiny_info, workers=1).steps(4, 6))
+    for expected, actual in zip(whole[4:], resumed, strict=True):
+        for one, other in zip(expected, actual, strict=True):
             assert torch.equal(one.images, other.images)
             assert torch.equal(one.labels, other.labels)
-    other_seed = next(training(three_domains, tiny_info, seed=1).steps(0, 1))
+    other_seed = next(training_batches(three_domains, tiny_info, seed=1).steps(0, 1))
     assert not torch.equal(other_seed[0].images, whole[0][0].images)
 
 
-def test_an_image_is_augmented_anew_each_time(three_domains: Domains, tiny_info: ModelInfo) -> None:
+def test_an_image_is_augmented_differently_each_time(three_domains: Domains, tiny_info: ModelInfo) -> None:
     only = {"art": three_domains.training_images()["art"][:1]}
     first, second = TrainingBatches(only, tiny_info, recipe.Train(batch_size=1), 0, 0).steps(0, 2)
     assert not torch.equal(first[0].images, second[0].images)
 
 
-def test_the_caller_s_random_numbers_are_left_alone(three_domains: Domains, tiny_info: ModelInfo) -> None:
+def test_the_caller_s_random_state_is_not_changed(three_domains: Domains, tiny_info: ModelInfo) -> None:
     random.seed(1)
     torch.manual_seed(1)
     expected = random.random(), torch.rand(1).item()
     random.seed(1)
     torch.manual_seed(1)
-    assert len(list(training(three_domains, tiny_info).steps(0, 2))) == 2
+    assert len(list(training_batches(three_domains, tiny_info).steps(0, 2))) == 2
     assert (random.random(), torch.rand(1).item()) == expected
 
 
-@pytest.mark.parametrize(("size", "domains", "each"), [(32, 3, 11), (32, 4, 8), (1, 3, 1), (33, 1, 33)])
-def test_a_batch_is_split_equally(size: int, domains: int, each: int) -> None:
-    assert images_per_domain(recipe.Train(batch_size=size), domains) == each
+@pytest.mark.parametrize(("size", "domains", "expected"), [(32, 3, 11), (32, 4, 8), (1, 3, 1), (33, 1, 33)])
+def test_a_batch_is_divided_equally_among_domains(size: int, domains: int, expected: int) -> None:
+    assert images_per_domain(recipe.Train(batch_size=size), domains) == expected
 
 
-def test_evaluation_sees_every_image_once_in_order_and_whole(three_domains: Domains, tiny_info: ModelInfo) -> None:
+def test_evaluation_uses_every_image_once_in_order_and_uncropped(three_domains: Domains, tiny_info: ModelInfo) -> None:
     images = three_domains.domains[0].images
     batches = list(evaluation_batches(images, tiny_info, batch_size=8))
     assert [len(labels) for _, labels in batches] == [8, 8, 4]
@@ -94,56 +94,56 @@ def test_evaluation_sees_every_image_once_in_order_and_whole(three_domains: Doma
     np.testing.assert_allclose(pixels[0].transpose(1, 2, 0), (squashed - 0.5) / 0.5, atol=0.02)
 
 
-def test_evaluation_uses_the_model_s_mean_and_size(tiny_info: ModelInfo) -> None:
+def test_evaluation_uses_the_model_s_preprocessing(tiny_info: ModelInfo) -> None:
     white = Image("white", "white", 0, np.full((5, 9, 3), 255, dtype=np.uint8))
-    prepared = replace(tiny_info.preprocessing, mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 0.25))
-    info = replace(tiny_info, image_size=16, preprocessing=prepared)
+    preprocessing = replace(tiny_info.preprocessing, mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 0.25))
+    info = replace(tiny_info, image_size=16, preprocessing=preprocessing)
     ((pixels, _),) = evaluation_batches([white], info, 4)
     assert pixels.shape == (1, 3, 16, 16)
     assert [float(channel.mean()) for channel in pixels[0]] == [1.0, 1.0, 0.0]
 
 
-def test_nothing_to_evaluate_is_an_error(tiny_info: ModelInfo) -> None:
+def test_no_images_to_evaluate_is_an_error(tiny_info: ModelInfo) -> None:
     with pytest.raises(DataError, match="no images"):
         next(evaluation_batches([], tiny_info, 4))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_vanishes_is_named(three_domains: Domains, tiny_info: ModelInfo, workers: int) -> None:
-    lost = three_domains.training_images()["art"][0]
-    assert isinstance(lost.source, Path)
-    lost.source.unlink()
+def test_an_image_that_was_deleted_is_named(three_domains: Domains, tiny_info: ModelInfo, workers: int) -> None:
+    deleted = three_domains.training_images()["art"][0]
+    assert isinstance(deleted.source, Path)
+    deleted.source.unlink()
     for batches in (
-        training(three_domains, tiny_info, workers=workers).steps(0, 4),
-        evaluation_batches([lost], tiny_info, 1, workers),
+        training_batches(three_domains, tiny_info, workers=workers).steps(0, 4),
+        evaluation_batches([deleted], tiny_info, 1, workers),
     ):
         with pytest.raises(DataError) as raised:
             list(batches)
-        assert raised.value.message == f"{lost.name} cannot be read: no longer there"
+        assert raised.value.message == f"{deleted.name} cannot be read: no longer exists"
         assert "run the command again" in raised.value.hint
 
 
-def test_a_process_that_dies_is_said(three_domains: Domains, tiny_info: ModelInfo) -> None:
+def test_a_worker_process_that_dies_is_an_error(three_domains: Domains, tiny_info: ModelInfo) -> None:
     image = three_domains.domains[0].images[0]
-    with pytest.raises(ToolkitError, match="a process that loads images was lost") as raised:
+    with pytest.raises(ToolkitError, match="a worker process that loads images died") as raised:
         list(evaluation_batches([Deadly("a", "a", 0, image.source)], tiny_info, 1, workers=1))
     assert "--workers 0" in raised.value.hint
 
 
-def test_calibration_takes_equal_parts_of_each_domain(three_domains: Domains, tiny_info: ModelInfo) -> None:
-    parts = {
+def test_calibration_draws_equally_from_all_domains(three_domains: Domains, tiny_info: ModelInfo) -> None:
+    images_by_domain = {
         name: [replace(image, label=index) for image in images]
         for index, (name, images) in enumerate(three_domains.training_images().items())
     }
-    batches = calibration_batches(parts, tiny_info, samples=10, batch_size=4, seed=0)
+    batches = calibration_batches(images_by_domain, tiny_info, samples=10, batch_size=4, seed=0)
     assert [len(batch.labels) for batch in batches] == [4, 4, 2]
     assert torch.cat([batch.labels for batch in batches]).tolist() == [0, 1] * 5
-    again = calibration_batches(parts, tiny_info, samples=10, batch_size=4, seed=0)
-    assert all(torch.equal(one.images, other.images) for one, other in zip(batches, again, strict=True))
-    another = calibration_batches(parts, tiny_info, samples=10, batch_size=4, seed=1)
-    assert not torch.equal(batches[0].images, another[0].images)
+    same = calibration_batches(images_by_domain, tiny_info, samples=10, batch_size=4, seed=0)
+    assert all(torch.equal(one.images, other.images) for one, other in zip(batches, same, strict=True))
+    other_seed = calibration_batches(images_by_domain, tiny_info, samples=10, batch_size=4, seed=1)
+    assert not torch.equal(batches[0].images, other_seed[0].images)
 
 
-def test_calibration_takes_all_where_there_are_too_few(three_domains: Domains, tiny_info: ModelInfo) -> None:
+def test_calibration_takes_all_images_if_there_are_too_few(three_domains: Domains, tiny_info: ModelInfo) -> None:
     batches = calibration_batches(three_domains.training_images(), tiny_info, 1000, 8, 0)
     assert sum(len(batch.labels) for batch in batches) == 32

@@ -26,7 +26,7 @@ def digits() -> Domains:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache folder, and three digits instead of all."""
+    """An empty cache folder; the dataset is reduced to three digits."""
     loaded = load_digits()
     few = Bunch(images=loaded.images[:3], target=loaded.target[:3])
     monkeypatch.setattr(sklearn.datasets, "load_digits", lambda: few)
@@ -35,9 +35,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def pixels(domains: Sequence[Domain]) -> str:
-    """Hash of all pictures."""
+    """Hash of the pixels of all images."""
     return hashlib.sha256(
-        b"".join(np.asarray(image.source).tobytes() for one in domains for image in one.images)
+        b"".join(np.asarray(image.source).tobytes() for domain in domains for image in domain.images)
     ).hexdigest()
 
 
@@ -54,31 +54,31 @@ def test_the_last_style_is_held_out_unless_another_is_named(digits: Domains) -> 
     assert read_domains(recipe.Data(path="digits", hold_out="ink"), 0).held_out == "ink"
 
 
-def test_a_digit_seen_in_one_style_is_evaluated_in_none(digits: Domains) -> None:
-    trained = {image.group for part in digits.training_images().values() for image in part}
+def test_a_digit_trained_on_in_one_style_is_not_evaluated_in_any(digits: Domains) -> None:
+    trained = {image.group for images in digits.training_images().values() for image in images}
     for images in digits.evaluation_images().values():
         assert 355 <= len(images) <= 365
         assert not trained & {image.group for image in images}
 
 
-def test_the_pictures_are_those_of_every_machine_and_version(digits: Domains) -> None:
-    """Accuracies on them can be compared."""
+def test_images_are_identical_on_all_machines_and_versions(digits: Domains) -> None:
+    """Accuracies on them are therefore comparable."""
     assert pixels(digits.domains) == "a515b3b3af8c7ee006490510645f6dd2b27c4ec7ab63dc28492bc417b1d80277"
 
 
-def test_styles_differ_as_they_are_named(digits: Domains) -> None:
+def test_styles_have_the_brightness_and_colour_of_their_names(digits: Domains) -> None:
     brightness, colourfulness = {}, {}
     for domain in digits.domains:
-        pictures = np.stack([np.asarray(image.source) for image in domain.images[:200]]) / 255.0
-        brightness[domain.name] = float(pictures.mean())
-        colourfulness[domain.name] = float(pictures.std(axis=-1).mean())
+        images = np.stack([np.asarray(image.source) for image in domain.images[:200]]) / 255.0
+        brightness[domain.name] = float(images.mean())
+        colourfulness[domain.name] = float(images.std(axis=-1).mean())
     assert brightness["colour"] < 0.4 < 0.65 < brightness["ink"] < brightness["outline"]
     assert colourfulness["outline"] < 0.01 < colourfulness["texture"] < colourfulness["colour"]
 
 
 @pytest.mark.parametrize("style", sorted(styles.STYLES))
-def test_the_stroke_can_be_seen(style: str) -> None:
-    """A bar drawn on half of the picture changes that half, whatever the random numbers."""
+def test_the_stroke_is_visible(style: str) -> None:
+    """A bar in one half of the image changes that half only, in every style."""
     bar = np.zeros((32, 32))
     bar[4:28, 6:11] = [0.5, 0.9, 1.0, 0.9, 0.5]
     changed = np.abs(styles.draw(style, bar, 5).astype(int) - styles.draw(style, np.zeros((32, 32)), 5)).max(axis=-1)
@@ -86,21 +86,19 @@ def test_the_stroke_can_be_seen(style: str) -> None:
     assert changed[:, 18:].max() == 0
 
 
-def test_they_are_drawn_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_digits_are_drawn_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     classes, drawn = draw_digits()
     assert [path.name for path in cache.iterdir()] == ["digits.bin"]
     monkeypatch.setattr(styles, "draw_all", None)
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    again, kept = draw_digits()
-    assert again == classes == ("0", "1", "2")
-    assert kept == drawn
-    assert pixels(kept) == pixels(drawn)
+    cached_classes, cached = draw_digits()
+    assert cached_classes == classes == ("0", "1", "2")
+    assert cached == drawn
+    assert pixels(cached) == pixels(drawn)
 
 
-@pytest.mark.parametrize("damage", ["cut short", "one bit", "empty", "another drawing code", "a folder"])
-def test_what_is_damaged_or_of_another_version_is_drawn_again(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, damage: str
-) -> None:
+@pytest.mark.parametrize("damage", ["truncated", "one bit", "empty", "another drawing code", "a folder"])
+def test_a_damaged_or_outdated_cache_is_replaced(cache: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
     _, drawn = draw_digits()
     file = cache / "digits.bin"
     whole = file.read_bytes()
@@ -110,16 +108,18 @@ def test_what_is_damaged_or_of_another_version_is_drawn_again(
         file.unlink()
         file.mkdir()
     else:
-        changed = {"cut short": whole[:-1], "one bit": whole[:-1] + bytes([whole[-1] ^ 1]), "empty": b""}
+        changed = {"truncated": whole[:-1], "one bit": whole[:-1] + bytes([whole[-1] ^ 1]), "empty": b""}
         file.write_bytes(changed[damage])
-    _, again = draw_digits()
-    assert pixels(again) == pixels(drawn)
-    assert [path.name for path in cache.iterdir()] == ["digits.bin"], "no drafts are left"
+    _, redrawn = draw_digits()
+    assert pixels(redrawn) == pixels(drawn)
+    assert [path.name for path in cache.iterdir()] == ["digits.bin"], "no temporary files remain"
     assert file.is_dir() or len(file.read_bytes()) == len(whole)
 
 
 @pytest.mark.parametrize("folder", ["a file", "no home"])
-def test_without_a_cache_they_are_drawn_every_time(cache: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+def test_without_a_cache_the_digits_are_drawn_every_time(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
     if folder == "a file":
         cache.write_text("not a folder")
     else:
@@ -142,7 +142,9 @@ def test_without_a_cache_they_are_drawn_every_time(cache: Path, monkeypatch: pyt
         ({}, "/home/someone/.cache/vit-toolkit"),
     ],
 )
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str) -> None:
+def test_location_of_the_cache_folder(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str
+) -> None:
     for name in ("VIT_TOOLKIT_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", "/home/someone")

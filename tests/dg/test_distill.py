@@ -22,9 +22,9 @@ def linear(seed: int) -> nn.Module:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
-def test_the_divergence_is_hinton_s_formula(temperature: float) -> None:
+def test_the_divergence_equals_hinton_s_formula(temperature: float) -> None:
     teacher, student = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0)).double()
-    p, q = (side.div(temperature).exp() for side in (teacher, student))
+    p, q = (logits.div(temperature).exp() for logits in (teacher, student))
     p, q = p / p.sum(1, keepdim=True), q / q.sum(1, keepdim=True)
     by_hand = temperature**2 * (p * (p / q).log()).sum() / 4
     torch.testing.assert_close(softened_divergence(teacher, student, temperature), by_hand)
@@ -33,13 +33,13 @@ def test_the_divergence_is_hinton_s_formula(temperature: float) -> None:
 def test_the_weight_mixes_objective_and_divergence() -> None:
     erm, student, teacher = objectives.build(recipe.Train()), linear(0), linear(1)
     plain, logits = erm(student, BATCHES)
-    taught = teacher(torch.cat([batch.images for batch in BATCHES]))
+    teacher_logits = teacher(torch.cat([batch.images for batch in BATCHES]))
     loss, same_logits = Distilled(erm, teacher, weight=0.3, temperature=2.0)(student, BATCHES)
-    torch.testing.assert_close(loss, 0.7 * plain + 0.3 * softened_divergence(taught, logits, 2.0))
+    torch.testing.assert_close(loss, 0.7 * plain + 0.3 * softened_divergence(teacher_logits, logits, 2.0))
     torch.testing.assert_close(same_logits, logits)
 
 
-def test_only_the_student_learns() -> None:
+def test_only_the_student_gets_gradients() -> None:
     student, teacher = linear(0), linear(1)
     loss, _ = Distilled(objectives.build(recipe.Train()), teacher, 1.0, 2.0)(student, BATCHES)
     loss.backward()
@@ -47,7 +47,7 @@ def test_only_the_student_learns() -> None:
     assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in student.parameters())
 
 
-def test_a_student_equal_to_its_teacher_has_nothing_to_learn() -> None:
+def test_the_divergence_of_a_student_equal_to_its_teacher_is_zero() -> None:
     teacher = nn.Sequential(nn.Dropout(0.5), linear(0)).train()
     loss, _ = Distilled(objectives.build(recipe.Train()), teacher, 1.0, 2.0)(teacher[1], BATCHES)
     assert loss.item() == pytest.approx(0.0, abs=1e-6)

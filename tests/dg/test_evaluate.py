@@ -12,7 +12,7 @@ from toolkit.records import ModelInfo
 
 
 class Brightness(nn.Module):
-    """Class 1 for a bright picture; wrong on purpose while training."""
+    """Predicts class 1 for bright images; deliberately wrong in training mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -23,13 +23,13 @@ class Brightness(nn.Module):
         return torch.stack([-bright, bright], dim=1)
 
 
-def plain(grey: int, label: int) -> Image:
+def uniform(grey: int, label: int) -> Image:
     return Image(f"{grey}", f"{grey}", label, np.full((8, 8, 3), grey, dtype=np.uint8))
 
 
-def test_accuracy_is_the_share_of_right_images(tiny_info: ModelInfo) -> None:
+def test_accuracy_is_the_fraction_of_correct_predictions(tiny_info: ModelInfo) -> None:
     module = Brightness().train()
-    images = [plain(0, 0), plain(50, 0), plain(200, 1), plain(250, 0), plain(20, 0)]
+    images = [uniform(0, 0), uniform(50, 0), uniform(200, 1), uniform(250, 0), uniform(20, 0)]
     assert accuracy(module, images, tiny_info, batch_size=2) == 0.8
     assert module.training
 

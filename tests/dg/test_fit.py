@@ -15,14 +15,14 @@ from toolkit.dg.batches import Batch
 from toolkit.dg.distill import Distilled
 from toolkit.dg.domains import Domains
 from toolkit.dg.evaluate import accuracy
-from toolkit.dg.fit import TrainingPlan, ends_of_periods, fit, steps_of
+from toolkit.dg.fit import TrainingPlan, evaluation_steps, fit, total_steps
 from toolkit.dg.objectives import Classifier, Objective
 from toolkit.errors import CheckFailed, UnknownName
 from toolkit.models import native
-from toolkit.models.source import LoadedModel
+from toolkit.models.model import Model
 from toolkit.records import TrainingHistory
 
-MakeModel = Callable[[], LoadedModel]
+MakeModel = Callable[[], Model]
 SETTINGS = recipe.Train(epochs=6, batch_size=8, learning_rate=3e-3, evaluations=4, flip=0.5, crop_scale=0.9)
 
 
@@ -35,18 +35,18 @@ def plan(folder: Path, settings: recipe.Training = SETTINGS, objective: Objectiv
 
 
 def killed_at(step: int) -> Callable[..., None]:
-    def report(done: int, total: int, message: str = "") -> None:
+    def progress(done: int, total: int, message: str = "") -> None:
         if done == step:
             raise Killed
 
-    return report
+    return progress
 
 
 def without_time(history: TrainingHistory) -> TrainingHistory:
     return replace(history, seconds=0.0)
 
 
-def same(one: LoadedModel, other: LoadedModel) -> bool:
+def same_weights(one: Model, other: Model) -> bool:
     pairs = zip(one.module.state_dict().values(), other.module.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
 
@@ -56,42 +56,42 @@ def test_training_learns_and_keeps_the_selected_state(
 ) -> None:
     model = make_model()
     history = fit(model, three_domains, plan(tmp_path))
-    assert history.steps == steps_of(three_domains, SETTINGS) == 24
+    assert history.steps == total_steps(three_domains, SETTINGS) == 24
     assert [evaluation.step for evaluation in history.evaluations] == [6, 12, 18, 24]
     assert history.evaluations[-1].train_loss < 0.7 * history.evaluations[0].train_loss
     assert not model.module.training
-    chosen = next(one for one in history.evaluations if one.step == history.selected_step)
-    assert set(chosen.accuracy) == {"art", "photo"}
+    selected = next(item for item in history.evaluations if item.step == history.selected_step)
+    assert set(selected.accuracy) == {"art", "photo"}
     for domain, images in three_domains.selection_images().items():
-        assert accuracy(model.module, images, model.info, 8) == chosen.accuracy[domain]
+        assert accuracy(model.module, images, model.info, 8) == selected.accuracy[domain]
 
 
 @pytest.mark.parametrize("step", [4, 12, 17])
-def test_a_killed_training_ends_with_the_same_numbers(
+def test_resuming_a_killed_run_gives_identical_results(
     make_model: MakeModel, three_domains: Domains, tmp_path: Path, step: int
 ) -> None:
-    straight, resumed = make_model(), make_model()
-    expected = fit(straight, three_domains, plan(tmp_path))
+    uninterrupted, resumed = make_model(), make_model()
+    expected = fit(uninterrupted, three_domains, plan(tmp_path))
     (tmp_path / "checkpoint.pt").unlink()
 
     with pytest.raises(Killed):
         fit(make_model(), three_domains, plan(tmp_path), killed_at(step))
-    seen: list[int] = []
-    history = fit(resumed, three_domains, plan(tmp_path), lambda done, total, message="": seen.append(done))
+    steps: list[int] = []
+    history = fit(resumed, three_domains, plan(tmp_path), lambda done, total, message="": steps.append(done))
 
-    assert seen[0] == (0 if step < 6 else 12 if step > 12 else 6) + 1
+    assert steps[0] == (0 if step < 6 else 12 if step > 12 else 6) + 1
     assert without_time(history) == without_time(expected)
-    assert same(straight, resumed)
+    assert same_weights(uninterrupted, resumed)
 
 
-def test_a_finished_training_is_not_done_again(make_model: MakeModel, three_domains: Domains, tmp_path: Path) -> None:
+def test_a_finished_run_is_not_repeated(make_model: MakeModel, three_domains: Domains, tmp_path: Path) -> None:
     first, second = make_model(), make_model()
     expected = fit(first, three_domains, plan(tmp_path))
     assert fit(second, three_domains, plan(tmp_path), killed_at(1)) == expected
-    assert same(first, second)
+    assert same_weights(first, second)
 
 
-def test_another_training_s_checkpoint_is_replaced(
+def test_the_checkpoint_of_another_run_is_replaced(
     make_model: MakeModel, three_domains: Domains, tmp_path: Path
 ) -> None:
     fit(make_model(), three_domains, plan(tmp_path))
@@ -99,25 +99,27 @@ def test_another_training_s_checkpoint_is_replaced(
     assert fit(make_model(), three_domains, plan(tmp_path, shorter)).steps == 8
 
 
-def test_no_epochs_evaluates_the_model_as_it_is(make_model: MakeModel, three_domains: Domains, tmp_path: Path) -> None:
+def test_zero_epochs_evaluate_the_unchanged_model(
+    make_model: MakeModel, three_domains: Domains, tmp_path: Path
+) -> None:
     model = make_model()
     history = fit(model, three_domains, plan(tmp_path, SETTINGS.model_copy(update={"epochs": 0})))
     assert (history.steps, history.selected_step, len(history.evaluations)) == (0, 0, 1)
     assert set(history.evaluations[0].accuracy) == {"art", "photo"}
     assert history.evaluations[0].train_loss > 0
-    assert same(model, make_model())
+    assert same_weights(model, make_model())
     assert not model.module.training
 
 
-def test_a_loss_that_is_no_number_stops_with_advice(
+def test_a_non_finite_loss_is_an_error_with_a_hint(
     make_model: MakeModel, three_domains: Domains, tmp_path: Path
 ) -> None:
-    def broken(model: Classifier, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+    def diverging(model: Classifier, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
         logits = model(torch.cat([batch.images for batch in batches]))
         return logits.sum() * float("nan"), logits
 
     with pytest.raises(CheckFailed, match=r"the loss is nan at step 1 of 24") as raised:
-        fit(make_model(), three_domains, plan(tmp_path, objective=broken))
+        fit(make_model(), three_domains, plan(tmp_path, objective=diverging))
     assert "--learning-rate" in raised.value.hint
 
 
@@ -132,7 +134,7 @@ def test_a_student_learns_from_its_teacher(make_model: MakeModel, three_domains:
     assert all(torch.equal(before[name], tensor) for name, tensor in teacher.module.state_dict().items())
 
 
-def test_bf16_trains_too(make_model: MakeModel, three_domains: Domains, tmp_path: Path) -> None:
+def test_training_in_bf16(make_model: MakeModel, three_domains: Domains, tmp_path: Path) -> None:
     model = make_model()
     settings = SETTINGS.model_copy(update={"precision": "bf16", "epochs": 1, "evaluations": 1})
     history = fit(model, three_domains, plan(tmp_path, settings))
@@ -141,7 +143,7 @@ def test_bf16_trains_too(make_model: MakeModel, three_domains: Domains, tmp_path
 
 
 @pytest.mark.parametrize("emulated", [True, False])
-def test_bfloat16_that_would_be_emulated_is_not_computed_in_unsaid(
+def test_emulated_bfloat16_is_reported_and_avoided(
     make_model: MakeModel,
     three_domains: Domains,
     tmp_path: Path,
@@ -151,18 +153,18 @@ def test_bfloat16_that_would_be_emulated_is_not_computed_in_unsaid(
 ) -> None:
     monkeypatch.setattr(native, "emulated", lambda precision: emulated and precision == "bf16")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    asked = {"optimizer": "muon", "precision": "bf16", "epochs": 1, "evaluations": 1}
+    changes = {"optimizer": "muon", "precision": "bf16", "epochs": 1, "evaluations": 1}
     with caplog.at_level(logging.INFO, "toolkit"):
-        fit(make_model(), three_domains, plan(tmp_path, SETTINGS.model_copy(update=asked)))
-    said = [(each.levelname, each.getMessage()) for each in caplog.records if each.name.startswith("toolkit")]
+        fit(make_model(), three_domains, plan(tmp_path, SETTINGS.model_copy(update=changes)))
+    logged = [(item.levelname, item.getMessage()) for item in caplog.records if item.name.startswith("toolkit")]
     expected = [
-        ("WARNING", "this CPU emulates bfloat16: training in bf16 takes longer than in fp32 (--precision fp32)"),
+        ("WARNING", "this CPU emulates bfloat16: training in bf16 is slower than in fp32 (--precision fp32)"),
         ("INFO", "muon computes in float32: this CPU emulates bfloat16"),
     ]
-    assert said == (expected if emulated else [])
+    assert logged == (expected if emulated else [])
 
 
-def test_an_unknown_optimiser_is_refused_before_anything_is_written(
+def test_an_unknown_optimiser_is_an_error_before_anything_is_written(
     make_model: MakeModel, three_domains: Domains, tmp_path: Path
 ) -> None:
     with pytest.raises(UnknownName, match="unknown optimizer"):
@@ -170,7 +172,7 @@ def test_an_unknown_optimiser_is_refused_before_anything_is_written(
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
-def test_the_caller_s_random_numbers_are_left_alone(
+def test_the_caller_s_random_state_is_not_changed(
     make_model: MakeModel, three_domains: Domains, tmp_path: Path
 ) -> None:
     torch.manual_seed(1)
@@ -181,7 +183,7 @@ def test_the_caller_s_random_numbers_are_left_alone(
 
 
 @pytest.mark.parametrize(
-    ("total", "evaluations", "ends"), [(10, 5, (2, 4, 6, 8, 10)), (10, 3, (3, 6, 10)), (2, 5, (1, 2)), (7, 1, (7,))]
+    ("total", "evaluations", "steps"), [(10, 5, (2, 4, 6, 8, 10)), (10, 3, (3, 6, 10)), (2, 5, (1, 2)), (7, 1, (7,))]
 )
-def test_periods_are_as_equal_as_can_be(total: int, evaluations: int, ends: tuple[int, ...]) -> None:
-    assert ends_of_periods(total, evaluations) == ends
+def test_evaluations_are_evenly_spaced(total: int, evaluations: int, steps: tuple[int, ...]) -> None:
+    assert evaluation_steps(total, evaluations) == steps

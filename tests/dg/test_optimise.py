@@ -11,48 +11,48 @@ from toolkit.errors import UnknownName
 def rates(schedule: str, steps: int = 100) -> list[float]:
     settings = recipe.Train(schedule=schedule, epochs=4, warmup_epochs=0.4, learning_rate=0.1)
     optimizer = build_optimizer(nn.Linear(2, 2), settings)
-    built = build_schedule(optimizer, settings, steps)
-    found = []
+    instance = build_schedule(optimizer, settings, steps)
+    learning_rates = []
     for step in range(steps):
-        built.step_update(step)
-        found.append(optimizer.param_groups[0]["lr"])
-    return found
+        instance.step_update(step)
+        learning_rates.append(optimizer.param_groups[0]["lr"])
+    return learning_rates
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_the_rate_warms_up_to_its_largest_value(schedule: str) -> None:
-    found = rates(schedule)
-    assert found[0] == pytest.approx(0.001)
-    assert found[:10] == sorted(found[:10])
-    assert max(found) == pytest.approx(0.1, rel=0.1)
+def test_the_learning_rate_warms_up_to_its_peak(schedule: str) -> None:
+    learning_rates = rates(schedule)
+    assert learning_rates[0] == pytest.approx(0.001)
+    assert learning_rates[:10] == sorted(learning_rates[:10])
+    assert max(learning_rates) == pytest.approx(0.1, rel=0.1)
 
 
-def test_cosine_ends_near_zero_and_constant_stays() -> None:
+def test_cosine_ends_near_zero_and_constant_does_not_decay() -> None:
     assert rates("cosine")[-1] < 1e-4
     assert rates("constant")[-1] == 0.1
 
 
-def test_poly_falls_in_a_straight_line() -> None:
+def test_poly_is_linear() -> None:
     assert rates("poly")[10:] == pytest.approx([0.1 * (1 - step / 100) for step in range(10, 100)])
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_the_shortest_training_has_a_schedule(schedule: str) -> None:
+def test_a_single_step_has_a_schedule(schedule: str) -> None:
     assert rates(schedule, steps=1) == pytest.approx([0.1], rel=1e-5)
 
 
-def test_a_schedule_can_be_entered_at_any_step() -> None:
+def test_a_schedule_can_start_at_any_step() -> None:
     settings = recipe.Train(epochs=4, learning_rate=0.1)
     optimizer = build_optimizer(nn.Linear(2, 2), settings)
     schedule = build_schedule(optimizer, settings, 100)
     schedule.step_update(60)
-    entered = optimizer.param_groups[0]["lr"]
+    resumed = optimizer.param_groups[0]["lr"]
     for step in range(61):
         schedule.step_update(step)
-    assert optimizer.param_groups[0]["lr"] == entered
+    assert optimizer.param_groups[0]["lr"] == resumed
 
 
-def test_biases_do_not_decay() -> None:
+def test_biases_have_no_weight_decay() -> None:
     optimizer = build_optimizer(nn.Linear(2, 2), recipe.Train(weight_decay=0.3))
     decay = {
         parameter.dim(): group["weight_decay"] for group in optimizer.param_groups for parameter in group["params"]

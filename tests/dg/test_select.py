@@ -15,7 +15,7 @@ def test_the_best_mean_over_source_domains_is_selected() -> None:
     assert training_domain_validation(evaluations).step == 200
 
 
-def test_of_equals_the_later_step_is_selected() -> None:
+def test_the_latest_of_ties_is_selected() -> None:
     evaluations = (
         Evaluation(100, 1.0, {"art": 0.8, "photo": 0.6}),
         Evaluation(200, 0.8, {"art": 0.6, "photo": 0.8}),
@@ -24,10 +24,10 @@ def test_of_equals_the_later_step_is_selected() -> None:
     assert training_domain_validation(evaluations).step == 200
 
 
-def test_every_domain_counts_the_same() -> None:
+def test_all_domains_have_equal_weight() -> None:
     assert source_accuracy(Evaluation(1, 0.0, {"a": 1.0, "b": 0.0, "c": 0.5})) == 0.5
 
 
 def test_nothing_to_select_from_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no evaluation"):
+    with pytest.raises(ValueError, match="no evaluations"):
         training_domain_validation(())

@@ -20,16 +20,18 @@ GROUPS = st.lists(st.tuples(st.text("abcdef/", min_size=1, max_size=5), st.integ
 
 
 @given(GROUPS, st.floats(0.01, 0.99), st.integers(0, 5))
-def test_each_class_keeps_its_share_and_never_gives_all(groups: list[tuple[str, int]], share: float, seed: int) -> None:
-    held = validation_groups(images_of(groups), share, seed)
+def test_each_class_keeps_its_fraction_but_never_all_groups(
+    groups: list[tuple[str, int]], fraction: float, seed: int
+) -> None:
+    validation = validation_groups(images_of(groups), fraction, seed)
     for label in {label for _, label in groups}:
-        of_class = {group for group, other in groups if other == label}
-        expected = min(max(1, round(share * len(of_class))), len(of_class) - 1)
-        assert len(held & of_class) == expected
+        in_class = {group for group, other in groups if other == label}
+        expected = min(max(1, round(fraction * len(in_class))), len(in_class) - 1)
+        assert len(validation & in_class) == expected
 
 
 @given(GROUPS, st.text("xyz", min_size=1, max_size=3))
-def test_a_new_image_of_another_class_changes_nothing(groups: list[tuple[str, int]], name: str) -> None:
+def test_a_new_image_of_another_class_does_not_change_the_split(groups: list[tuple[str, int]], name: str) -> None:
     before = validation_groups(images_of(groups), 0.2, 0)
     after = validation_groups(images_of([*groups, (name, 7)]), 0.2, 0)
     assert after - {name} == before
@@ -41,6 +43,6 @@ def test_the_rank_is_the_hash_of_seed_and_group() -> None:
     assert validation_groups(images_of([(group, 0) for group in groups]), 0.3, 4) == set(by_hash[:3])
 
 
-def test_another_seed_is_another_split() -> None:
+def test_another_seed_gives_another_split() -> None:
     images = images_of([(f"{index}", 0) for index in range(50)])
     assert validation_groups(images, 0.2, 0) != validation_groups(images, 0.2, 1)

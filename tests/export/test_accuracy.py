@@ -1,4 +1,4 @@
-"""Files in lower precision are as right as the trained model, whatever form attention is written in."""
+"""Files in lower precision keep the trained model's accuracy, in every form of attention."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from toolkit import recipe, records
-from toolkit.bench.feed import answers
+from toolkit.bench.feed import predict_logits
 from toolkit.bench.identity import identify
 from toolkit.bench.runtimes import runtime
 from toolkit.export import onnx_session
 from toolkit.export.artifact import export
-from toolkit.export.calibrate import Images, Part, Sample, batches
-from toolkit.export.widened import widened
+from toolkit.export.calibrate import Array, DomainSample, Sample, batches
+from toolkit.export.upcast import upcast
 from toolkit.models.adapt import attentions
-from toolkit.models.source import LoadedModel
+from toolkit.models.model import Model
 from toolkit.pixels import to_pixels
 from toolkit.records import Artifact, Lowered, TrainingHistory
 
@@ -38,14 +38,14 @@ QUICK = {
     "fp16": ("deit_tiny_patch16_224", "outliers", ("decomposed", "custom")),
     "bf16": ("beit_base_patch16_224", "outliers", ("decomposed", "standard")),
 }
-"""Of each precision, the model and the forms that are not slow."""
+"""For each precision, the model, the kind and the forms whose tests are not slow."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """A file and what it was made of."""
+    """An exported file, its model and its sample."""
 
-    model: LoadedModel
+    model: Model
     sample: Sample
     artifact: Artifact
     folder: Path
@@ -56,35 +56,38 @@ class Export:
         return self.artifact.lowered
 
     @property
-    def spared(self) -> object:
-        made = self.lowered
-        return made.unquantised, made.blocks, made.norms, made.softmax, made.residual
+    def in_fp32(self) -> object:
+        lowered = self.lowered
+        return lowered.unquantised, lowered.blocks, lowered.norms, lowered.softmax, lowered.residual
 
 
 @pytest.fixture(scope="module")
 def exports(
-    trained: Callable[[str], LoadedModel],
-    with_outliers: Callable[[LoadedModel], LoadedModel],
-    digits: Callable[[LoadedModel], tuple[torch.Tensor, torch.Tensor]],
+    trained: Callable[[str], Model],
+    with_outliers: Callable[[Model], Model],
+    digits: Callable[[Model], tuple[torch.Tensor, torch.Tensor]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., Export]:
     """`exports(name, "plain" or "outliers", precision, form)`"""
 
     @cache
-    def made(name: str, kind: str, precision: str, form: str) -> Export:
+    def create(name: str, kind: str, precision: str, form: str) -> Export:
         model = trained(name) if kind == "plain" else with_outliers(trained(name))
-        images, labels = (part.numpy() for part in digits(model))
-        parts = tuple(Part(f"from {start}", images[start:][:100], labels[start:][:100]) for start in (1500, 1600))
-        sample = Sample(images[1400:1464], parts, MARGIN)
+        images, labels = (tensor.numpy() for tensor in digits(model))
+        domains = (
+            DomainSample("one", images[1500:1600], labels[1500:1600]),
+            DomainSample("two", images[1600:1700], labels[1600:1700]),
+        )
+        sample = Sample(images[1400:1464], domains, MARGIN)
         options = recipe.Export.model_validate({"precision": precision, "attention": form})
         folder = tmp_path_factory.mktemp("out")
         return Export(model, sample, export("onnx", model, options, folder, sample), folder)
 
-    return made
+    return create
 
 
-def accuracy(logits: Images, part: Part) -> float:
-    return float((logits.argmax(1) == part.labels).mean())
+def accuracy(logits: Array, domain: DomainSample) -> float:
+    return float((logits.argmax(1) == domain.labels).mean())
 
 
 def is_quick(name: str, kind: str, precision: str, form: str) -> bool:
@@ -98,36 +101,37 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_file_is_as_right_as_the_model(exports: Callable[..., Export], case: tuple[str, str, str, str]) -> None:
+def test_a_file_keeps_the_models_accuracy(exports: Callable[..., Export], case: tuple[str, str, str, str]) -> None:
     name, kind, precision, form = case
-    made = exports(*case)
+    exported, domains = exports(*case), exports(*case).sample.domains
     with torch.inference_mode():
-        own = [accuracy(made.model.module(torch.from_numpy(part.images)).numpy(), part) for part in made.sample.parts]
-    assert min(own) > 0.75, "it is trained"
-    assert list(made.lowered.reference.values()) == own
-    assert made.artifact.options["attention"] == form
-    assert made.spared == exports(name, kind, precision, "decomposed").spared
-    found = [accuracy(answered(made, part.images), part) for part in made.sample.parts]
-    assert all(share >= theirs - MARGIN - 1e-9 for share, theirs in zip(found, own, strict=True))
-    if precision == "bf16":  # no file runs here, but its graph does in float32
-        assert made.artifact.max_abs_difference is None
-        assert made.artifact.options["graph_difference"] is not None
+        logits = [exported.model.module(torch.from_numpy(domain.images)).numpy() for domain in domains]
+    expected = [accuracy(*pair) for pair in zip(logits, domains, strict=True)]
+    assert min(expected) > 0.75, "it is trained"
+    assert list(exported.lowered.reference.values()) == expected
+    assert exported.artifact.options["attention"] == form
+    assert exported.in_fp32 == exports(name, kind, precision, "decomposed").in_fp32
+    actual = [accuracy(logits_of(exported, domain.images), domain) for domain in domains]
+    assert all(after >= before - MARGIN - 1e-9 for before, after in zip(expected, actual, strict=True))
+    if precision == "bf16":  # the file cannot run here; its graph runs upcast to float32
+        assert exported.artifact.max_abs_difference is None
+        assert exported.artifact.options["graph_difference"] is not None
     else:
-        assert list(made.lowered.accuracy.values()) == found
+        assert list(exported.lowered.accuracy.values()) == actual
 
 
-def answered(made: Export, images: Images) -> Images:
-    """What the file says in onnxruntime; in bf16, for which that has no kernels, what its graph does in float32."""
-    if made.artifact.precision == "bf16":
-        graph = widened(onnx.load(made.folder / made.artifact.file))
-        with onnx_session.opened(graph.SerializeToString()) as run:
-            return run(images)
-    identity = identify(made.folder)
-    with runtime("onnxruntime").open(made.folder, threads=1) as session:
-        return np.concatenate([answers(session, each, identity) for each in batches(images)])
+def logits_of(exported: Export, images: Array) -> Array:
+    """The file's logits in onnxruntime; those of a bf16 graph upcast to float32, as onnxruntime has no bf16 kernels."""
+    if exported.artifact.precision == "bf16":
+        graph = upcast(onnx.load(exported.folder / exported.artifact.file))
+        with onnx_session.opened(graph.SerializeToString()) as predict:
+            return predict(images)
+    identity = identify(exported.folder)
+    with runtime("onnxruntime").open(exported.folder, threads=1) as session:
+        return np.concatenate([predict_logits(session, batch, identity) for batch in batches(images)])
 
 
-def test_outliers_are_spared(exports: Callable[..., Export]) -> None:
+def test_a_model_with_outliers_keeps_blocks_in_fp32(exports: Callable[..., Export]) -> None:
     name, kind, _ = QUICK["int8"]
     assert exports(name, kind, "int8", "standard").lowered.unquantised
 
@@ -145,10 +149,10 @@ finetune: {epochs: 0, distill: false}
 """
 
 
-def test_what_a_user_is_told(
-    trained: Callable[[str], LoadedModel],
-    with_outliers: Callable[[LoadedModel], LoadedModel],
-    digits: Callable[[LoadedModel], tuple[torch.Tensor, torch.Tensor]],
+def test_the_export_command_keeps_the_accuracy_of_a_model_with_outliers(
+    trained: Callable[[str], Model],
+    with_outliers: Callable[[Model], Model],
+    digits: Callable[[Model], tuple[torch.Tensor, torch.Tensor]],
     command: Callable[..., Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -156,7 +160,7 @@ def test_what_a_user_is_told(
     """`toolkit export --precision int8` in a run whose model has outliers."""
     monkeypatch.chdir(tmp_path)
     model = with_outliers(trained("deit_tiny_patch16_224"))
-    save_file(as_timm_has_it(model.module), "weights.safetensors")
+    save_file(timm_weights(model.module), "weights.safetensors")
     Path("toolkit.yaml").write_text(RECIPE)
     images, labels = digits(model)
     pixels = to_pixels(images.numpy(), model.info.preprocessing)
@@ -175,9 +179,9 @@ def test_what_a_user_is_told(
         assert lowered.unquantised
 
 
-def as_timm_has_it(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Its weights with queries', keys' and values' biases in one."""
+def timm_weights(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict in timm's format, with a single qkv bias."""
     state = dict(module.state_dict())
-    for place in attentions(module):
-        state[f"{place}.qkv.bias"] = torch.cat([state.pop(f"{place}.{part}_bias") for part in "qkv"])
+    for name in attentions(module):
+        state[f"{name}.qkv.bias"] = torch.cat([state.pop(f"{name}.{part}_bias") for part in "qkv"])
     return state

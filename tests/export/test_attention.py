@@ -1,4 +1,4 @@
-"""What torch computes is attention, and the same, whatever form a graph has it in."""
+"""FlatAttention equals the model's attention in PyTorch, whatever its form in the graph."""
 
 from __future__ import annotations
 
@@ -11,55 +11,55 @@ from torch import nn
 
 from toolkit.export.attention import FORMS, FlatAttention
 from toolkit.export.flat import flatten
-from toolkit.export.precision import Kept, lower, ranges
-from toolkit.models.source import LoadedModel
+from toolkit.export.precision import Fp32Layers, lower, measure_ranges
+from toolkit.models.model import Model
 
 NAMES = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224")
 IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
-def flat(model: LoadedModel, form: str, tokens_multiple: int = 1) -> nn.Module:
+def flat(model: Model, form: str, tokens_multiple: int = 1) -> nn.Module:
     module = copy.deepcopy(model.module).requires_grad_(False)
-    flatten(module, 16, FORMS[form], only_what_is_read=True, tokens_multiple=tokens_multiple)
+    flatten(module, 16, FORMS[form], trim_last_block=True, tokens_multiple=tokens_multiple)
     return module
 
 
-@pytest.mark.parametrize("multiple", [1, 4], ids=["as many tokens as there are", "padded tokens"])
+@pytest.mark.parametrize("multiple", [1, 4], ids=["no padding", "padded tokens"])
 @pytest.mark.parametrize("heads", ["even", "uneven"])
 @pytest.mark.parametrize("name", NAMES)
-def test_every_form_is_the_model(models: Callable[..., LoadedModel], name: str, heads: str, multiple: int) -> None:
+def test_every_form_equals_the_model(models: Callable[..., Model], name: str, heads: str, multiple: int) -> None:
     model = models(name, heads)
     with torch.inference_mode():
         expected = model.module(IMAGES)
-        found = {form: flat(model, form, multiple)(IMAGES) for form in FORMS}
-    torch.testing.assert_close(found["decomposed"], expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
-    for form, logits in found.items():
-        assert torch.equal(logits, found["decomposed"]), form
+        logits = {form: flat(model, form, multiple)(IMAGES) for form in FORMS}
+    torch.testing.assert_close(logits["decomposed"], expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    for form in FORMS:
+        assert torch.equal(logits[form], logits["decomposed"]), form
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_in_lower_precision_too(models: Callable[..., LoadedModel], name: str) -> None:
-    found = {}
+def test_all_forms_are_equal_in_half_precision(models: Callable[..., Model], name: str) -> None:
+    logits = {}
     for form in FORMS:
         module = flat(models(name, "uneven"), form)
-        lower(module, torch.float16, Kept(softmax=frozenset({"blocks.0.attn"})))
+        lower(module, torch.float16, Fp32Layers(softmax=frozenset({"blocks.0.attn"})))
         with torch.inference_mode():
-            found[form] = module(IMAGES)
-    for form, logits in found.items():
-        assert torch.equal(logits, found["decomposed"]), form
+            logits[form] = module(IMAGES)
+    for form in FORMS:
+        assert torch.equal(logits[form], logits["decomposed"]), form
 
 
 @pytest.mark.parametrize("form", ["standard", "custom"])
-def test_a_node_of_a_graph_is_an_error_outside_of_one(models: Callable[..., LoadedModel], form: str) -> None:
-    """torch would give zeros."""
+def test_onnx_nodes_raise_outside_of_an_onnx_export(models: Callable[..., Model], form: str) -> None:
+    """torch would return zeros."""
     attention = flat(models(), form).get_submodule("blocks.0.attn")
     assert isinstance(attention, FlatAttention)
-    packed = attention.qkv(torch.zeros(2 * attention.layer.tokens, 24))
+    qkv = attention.qkv(torch.zeros(2 * attention.spec.num_tokens, 24))
     with pytest.raises(RuntimeError, match=r"torch cannot compute .*Attention.*: it is for ONNX graphs only"):
-        attention.form(packed, None, None, attention.layer)
+        attention.form(qkv, None, None, attention.spec)
 
 
-def test_a_program_of_torch_computes_attention_too(models: Callable[..., LoadedModel]) -> None:
+def test_a_torch_export_program_computes_attention(models: Callable[..., Model]) -> None:
     model = models()
     program = torch.export.export(flat(model, "standard"), (IMAGES,)).module()
     with torch.inference_mode():
@@ -67,8 +67,8 @@ def test_a_program_of_torch_computes_attention_too(models: Callable[..., LoadedM
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "beit_base_patch16_224"])
-def test_what_hides_tokens_is_no_logit_that_occurs(models: Callable[..., LoadedModel], name: str) -> None:
+def test_ranges_of_logits_exclude_the_mask_value(models: Callable[..., Model], name: str) -> None:
     images, model = IMAGES.numpy(), models(name)
-    padded, whole = (ranges(flat(model, "decomposed", multiple), images).logits for multiple in (4, 1))
+    padded, unpadded = (measure_ranges(flat(model, "decomposed", multiple), images).logits for multiple in (4, 1))
     assert padded["blocks.0.attn"] < 100
-    assert whole["blocks.0.attn"] <= padded["blocks.0.attn"]
+    assert unpadded["blocks.0.attn"] <= padded["blocks.0.attn"]

@@ -1,4 +1,4 @@
-"""What is written is judged: by its numbers, and where a format costs accuracy, by that."""
+"""Exported files are checked by their logits and, in lower precision, by their accuracy."""
 
 from __future__ import annotations
 
@@ -19,69 +19,67 @@ from toolkit.bench.runtimes import openvino as runtime
 from toolkit.errors import BadInput, CheckFailed, WrongMachine
 from toolkit.export import check, target
 from toolkit.export.artifact import export
-from toolkit.export.attention import Run
-from toolkit.export.calibrate import Images, Sample
-from toolkit.export.choices import choices
+from toolkit.export.attention import HeadBucket
+from toolkit.export.calibrate import Array, Sample
 from toolkit.export.prepare import Prepared, prepare
-from toolkit.export.reference import answers, compared, reference
-from toolkit.models.source import LoadedModel
+from toolkit.export.reference import compute_reference, max_difference, predict
+from toolkit.export.settings import resolve_settings
+from toolkit.models.model import Model
 from toolkit.progress import silent
 from toolkit.records import Artifact
 
-Models = Callable[..., LoadedModel]
+Models = Callable[..., Model]
 
 
 @pytest.fixture
 def prepared(models: Models, sample_of: Callable[..., Sample]) -> Prepared:
     model, options = models(), recipe.Export(precision="bf16")
-    made = choices("openvino", target("openvino").abilities(), options)
-    return prepare(model, options, made, sample_of(model), silent)
+    settings = resolve_settings("openvino", target("openvino").capabilities(), options)
+    return prepare(model, options, settings, sample_of(model), silent)
 
 
-def test_a_model_that_is_not_as_right_as_in_training_decides_nothing(
-    models: Models, sample_of: Callable[..., Sample]
-) -> None:
+def test_an_accuracy_far_from_that_in_training_is_an_error(models: Models, sample_of: Callable[..., Sample]) -> None:
     model = models()
-    sample = sample_of(model)  # which it answers right
-    images = len(sample.parts[1].labels)
-    known = reference(model, replace(sample, trained={"one": 1.0, "two": 1.01 - 2 / images**0.5}))
-    assert known.accuracies == (1.0, 1.0)
-    lost = rf"right for 100.0% of {images} images of two, and was for 0.0% of the validation images"
-    with pytest.raises(CheckFailed, match=lost):
-        reference(model, replace(sample, trained={"one": 1.0, "two": 0.0}))
+    sample = sample_of(model)  # accuracy 100 %
+    images = len(sample.domains[1].labels)
+    near = {"one": 1.0, "two": 1.01 - 2 / images**0.5}
+    assert compute_reference(model, replace(sample, trained_accuracy=near)).accuracies == (1.0, 1.0)
+    message = rf"accuracy on {images} images of two is 100.0%, but training measured 0.0% on the validation images"
+    with pytest.raises(CheckFailed, match=message):
+        compute_reference(model, replace(sample, trained_accuracy={"one": 1.0, "two": 0.0}))
 
 
-def test_a_file_that_answers_as_the_model_costs_nothing(prepared: Prepared) -> None:
-    made = check.costs(prepared, recipe.Export(precision="bf16"), partial(answers, prepared.model.module))
-    assert made.accuracy == made.reference == {"one": 1.0, "two": 1.0}
+def test_a_file_with_the_models_predictions_passes(prepared: Prepared) -> None:
+    lowered = check.check_accuracy(prepared, recipe.Export(precision="bf16"), partial(predict, prepared.model.module))
+    assert lowered.accuracy == lowered.reference == {"one": 1.0, "two": 1.0}
 
 
-def test_a_file_that_answers_otherwise_fails(prepared: Prepared) -> None:
-    def turned(images: Images) -> Images:
-        return -answers(prepared.model.module, images)
+def test_a_file_with_other_predictions_fails(prepared: Prepared) -> None:
+    def negated(images: Array) -> Array:
+        return -predict(prepared.model.module, images)
 
-    with pytest.raises(CheckFailed, match=r"accuracy on a sample falls from 100.0%, 100.0% to 0.0%, 0.0%"):
-        check.costs(prepared, recipe.Export(precision="bf16"), turned)
+    with pytest.raises(CheckFailed, match=r"accuracy on a sample drops from 100.0%, 100.0% to 0.0%, 0.0%"):
+        check.check_accuracy(prepared, recipe.Export(precision="bf16"), negated)
 
 
-def test_a_file_without_numbers_fails_whatever_the_margin(prepared: Prepared) -> None:
-    """The largest of NaNs would be the first class, and right for some images."""
+def test_a_file_with_nan_logits_fails_whatever_the_margin(prepared: Prepared) -> None:
+    """argmax of NaNs is class 0, which is correct for some images."""
     assert prepared.reference is not None
     sample = replace(prepared.reference.sample, margin=0.999)
     lenient = replace(prepared, reference=replace(prepared.reference, sample=sample))
 
-    def lost(images: Images) -> Images:
+    def nan_logits(images: Array) -> Array:
         return np.full((len(images), 3), np.nan, np.float32)
 
-    with pytest.raises(CheckFailed, match=r"falls from 100.0%, 100.0% to NaN, NaN"):
-        check.costs(lenient, recipe.Export(precision="bf16"), lost)
+    with pytest.raises(CheckFailed, match=r"drops from 100.0%, 100.0% to NaN, NaN"):
+        check.check_accuracy(lenient, recipe.Export(precision="bf16"), nan_logits)
 
 
 @pytest.mark.parametrize("options", [{"input": "uint8"}, {"image_size": (8, 16, 24)}], ids=str)
-def test_the_reference_is_the_models_own(
+def test_the_reference_accuracy_is_the_models(
     models: Models, exported: Callable[..., Artifact], options: dict[str, Any]
 ) -> None:
-    """The sample's classes are what the model answers to images of the usual size."""
+    """The sample's labels are the model's predictions for images of the typical size."""
     lowered = exported(models(), precision="fp16", **options).lowered
     assert lowered is not None
     if "image_size" in options:
@@ -89,49 +87,47 @@ def test_the_reference_is_the_models_own(
     assert lowered.accuracy == pytest.approx(lowered.reference, abs=0.125)
 
 
-def test_a_rewritten_model_that_is_not_the_model_decides_nothing(
+def test_a_rewritten_model_with_other_logits_fails(
     models: Models, exported: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def zeros(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, run: Run) -> Tensor:
+    def zeros(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, bucket: HeadBucket) -> Tensor:
         return torch.zeros(*q.shape[:2], v.shape[-1])
 
-    monkeypatch.setattr("toolkit.export.attention.by_products", zeros)
-    with pytest.raises(CheckFailed, match="the rewritten model's logits differ from torch's by"):
+    monkeypatch.setattr("toolkit.export.attention.decomposed", zeros)
+    with pytest.raises(CheckFailed, match="logits of the rewritten model differ from PyTorch's by"):
         exported(models(), precision="int8")
 
 
-def test_a_model_without_numbers_is_no_reference(models: Models, exported: Callable[..., Artifact]) -> None:
+def test_a_model_with_nan_logits_is_refused(models: Models, exported: Callable[..., Artifact]) -> None:
     model = models()
-    lost = copy.deepcopy(model.module)
+    module = copy.deepcopy(model.module)
     with torch.no_grad():
-        lost.get_parameter("head.bias")[0] = torch.nan
-    with pytest.raises(CheckFailed, match="not finite for images of one, two"):
-        exported(replace(model, module=lost), precision="int8")
+        module.get_parameter("head.bias")[0] = torch.nan
+    with pytest.raises(CheckFailed, match="logits for images of one, two are not finite"):
+        exported(replace(model, module=module), precision="int8")
 
 
-@pytest.mark.parametrize(("kind", "precision"), [("openvino", "bf16"), ("onnx", "fp16"), ("onnx", "int8")])
-def test_lower_precision_without_images_to_judge_it_by(
-    models: Models, tmp_path: Path, kind: str, precision: str
-) -> None:
+@pytest.mark.parametrize(("name", "precision"), [("openvino", "bf16"), ("onnx", "fp16"), ("onnx", "int8")])
+def test_lower_precision_without_a_sample_is_refused(models: Models, tmp_path: Path, name: str, precision: str) -> None:
     options = recipe.Export.model_validate({"precision": precision})
     with pytest.raises(BadInput, match=f"{precision} needs images"):
-        export(kind, models(), options, tmp_path / "out")
+        export(name, models(), options, tmp_path / "out")
 
 
-def test_bfloat16_that_the_processor_does_not_have(
+def test_bf16_on_a_cpu_without_bf16(
     models: Models, exported: Callable[..., Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """OpenVINO would compute in float32 and not say so."""
+    """OpenVINO would silently compute in float32."""
     for module in ("export", "bench.runtimes"):
         monkeypatch.setattr(f"toolkit.{module}.openvino.runs_in", lambda computed_in, precision: precision != "bf16")
     artifact = exported(models(), "openvino", precision="bf16")
     assert artifact.max_abs_difference is None
     assert artifact.lowered is None
-    with pytest.raises(WrongMachine, match="this processor does not have bf16"):
+    with pytest.raises(WrongMachine, match="this CPU has no bf16 support"):
         runtime.PLUGIN.open(tmp_path / "out", threads=1)
 
 
-def test_numbers_that_are_not_finite_fail() -> None:
+def test_logits_that_are_not_finite_fail() -> None:
     expected = np.ones((1, 2), np.float32)
     with pytest.raises(CheckFailed, match="not finite"):
-        compared(expected, expected * np.nan, None)
+        max_difference(expected, expected * np.nan, None)

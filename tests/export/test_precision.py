@@ -1,4 +1,4 @@
-"""Lower number formats: what stays float32, and that nothing else does."""
+"""fp16 and bf16: which layers stay float32, and that no others do."""
 
 from __future__ import annotations
 
@@ -15,97 +15,97 @@ from torch import nn
 
 from toolkit.export.attention import FORMS
 from toolkit.export.flat import flatten
-from toolkit.export.precision import Kept, Ranges, kept_by, lower, ranges
+from toolkit.export.precision import Fp32Layers, Ranges, layers_in_fp32, lower, measure_ranges
 from toolkit.export.rewrite import REWRITES, rewrite
-from toolkit.models.source import LoadedModel
+from toolkit.models.model import Model
 from toolkit.records import Artifact
 
 IMAGES = np.random.default_rng(0).standard_normal((40, 3, 16, 16), dtype=np.float32)
 
 
 @pytest.fixture
-def flat(models: Callable[..., LoadedModel]) -> nn.Module:
+def flat(models: Callable[..., Model]) -> nn.Module:
     module = copy.deepcopy(models(heads="uneven").module).requires_grad_(False)
     rewrite(module, REWRITES)
-    flatten(module, 16, FORMS["decomposed"], only_what_is_read=True)
+    flatten(module, 16, FORMS["decomposed"], trim_last_block=True)
     return module
 
 
-def test_ranges_are_the_largest_values_that_occur(flat: nn.Module) -> None:
-    seen: list[float] = []
+def test_ranges_are_the_largest_absolute_values(flat: nn.Module) -> None:
+    maxima: list[float] = []
     hook = flat.get_submodule("blocks.0.norm2").register_forward_hook(
-        lambda layer, inputs, output: seen.append(float(inputs[0].abs().max()))
+        lambda layer, inputs, output: maxima.append(float(inputs[0].abs().max()))
     )
-    found = ranges(flat, IMAGES)
+    ranges = measure_ranges(flat, IMAGES)
     hook.remove()
-    assert found.norms["blocks.0.norm2"] == max(seen)
-    assert found.norms.keys() == {"blocks.0.norm1", "blocks.0.norm2", "blocks.1.norm1", "blocks.1.norm2", "norm"}
-    assert found.logits.keys() == {"blocks.0.attn", "blocks.1.attn"}
-    assert found.logits["blocks.0.attn"] > 0
-    assert "blocks.1.mlp.fc2" in found.linears
+    assert ranges.norms["blocks.0.norm2"] == max(maxima)
+    assert ranges.norms.keys() == {"blocks.0.norm1", "blocks.0.norm2", "blocks.1.norm1", "blocks.1.norm2", "norm"}
+    assert ranges.logits.keys() == {"blocks.0.attn", "blocks.1.attn"}
+    assert ranges.logits["blocks.0.attn"] > 0
+    assert "blocks.1.mlp.fc2" in ranges.linears
 
 
-def test_watching_leaves_no_trace(flat: nn.Module) -> None:
+def test_measuring_ranges_leaves_the_module_unchanged(flat: nn.Module) -> None:
     with torch.inference_mode():
         before = flat(torch.from_numpy(IMAGES))
-        ranges(flat, IMAGES)
+        measure_ranges(flat, IMAGES)
         assert torch.equal(flat(torch.from_numpy(IMAGES)), before)
     assert not any(layer._forward_hooks for name, layer in flat.named_modules() if name.startswith("blocks.0."))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_small_numbers_keep_nothing(dtype: torch.dtype) -> None:
-    found = Ranges({"blocks.0.norm1": 2.0}, {"blocks.0.attn": 4.0}, {"blocks.0.mlp.fc1": 9.0}, {"blocks.0.norm1": 1.0})
-    assert kept_by(found, dtype) == Kept()
+def test_small_ranges_need_no_fp32(dtype: torch.dtype) -> None:
+    ranges = Ranges({"blocks.0.norm1": 2.0}, {"blocks.0.attn": 4.0}, {"blocks.0.mlp.fc1": 9.0}, {"blocks.0.norm1": 1.0})
+    assert layers_in_fp32(ranges, dtype) == Fp32Layers()
 
 
-def test_what_a_format_cannot_hold_is_kept() -> None:
-    typical = {"blocks.0.norm1": 1.0}
-    assert kept_by(Ranges(norms={"blocks.0.norm1": 250.0}, typical=typical), torch.float16) == Kept(
+def test_ranges_that_overflow_or_are_too_coarse_stay_in_fp32() -> None:
+    typical, softmax = {"blocks.0.norm1": 1.0}, Fp32Layers(softmax=frozenset({"blocks.3.attn"}))
+    assert layers_in_fp32(Ranges(norms={"blocks.0.norm1": 250.0}, typical=typical), torch.float16) == Fp32Layers(
         residual=True, norms=frozenset({"blocks.0.norm1"})
     )
-    assert kept_by(Ranges(logits={"blocks.3.attn": 65.0}), torch.float16) == Kept(softmax=frozenset({"blocks.3.attn"}))
-    assert kept_by(Ranges(logits={"blocks.3.attn": 9.0}), torch.bfloat16) == Kept(softmax=frozenset({"blocks.3.attn"}))
-    assert kept_by(Ranges(linears={"blocks.7.mlp.fc1": 4e4}), torch.float16) == Kept(blocks=frozenset({7}))
-    assert kept_by(Ranges(logits={"blocks.3.attn": 4e4}), torch.float16).blocks == {3}
-    assert kept_by(Ranges(linears={"blocks.7.mlp.fc1": 4e4}), torch.bfloat16) == Kept()
+    assert layers_in_fp32(Ranges(logits={"blocks.3.attn": 65.0}), torch.float16) == softmax
+    assert layers_in_fp32(Ranges(logits={"blocks.3.attn": 9.0}), torch.bfloat16) == softmax
+    assert layers_in_fp32(Ranges(linears={"blocks.7.mlp.fc1": 4e4}), torch.float16) == Fp32Layers(blocks=frozenset({7}))
+    assert layers_in_fp32(Ranges(logits={"blocks.3.attn": 4e4}), torch.float16).blocks == {3}
+    assert layers_in_fp32(Ranges(linears={"blocks.7.mlp.fc1": 4e4}), torch.bfloat16) == Fp32Layers()
 
 
 @pytest.mark.parametrize(
-    "kept",
+    "in_fp32",
     [
-        Kept(),
-        Kept(residual=True),
-        Kept(norms=frozenset({"blocks.0.norm1", "norm"})),
-        Kept(softmax=frozenset({"blocks.0.attn", "blocks.1.attn"})),
-        Kept(blocks=frozenset({0})),
-        Kept(blocks=frozenset({0, 1}), residual=True),
+        Fp32Layers(),
+        Fp32Layers(residual=True),
+        Fp32Layers(norms=frozenset({"blocks.0.norm1", "norm"})),
+        Fp32Layers(softmax=frozenset({"blocks.0.attn", "blocks.1.attn"})),
+        Fp32Layers(blocks=frozenset({0})),
+        Fp32Layers(blocks=frozenset({0, 1}), residual=True),
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_whatever_is_kept_the_answers_stay_close(flat: nn.Module, dtype: torch.dtype, kept: Kept) -> None:
+def test_logits_stay_close_whatever_stays_in_fp32(flat: nn.Module, dtype: torch.dtype, in_fp32: Fp32Layers) -> None:
     images = torch.from_numpy(IMAGES)
     with torch.inference_mode():
         expected = flat(images)
-        lower(flat, dtype, kept)
-        found = flat(images)
-    assert found.dtype == torch.float32
-    assert float((found - expected).abs().max()) <= (2e-2 if dtype == torch.float16 else 1e-1) * expected.abs().max()
+        lower(flat, dtype, in_fp32)
+        logits = flat(images)
+    assert logits.dtype == torch.float32
+    assert float((logits - expected).abs().max()) <= (2e-2 if dtype == torch.float16 else 1e-1) * expected.abs().max()
     types = {name: parameter.dtype for name, parameter in flat.named_parameters()}
-    assert types["blocks.1.mlp.fc1.weight"] == (torch.float32 if 1 in kept.blocks else dtype)
-    assert types["blocks.0.mlp.fc1.weight"] == (torch.float32 if 0 in kept.blocks else dtype)
-    assert types["norm.weight"] == (torch.float32 if "norm" in kept.norms else dtype)
-    assert types["pos_embed"] == (torch.float32 if kept.residual else dtype)
+    assert types["blocks.1.mlp.fc1.weight"] == (torch.float32 if 1 in in_fp32.blocks else dtype)
+    assert types["blocks.0.mlp.fc1.weight"] == (torch.float32 if 0 in in_fp32.blocks else dtype)
+    assert types["norm.weight"] == (torch.float32 if "norm" in in_fp32.norms else dtype)
+    assert types["pos_embed"] == (torch.float32 if in_fp32.residual else dtype)
 
 
-@pytest.mark.parametrize(("precision", "kind"), [("fp16", "FLOAT16"), ("bf16", "BFLOAT16")])
-def test_the_graph_holds_the_weights_in_the_format(
-    models: Callable[..., LoadedModel], exported: Callable[..., Artifact], tmp_path: Path, precision: str, kind: str
+@pytest.mark.parametrize(("precision", "dtype"), [("fp16", "FLOAT16"), ("bf16", "BFLOAT16")])
+def test_weights_in_the_graph_have_the_precisions_dtype(
+    models: Callable[..., Model], exported: Callable[..., Artifact], tmp_path: Path, precision: str, dtype: str
 ) -> None:
     exported(models(heads="uneven"), precision=precision)
     graph = onnx.load(tmp_path / "out" / "model.onnx").graph
     linears = {node.input[1] for node in graph.node if node.op_type == "Gemm"}
-    found = {TensorProto.DataType.Name(each.data_type) for each in graph.initializer if each.name in linears}
-    assert found == {kind}
+    weights = [tensor for tensor in graph.initializer if tensor.name in linears]
+    assert {TensorProto.DataType.Name(tensor.data_type) for tensor in weights} == {dtype}
     assert graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     assert graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT

@@ -1,4 +1,4 @@
-"""A rewritten model gives the same numbers."""
+"""Rewrites do not change a model's logits."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from toolkit.export.attention import FORMS
 from toolkit.export.flat import flatten
 from toolkit.export.rewrite import REWRITES, fold_normalisation, linear_patches, pad_for_kernel, pad_heads, rewrite
 from toolkit.models.adapt import attentions
-from toolkit.models.count import count, trace
-from toolkit.models.source import LoadedModel
+from toolkit.models.model import Model
+from toolkit.models.profile import profile, trace
 from toolkit.records import HeadLayout
 
 NAMES = (
@@ -24,9 +24,9 @@ NAMES = (
     "deit_tiny_distilled_patch16_224",
     "beit_base_patch16_224",
     "deit3_small_patch16_224",  # layer scale
-    "vit_base_patch16_siglip_gap_224",  # mean over tokens behind the norm
+    "vit_base_patch16_siglip_gap_224",  # mean over tokens after the norm
 )
-Make = Callable[..., LoadedModel]
+Make = Callable[..., Model]
 
 
 @pytest.fixture(params=["even", "uneven"])
@@ -34,16 +34,16 @@ def make(request: pytest.FixtureRequest, small: Make, uneven: Make) -> Make:
     return small if request.param == "even" else uneven
 
 
-def images(model: LoadedModel) -> torch.Tensor:
+def images(model: Model) -> torch.Tensor:
     size = model.info.image_size
     return torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(3))
 
 
-def assert_equal(changed: nn.Module, model: LoadedModel, given: torch.Tensor | None = None) -> None:
+def assert_equal(rewritten: nn.Module, model: Model, inputs: torch.Tensor | None = None) -> None:
     with torch.inference_mode():
         expected = model.module(images(model))
-        found = changed(images(model) if given is None else given)
-    assert float((found - expected).abs().max()) <= 1e-5 * max(1.0, float(expected.abs().max()))
+        logits = rewritten(images(model) if inputs is None else inputs)
+    assert float((logits - expected).abs().max()) <= 1e-5 * max(1.0, float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -51,15 +51,15 @@ def assert_equal(changed: nn.Module, model: LoadedModel, given: torch.Tensor | N
 def test_each_rewrite_alone_changes_no_logit(name: str, kind: str, make: Make) -> None:
     model = make(name, depth=2)
     changed = copy.deepcopy(model.module)
-    places = rewrite(changed, [kind])
-    assert places.keys() == {kind}
+    counts = rewrite(changed, [kind])
+    assert counts.keys() == {kind}
     assert_equal(changed, model)
 
 
 @pytest.mark.parametrize("pool", ["max", "avgmax", "avg"])
 @pytest.mark.parametrize("after", [False, True])
-def test_a_norm_before_the_largest_is_taken_keeps_its_gain(pool: str, after: bool, small: Make) -> None:
-    """A gain below zero makes the largest of the norm the least of what is behind it."""
+def test_a_norm_before_max_pooling_keeps_its_gain(pool: str, after: bool, small: Make) -> None:
+    """A negative gain turns a maximum into a minimum."""
     model = small("vit_tiny_patch16_224", depth=2, global_pool=pool, fc_norm=after)
     with torch.no_grad():
         model.module.get_submodule("fc_norm" if after else "norm").get_parameter("weight").sub_(1.0)
@@ -69,39 +69,39 @@ def test_a_norm_before_the_largest_is_taken_keeps_its_gain(pool: str, after: boo
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("only_what_is_read", [False, True])
-def test_all_rewrites_together_change_no_logit(name: str, only_what_is_read: bool, make: Make) -> None:
+@pytest.mark.parametrize("trim_last_block", [False, True])
+def test_all_rewrites_together_change_no_logit(name: str, trim_last_block: bool, make: Make) -> None:
     model = make(name, depth=2)
     changed = copy.deepcopy(model.module)
     rewrite(changed, REWRITES)
-    flatten(changed, model.info.image_size, FORMS["decomposed"], only_what_is_read=only_what_is_read)
+    flatten(changed, model.info.image_size, FORMS["decomposed"], trim_last_block=trim_last_block)
     assert_equal(changed, model)
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("only_what_is_read", [False, True])
+@pytest.mark.parametrize("trim_last_block", [False, True])
 @pytest.mark.parametrize("multiple", [4, 7])
-def test_padded_tokens_change_no_logit(name: str, only_what_is_read: bool, multiple: int, make: Make) -> None:
+def test_padded_tokens_change_no_logit(name: str, trim_last_block: bool, multiple: int, make: Make) -> None:
     model = make(name, depth=2)
     changed, size = copy.deepcopy(model.module), model.info.image_size
     tokens = trace(changed, size)["blocks.0.attn"].positions
-    done = flatten(changed, size, FORMS["decomposed"], only_what_is_read=only_what_is_read, tokens_multiple=multiple)
-    assert ("pad-tokens" in done) == (tokens % multiple > 0)
+    counts = flatten(changed, size, FORMS["decomposed"], trim_last_block=trim_last_block, tokens_multiple=multiple)
+    assert ("pad-tokens" in counts) == (tokens % multiple > 0)
     assert trace(changed, size)["blocks.0.mlp.fc1"].positions == -(-tokens // multiple) * multiple
     assert_equal(changed, model)
 
 
-def test_a_single_block_that_drops_what_is_padded_is_not_padded(small: Make) -> None:
+def test_a_single_trimmed_block_is_not_padded(small: Make) -> None:
     model = small(depth=1)
-    for less in (True, False):
+    for trim in (True, False):
         changed = copy.deepcopy(model.module)
-        done = flatten(changed, 16, FORMS["decomposed"], only_what_is_read=less, tokens_multiple=4)
-        assert ("pad-tokens" in done) == (not less)
+        counts = flatten(changed, 16, FORMS["decomposed"], trim_last_block=trim, tokens_multiple=4)
+        assert ("pad-tokens" in counts) == (not trim)
         assert_equal(changed, model)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_patch_embedding_is_a_linear_layer(name: str, make: Make) -> None:
+def test_a_linear_patch_embedding_changes_no_logit(name: str, make: Make) -> None:
     model = make(name, depth=2)
     changed = copy.deepcopy(model.module)
     assert linear_patches(changed) == 1
@@ -109,13 +109,13 @@ def test_a_patch_embedding_is_a_linear_layer(name: str, make: Make) -> None:
     assert_equal(changed, model)
 
 
-def test_what_a_rewrite_is_for_is_gone_afterwards(small: Make) -> None:
+def test_rewrites_remove_what_they_fold(small: Make) -> None:
     beit = copy.deepcopy(small("beit_base_patch16_224", depth=2).module)
     assert rewrite(beit, REWRITES) == {
         "layer-scale": 4,
         "norms": 5,
         "softmax-scale": 2,
-        "key-bias": 2,  # BEiT has none; folding the norms makes one
+        "key-bias": 2,  # BEiT has none; folding the norms creates one
         "value-bias": 2,
     }
     for attention in attentions(beit).values():
@@ -128,7 +128,7 @@ def test_what_a_rewrite_is_for_is_gone_afterwards(small: Make) -> None:
     assert all(block.gamma_1 is None and block.gamma_2 is None for block in beit.get_submodule("blocks").children())
 
 
-def test_a_key_bias_that_beit_does_not_have_is_not_dropped(small: Make) -> None:
+def test_a_missing_key_bias_is_not_counted(small: Make) -> None:
     assert rewrite(copy.deepcopy(small("beit_base_patch16_224", depth=2).module), ["key-bias"]) == {"key-bias": 0}
 
 
@@ -138,11 +138,11 @@ def test_padded_heads_change_no_logit(name: str, make: Make) -> None:
     changed = copy.deepcopy(model.module)
     for attention in attentions(changed).values():
         pad_heads(attention, HeadLayout(tuple((qk + 3, v + 5) for qk, v in attention.layout.heads)))
-        assert not attention.misfit()
+        assert not attention.layout_mismatch()
     assert_equal(changed, model)
 
 
-def test_heads_are_padded_to_one_width_where_they_have_two_or_an_odd_one(small: Make, uneven: Make) -> None:
+def test_heads_are_padded_to_supported_widths(small: Make, uneven: Make) -> None:
     even = copy.deepcopy(small(depth=2).module)
     assert pad_for_kernel(even, HeadWidths(8, 8)) == 0
     model = uneven(depth=2)
@@ -156,24 +156,24 @@ def test_heads_are_padded_to_one_width_where_they_have_two_or_an_odd_one(small: 
 def test_the_input_normalisation_is_folded_into_the_patch_embedding(name: str, make: Make) -> None:
     model = make(name, depth=2)
     changed = copy.deepcopy(model.module)
-    prepared = model.info.preprocessing
-    mean, std = (torch.tensor(values)[:, None, None] for values in (prepared.mean, prepared.std))
-    fold_normalisation(changed, prepared)
+    preprocessing = model.info.preprocessing
+    mean, std = (torch.tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
+    fold_normalisation(changed, preprocessing)
     assert_equal(changed, model, images(model) * std + mean)
 
 
-@pytest.mark.parametrize(("name", "read"), [("vit_tiny_patch16_224", 1), ("deit_tiny_distilled_patch16_224", 2)])
-def test_the_last_block_costs_what_is_predicted(name: str, read: int, make: Make) -> None:
-    """Queries, output projection and MLP for the tokens that are read; keys and values for all."""
+@pytest.mark.parametrize(("name", "outputs"), [("vit_tiny_patch16_224", 1), ("deit_tiny_distilled_patch16_224", 2)])
+def test_macs_of_a_trimmed_last_block(name: str, outputs: int, make: Make) -> None:
+    """Queries, output projection and MLP for the classifier's tokens; keys and values for all."""
     model = make(name, depth=2)
     size, module = model.info.image_size, copy.deepcopy(model.module)
     tokens = trace(module, size)["blocks.1.attn"].positions
     block, layout = module.get_submodule("blocks.1"), attentions(module)["blocks.1.attn"].layout
     width = int(block.get_parameter("norm1.weight").shape[0])
     hidden = int(block.get_parameter("mlp.fc2.weight").shape[1])
-    each = (layout.qk_width + layout.v_width + 2 * hidden) * width + tokens * (layout.qk_width + layout.v_width)
-    flatten(module, size, FORMS["decomposed"], only_what_is_read=True)
-    assert macs(module, size) == count(model.module, size).macs - (tokens - read) * each
+    per_token = (layout.qk_width + layout.v_width + 2 * hidden) * width + tokens * (layout.qk_width + layout.v_width)
+    flatten(module, size, FORMS["decomposed"], trim_last_block=True)
+    assert macs(module, size) == profile(model.module, size).macs - (tokens - outputs) * per_token
 
 
 def macs(module: nn.Module, size: int) -> int:
@@ -182,28 +182,28 @@ def macs(module: nn.Module, size: int) -> int:
     return counter.get_total_flops() // 2
 
 
-def test_seven_percent_of_a_deit_tiny() -> None:
-    """12 blocks at 224 pixels: the last block keeps its keys, values and one row of everything else."""
+def test_trimming_saves_seven_percent_of_deit_tiny() -> None:
+    """12 blocks at 224 pixels: the last block computes keys and values of all tokens, the rest of one token."""
     from toolkit import recipe
-    from toolkit.models import source
+    from toolkit.models.build import build
 
     settings = recipe.Model(name="deit_tiny_patch16_224", weights="none")
-    model = source.build(settings, [f"class {index}" for index in range(1000)], seed=0)
-    flatten(model.module, 224, FORMS["decomposed"], only_what_is_read=True)
+    model = build(settings, [f"class {index}" for index in range(1000)], seed=0)
+    flatten(model.module, 224, FORMS["decomposed"], trim_last_block=True)
     saved = 1 - macs(model.module, 224) / 1_253_683_200
     assert saved == pytest.approx(0.0696, abs=0.003)
 
 
-def test_where_all_tokens_are_read_the_last_block_stays_whole(small: Make) -> None:
-    module = copy.deepcopy(small("beit_base_patch16_224", depth=2).module)  # the mean over tokens
+def test_mean_pooling_needs_the_whole_last_block(small: Make) -> None:
+    module = copy.deepcopy(small("beit_base_patch16_224", depth=2).module)
     before = type(module.get_submodule("blocks.1"))
-    flatten(module, 16, FORMS["decomposed"], only_what_is_read=True)
+    flatten(module, 16, FORMS["decomposed"], trim_last_block=True)
     assert type(module.get_submodule("blocks.1")) is before
 
 
-def test_a_beit_that_reads_its_class_token(small: Make) -> None:
+def test_a_beit_with_token_pooling_is_trimmed(small: Make) -> None:
     model = small("beit_base_patch16_224", depth=2, global_pool="token")
     changed = copy.deepcopy(model.module)
-    flatten(changed, 16, FORMS["decomposed"], only_what_is_read=True)
+    flatten(changed, 16, FORMS["decomposed"], trim_last_block=True)
     assert type(changed.get_submodule("blocks.1")).__name__ == "LastBlock"
     assert_equal(changed, model)

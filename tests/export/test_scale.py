@@ -1,4 +1,4 @@
-"""Exports of models of real size stay within the time and memory that a laptop has."""
+"""Exports of models of realistic size stay within a laptop's time and memory."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import torch
 
 from toolkit import recipe, records
 from toolkit.export.artifact import export
-from toolkit.export.calibrate import Part, Sample
+from toolkit.export.calibrate import DomainSample, Sample
 from toolkit.export.engine import EngineLayers
-from toolkit.models import source
-from toolkit.models.source import LoadedModel
+from toolkit.models.build import build
+from toolkit.models.model import Model
 from toolkit.records import Artifact
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_120")
@@ -31,9 +31,9 @@ from dataclasses import replace
 from pathlib import Path
 from toolkit import recipe
 from toolkit.export.artifact import export
-from toolkit.models import source
+from toolkit.models.build import build
 
-model = source.build(recipe.Model(name=sys.argv[1], weights="none"), ("cat", "dog"), seed=0)
+model = build(recipe.Model(name=sys.argv[1], weights="none"), ("cat", "dog"), seed=0)
 model = replace(model, info=replace(model.info, weights_sha256="ab" * 32))
 with tempfile.TemporaryDirectory() as out:
     start = time.perf_counter()
@@ -47,57 +47,56 @@ print(json.dumps({"seconds": seconds, "peak_bytes": peak, "difference": artifact
 @pytest.mark.slow
 @pytest.mark.speed
 def test_vit_base_to_onnx(measured: Callable[[str, str], dict[str, float]]) -> None:
-    found = measured(PROGRAM, "vit_base_patch16_224")
-    assert found["seconds"] < 60
-    assert found["peak_bytes"] < 4 << 30
+    usage = measured(PROGRAM, "vit_base_patch16_224")
+    assert usage["seconds"] < 60
+    assert usage["peak_bytes"] < 4 << 30
 
 
 @pytest.fixture(scope="module")
-def deit_tiny(halved: Callable[..., LoadedModel]) -> Callable[..., LoadedModel]:
-    """`deit_tiny(heads, depth)`: whole, or cut to half of its MACs along all axes inside of blocks, so that heads are
-    uneven."""
+def deit_tiny(halved: Callable[..., Model]) -> Callable[..., Model]:
+    """`deit_tiny(heads, depth)`: dense ("even" heads), or pruned to half of its MACs inside the blocks ("uneven")."""
 
-    def made(heads: str, depth: int = 12) -> LoadedModel:
+    def create(heads: str, depth: int = 12) -> Model:
         settings = recipe.Model(name="deit_tiny_patch16_224", weights="none", args={"depth": depth})
-        built = source.build(settings, ("cat", "dog"), seed=0)
-        dense = replace(built, info=replace(built.info, weights_sha256="ab" * 32))
+        model = build(settings, ("cat", "dog"), seed=0)
+        dense = replace(model, info=replace(model.info, weights_sha256="ab" * 32))
         return dense if heads == "even" else halved(dense, "head", "qk", "v", "mlp")
 
-    return made
+    return create
 
 
-def build_engine(model: LoadedModel, precision: str, architecture: str, out: Path) -> tuple[Artifact, float]:
-    """The engine, and the seconds that its builder took."""
+def build_engine(model: Model, precision: str, architecture: str, out: Path) -> tuple[Artifact, float]:
+    """The engine, and its build time in seconds."""
     images = np.random.default_rng(0).standard_normal((8, 3, 224, 224), dtype=np.float32)
     with torch.inference_mode():
         labels = model.module(torch.from_numpy(images)).argmax(1).numpy()
-    sample = Sample(images, (Part("one", images, labels),), 0.25)
-    options: dict[str, Any] = {"precision": precision, "target": architecture, "batch_size": (1, 8, 64)}
-    start, begun = 0.0, False
+    sample = Sample(images, (DomainSample("one", images, labels),), 0.25)
+    options: dict[str, Any] = {"precision": precision, "gpus": architecture, "batch_size": (1, 8, 64)}
+    start, started = 0.0, False
 
-    def report(done: int, total: int, what: str = "") -> None:
-        nonlocal start, begun
-        if not begun and what and "block" not in what:  # the builder's first word: what is before is not its work
-            start, begun = time.perf_counter(), True
+    def progress(done: int, total: int, message: str = "") -> None:
+        nonlocal start, started
+        if not started and message and "block" not in message:  # the builder's first message
+            start, started = time.perf_counter(), True
 
-    artifact = export("rtx", model, recipe.Export.model_validate(options), out, sample, report)
+    artifact = export("rtx", model, recipe.Export.model_validate(options), out, sample, progress)
     return artifact, time.perf_counter() - start
 
 
 @pytest.mark.slow
 @pytest.mark.speed
 @pytest.mark.parametrize("case", [*itertools.product(("even", "uneven"), PRECISIONS, ARCHITECTURES)], ids="-".join)
-def test_engines_of_deit_tiny(deit_tiny: Callable[..., LoadedModel], tmp_path: Path, case: tuple[str, ...]) -> None:
+def test_engines_of_deit_tiny(deit_tiny: Callable[..., Model], tmp_path: Path, case: tuple[str, ...]) -> None:
     heads, precision, architecture = case
     artifact, seconds = build_engine(deit_tiny(heads), precision, architecture, tmp_path)
-    fused = [each.status for each in artifact.fusion].count("fused")
+    fused = [block.status for block in artifact.fusion].count("fused")
     print(*case, f"{seconds:.1f} s,", f"fused in {fused} of 12 blocks")
     assert seconds < ENGINE_SECONDS
     check_engine(artifact, tmp_path, case, 12)
 
 
-def test_an_engine_of_three_blocks_of_deit_tiny(deit_tiny: Callable[..., LoadedModel], tmp_path: Path) -> None:
-    """Small models have one of every precision and for every GPU, in test_tensorrt.py."""
+def test_an_engine_of_three_blocks_of_deit_tiny(deit_tiny: Callable[..., Model], tmp_path: Path) -> None:
+    """A quick case; test_tensorrt.py builds small models in every precision and for every GPU."""
     case = ("uneven", "int8", "sm_120")
     artifact, _ = build_engine(deit_tiny("uneven", 3), *case[1:], tmp_path)
     check_engine(artifact, tmp_path, case, 3)
@@ -105,21 +104,19 @@ def test_an_engine_of_three_blocks_of_deit_tiny(deit_tiny: Callable[..., LoadedM
 
 def check_engine(artifact: Artifact, folder: Path, case: tuple[str, ...], blocks: int) -> None:
     _, precision, architecture = case
-    found = [each.status for each in artifact.fusion]
+    statuses = [block.status for block in artifact.fusion]
     assert artifact.device_architecture == architecture
     assert artifact.inputs[0].shape[0] == "batch"
     assert (artifact.options["least_batch"], artifact.options["largest_batch"]) == (1, 64)
-    assert len(found) == blocks
-    assert "unknown" not in found
-    assert ("fused" in found) == (precision != "fp32")
+    assert len(statuses) == blocks
+    assert "unknown" not in statuses
+    assert ("fused" in statuses) == (precision != "fp32")
     assert records.load(EngineLayers, folder / "layers.json").layers
 
 
-def test_attention_reads_what_the_projection_wrote_where_it_lies(
-    deit_tiny: Callable[..., LoadedModel], tmp_path: Path
-) -> None:
-    """No layer of the engine moves queries, keys or values between the two."""
+def test_fused_attention_reads_the_projections_output_in_place(deit_tiny: Callable[..., Model], tmp_path: Path) -> None:
+    """No layer of the engine copies queries, keys or values."""
     build_engine(deit_tiny("even", 3), "fp16", "sm_89", tmp_path)
     layers = records.load(EngineLayers, tmp_path / "layers.json").layers
-    between = [layer for layer in layers if any(node.startswith("blocks.1.attn/") for node in layer.nodes)]
-    assert [layer.name.partition("_myl")[0] for layer in between] == ["_gemm_mha_v2"]
+    attention = [layer for layer in layers if any(node.startswith("blocks.1.attn/") for node in layer.nodes)]
+    assert [layer.name.partition("_myl")[0] for layer in attention] == ["_gemm_mha_v2"]

@@ -1,8 +1,8 @@
-"""What this export writes is faster than what the usual ways write, for the same model, side by side in one run.
+"""Exported files are faster than those of torch.onnx.export, for equal models, measured interleaved.
 
     pytest -m slow -s tests/export/test_speed.py
 
-prints every figure. Random weights will do: no kernel here is faster or slower for the values.
+prints all measurements. Weights are random: no kernel's speed depends on values.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from toolkit import limits, recipe
 from toolkit.bench.runtimes import runtime
 from toolkit.bench.statistics import ratio_of_medians
 from toolkit.export.artifact import export
-from toolkit.export.calibrate import Part, Sample
+from toolkit.export.calibrate import DomainSample, Sample
 from toolkit.limits import PROC, text_of
-from toolkit.models import source
+from toolkit.models.build import build
+from toolkit.models.model import Model
 from toolkit.models.shapes import blocks_of
-from toolkit.models.source import LoadedModel
 
 SIZE, CLASSES = 160, ("a", "b", "c", "d", "e", "f", "g")
 CALLS = {1: 300, 8: 60}
-"""Of each side, by batch size."""
-CALLS_A_TURN = 5
+"""Measured calls per subject, by batch size."""
+CALLS_PER_TURN = 5
 HAS_BF16 = "avx512_bf16" in text_of(PROC / "cpuinfo")
 
 Run = Callable[[np.ndarray], np.ndarray]
@@ -42,18 +42,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.speed]
 
 
 @pytest.fixture(scope="module")
-def dense() -> LoadedModel:
-    made = source.build(recipe.Model(name="deit_tiny_patch16_224", weights="none", image_size=SIZE), CLASSES, seed=0)
-    return replace(made, info=replace(made.info, weights_sha256="ab" * 32))
+def dense() -> Model:
+    model = build(recipe.Model(name="deit_tiny_patch16_224", weights="none", image_size=SIZE), CLASSES, seed=0)
+    return replace(model, info=replace(model.info, weights_sha256="ab" * 32))
 
 
 @pytest.fixture(scope="module")
-def slim(dense: LoadedModel, halved: Callable[..., LoadedModel]) -> LoadedModel:
+def slim(dense: Model, halved: Callable[..., Model]) -> Model:
     return halved(dense, "head", "mlp")
 
 
-def timms(model: LoadedModel) -> nn.Module:
-    """timm's own module of these widths, as torch-pruning leaves it: fewer heads, narrower layers."""
+def timm_module(model: Model) -> nn.Module:
+    """timm's module with these widths, as torch-pruning would return it: fewer heads, narrower layers."""
     plain = timm.create_model("deit_tiny_patch16_224", img_size=SIZE, num_classes=len(CLASSES)).eval()
     for ours, theirs in zip(blocks_of(model.module), blocks_of(plain), strict=True):
         (count, width, _), *others = ours.attn.layout.buckets
@@ -77,10 +77,10 @@ def in_onnxruntime(file: Path) -> Run:
 
 
 def default_exports(module: nn.Module, batch: int, folder: Path) -> dict[str, Run]:
-    """`torch.onnx.export` with nothing said, and with no more than a free batch."""
-    free = ({0: torch.export.Dim("batch")},)
+    """`torch.onnx.export` with default arguments, and with a dynamic batch."""
+    dynamic = ({0: torch.export.Dim("batch")},)
     runs = {}
-    for name, size, shapes in (("fixed batch", batch, None), ("free batch", 2, free)):
+    for name, size, shapes in (("fixed batch", batch, None), ("dynamic batch", 2, dynamic)):
         file = folder / f"{name}.onnx"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -89,62 +89,65 @@ def default_exports(module: nn.Module, batch: int, folder: Path) -> dict[str, Ru
     return runs
 
 
-def exported(model: LoadedModel, kind: str, out: Path, **options: object) -> Path:
+def exported(model: Model, target: str, out: Path, **options: object) -> Path:
     images = np.random.default_rng(0).standard_normal((16, 3, SIZE, SIZE), dtype=np.float32)
     with torch.inference_mode():
         labels = model.module(torch.from_numpy(images)).argmax(1).numpy()
-    export(kind, model, recipe.Export.model_validate(options), out, Sample(images, (Part("one", images, labels),), 0.9))
+    sample = Sample(images, (DomainSample("one", images, labels),), 0.9)
+    export(target, model, recipe.Export.model_validate(options), out, sample)
     return out
 
 
-def ratios(what: str, sides: Mapping[str, Run], batch: int, base: int = 1) -> dict[str, float]:
-    """How many times faster each side is than the fastest of the first `base`, from calls that take turns.
+def speedups(title: str, subjects: Mapping[str, Run], batch: int, baselines: int = 1) -> dict[str, float]:
+    """Speedup of each subject over the fastest of the first `baselines` subjects, from interleaved calls.
 
-    A turn is a call that wakes threads and fills caches, and is not counted, and some that are.
+    Every turn starts with a call that wakes threads and fills caches, which is not measured.
     """
     images = np.random.default_rng(0).standard_normal((batch, 3, SIZE, SIZE), dtype=np.float32)
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(CALLS[batch] // CALLS_A_TURN + 2):
-        for name in sides if turn % 2 else reversed(sides):
-            for call in range(1 + CALLS_A_TURN):
+    seconds: dict[str, list[float]] = {name: [] for name in subjects}
+    for turn in range(CALLS[batch] // CALLS_PER_TURN + 2):
+        for name in subjects if turn % 2 else reversed(subjects):
+            for call in range(1 + CALLS_PER_TURN):
                 start = time.perf_counter()
-                sides[name](images)
+                subjects[name](images)
                 if turn >= 2 and call:
                     seconds[name].append(time.perf_counter() - start)
-    first = min(list(sides)[:base], key=lambda name: float(np.median(seconds[name])))
-    found = {name: ratio_of_medians(seconds[first], seconds[name]) for name in sides}
-    for name, ratio in found.items():
+    baseline = min(list(subjects)[:baselines], key=lambda name: float(np.median(seconds[name])))
+    ratios = {name: ratio_of_medians(seconds[baseline], seconds[name]) for name in subjects}
+    for name, ratio in ratios.items():
         median = 1e3 * float(np.median(seconds[name]))
-        print(f"{what}, batch {batch}: {name} {median:.2f} ms, {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]")
-    return {name: ratio.value for name, ratio in found.items()}
+        print(f"{title}, batch {batch}: {name} {median:.2f} ms, {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]")
+    return {name: ratio.value for name, ratio in ratios.items()}
 
 
 @pytest.mark.parametrize("batch", [1, 8])
-@pytest.mark.parametrize("which", ["dense", "slim"])
-def test_against_the_exporters_defaults(request: pytest.FixtureRequest, tmp_path: Path, which: str, batch: int) -> None:
-    model = request.getfixturevalue(which)
-    usual = default_exports(timms(model), batch, tmp_path)
+@pytest.mark.parametrize("subject", ["dense", "slim"])
+def test_faster_than_default_exports(request: pytest.FixtureRequest, tmp_path: Path, subject: str, batch: int) -> None:
+    model = request.getfixturevalue(subject)
+    defaults = default_exports(timm_module(model), batch, tmp_path)
     ours = in_onnxruntime(exported(model, "onnx", tmp_path / "ours") / "model.onnx")
-    assert ratios(which, {**usual, "this export": ours}, batch, base=2)["this export"] > 1.05
+    assert speedups(subject, {**defaults, "this export": ours}, batch, baselines=2)["this export"] > 1.05
 
 
 @pytest.mark.parametrize("batch", [1, 8])
-@pytest.mark.parametrize("which", ["dense", "slim"])
-def test_int8_in_onnxruntime(request: pytest.FixtureRequest, tmp_path: Path, which: str, batch: int) -> None:
-    model = request.getfixturevalue(which)
-    sides = {
+@pytest.mark.parametrize("subject", ["dense", "slim"])
+def test_int8_is_faster_in_onnxruntime(
+    request: pytest.FixtureRequest, tmp_path: Path, subject: str, batch: int
+) -> None:
+    model = request.getfixturevalue(subject)
+    files = {
         name: in_onnxruntime(exported(model, "onnx", tmp_path / name, precision=name) / "model.onnx")
         for name in ("fp32", "int8")
     }
-    assert ratios(which, sides, batch)["int8"] > 1.0
+    assert speedups(subject, files, batch)["int8"] > 1.0
 
 
-@pytest.mark.skipif(not HAS_BF16, reason="the processor has no AVX512-bf16")
+@pytest.mark.skipif(not HAS_BF16, reason="the CPU has no AVX512-bf16")
 @pytest.mark.parametrize("batch", [1, 8])
-def test_bfloat16_in_openvino(dense: LoadedModel, tmp_path: Path, batch: int) -> None:
-    usual = default_exports(timms(dense), batch, tmp_path)
+def test_bf16_is_faster_in_openvino(dense: Model, tmp_path: Path, batch: int) -> None:
+    defaults = default_exports(timm_module(dense), batch, tmp_path)
     ours = in_onnxruntime(exported(dense, "onnx", tmp_path / "onnx") / "model.onnx")
     folder = exported(dense, "openvino", tmp_path / "openvino", precision="bf16")
     with runtime("openvino").open(folder, limits.cores()) as session:
-        found = ratios("dense", {**usual, "onnxruntime fp32": ours, "openvino bf16": session.run}, batch, base=2)
-    assert found["openvino bf16"] > 1.6
+        subjects = {**defaults, "onnxruntime fp32": ours, "openvino bf16": session.run}
+        assert speedups("dense", subjects, batch, baselines=2)["openvino bf16"] > 1.6

@@ -1,4 +1,4 @@
-"""docs/models.md is what the command finds."""
+"""docs/models.md is up to date."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from pathlib import Path
 import pytest
 import timm
 
-from toolkit.export.survey import go_through, kind, page, refusal
-from toolkit.models.source import known_models
+from toolkit.export.survey import SUPPORTED, kind, page, refusal, run_all_stages
+from toolkit.models.timm_model import known_models
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
-THROUGH = ("vit_base_patch16_clip_quickgelu_224", "vit_base_patch16_rpn_224")
-"""Of kinds that no other test exports: a norm before the blocks, norms behind the layers."""
+ACCEPTED = ("vit_base_patch16_clip_quickgelu_224", "vit_base_patch16_rpn_224")
+"""Models of kinds that no other test exports: a norm before the blocks, norms after the layers."""
 REFUSED = ("test_vit3", "test_vit4", "beit3_base_patch16_224", "vit_small_patch16_18x2_224")
 
 
 @pytest.fixture(scope="module")
 def rows() -> dict[str, tuple[str, str]]:
-    """Each name's result, and what it is or why it is refused."""
+    """Model name to its result, and its description or the reason of its refusal."""
     text = PAGE.read_text(encoding="utf-8")
     if f"timm {timm.__version__}:" not in text:
-        pytest.skip(f"{PAGE} is about another timm than {timm.__version__}")
-    found: dict[str, tuple[str, str]] = {}
+        pytest.skip(f"{PAGE} is for another version of timm than {timm.__version__}")
+    results: dict[str, tuple[str, str]] = {}
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split(" | ")]
         for name in re.findall(r"`([^`]+)`", cells[0]) if len(cells) == 4 else ():
-            assert name not in found, f"{name} stands there twice"
-            found[name] = (cells[1], cells[3])
-    return found
+            assert name not in results, f"{name} is listed twice"
+            results[name] = (cells[1], cells[3])
+    return results
 
 
 def test_every_name_has_a_result(rows: dict[str, tuple[str, str]]) -> None:
@@ -37,14 +37,14 @@ def test_every_name_has_a_result(rows: dict[str, tuple[str, str]]) -> None:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused_with_the_reason_in_the_table(rows: dict[str, tuple[str, str]], name: str) -> None:
+def test_models_are_refused_with_the_reason_in_the_table(rows: dict[str, tuple[str, str]], name: str) -> None:
     assert rows[name] == ("refused", refusal(name))
 
 
-@pytest.mark.parametrize("name", THROUGH)
-def test_goes_through(rows: dict[str, tuple[str, str]], tmp_path: Path, name: str) -> None:
-    assert rows[name] == ("goes through", kind(name))
-    go_through(name, tmp_path)
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_supported_models_pass_all_stages(rows: dict[str, tuple[str, str]], tmp_path: Path, name: str) -> None:
+    assert rows[name] == (SUPPORTED, kind(name))
+    run_all_stages(name, tmp_path)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Engines: built for GPUs that are not there, by one path for every version."""
+"""Engines, cross-compiled for GPUs, with every version of the libraries."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import pytest
 from toolkit import recipe, records
 from toolkit.errors import BadInput, CheckFailed, MissingDependency, RecipeError, StorageError
 from toolkit.export import target
-from toolkit.export.engine import Engine, EngineLayer, EngineLayers, EngineOptions, build, layers_in
-from toolkit.export.libraries import TABLE, Library, Version, library, version_of
-from toolkit.export.tensorrt import _keep, engine_options
-from toolkit.models.source import LoadedModel
+from toolkit.export.engine import Engine, EngineLayer, EngineLayers, EngineOptions, build, parse_layers
+from toolkit.export.libraries import TABLE, Features, Library, features_of, library
+from toolkit.export.tensorrt import _write_cache, engine_options
+from toolkit.models.model import Model
 from toolkit.records import Artifact
 
-Models = Callable[..., LoadedModel]
+Models = Callable[..., Model]
 Exported = Callable[..., Artifact]
 
-SAID = """\
+LOG = """\
 Name: __myl_FcAdd_myl0_4, LayerType: runtime_fusion, Inputs: [ { Name: x, Dimensions: [-1,5] }], Constants: [], \
 Outputs: [], TacticName: , StreamId: 0, Metadata: [ONNX Layer: blocks.0.attn.qkv/Gemm]
 Name: _gemm_mha_v2_myl0_5, LayerType: kgen, Inputs: [], Constants: [], Outputs: [], \
@@ -32,8 +32,8 @@ TacticName: _gemm_mha_v2_0x48, StreamId: 0, Metadata: [ONNX Layer: blocks.0.attn
 """
 
 
-def test_the_builders_list_of_layers_is_read() -> None:
-    assert layers_in(SAID.splitlines()) == (
+def test_layers_are_parsed_from_the_builders_log() -> None:
+    assert parse_layers(LOG.splitlines()) == (
         EngineLayer("__myl_FcAdd_myl0_4", "runtime_fusion", "", ("blocks.0.attn.qkv/Gemm",)),
         EngineLayer(
             "_gemm_mha_v2_myl0_5", "kgen", "_gemm_mha_v2_0x48", ("blocks.0.attn/MatMul", "blocks.0.attn/Softmax")
@@ -52,17 +52,17 @@ def test_the_builders_list_of_layers_is_read() -> None:
         ("tensorrt_rtx", "1.7.1.116", (1, 7)),
     ],
 )
-def test_what_a_version_can_do(package: str, version: str, row: tuple[int, int]) -> None:
-    assert version_of(package, version) is TABLE[package][row]
+def test_features_of_a_version(package: str, version: str, row: tuple[int, int]) -> None:
+    assert features_of(package, version) is TABLE[package][row]
 
 
-def test_a_version_that_is_too_old() -> None:
+def test_a_version_that_is_too_old_is_refused() -> None:
     with pytest.raises(BadInput, match=r"tensorrt 8\.6\.1 is too old") as caught:
-        version_of("tensorrt", "8.6.1")
+        features_of("tensorrt", "8.6.1")
     assert caught.value.hint == "install 10.3 or newer"
 
 
-def test_without_tensorrt_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_missing_tensorrt_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(MissingDependency, match="'tensorrt' needs tensorrt") as caught:
         library("tensorrt")
@@ -72,7 +72,7 @@ def test_without_tensorrt_it_is_said_what_to_install(monkeypatch: pytest.MonkeyP
 
 
 def test_building_needs_no_torch() -> None:
-    """A device builds engines too; and processes that libraries have of their own are started quickly."""
+    """Devices without torch can build engines, and subprocesses of libraries start quickly."""
     modules = ", ".join(
         f"toolkit.export.{name}" for name in ("tensorrt", "rtx", "openvino", "quantize", "onnx_session")
     )
@@ -83,124 +83,122 @@ def test_building_needs_no_torch() -> None:
 @pytest.mark.each_choice
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_86", "sm_89", "sm_120"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
-def test_engines_for_gpus_that_are_not_there(
+def test_engines_are_cross_compiled(
     models: Models, exported: Exported, tmp_path: Path, architecture: str, precision: str
 ) -> None:
-    artifact = exported(models(heads="uneven"), "rtx", precision=precision, target=architecture)
+    artifact = exported(models(heads="uneven"), "rtx", precision=precision, gpus=architecture)
     assert artifact.device_architecture == architecture
     assert artifact.max_abs_difference is None
-    assert [found.block for found in artifact.fusion] == [0, 1]
+    assert [fusion.block for fusion in artifact.fusion] == [0, 1]
     assert artifact.options["least_batch"] == 1
     assert artifact.options["largest_batch"] == 64
     assert artifact.built_with["tensorrt_rtx"]
-    found = records.load(EngineLayers, tmp_path / "out" / "layers.json")
-    assert any("blocks.1.attn" in node for layer in found.layers for node in layer.nodes)
+    engine = records.load(EngineLayers, tmp_path / "out" / "layers.json")
+    assert any("blocks.1.attn" in node for layer in engine.layers for node in layer.nodes)
     assert artifact.also.keys() == {"layers.json"}
     assert records.load(Artifact, tmp_path / "out" / "artifact.json") == artifact
 
 
-def test_heads_of_64_are_one_kernel_in_half_precision_and_not_in_fp32(models: Models, exported: Exported) -> None:
-    """TensorRT's fused attention, seen in the list of layers; 64 tokens more than fit a trivial kernel."""
+def test_heads_of_64_are_fused_in_half_precision_and_not_in_fp32(models: Models, exported: Exported) -> None:
+    """Status from the list of layers; the model has more tokens than fit a trivial kernel."""
     model = models(embed_dim=192, mlp_ratio=1.0)
-    assert {found.status for found in exported(model, "rtx", precision="fp16", target="sm_89").fusion} == {"fused"}
-    found = exported(model, "rtx", precision="fp32", target="sm_89").fusion
-    assert {each.status for each in found} == {"not"}
-    assert {each.mend for each in found} == {"--precision fp16 or bf16"}
+    assert {block.status for block in exported(model, "rtx", precision="fp16", gpus="sm_89").fusion} == {"fused"}
+    blocks = exported(model, "rtx", precision="fp32", gpus="sm_89").fusion
+    assert {block.status for block in blocks} == {"not"}
+    assert {block.mend for block in blocks} == {"--precision fp16 or bf16"}
 
 
 @pytest.mark.parametrize("precision", ["fp16", pytest.param("int8", marks=pytest.mark.slow)])
-def test_narrow_heads_are_padded_to_what_the_fused_kernel_takes(
-    models: Models, exported: Exported, precision: str
-) -> None:
+def test_narrow_heads_are_padded_for_the_fused_kernel(models: Models, exported: Exported, precision: str) -> None:
     model = models(patch_size=2)  # heads of 8 units, 64 patches
-    artifact = exported(model, "rtx", precision=precision, target="sm_89")
+    artifact = exported(model, "rtx", precision=precision, gpus="sm_89")
     assert artifact.rewrites["pad-heads"] == 2
-    assert {found.status for found in artifact.fusion} == {"fused"}
-    bare = exported(model, "rtx", precision=precision, target="sm_89", rewrites=("norms",))
-    assert "pad-heads" not in bare.rewrites
-    assert "fused" not in {found.status for found in bare.fusion}
+    assert {block.status for block in artifact.fusion} == {"fused"}
+    unpadded = exported(model, "rtx", precision=precision, gpus="sm_89", rewrites=("norms",))
+    assert "pad-heads" not in unpadded.rewrites
+    assert "fused" not in {block.status for block in unpadded.fusion}
 
 
-def test_nothing_is_padded_where_nothing_can_be_fused(models: Models, exported: Exported) -> None:
+def test_heads_are_not_padded_in_fp32_which_is_never_fused(models: Models, exported: Exported) -> None:
     assert "pad-heads" not in exported(models(heads="uneven"), "rtx", precision="fp32").rewrites
 
 
 def test_an_interrupt_ends_the_build(models: Models, exported: Exported, tmp_path: Path) -> None:
-    """The library swallows what its callbacks raise."""
+    """TensorRT swallows exceptions of its callbacks."""
 
-    def report(done: int, total: int, what: str = "") -> None:
+    def progress(done: int, total: int, message: str = "") -> None:
         raise KeyboardInterrupt
 
     exported(models(), opset=20)
     graph = (tmp_path / "out" / "model.onnx").read_bytes()
     with pytest.raises(KeyboardInterrupt):
-        build(graph, EngineOptions((1,)), library("rtx"), report=report)
+        build(graph, EngineOptions((1,)), library("rtx"), progress=progress)
 
 
-def test_what_an_engine_depends_on() -> None:
+def test_cache_keys_of_an_engine() -> None:
     rtx = target("rtx")
     assert rtx.depends_on(recipe.Export()).keys() == {"tensorrt_rtx"}
     assert rtx.depends_on(recipe.Export(version_compatible=True)) == {}
 
 
-def test_a_timing_cache_in_no_folder(tmp_path: Path) -> None:
-    times = Library("tensorrt", Version(opset=23, typing_flag=False, architectures=("sm_89",)))
+def test_a_timing_cache_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    tensorrt = Library("tensorrt", Features(opset=23, typing_flag=False, architectures=("sm_89",)))
     options = recipe.Export(timing_cache=str(tmp_path / "none" / "cache"))
-    with pytest.raises(BadInput, match="there is no folder for the timing cache"):
-        engine_options(options, times)
+    with pytest.raises(BadInput, match=r"the folder of the timing cache .* does not exist"):
+        engine_options(options, tensorrt)
     with pytest.raises(BadInput, match="cannot be written"):
-        engine_options(recipe.Export(timing_cache=str(tmp_path)), times)
+        engine_options(recipe.Export(timing_cache=str(tmp_path)), tensorrt)
 
 
-def test_a_timing_cache_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_timing_cache_is_replaced_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path / "cache"
-    _keep(b"old", cache)
+    _write_cache(b"old", cache)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", Mock(side_effect=OSError("no space left")))
         with pytest.raises(StorageError, match="cannot write the timing cache"):
-            _keep(b"new", cache)
+            _write_cache(b"new", cache)
     assert cache.read_bytes() == b"old"
-    _keep(b"new", cache)
+    _write_cache(b"new", cache)
     assert cache.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [cache]
 
 
-def test_a_graph_it_cannot_read_fails_in_its_own_words() -> None:
+def test_a_graph_that_cannot_be_parsed_fails_with_the_librarys_reason() -> None:
     rtx = library("rtx")
-    with pytest.raises(CheckFailed, match=r"tensorrt_rtx .* cannot read the graph"):
+    with pytest.raises(CheckFailed, match=r"tensorrt_rtx .* cannot parse the graph"):
         build(b"no graph", EngineOptions((1,)), rtx)
 
 
-def test_a_gpu_it_does_not_build_for(models: Models, exported: Exported) -> None:
-    with pytest.raises(BadInput, match="does not build for sm_87") as caught:
-        exported(models(), "rtx", target="sm_87")
+def test_an_unsupported_gpu_is_refused(models: Models, exported: Exported) -> None:
+    with pytest.raises(BadInput, match="cannot build for sm_87") as caught:
+        exported(models(), "rtx", gpus="sm_87")
     assert "sm_89" in caught.value.hint
 
 
-def test_a_form_of_attention_it_cannot_build(models: Models, exported: Exported) -> None:
-    with pytest.raises(RecipeError, match="rtx does not run standard attention"):
+def test_an_unsupported_form_of_attention_is_refused(models: Models, exported: Exported) -> None:
+    with pytest.raises(RecipeError, match="rtx does not support standard attention"):
         exported(models(), "rtx", attention="standard", opset=23)
 
 
-def test_a_compatibility_it_does_not_have(models: Models, exported: Exported) -> None:
-    with pytest.raises(BadInput, match="knows no --hardware-compatible"):
+def test_hardware_compatible_is_refused_for_rtx(models: Models, exported: Exported) -> None:
+    with pytest.raises(BadInput, match="does not support --hardware-compatible"):
         exported(models(), "rtx", hardware_compatible=True)
 
 
-def test_a_timing_cache_where_nothing_is_timed(models: Models, exported: Exported, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="times nothing"):
+def test_a_timing_cache_is_refused_for_rtx(models: Models, exported: Exported, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="tensorrt_rtx has no timing cache"):
         exported(models(), "rtx", timing_cache=str(tmp_path / "timing.cache"))
 
 
-def test_progress_is_shown(models: Models, exported: Exported, tmp_path: Path) -> None:
+def test_the_builder_reports_progress(models: Models, exported: Exported, tmp_path: Path) -> None:
     exported(models(), "onnx", opset=20)
-    told: list[tuple[int, int, str]] = []
-    made = build(
+    calls: list[tuple[int, int, str]] = []
+    engine = build(
         (tmp_path / "out" / "model.onnx").read_bytes(),
         EngineOptions((1, 2, 4)),
         library("rtx"),
-        report=lambda done, total, message="": told.append((done, total, message)),
+        progress=lambda done, total, message="": calls.append((done, total, message)),
     )
-    assert isinstance(made, Engine)
-    assert told
-    assert all(0 <= done <= total and message for done, total, message in told)
+    assert isinstance(engine, Engine)
+    assert calls
+    assert all(0 <= done <= total and message for done, total, message in calls)

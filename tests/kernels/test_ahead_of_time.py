@@ -1,6 +1,6 @@
-"""The command that writes a layer's machine code, and the C that launches it.
+"""The command that cross-compiles a layer, and the C code that launches it.
 
-There is a driver to link with that launches nothing: it notes what it is asked for, and answers what it is told to.
+The C code is linked with a fake CUDA driver that records its calls and returns a chosen result.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CUresult answer = CUDA_SUCCESS;
 const unsigned char *image;
 char symbol[64];
 unsigned grid[3], block, shared, opted_in, loaded;
-CUdeviceptr arguments[6];
+CUdeviceptr arguments[7];
 int count = 3;
 
 CUresult cuCtxGetDevice(CUdevice *device) { *device = 0; return answer; }
@@ -53,7 +53,7 @@ CUresult cuLaunchKernel(CUfunction function, unsigned x, unsigned y, unsigned z,
 }
 """
 SUCCESS, INVALID_VALUE, NOT_INITIALIZED, NO_BINARY, MISALIGNED = 0, 1, 3, 209, 716
-"""What cuda.h calls them."""
+"""Values of cuda.h's CUresult."""
 
 
 def called(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -68,7 +68,7 @@ def called(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Path, ctypes.CDLL]]:
-    """`built(...)`: a folder that the command has written with these arguments, and the C in it, compiled."""
+    """`built(...)`: the command's output folder for these arguments, and its C code as a shared library."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("there is no C compiler")
@@ -78,7 +78,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Path,
 
     def build(*arguments: str) -> tuple[Path, ctypes.CDLL]:
         folder = tmp_path_factory.mktemp("layer")
-        ended = called("--target", "sm_87", "--scale", "0.125", "--out", str(folder), *arguments)
+        ended = called("--gpu", "sm_87", "--scale", "0.125", "--out", str(folder), *arguments)
         assert ended.returncode == 0, ended.stderr
         (folder / "driver.c").write_text(DRIVER)
         sources = [str(file) for file in folder.glob("*.c")]
@@ -95,8 +95,10 @@ def test_a_program_without_triton_launches_it(built: Callable[..., tuple[Path, c
     ptx = (folder / "block_3.ptx").read_text()
     assert cubin.startswith(b"\x7fELF")
     assert ".target sm_87" in ptx
-    assert str(Path(__file__).parents[2]) not in ptx, "a path on the machine that made it"
-    assert ptx.split(".entry")[1].split(")")[0].count(".param") == 2 + 2, "packed, out, and the compiler's two"
+    assert str(Path(__file__).parents[2]) not in ptx, "a path of the compiling machine"
+    assert ptx.split(".entry")[1].split(")")[0].count(".param") == 2 + 2, (
+        "packed, out, and two of Triton's calling convention"
+    )
     assert "packed   [batch, 197, 296]" in (folder / "block_3.h").read_text()
 
     def number(name: str) -> int:
@@ -108,13 +110,13 @@ def test_a_program_without_triton_launches_it(built: Callable[..., tuple[Path, c
     assert ctypes.string_at(ctypes.c_void_p.in_dll(library, "image").value or 0, len(cubin)) == cubin
     assert (ctypes.c_char * 64).in_dll(library, "symbol").value == b"layer"
     assert library.block_3(3, 160, 320, 5) == SUCCESS
-    assert list((ctypes.c_uint * 3).in_dll(library, "grid")) == [2 * 5, 3, 1], "16 processors take 32 programs"
+    assert list((ctypes.c_uint * 3).in_dll(library, "grid")) == [2 * 5, 3, 1], "16 SMs run 32 programs"
     assert list((ctypes.c_uint64 * 3).in_dll(library, "arguments")) == [160, 320, 0]
     assert number("block") == 128
     assert number("shared") == number("opted_in") > 48 << 10
-    for batch, shares in ((1, 4), (8, 2), (64, 1)):  # four tiles of 64 queries hold 197
+    for batch, splits in ((1, 4), (8, 2), (64, 1)):  # 197 queries are four blocks of 64
         assert library.block_3(3, 160, 320, batch) == SUCCESS
-        assert list((ctypes.c_uint * 3).in_dll(library, "grid")) == [2 * batch, shares, 1]
+        assert list((ctypes.c_uint * 3).in_dll(library, "grid")) == [2 * batch, splits, 1]
 
     assert library.block_3(3, 160, 320, 0) == INVALID_VALUE
     assert library.block_3(3, 160, 320, 1 << 30) == INVALID_VALUE
@@ -127,22 +129,24 @@ def test_a_program_without_triton_launches_it(built: Callable[..., tuple[Path, c
     assert number("loaded") == 0
 
 
-def test_queries_and_a_bias_are_arguments_too(built: Callable[..., tuple[Path, ctypes.CDLL]]) -> None:
-    folder, library = built("--tokens", "577", "--heads", "64x64,40x24", "--queries", "1", "--bias")
+def test_separate_queries_and_biases_are_arguments(built: Callable[..., tuple[Path, ctypes.CDLL]]) -> None:
+    folder, library = built("--tokens", "577", "--heads", "64x64,40x24", "--queries", "1", "--bias", "--key-bias")
     header = (folder / "headwise_attention.h").read_text()
     assert "bias     [2, 1, 584]" in header
-    assert "CUdeviceptr packed, CUdeviceptr queries, CUdeviceptr bias, CUdeviceptr out, unsigned batch" in header
-    ctypes.c_int.in_dll(library, "count").value = 6
+    assert "key_bias [batch, 577]: float32" in header
+    tensors = ("packed", "queries", "bias", "key_bias", "out")
+    assert ", ".join(f"CUdeviceptr {name}" for name in tensors) + ", unsigned batch" in header
+    ctypes.c_int.in_dll(library, "count").value = 7
     attention = library.headwise_attention
-    attention.argtypes = [ctypes.c_void_p, *[ctypes.c_uint64] * 4, ctypes.c_uint]
+    attention.argtypes = [ctypes.c_void_p, *[ctypes.c_uint64] * 5, ctypes.c_uint]
     assert library.headwise_attention_load() == SUCCESS
-    assert attention(3, 16, 32, 48, 64, 1) == SUCCESS
-    assert list((ctypes.c_uint64 * 6).in_dll(library, "arguments")) == [16, 32, 48, 64, 0, 0]
+    assert attention(3, 16, 32, 48, 64, 80, 1) == SUCCESS
+    assert list((ctypes.c_uint64 * 7).in_dll(library, "arguments")) == [16, 32, 48, 64, 80, 0, 0]
 
 
 def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    ended = called("--target", "sm_90", "--tokens", "50", "--heads", "16x16", "--scale", "0.125")
+    ended = called("--gpu", "sm_90", "--tokens", "50", "--heads", "16x16", "--scale", "0.125")
     assert ended.stdout.startswith("headwise_attention for sm_90: "), ended.stderr
     assert not list(tmp_path.iterdir())
 
@@ -150,20 +154,21 @@ def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"--target": "sm_70"}, "invalid choice: 'sm_70'"),
-        ({"--heads": "64"}, "64 is not like 64x64,40x24"),
-        ({"--heads": "60x64"}, "not all widths are multiples of 8"),
+        ({"--gpu": "sm_70"}, "invalid choice: 'sm_70'"),
+        ({"--heads": "64"}, "expected widths such as 64x64,40x24, got '64'"),
+        ({"--heads": "60x64"}, "not all head widths are multiples of 8"),
         ({"--heads": "136x64"}, "a head is wider than 128"),
-        ({"--heads": "0x64"}, "there is no attention like"),
-        ({"--tokens": "0"}, "at least 1"),
+        ({"--heads": "0x64"}, "every head needs a qk_dim and a v_dim of at least 1"),
+        ({"--tokens": "0"}, "expected an integer of at least 1"),
+        ({"--target": "sm_87"}, "--target is now called --gpu"),
         ({"--scale": "no"}, "invalid float value"),
-        ({"--name": "block-3"}, "block-3 is no name in C"),
+        ({"--name": "block-3"}, "'block-3' is not a C identifier"),
     ],
     ids=str,
 )
 def test_bad_arguments(change: dict[str, str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    given = {"--target": "sm_80", "--tokens": "50", "--heads": "16x16", "--scale": "0.125"} | change
+    arguments = {"--gpu": "sm_80", "--tokens": "50", "--heads": "16x16", "--scale": "0.125"} | change
     with pytest.raises(SystemExit) as ended:
-        ahead_of_time.main([word for pair in given.items() for word in pair])
+        ahead_of_time.main([word for pair in arguments.items() for word in pair])
     assert ended.value.code == 2
     assert message in capsys.readouterr().err

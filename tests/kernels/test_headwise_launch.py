@@ -1,23 +1,24 @@
-"""The kernels, run by Triton's interpreter, against the reference in float64.
+"""The kernels in Triton's interpreter against the reference in float64.
 
-What lies beside the tensors is NaN: whatever is read there shows. The interpreter cannot multiply in bfloat16, and
-knows nothing of registers, shared memory and threads: see test_machine_code.py.
+Memory around the tensors is filled with NaN, so that out-of-bounds reads show. The interpreter lacks bfloat16 products
+and models neither registers, shared memory nor threads: see test_machine_code.py.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
 from toolkit.kernels import headwise_launch
-from toolkit.kernels.headwise_attention import Heads, lse_of, parts_of, reference
-from toolkit.kernels.headwise_launch import Plans
-from toolkit.kernels.headwise_settings import Plan, Work
-from toolkit.kernels.tuned import plan
+from toolkit.kernels.eager import reference, reference_lse, split_qkv
+from toolkit.kernels.heads import Heads
+from toolkit.kernels.headwise_launch import ConfigLookup
+from toolkit.kernels.headwise_settings import KernelConfig, Workload
+from toolkit.kernels.tuned import best_config
 
 triton = pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="with a GPU, see `make gpu`")
@@ -26,85 +27,96 @@ MIXED: Heads = ((64, 64), (40, 24), (24, 40), (16, 16), (64, 8), (8, 64))
 SCALE = 0.125
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3}
 FULL, HALF = torch.float32, torch.float16
-PAIRS = ((1, FULL, True), (3, FULL, False), (1, HALF, False), (3, HALF, True))
-"""Batch, type, bias: any two of their values meet."""
+NEITHER, BIAS, KEY_BIAS, BOTH = (), ("bias",), ("key_bias",), ("bias", "key_bias")
+PAIRS = ((1, FULL, BIAS), (3, FULL, KEY_BIAS), (1, HALF, NEITHER), (3, HALF, BOTH))
+"""Batch size, dtype, biases: every pair of batch size and dtype, each of them with and without each bias."""
 CASES = [
-    *(((head,), 50, 1, dtype, True) for head, dtype in zip(MIXED, (FULL, HALF) * 3, strict=True)),
+    *(((head,), 50, 1, dtype, BIAS) for head, dtype in zip(MIXED, (FULL, HALF) * 3, strict=True)),
     *((((40, 24),), tokens, *PAIRS[0]) for tokens in (198, 257, 577)),
-    (((128, 72),), 50, 1, FULL, True),  # wider than a whole row of keys and values can be
+    (((128, 72),), 50, 1, FULL, BOTH),  # wider than `whole_row` supports
 ]
 
 
 LONG = 100
-"""More tokens are computed in large tiles, and of one head in those that ship: the interpreter takes seconds a head.
-All heads in the tiles that ship: `make slow`."""
+"""Above this many tokens, all heads are tested with large blocks, and one head with the default blocks: the interpreter
+takes seconds per head. `make slow` tests all heads with the default blocks."""
 
 
-def in_large_tiles(work: Work, device: torch.device) -> Plan:
-    """What ships, but for the sizes of tiles."""
-    kernel, settings = plan(work, device)
-    return Plan(kernel, {**settings, "TILE": 256} | ({"KEYS": 256} if "KEYS" in settings else {}))
+def large_blocks(workload: Workload, device: torch.device) -> KernelConfig:
+    """The default configuration with blocks of 256."""
+    kernel, settings = best_config(workload, device)
+    return KernelConfig(kernel, {**settings, "BLOCK_Q": 256} | ({"BLOCK_K": 256} if "BLOCK_K" in settings else {}))
 
 
 def poisoned(values: Tensor) -> Tensor:
-    """The same [batch, tokens, width] within a larger tensor that is NaN everywhere else."""
+    """A copy [batch, tokens, width] as a view of a larger tensor that is NaN elsewhere."""
     batch, tokens, width = values.shape
     larger = values.new_full((batch, tokens + 3, width + 16), math.nan)
     larger[:, :tokens, :width] = values
     return larger[:, :tokens, :width]
 
 
-def given(heads: Heads, tokens: int, batch: int, dtype: torch.dtype, with_bias: bool) -> tuple[Tensor, Tensor | None]:
+def inputs(
+    heads: Heads, tokens: int, batch: int, dtype: torch.dtype, biases: Sequence[str] = NEITHER
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """packed, bias and key_bias; its last quarter of keys is masked."""
     generator = torch.Generator().manual_seed(tokens)
     packed = torch.randn(batch, tokens, sum(2 * qk + v for qk, v in heads), generator=generator).to(dtype)
-    bias = torch.randn(len(heads), tokens, tokens, generator=generator).to(dtype) if with_bias else None
-    return poisoned(packed), bias
+    bias = torch.randn(len(heads), tokens, tokens, generator=generator).to(dtype)
+    key_bias = torch.randn(batch, tokens, generator=generator)
+    key_bias[:, tokens - tokens // 4 :] = -math.inf
+    return poisoned(packed), bias if "bias" in biases else None, key_bias if "key_bias" in biases else None
 
 
-@pytest.mark.parametrize(("heads", "tokens", "batch", "dtype", "with_bias"), CASES, ids=str)
-def test_forward_and_backward_are_the_reference(
-    heads: Heads, tokens: int, batch: int, dtype: torch.dtype, with_bias: bool
+@pytest.mark.parametrize(("heads", "tokens", "batch", "dtype", "biases"), CASES, ids=str)
+def test_forward_and_backward_match_the_reference(
+    heads: Heads, tokens: int, batch: int, dtype: torch.dtype, biases: Sequence[str]
 ) -> None:
-    compared(heads, tokens, batch, dtype, with_bias, plan)
+    check(heads, tokens, batch, dtype, biases, best_config)
 
 
 @pytest.mark.each_choice
-@pytest.mark.parametrize(("batch", "dtype", "with_bias"), PAIRS, ids=str)
+@pytest.mark.parametrize(("batch", "dtype", "biases"), PAIRS, ids=str)
 @pytest.mark.parametrize("tokens", [1, 5, 50, 197, 198, 257, 577])
-def test_heads_of_mixed_widths_are_the_references(tokens: int, batch: int, dtype: torch.dtype, with_bias: bool) -> None:
-    compared(MIXED, tokens, batch, dtype, with_bias, in_large_tiles if tokens > LONG else plan)
+def test_heads_of_mixed_widths_match_the_reference(
+    tokens: int, batch: int, dtype: torch.dtype, biases: Sequence[str]
+) -> None:
+    check(MIXED, tokens, batch, dtype, biases, large_blocks if tokens > LONG else best_config)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("batch", "dtype", "with_bias"), PAIRS, ids=str)
+@pytest.mark.parametrize(("batch", "dtype", "biases"), PAIRS, ids=str)
 @pytest.mark.parametrize("tokens", [197, 198, 257, 577])
-def test_the_tiles_that_ship_for_many_tokens(tokens: int, batch: int, dtype: torch.dtype, with_bias: bool) -> None:
-    compared(MIXED, tokens, batch, dtype, with_bias, plan)
+def test_default_blocks_for_many_tokens(tokens: int, batch: int, dtype: torch.dtype, biases: Sequence[str]) -> None:
+    check(MIXED, tokens, batch, dtype, biases, best_config)
 
 
-def compared(heads: Heads, tokens: int, batch: int, dtype: torch.dtype, with_bias: bool, plans: Plans) -> None:
-    """Raise where the forward or the backward pass is not the reference's."""
-    packed, bias = given(heads, tokens, batch, dtype, with_bias)
-    parts = parts_of(packed, None, heads)
-    out, lse = headwise_launch.forward(*parts, heads, SCALE, bias, with_lse=True, plans=plans)
+def check(
+    heads: Heads, tokens: int, batch: int, dtype: torch.dtype, biases: Sequence[str], config_for: ConfigLookup
+) -> None:
+    """Compare forward and backward pass with the reference."""
+    packed, bias, key_bias = inputs(heads, tokens, batch, dtype, biases)
+    qkv = split_qkv(packed, None, heads)
+    out, lse = headwise_launch.forward(*qkv, heads, SCALE, bias, key_bias, with_lse=True, config_for=config_for)
     grad_out = torch.randn(out.shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     grad = torch.full_like(packed, math.nan, memory_format=torch.contiguous_format)
-    headwise_launch.backward(*parts, heads, SCALE, bias, out, lse, grad_out, *parts_of(grad, None, heads), plans=plans)
+    grad_qkv = split_qkv(grad, None, heads)
+    headwise_launch.backward(*qkv, heads, SCALE, bias, key_bias, out, lse, grad_out, *grad_qkv, config_for)
 
-    exact, exact_bias = packed.double().requires_grad_(), None if bias is None else bias.double()
-    expected = reference(exact, heads, SCALE, exact_bias)
+    exact = packed.double().requires_grad_()
+    exact_biases = {"bias": None if bias is None else bias.double(), "key_bias": key_bias}
+    expected = reference(exact, heads, SCALE, **exact_biases)
     expected.backward(grad_out.double())
     assert exact.grad is not None
     torch.testing.assert_close(out.double(), expected.detach(), atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
     largest = float(exact.grad.abs().max())
     torch.testing.assert_close(grad.double() / largest, exact.grad / largest, atol=TOLERANCE[dtype], rtol=0.0)
-    torch.testing.assert_close(
-        lse.double(), lse_of(exact.detach(), heads, SCALE, exact_bias).double(), atol=1e-5, rtol=1e-5
-    )
+    exact_lse = reference_lse(exact.detach(), heads, SCALE, **exact_biases)
+    torch.testing.assert_close(lse, exact_lse, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("heads", "tokens", "rows", "with_bias"),
+    ("heads", "tokens", "num_queries", "with_bias"),
     [
         (MIXED, 197, 1, False),
         (MIXED, 50, 2, True),
@@ -113,18 +125,18 @@ def compared(heads: Heads, tokens: int, batch: int, dtype: torch.dtype, with_bia
     ],
     ids=str,
 )
-def test_fewer_queries_than_keys(heads: Heads, tokens: int, rows: int, with_bias: bool) -> None:
+def test_fewer_queries_than_keys(heads: Heads, tokens: int, num_queries: int, with_bias: bool) -> None:
     generator = torch.Generator().manual_seed(1)
-    queries = poisoned(torch.randn(2, rows, sum(qk for qk, _ in heads), generator=generator))
+    queries = poisoned(torch.randn(2, num_queries, sum(qk for qk, _ in heads), generator=generator))
     packed = poisoned(torch.randn(2, tokens, sum(qk + v for qk, v in heads), generator=generator))
-    bias = torch.randn(len(heads), rows, tokens, generator=generator) if with_bias else None
-    parts = parts_of(packed, queries, heads)
-    out, lse = headwise_launch.forward(*parts, heads, SCALE, bias, with_lse=True)
+    bias = torch.randn(len(heads), num_queries, tokens, generator=generator) if with_bias else None
+    qkv = split_qkv(packed, queries, heads)
+    out, lse = headwise_launch.forward(*qkv, heads, SCALE, bias, with_lse=True)
     torch.testing.assert_close(out, reference(packed, heads, SCALE, bias, queries), atol=1e-5, rtol=1e-5)
 
     grads = tuple(torch.full_like(each, math.nan, memory_format=torch.contiguous_format) for each in (packed, queries))
     grad_out = torch.randn(out.shape, generator=generator)
-    headwise_launch.backward(*parts, heads, SCALE, bias, out, lse, grad_out, *parts_of(*grads, heads))
+    headwise_launch.backward(*qkv, heads, SCALE, bias, None, out, lse, grad_out, *split_qkv(*grads, heads))
     exact = packed.clone().requires_grad_(), queries.clone().requires_grad_()
     reference(exact[0], heads, SCALE, bias, exact[1]).backward(grad_out)
     for grad, each in zip(grads, exact, strict=True):
@@ -133,33 +145,33 @@ def test_fewer_queries_than_keys(heads: Heads, tokens: int, rows: int, with_bias
 
 
 def test_without_lse_nothing_is_written() -> None:
-    packed, _ = given(MIXED, 5, 1, FULL, with_bias=False)
-    _, lse = headwise_launch.forward(*parts_of(packed, None, MIXED), MIXED, SCALE, None, with_lse=False)
+    packed, *_ = inputs(MIXED, 5, 1, FULL)
+    _, lse = headwise_launch.forward(*split_qkv(packed, None, MIXED), MIXED, SCALE, None, with_lse=False)
     assert lse.numel() == 0
 
 
-@pytest.mark.parametrize("tokens", [50, 400], ids=["whole rows", "online"])
-def test_a_bias_may_hide_keys(tokens: int) -> None:
-    """All of the first ones too, more than are looked at together."""
+@pytest.mark.parametrize("tokens", [50, 400], ids=["whole_row", "online"])
+def test_a_bias_may_mask_keys(tokens: int) -> None:
+    """Including every key of the first blocks."""
     heads: Heads = ((16, 16),)
-    packed, bias = given(heads, tokens, 1, FULL, with_bias=True)
+    packed, bias, _ = inputs(heads, tokens, 1, FULL, BIAS)
     assert bias is not None
     bias[..., : tokens - 7] = -math.inf
-    found, _ = headwise_launch.forward(*parts_of(packed, None, heads), heads, SCALE, bias, with_lse=False)
-    torch.testing.assert_close(found, reference(packed, heads, SCALE, bias), atol=1e-5, rtol=1e-5)
+    out, _ = headwise_launch.forward(*split_qkv(packed, None, heads), heads, SCALE, bias, with_lse=False)
+    torch.testing.assert_close(out, reference(packed, heads, SCALE, bias), atol=1e-5, rtol=1e-5)
 
 
 def test_any_number_of_images_and_heads_fits_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of its directions only the first takes more than 65,535."""
+    """Only the first grid dimension may exceed 65,535."""
     grids: list[tuple[int, int]] = []
 
     class Recorder:
         def __getitem__(self, grid: tuple[int, int]) -> Callable[..., None]:
             grids.append(grid)
-            return lambda *given, **settings: None
+            return lambda *arguments, **settings: None
 
     monkeypatch.setattr(headwise_launch, "whole_row", Recorder())
     for batch in (0, 70_000):
         packed = torch.empty(batch, 1, 24)
-        headwise_launch.forward(*parts_of(packed, None, ((8, 8),)), ((8, 8),), SCALE, None, with_lse=False)
+        headwise_launch.forward(*split_qkv(packed, None, ((8, 8),)), ((8, 8),), SCALE, None, with_lse=False)
     assert grids == [(0, 1), (70_000, 1)]

@@ -1,4 +1,4 @@
-"""Which kernel, how keys are cut, and what a file of measured settings changes."""
+"""Heuristic configurations, key chunks, and files of tuned configurations."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import pytest
 import torch
 
 from toolkit.kernels import headwise_settings, tuned
-from toolkit.kernels.headwise_settings import Plan, Settings, Work, by_rule
-from toolkit.kernels.tuned import Tuned, size_of
+from toolkit.kernels.headwise_settings import KernelConfig, Settings, Workload, heuristic_config
+from toolkit.kernels.tuned import TunedConfig, tuning_key
 
 HEADS = ((64, 64), (40, 24))
 
 
-def test_keys_are_cut_into_few_powers_of_two() -> None:
+def test_key_chunks_are_few_powers_of_two() -> None:
     for tokens in range(1, 321):
-        found = headwise_settings.pieces(tokens)
-        assert sum(found) >= tokens
-        assert 1 <= len(found) <= headwise_settings.PIECES
-        assert all(piece >= 16 and piece & (piece - 1) == 0 for piece in found)
-        assert list(found) == sorted(set(found), reverse=True)
-    assert headwise_settings.pieces(197) == (128, 64, 16)
-    assert headwise_settings.pieces(257) == (256, 16)
-    assert headwise_settings.pieces(50) == (64,)
+        chunks = headwise_settings.key_chunks(tokens)
+        assert sum(chunks) >= tokens
+        assert 1 <= len(chunks) <= headwise_settings.MAX_CHUNKS
+        assert all(chunk >= 16 and chunk & (chunk - 1) == 0 for chunk in chunks)
+        assert list(chunks) == sorted(set(chunks), reverse=True)
+    assert headwise_settings.key_chunks(197) == (128, 64, 16)
+    assert headwise_settings.key_chunks(257) == (256, 16)
+    assert headwise_settings.key_chunks(50) == (64,)
 
 
 @pytest.mark.parametrize(
@@ -37,60 +37,67 @@ def test_keys_are_cut_into_few_powers_of_two() -> None:
         (197, ((72, 64),), False, 90, "online"),
     ],
 )
-def test_which_kernel(
+def test_kernel_by_heuristic(
     tokens: int, heads: tuple[tuple[int, int], ...], has_bias: bool, capability: int, kernel: str
 ) -> None:
-    assert by_rule(Work("forward", tokens, heads, has_bias), capability).kernel == kernel
+    assert heuristic_config(Workload("forward", tokens, heads, has_bias), capability).kernel == kernel
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where measured settings are kept meanwhile, of a machine whose GPU is called like this."""
+    """An empty folder of tuned configurations, on a machine with a GPU of a made-up name."""
     monkeypatch.setattr(tuned, "FOLDER", tmp_path / "tuned")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA Made Up")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    tuned.measured.cache_clear()
-    tuned.plan.cache_clear()
+    tuned.load.cache_clear()
+    tuned.best_config.cache_clear()
     return tmp_path / "tuned"
 
 
-def test_what_was_measured_is_used_and_rules_hold_for_the_rest(folder: Path) -> None:
-    gpu, work = torch.device("cuda"), Work("forward", 197, HEADS)
-    rule = by_rule(work, 90)
-    assert tuned.plan(work, gpu) == rule
-    free: Settings = {"TILE": 128, "KEYS": 32, "num_warps": 8, "num_stages": 3}
-    file = tuned.save("NVIDIA Made Up", [Tuned(size_of(work), "online", free, 50.0, 60.0, "made with")])
+def test_tuned_configurations_take_precedence_over_the_heuristic(folder: Path) -> None:
+    gpu, workload = torch.device("cuda"), Workload("forward", 197, HEADS)
+    heuristic = heuristic_config(workload, 90)
+    assert tuned.best_config(workload, gpu) == heuristic
+    tunable: Settings = {"BLOCK_Q": 128, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3}
+    file = tuned.save("NVIDIA Made Up", [TunedConfig(tuning_key(workload), "online", tunable, 50.0, 60.0, "versions")])
     assert file == folder / "NVIDIA-Made-Up.json"
-    tiles: Settings = {"DQ": 64, "DV": 64, "HAS_BIAS": False, "WITH_LSE": False, "enable_fp_fusion": True}
-    assert tuned.plan(work, gpu) == Plan("online", tiles | free)
-    assert tuned.plan(work._replace(tokens=201), gpu).kernel == "online", "as many rows of products"
-    assert tuned.plan(work._replace(tokens=210), gpu).kernel == "whole_row"
-    assert tuned.plan(work._replace(has_bias=True), gpu).kernel == "whole_row"
-    assert tuned.plan(work, torch.device("cpu")) == rule
+    determined: Settings = {
+        "DIM_QK": 64,
+        "DIM_V": 64,
+        "HAS_BIAS": False,
+        "HAS_KEY_BIAS": False,
+        "WITH_LSE": False,
+        "enable_fp_fusion": True,
+    }
+    assert tuned.best_config(workload, gpu) == KernelConfig("online", determined | tunable)
+    assert tuned.best_config(workload._replace(num_keys=201), gpu).kernel == "online", "the same multiple of 16"
+    assert tuned.best_config(workload._replace(num_keys=210), gpu).kernel == "whole_row"
+    assert tuned.best_config(workload._replace(has_bias=True), gpu).kernel == "whole_row"
+    assert tuned.best_config(workload, torch.device("cpu")) == heuristic
 
-    other = Tuned(size_of(work._replace(has_bias=True)), "online", free, 70.0, 80.0, "made with")
+    other = TunedConfig(tuning_key(workload._replace(has_bias=True)), "online", tunable, 70.0, 80.0, "versions")
     tuned.save("NVIDIA Made Up", [other])
-    assert len(tuned.measured("NVIDIA Made Up")) == 2, "what was known before is kept"
+    assert len(tuned.load("NVIDIA Made Up")) == 2, "earlier configurations are kept"
 
 
-def test_a_file_of_another_form(folder: Path) -> None:
+def test_a_file_of_another_schema(folder: Path) -> None:
     folder.mkdir()
     (folder / "NVIDIA-Made-Up.json").write_text(json.dumps({"schema": 0}))
     with pytest.raises(ValueError, match=r"run python -m toolkit\.kernels\.tune again"):
-        tuned.plan(Work("forward", 197, HEADS), torch.device("cuda"))
+        tuned.best_config(Workload("forward", 197, HEADS), torch.device("cuda"))
 
 
 @pytest.mark.parametrize(
-    "content", [{}, {"fastest": [{"size": {}}]}, {"fastest": [{"size": {"tokens": 1}, "us": 1.0}]}]
+    "content", [{}, {"configs": [{"key": {}}]}, {"configs": [{"key": {"num_keys": 1}, "us": 1.0}]}]
 )
 def test_a_damaged_file(folder: Path, content: dict[str, object]) -> None:
     folder.mkdir()
     (folder / "NVIDIA-Made-Up.json").write_text(json.dumps({"schema": 1, **content}))
     with pytest.raises(ValueError, match="is damaged"):
-        tuned.plan(Work("forward", 197, HEADS), torch.device("cuda"))
+        tuned.best_config(Workload("forward", 197, HEADS), torch.device("cuda"))
 
 
 @pytest.mark.parametrize("file", sorted(tuned.FOLDER.glob("*.json")), ids=lambda file: file.stem)
-def test_a_file_that_ships_is_read(file: Path) -> None:
-    """Skipped as long as there is none."""
-    assert tuned.measured(json.loads(file.read_text())["gpu"])
+def test_a_shipped_file_loads(file: Path) -> None:
+    """Skipped while no file ships."""
+    assert tuned.load(json.loads(file.read_text())["gpu"])

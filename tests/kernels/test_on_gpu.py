@@ -14,7 +14,10 @@ from torch import Tensor
 from triton.backends.nvidia.driver import libcuda_dirs
 
 from toolkit.kernels import ahead_of_time
-from toolkit.kernels.headwise_attention import Heads, choose, headwise_attention, reference
+from toolkit.kernels.dispatch import select_backend
+from toolkit.kernels.eager import reference
+from toolkit.kernels.heads import Heads
+from toolkit.kernels.headwise_attention import headwise_attention
 from toolkit.kernels.headwise_operator import operator
 from toolkit.kernels.machine_code import SHARED_BYTES
 
@@ -23,7 +26,7 @@ pytestmark = pytest.mark.gpu
 MIXED: Heads = ((64, 64), (40, 24), (24, 40), (16, 16), (64, 8), (8, 64))
 LAYOUTS = {"even": ((64, 64),) * 12, "mixed": MIXED, "wide": ((128, 128), (128, 72))}
 LARGEST_ERROR = {torch.bfloat16: 5e-3, torch.float16: 1e-3}
-"""Relative, in the 2-norm, to float64."""
+"""Relative error in the 2-norm against float64."""
 
 
 def error(found: Tensor, exact: Tensor) -> float:
@@ -45,17 +48,17 @@ def test_forward_and_backward(layout: str, tokens: int, with_bias: bool, dtype: 
     bias = None
     if with_bias:
         bias = torch.randn(len(heads), tokens, tokens, device="cuda", generator=generator, dtype=dtype).requires_grad_()
-    assert choose(packed, heads).name == "triton"
+    assert select_backend(packed, heads).backend == "triton"
     out = headwise_attention(packed, heads, 0.125, bias)
     grad_out = torch.randn(out.shape, device="cuda", generator=generator, dtype=dtype)
-    given = [packed] if bias is None else [packed, bias]
-    grads = torch.autograd.grad(out, given, grad_out)
-    again = torch.autograd.grad(headwise_attention(packed, heads, 0.125, bias), given, grad_out)
+    inputs = [packed] if bias is None else [packed, bias]
+    grads = torch.autograd.grad(out, inputs, grad_out)
+    again = torch.autograd.grad(headwise_attention(packed, heads, 0.125, bias), inputs, grad_out)
     assert all(torch.equal(first, second) for first, second in zip(grads, again, strict=True)), (
-        "the same bits every time"
+        "not bitwise reproducible"
     )
 
-    exact = [each.detach().double().requires_grad_() for each in given]
+    exact = [each.detach().double().requires_grad_() for each in inputs]
     expected = reference(exact[0], heads, 0.125, exact[1] if with_bias else None)
     assert error(out, expected) < LARGEST_ERROR[dtype]
     for found, right in zip(grads, torch.autograd.grad(expected, exact, grad_out.double()), strict=True):
@@ -63,7 +66,7 @@ def test_forward_and_backward(layout: str, tokens: int, with_bias: bool, dtype: 
 
 
 @pytest.mark.parametrize("batch", [1, 70_000])
-def test_fewer_queries_and_many_images(batch: int) -> None:
+def test_fewer_queries_than_keys_in_large_batches(batch: int) -> None:
     packed = torch.randn(batch, 5, sum(qk + v for qk, v in MIXED), device="cuda", dtype=torch.bfloat16)
     queries = torch.randn(batch, 1, sum(qk for qk, _ in MIXED), device="cuda", dtype=torch.bfloat16)
     found = headwise_attention(packed, MIXED, 0.125, queries=queries)
@@ -73,9 +76,9 @@ def test_fewer_queries_and_many_images(batch: int) -> None:
 @pytest.mark.parametrize(
     ("dims", "dtype", "message"),
     [
-        (([16, 16], [16, 16]), torch.float32, "not in torch.float32"),
-        (([12, 20], [16, 16]), torch.float16, "not all widths are multiples of 8"),
-        (([16, 16], [16, 24]), torch.float16, "the heads have 104"),
+        (([16, 16], [16, 16]), torch.float32, "not torch.float32"),
+        (([12, 20], [16, 16]), torch.float16, "not all head widths are multiples of 8"),
+        (([16, 16], [16, 24]), torch.float16, "must be 104 for these heads"),
     ],
 )
 def test_the_operator_refuses_what_the_kernel_does_not_compute(
@@ -83,7 +86,7 @@ def test_the_operator_refuses_what_the_kernel_does_not_compute(
 ) -> None:
     packed = torch.randn(2, 5, 96, device="cuda").to(dtype)
     with pytest.raises(ValueError, match=message):
-        operator(packed, None, None, *dims, 0.125, False)
+        operator(packed, None, None, None, *dims, 0.125, False)
 
 
 def test_in_a_cuda_graph() -> None:
@@ -99,12 +102,12 @@ def test_in_a_cuda_graph() -> None:
 
 @pytest.mark.parametrize("tokens", [197, 577])
 def test_a_program_without_triton(tokens: int, tmp_path: Path) -> None:
-    """The C that `ahead_of_time` writes, against CUDA's own driver."""
-    target, compiler = "sm_{}{}".format(*torch.cuda.get_device_capability()), shutil.which("cc")
-    if target not in SHARED_BYTES or compiler is None:
-        pytest.skip(f"no code for {target}, or no C compiler")
+    """The C code that `ahead_of_time` writes, with the real CUDA driver."""
+    gpu, compiler = "sm_{}{}".format(*torch.cuda.get_device_capability()), shutil.which("cc")
+    if gpu not in SHARED_BYTES or compiler is None:
+        pytest.skip(f"no code for {gpu}, or no C compiler")
     heads = ",".join(f"{qk}x{v}" for qk, v in MIXED)
-    words = f"--target {target} --tokens {tokens} --heads {heads} --scale 0.125 --dtype float16 --out {tmp_path}"
+    words = f"--gpu {gpu} --tokens {tokens} --heads {heads} --scale 0.125 --dtype float16 --out {tmp_path}"
     ahead_of_time.main(words.split())
     headers = Path(triton.__file__).parent / "backends" / "nvidia" / "include"
     made = tmp_path / "layer.so"

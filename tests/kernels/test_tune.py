@@ -1,4 +1,4 @@
-"""Candidates compute what the rule's settings compute; the measuring itself needs a GPU."""
+"""Candidate configurations match the heuristic one; timing them needs a GPU."""
 
 from __future__ import annotations
 
@@ -9,55 +9,56 @@ import torch
 import triton
 
 from toolkit.kernels import tune
-from toolkit.kernels.headwise_settings import Plan, Work, by_rule
+from toolkit.kernels.headwise_settings import KernelConfig, Workload, heuristic_config
 from toolkit.kernels.tune import Problem, candidates
 
 HEADS = ((16, 8), (8, 16))
-WORKS = [
-    Work("forward", 50, HEADS),
-    Work("forward", 50, HEADS, has_bias=True),
-    Work("backward_keys", 50, HEADS),
-    Work("backward_queries", 50, HEADS),
+WORKLOADS = [
+    Workload("forward", 50, HEADS),
+    Workload("forward", 50, HEADS, has_bias=True),
+    Workload("backward_keys", 50, HEADS),
+    Workload("backward_queries", 50, HEADS),
 ]
 
 
-def some(every: list[Plan]) -> Iterator[Plan]:
-    """The rule's, and one of each size of tiles: what else there is to choose the interpreter does not know."""
+def one_per_block_size(configs: list[KernelConfig]) -> Iterator[KernelConfig]:
+    """The first configuration of each block size: the interpreter ignores compiler options."""
     seen = set()
-    for kernel, settings in every:
-        sizes = (kernel, settings["TILE"], settings.get("KEYS"))
+    for kernel, settings in configs:
+        sizes = (kernel, settings["BLOCK_Q"], settings.get("BLOCK_K"))
         if sizes not in seen:
             seen.add(sizes)
-            yield Plan(kernel, settings)
+            yield KernelConfig(kernel, settings)
 
 
 @pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="with a GPU, see `make gpu`")
-@pytest.mark.parametrize("work", WORKS, ids=lambda work: f"{work.kind}{'-bias' * work.has_bias}")
-def test_candidates_give_the_rules_numbers(work: Work) -> None:
-    problem = Problem(work, 1, "cpu", torch.float32)
-    every = list(candidates(work, 90))
-    assert every[0] == by_rule(work, 90)
-    assert len(every) == len({(kernel, tuple(settings.items())) for kernel, settings in every})
-    for plan in some(every):
-        assert problem.fault(plan) == "", plan
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: f"{workload.kind}{'-bias' * workload.has_bias}")
+def test_candidates_match_the_heuristic(workload: Workload) -> None:
+    problem = Problem(workload, 1, "cpu", torch.float32)
+    configs = list(candidates(workload, 90))
+    assert configs[0] == heuristic_config(workload, 90)
+    assert len(configs) == len({(kernel, tuple(settings.items())) for kernel, settings in configs})
+    for config in one_per_block_size(configs):
+        assert problem.disqualification(config) == "", config
 
 
 @pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="with a GPU, see `make gpu`")
-def test_a_wrong_candidate_is_found() -> None:
-    work = Work("forward", 50, HEADS)
-    rule = by_rule(work, 90)
-    wrong = Plan("whole_row", {**rule.settings, "TOKENS": 40})
-    assert "away from the rule's result" in Problem(work, 1, "cpu", torch.float32).fault(wrong)
+def test_a_wrong_candidate_is_disqualified() -> None:
+    workload = Workload("forward", 50, HEADS)
+    heuristic = heuristic_config(workload, 90)
+    wrong = KernelConfig("whole_row", {**heuristic.settings, "NUM_KEYS": 40})
+    reason = Problem(workload, 1, "cpu", torch.float32).disqualification(wrong)
+    assert "from the heuristic's result" in reason
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--widths", "136"], "a head is wider than 128"),
-        (["--widths", "60"], "not all widths are multiples of 8"),
-        (["--tokens", "0"], "0 is not like 197,577"),
+        (["--widths", "60"], "not all head widths are multiples of 8"),
+        (["--tokens", "0"], "expected integers such as 197,577, got '0'"),
         (["--kinds", "sideways"], "sideways is not one of forward, backward_keys, backward_queries"),
-        ([], "there is no NVIDIA GPU here"),
+        ([], "this machine has no NVIDIA GPU"),
     ],
     ids=str,
 )

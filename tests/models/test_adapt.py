@@ -1,4 +1,4 @@
-"""Canonical attention computes what timm's own does, and an attention that is not known is refused by name."""
+"""Canonical attention equals timm's, and unsupported attention classes are refused by name."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from toolkit.errors import UnsupportedModel
-from toolkit.models import source
 from toolkit.models.adapt import attentions, canonicalise
+from toolkit.models.model import Model
 from toolkit.records import HeadLayout, Setting
 
 SIZES: dict[str, Setting] = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 96, "num_heads": 3}
@@ -28,7 +28,7 @@ MODELS: dict[str, dict[str, Setting]] = {
 
 
 @pytest.mark.parametrize(("title", "more"), MODELS.items(), ids=MODELS)
-def test_the_same_numbers_come_out(
+def test_outputs_are_unchanged(
     title: str, more: dict[str, Setting], randomised: Callable[[nn.Module], nn.Module]
 ) -> None:
     arguments = {**SIZES, **more}
@@ -38,26 +38,26 @@ def test_the_same_numbers_come_out(
     with torch.inference_mode():
         expected = model(images)
         canonicalise(model)
-        found = model(images)
+        actual = model(images)
     assert expected.abs().max() > 0.1
-    assert (found - expected).abs().max() <= 1e-6 * max(1.0, float(expected.abs().max()))
+    assert (actual - expected).abs().max() <= 1e-6 * max(1.0, float(expected.abs().max()))
     assert [attention.layout for attention in attentions(model).values()] == [HeadLayout(((32, 32),) * 3)] * 2
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
 
-def test_the_scale_stays_the_sources() -> None:
+def test_the_softmax_scale_is_unchanged() -> None:
     model = timm.create_model("vit_tiny_patch16_224", **SIZES)  # type: ignore[arg-type]
     canonicalise(model)
     assert {attention.scale for attention in attentions(model).values()} == {32**-0.5}
 
 
-def test_attention_refuses_a_mask(small: Callable[..., source.LoadedModel]) -> None:
+def test_masks_are_not_supported(small: Callable[..., Model]) -> None:
     attention = attentions(small().module)["blocks.0.attn"]
     with pytest.raises(NotImplementedError, match="mask"):
         attention(torch.zeros(1, 5, 24), attn_mask=torch.zeros(5, 5))
 
 
-def test_an_attention_that_is_not_known_is_refused() -> None:
+def test_an_unsupported_attention_class_is_refused() -> None:
     swin = timm.create_model("swin_tiny_patch4_window7_224", depths=(1,), num_heads=(3,))
     with pytest.raises(UnsupportedModel, match="WindowAttention"):
         canonicalise(swin)

@@ -1,4 +1,4 @@
-"""Groups hold every position that must go together, and attention couples nothing outward."""
+"""Groups contain all coupled dimensions, and nothing inside attention is coupled to the outside."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ import pytest
 import torch
 
 from toolkit.errors import PlanError, UnsupportedModel
-from toolkit.models.groups import Groups, find_groups
+from toolkit.models.dependency_graph import find_groups
+from toolkit.models.model import Model
 from toolkit.models.selection import Selection
 from toolkit.models.shapes import blocks_of
-from toolkit.models.source import LoadedModel
 from toolkit.records import Cut
 
-Build = Callable[..., LoadedModel]
+Build = Callable[..., Model]
 NAMES = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "deit3_small_patch16_224", "beit_base_patch16_224")
 MORE = {"beit_base_patch16_224": {"init_values": 0.1}}
 WIDTH, HIDDEN = 20, 50
-"""Widths that nothing else in the models below has: 5 heads of 4 units, 4 patches."""
+"""Unique widths in the models below, which have 5 heads of 4 units and 4 patches."""
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def model(request: pytest.FixtureRequest, small: Build) -> LoadedModel:
+def model(request: pytest.FixtureRequest, small: Build) -> Model:
     return small(request.param, 2, embed_dim=WIDTH, num_heads=5, mlp_ratio=2.5, **MORE.get(request.param, {}))
 
 
-def test_the_names_of_all_groups(model: LoadedModel) -> None:
-    found = {group.key: group.segments for group in find_groups(model.module, 16)}
+def test_the_names_of_all_groups(model: Model) -> None:
+    segments = {group.key: group.segments for group in model.groups}
     expected: dict[tuple[str, str], tuple[int, ...]] = {("residual", "embed"): (WIDTH,), ("blocks", "block"): (2,)}
     for block in (0, 1):
         expected[f"blocks.{block}.mlp", "mlp"] = (HIDDEN,)
         expected[f"blocks.{block}.attn", "head"] = (5,)
         expected[f"blocks.{block}.attn", "qk"] = expected[f"blocks.{block}.attn", "v"] = (4,) * 5
-    assert found == expected
+    assert segments == expected
 
 
-def test_every_dimension_of_a_width_is_covered(model: LoadedModel) -> None:
-    """Nothing that has the residual's or the MLP's width is forgotten, whatever the architecture."""
-    groups = find_groups(model.module, 16)
+def test_groups_cover_every_dimension_of_their_width(model: Model) -> None:
+    """All dimensions of the residual's or the MLP's width are in the group, in every architecture."""
+    groups = model.groups
     for width, axis in ((WIDTH, "embed"), (HIDDEN, "mlp")):
-        inner = (".attn.q_bias", ".attn.k_bias", ".attn.v_bias")  # as wide as the residual, but the heads' own
+        inner = (".attn.q_bias", ".attn.k_bias", ".attn.v_bias")  # as wide as the residual, but part of the heads
         expected = {
             (name, dim)
             for name, parameter in model.module.named_parameters()
@@ -54,51 +54,51 @@ def test_every_dimension_of_a_width_is_covered(model: LoadedModel) -> None:
             assert torch.equal(piece.units, torch.arange(width))
 
 
-def test_attention_couples_nothing_outward(model: LoadedModel) -> None:
-    for group in find_groups(model.module, 16):
+def test_attention_groups_stay_inside_attention(model: Model) -> None:
+    for group in model.groups:
         if group.axis in ("head", "qk", "v"):
             assert all(piece.parameter.startswith(f"{group.place}.") for piece in group.slices)
 
 
-def test_heads_own_their_rows(uneven: Build) -> None:
+def test_heads_cover_their_channels(uneven: Build) -> None:
     model = uneven("beit_base_patch16_224")
-    groups = find_groups(model.module, 16)
+    groups = model.groups
     layout = model.info.layouts[0]
     assert len(layout.buckets) > 1
     head = groups.find("blocks.0.attn", "head")
-    owned = dict.fromkeys(range(head.units), 0)
+    channels = dict.fromkeys(range(head.units), 0)
     for piece in head.slices:
         if piece.parameter.endswith("qkv.weight"):
             for unit in piece.units.tolist():
-                owned[unit] += 1
-    assert owned == {number: 2 * qk + v for number, (qk, v) in enumerate(layout.heads)}
+                channels[unit] += 1
+    assert channels == {number: 2 * qk + v for number, (qk, v) in enumerate(layout.heads)}
     table = [piece for piece in head.slices if piece.parameter.endswith("bias_table")]
     assert [(piece.dim, piece.units.tolist()) for piece in table] == [(1, [0, 1, 2])]
 
 
-def test_a_single_block_cannot_be_removed(small: Build) -> None:
-    groups = find_groups(small(depth=1).module, 16)
-    with pytest.raises(PlanError, match="0 units would stay along block at 'blocks'; at least 1 must"):
+def test_the_last_block_cannot_be_removed(small: Build) -> None:
+    groups = small(depth=1).groups
+    with pytest.raises(PlanError, match="'blocks' would keep 0 units along block; the minimum is 1"):
         Selection(groups, (Cut("blocks", "block", (0,)),))
 
 
-def test_along_keeps_only_these_axes(model: LoadedModel) -> None:
-    groups = find_groups(model.module, 16)
+def test_along_selects_axes(model: Model) -> None:
+    groups = model.groups
     assert {group.axis for group in groups.along(("mlp", "qk"))} == {"mlp", "qk"}
     assert len(list(groups)) == 10
 
 
-def test_reduce_sums_each_units_weights(small: Build) -> None:
-    module = small().module
-    groups: Groups = find_groups(module, 16)
-    asked: list[str] = []
+def test_reduce_sums_the_weights_of_each_unit(small: Build) -> None:
+    model = small()
+    groups, module = model.groups, model.module
+    calls: list[str] = []
 
-    def count(name: str, weight: torch.Tensor) -> torch.Tensor:
-        asked.append(name)
+    def ones(name: str, weight: torch.Tensor) -> torch.Tensor:
+        calls.append(name)
         return torch.ones_like(weight)
 
-    scores = groups.reduce(count)
-    assert len(asked) == len(set(asked))
+    scores = groups.reduce(ones)
+    assert len(calls) == len(set(calls))
     assert scores["blocks.0.mlp", "mlp"].tolist() == [24 + 1 + 24] * 48  # row and bias of fc1, column of fc2
     assert scores["blocks.0.attn", "qk"].tolist() == [2 * 24 + 2] * 24
     assert scores["blocks.0.attn", "v"].tolist() == [2 * 24 + 1] * 24
@@ -107,7 +107,7 @@ def test_reduce_sums_each_units_weights(small: Build) -> None:
     assert scores["blocks", "block"].tolist() == [block] * 2
 
 
-def test_finding_groups_leaves_the_model_alone(small: Build) -> None:
+def test_finding_groups_leaves_the_model_unchanged(small: Build) -> None:
     module = small().module.train()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     find_groups(module, 16)
@@ -117,7 +117,7 @@ def test_finding_groups_leaves_the_model_alone(small: Build) -> None:
     assert not any("forward" in vars(part) for part in module.modules())
 
 
-def test_channels_that_no_axis_covers_are_refused(small: Build) -> None:
+def test_channels_of_no_axis_are_refused(small: Build) -> None:
     module = small().module
     block = blocks_of(module)[0]
     block.mlp = torch.nn.Sequential(torch.nn.Linear(24, 9), torch.nn.Linear(9, 24))
@@ -126,5 +126,5 @@ def test_channels_that_no_axis_covers_are_refused(small: Build) -> None:
 
 
 def test_a_model_without_blocks_is_refused() -> None:
-    with pytest.raises(UnsupportedModel, match="no plain list of blocks"):
+    with pytest.raises(UnsupportedModel, match="no list of blocks"):
         blocks_of(torch.nn.Linear(2, 2))

@@ -1,4 +1,4 @@
-"""Which number formats are emulated: what the CPU has and what torch makes of it."""
+"""Emulated dtypes, by CPU flags and torch's support."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from toolkit.models.native import emulated
 
 
 @pytest.mark.parametrize(
-    ("flags", "torch_uses_them", "expected"),
+    ("flags", "supported_by_torch", "expected"),
     [
         ("fpu avx2 fma", True, True),
         ("fpu avx2 avx512f avx512_vnni", True, True),  # torch would convert to float32 and back
         ("fpu avx512f avx512_bf16", True, False),
         ("fpu avx512f avx512_bf16", False, True),  # ATEN_CPU_CAPABILITY, ONEDNN_MAX_CPU_ISA
         ("fp asimd bf16", True, False),
-        ("", True, True),  # not Linux: nothing is known
+        ("", True, True),  # not Linux: unknown
     ],
 )
-def test_bf16(monkeypatch: pytest.MonkeyPatch, flags: str, torch_uses_them: bool, expected: bool) -> None:
+def test_bf16(monkeypatch: pytest.MonkeyPatch, flags: str, supported_by_torch: bool, expected: bool) -> None:
     monkeypatch.setattr(limits, "cpu_flags", lambda: frozenset(flags.split()))
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: torch_uses_them)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported_by_torch)
     assert emulated("bf16") is expected
 
 
@@ -35,7 +35,7 @@ def test_torch_without_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert emulated("fp16")
 
 
-def test_formats_that_every_cpu_has_or_torch_does_not_multiply_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fp32_and_int8_are_never_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "cpu_flags", frozenset)
     assert not emulated("fp32")
     assert not emulated("int8")

@@ -1,4 +1,4 @@
-"""A model for images of another size is timm's own resampling, whatever has been cut from it."""
+"""Resized models equal timm's resampling, also after pruning."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import torch
 
 from toolkit.errors import MissingDependency, RecipeError, UnsupportedModel
 from toolkit.models.adapt import canonicalise
-from toolkit.models.count import count
-from toolkit.models.resize import check_sizes, resized, take_any_size
-from toolkit.models.source import LoadedModel
+from toolkit.models.model import Model
+from toolkit.models.profile import profile
+from toolkit.models.resize import allow_dynamic_size, check_sizes, resized
 
-Models = Callable[..., LoadedModel]
+Models = Callable[..., Model]
 NAMES = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_numbers_are_timms(name: str) -> None:
+def test_outputs_equal_timms(name: str) -> None:
     torch.manual_seed(0)
     theirs = timm.create_model(name, img_size=64, depth=2, num_classes=3).eval()
     for module in theirs.modules():
@@ -39,43 +39,43 @@ def test_the_numbers_are_timms(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_cut_model_takes_another_size(small: Models, uneven: Models, name: str) -> None:
+def test_a_pruned_model_can_be_resized(small: Models, uneven: Models, name: str) -> None:
     model = uneven(name, depth=2)
     patch = model.module.get_submodule("patch_embed").patch_size[0]
     size = model.info.image_size + patch
     larger = resized(model, size)
     assert larger.info.image_size == size
-    assert larger.info.macs == count(larger.module, size).macs > model.info.macs
+    assert larger.info.macs == profile(larger.module, size).macs > model.info.macs
     with torch.inference_mode():
         assert larger.module(torch.randn(2, 3, size, size)).shape == (2, len(model.info.classes))
         assert model.module(torch.randn(2, 3, size - patch, size - patch)).shape == (2, len(model.info.classes))
     assert resized(model, model.info.image_size) is model
 
 
-def test_a_size_that_patches_do_not_fill(small: Models) -> None:
-    with pytest.raises(RecipeError, match="an image of 15 pixels is not filled by patches of 8: 8 or 16"):
+def test_a_size_not_divisible_by_the_patch_size(small: Models) -> None:
+    with pytest.raises(RecipeError, match="an image size of 15 is not divisible by the patch size 8: use 8 or 16"):
         resized(small("vit_tiny_patch16_224"), 15)
 
 
-def test_any_size_is_the_same_as_each(small: Models) -> None:
+def test_dynamic_size_equals_fixed_sizes(small: Models) -> None:
     model = small("deit_tiny_distilled_patch16_224")
     sizes = [model.info.image_size, 2 * model.info.image_size]
     images = [torch.randn(2, 3, size, size) for size in sizes]
     with torch.inference_mode():
-        expected = [resized(model, size).module(each) for size, each in zip(sizes, images, strict=True)]
-        take_any_size(model.module)
-        for each, logits in zip(images, expected, strict=True):
-            torch.testing.assert_close(model.module(each), logits, atol=1e-5, rtol=1e-5)
+        expected = [resized(model, size).module(batch) for size, batch in zip(sizes, images, strict=True)]
+        allow_dynamic_size(model.module)
+        for batch, logits in zip(images, expected, strict=True):
+            torch.testing.assert_close(model.module(batch), logits, atol=1e-5, rtol=1e-5)
 
 
-def test_beit_is_for_one_size(small: Models) -> None:
-    with pytest.raises(UnsupportedModel, match="for images of one size"):
-        check_sizes(small("beit_base_patch16_224").module, (16, 32), any_between=True)
+def test_beit_supports_only_one_size(small: Models) -> None:
+    with pytest.raises(UnsupportedModel, match="support only one image size"):
+        check_sizes(small("beit_base_patch16_224").module, (16, 32), dynamic=True)
 
 
-def test_any_size_needs_a_newer_timm(small: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dynamic_size_needs_a_newer_timm(small: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm, "__version__", "1.0.30")
     module = small("vit_tiny_patch16_224").module
-    check_sizes(module, (16,), any_between=False)
-    with pytest.raises(MissingDependency, match=r"timm 1\.0\.31 or newer, and 1\.0\.30 is installed"):
-        check_sizes(module, (16, 32), any_between=True)
+    check_sizes(module, (16,), dynamic=False)
+    with pytest.raises(MissingDependency, match=r"timm 1\.0\.31 or newer; 1\.0\.30 is installed"):
+        check_sizes(module, (16, 32), dynamic=True)

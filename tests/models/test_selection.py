@@ -1,4 +1,4 @@
-"""Plans that do not fit are refused; heads and blocks take along what they hold."""
+"""Invalid plans are refused; removing a head or a block includes its units."""
 
 from __future__ import annotations
 
@@ -7,50 +7,50 @@ from collections.abc import Callable
 import pytest
 
 from toolkit.errors import PlanError
-from toolkit.models.groups import Groups, find_groups
+from toolkit.models.groups import Groups
+from toolkit.models.model import Model
 from toolkit.models.selection import Selection
-from toolkit.models.source import LoadedModel
 from toolkit.records import Cut, HeadLayout
 
-Build = Callable[..., LoadedModel]
+Build = Callable[..., Model]
 ATTENTION, MLP = "blocks.0.attn", "blocks.0.mlp"
 
 
 @pytest.fixture(scope="module")
 def groups(small: Build) -> Groups:
     """Two blocks of 3 heads of 8 units, 48 MLP units, 24 residual channels."""
-    return find_groups(small().module, 16)
+    return small().groups
 
 
-FAULTS: dict[str, tuple[tuple[Cut, ...], str]] = {
+INVALID: dict[str, tuple[tuple[Cut, ...], str]] = {
     "nothing": ((), "removes nothing"),
     "unknown place": ((Cut("blocks.9.mlp", "mlp", (0,)),), r"no axis 'mlp' at 'blocks\.9\.mlp'"),
     "axis of another place": ((Cut(MLP, "qk", (0,)),), "no axis 'qk'"),
-    "no unit": ((Cut(MLP, "mlp", ()),), "lists no unit"),
+    "no unit": ((Cut(MLP, "mlp", ()),), "lists no units"),
     "a unit twice": ((Cut(MLP, "mlp", (3, 3)),), "lists a unit twice"),
     "two cuts of one place": ((Cut(MLP, "mlp", (3,)), Cut(MLP, "mlp", (4,))), "cuts mlp at .* twice"),
-    "too large": ((Cut(MLP, "mlp", (48,)),), "has units 0 to 47 along mlp"),
-    "negative": ((Cut(MLP, "mlp", (-1,)),), "has units 0 to 47"),
-    "all units of a layer": ((Cut(MLP, "mlp", tuple(range(48))),), "0 units would stay along mlp"),
-    "all channels": ((Cut("residual", "embed", tuple(range(24))),), "0 units would stay along embed"),
+    "too large": ((Cut(MLP, "mlp", (48,)),), "has only units 0 to 47 along mlp"),
+    "negative": ((Cut(MLP, "mlp", (-1,)),), "has only units 0 to 47"),
+    "all units of a layer": ((Cut(MLP, "mlp", tuple(range(48))),), "would keep 0 units along mlp"),
+    "all channels": ((Cut("residual", "embed", tuple(range(24))),), "would keep 0 units along embed"),
     "all channels but one": (
         (Cut("residual", "embed", tuple(range(23))),),
-        "1 units would .* least 2",
+        "would keep 1 units .* the minimum is 2",
     ),
-    "all heads": ((Cut(ATTENTION, "head", (0, 1, 2)),), "0 units would stay along head"),
-    "all blocks": ((Cut("blocks", "block", (0, 1)),), "0 units would stay along block"),
+    "all heads": ((Cut(ATTENTION, "head", (0, 1, 2)),), "would keep 0 units along head"),
+    "all blocks": ((Cut("blocks", "block", (0, 1)),), "would keep 0 units along block"),
     "all queries of a head": ((Cut(ATTENTION, "qk", tuple(range(8, 16))),), "head 1 .* no qk unit"),
     "all values of a head": ((Cut(ATTENTION, "v", tuple(range(8))),), "head 0 .* no v unit"),
 }
 
 
-@pytest.mark.parametrize(("cuts", "said"), FAULTS.values(), ids=FAULTS)
-def test_a_plan_that_does_not_fit(groups: Groups, cuts: tuple[Cut, ...], said: str) -> None:
-    with pytest.raises(PlanError, match=said):
+@pytest.mark.parametrize(("cuts", "message"), INVALID.values(), ids=INVALID)
+def test_invalid_plans(groups: Groups, cuts: tuple[Cut, ...], message: str) -> None:
+    with pytest.raises(PlanError, match=message):
         Selection(groups, cuts)
 
 
-def test_a_removed_head_takes_its_units_along(groups: Groups) -> None:
+def test_a_removed_head_includes_its_units(groups: Groups) -> None:
     selection = Selection(
         groups, (Cut(ATTENTION, "head", (1,)), Cut(ATTENTION, "qk", (0, 9)), Cut(ATTENTION, "v", (23,)))
     )
@@ -61,12 +61,12 @@ def test_a_removed_head_takes_its_units_along(groups: Groups) -> None:
     assert kept["v"].tolist() == [*range(16, 23), *range(8)]
 
 
-def test_a_removed_head_may_have_all_its_units_cut(groups: Groups) -> None:
+def test_a_removed_head_may_also_lose_all_its_units(groups: Groups) -> None:
     cuts = (Cut(ATTENTION, "head", (1,)), Cut(ATTENTION, "qk", tuple(range(8, 16))))
     assert Selection(groups, cuts).layout(ATTENTION) == HeadLayout(((8, 8), (8, 8)))
 
 
-def test_a_removed_block_may_be_cut_to_nothing(groups: Groups) -> None:
+def test_a_removed_block_may_also_lose_all_its_units(groups: Groups) -> None:
     cuts = (Cut("blocks", "block", (0,)), Cut(MLP, "mlp", tuple(range(48))), Cut(ATTENTION, "v", tuple(range(8))))
     selection = Selection(groups, cuts)
     assert selection.removed_blocks == (0,)

@@ -1,11 +1,10 @@
-"""Random plans on small models: what is cut computes what the big model computes with those units silenced."""
+"""Random plans on small models: the pruned model equals the full model with those units masked."""
 
 from __future__ import annotations
 
 import os
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -19,18 +18,19 @@ from torch import Tensor, nn
 from toolkit import recipe, records
 from toolkit.errors import CheckFailed
 from toolkit.export.artifact import export
-from toolkit.models import source, surgery
+from toolkit.models import store, surgery
 from toolkit.models.adapt import attentions
-from toolkit.models.count import count
-from toolkit.models.groups import Groups, find_groups
+from toolkit.models.cost_model import CostModel
+from toolkit.models.groups import Groups
 from toolkit.models.masking import masked
-from toolkit.models.selection import Selection, fewest_units
-from toolkit.models.source import LoadedModel, layouts_of
+from toolkit.models.model import Model
+from toolkit.models.profile import Cost
+from toolkit.models.selection import Selection, min_units
 from toolkit.models.surgery import remove
 from toolkit.records import Cut, PrunePlan
 
 SIZE = 16
-Build = Callable[..., LoadedModel]
+Build = Callable[..., Model]
 MODELS = {
     "vit": ("vit_tiny_patch16_224", {}),
     "deit-distilled": ("deit_tiny_distilled_patch16_224", {}),
@@ -46,7 +46,7 @@ SEARCH = settings(
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def dense(request: pytest.FixtureRequest, small: Build) -> LoadedModel:
+def dense(request: pytest.FixtureRequest, small: Build) -> Model:
     name, more = MODELS[request.param]
     return small(name, 3, **more)
 
@@ -57,68 +57,58 @@ def images(count: int = 4) -> Tensor:
 
 def logits(module: nn.Module) -> Tensor:
     with torch.inference_mode():
-        found: Tensor = module(images())
-    return found
+        result: Tensor = module(images())
+    return result
 
 
-def close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> bool:
-    return float((found - expected).abs().max()) <= tolerance * max(1.0, float(expected.abs().max()))
+def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> bool:
+    return float((actual - expected).abs().max()) <= tolerance * max(1.0, float(expected.abs().max()))
 
 
-def random_cuts(groups: Groups, shares: Sequence[float], seed: int) -> tuple[Cut, ...]:
-    """A cut of every group whose share is not 0, at least one unit of each run staying."""
+def random_cuts(groups: Groups, ratios: Sequence[float], seed: int) -> tuple[Cut, ...]:
+    """A cut of every group with a nonzero ratio, which keeps at least one unit per run."""
     draw = random.Random(seed)
     cuts = []
-    for group, share in zip(groups, shares, strict=False):
+    for group, ratio in zip(groups, ratios, strict=False):
         first, units = 0, list[int]()
         for size in group.segments:
-            spare = size - fewest_units(group.axis)
-            units += draw.sample(range(first, first + size), min(spare, round(draw.uniform(0, 2 * share) * size)))
+            removable = size - min_units(group.axis)
+            units += draw.sample(range(first, first + size), min(removable, round(draw.uniform(0, 2 * ratio) * size)))
             first += size
         if units:
             cuts.append(Cut(group.place, group.axis, tuple(sorted(units))))
     return tuple(cuts)
 
 
-SHARES = st.lists(st.sampled_from([0.0, 0.2, 0.5, 0.8]), min_size=14, max_size=14)
+RATIOS = st.lists(st.sampled_from([0.0, 0.2, 0.5, 0.8]), min_size=14, max_size=14)
 SEEDS = st.integers(0, 2**16)
 
 
-def cut(model: LoadedModel, cuts: tuple[Cut, ...]) -> tuple[LoadedModel, surgery.Removal]:
-    removal = remove(model.module, cuts, SIZE)
-    blocks = [block for block in range(3) if block not in model.info.removed_blocks]
-    gone = tuple(blocks[block] for block in removal.removed_blocks)
-    info = replace(
-        model.info,
-        layouts=layouts_of(removal.module),
-        removed_blocks=(*model.info.removed_blocks, *gone),
-    )
-    return LoadedModel(removal.module, info), removal
-
-
-@given(shares=SHARES, seed=SEEDS)
+@given(ratios=RATIOS, seed=SEEDS)
 @SEARCH
-def test_cut_once_and_cut_twice(dense: LoadedModel, shares: list[float], seed: int) -> None:
+def test_pruning_once_and_twice(dense: Model, ratios: list[float], seed: int) -> None:
     model = dense
     for step in range(2):
-        groups = find_groups(model.module, SIZE)
-        cuts = random_cuts(groups, shares, seed + step)
+        groups = model.groups
+        cuts = random_cuts(groups, ratios, seed + step)
         assume(cuts)
         before = logits(model.module)
-        slim, removal = cut(model, cuts)
-        assert torch.equal(logits(model.module), before)  # the big model is left as it was
+        removal = remove(model, cuts)
+        slim = removal.model
+        assert torch.equal(logits(model.module), before)  # the original model is unchanged
         assert close(logits(slim.module), logits(masked(model.module, Selection(groups, cuts))))
         check_origin(model.module, removal)
         model = slim
 
 
-def check_origin(big: nn.Module, removal: surgery.Removal) -> None:
-    """Every weight of the cut model is the weight of the big one at the units that `origin` names."""
+def check_origin(original: nn.Module, removal: surgery.Removal) -> None:
+    """Check that the pruned model's weights are the original's at the units in `origin`."""
+    slim = removal.model.module
     embed = list(removal.origin["residual", "embed"][1])
-    for place, attention in attentions(removal.module).items():
-        was, queries = removal.origin[place, "qk"]
+    for place, attention in attentions(slim).items():
+        old_place, queries = removal.origin[place, "qk"]
         heads, values = list(removal.origin[place, "head"][1]), list(removal.origin[place, "v"][1])
-        old, block = attentions(big)[was], was.removesuffix(".attn")
+        old, block = attentions(original)[old_place], old_place.removesuffix(".attn")
         q, k, v = old.qkv.weight.split([old.layout.qk_width, old.layout.qk_width, old.layout.v_width])
         rows = torch.cat([q[list(queries)], k[list(queries)], v[values]])
         assert torch.equal(attention.qkv.weight, rows[:, embed])
@@ -128,23 +118,23 @@ def check_origin(big: nn.Module, removal: surgery.Removal) -> None:
             assert torch.equal(attention.relative_position_bias_table, old.relative_position_bias_table[:, heads])
         mlp = place.replace(".attn", ".mlp")
         hidden = list(removal.origin[mlp, "mlp"][1])
-        old_fc1 = big.get_parameter(f"{block}.mlp.fc1.weight")
-        assert torch.equal(removal.module.get_parameter(f"{mlp}.fc1.weight"), old_fc1[hidden][:, embed])
-    pixels = big.get_parameter("patch_embed.proj.weight")
-    assert torch.equal(removal.module.get_parameter("patch_embed.proj.weight"), pixels[embed])
+        old_fc1 = original.get_parameter(f"{block}.mlp.fc1.weight")
+        assert torch.equal(slim.get_parameter(f"{mlp}.fc1.weight"), old_fc1[hidden][:, embed])
+    pixels = original.get_parameter("patch_embed.proj.weight")
+    assert torch.equal(slim.get_parameter("patch_embed.proj.weight"), pixels[embed])
 
 
-@given(shares=SHARES, seed=SEEDS)
+@given(ratios=RATIOS, seed=SEEDS)
 @SEARCH
-def test_saved_and_loaded_is_exactly_itself(
-    dense: LoadedModel, tmp_path_factory: pytest.TempPathFactory, shares: list[float], seed: int
+def test_a_pruned_model_round_trips_exactly(
+    dense: Model, tmp_path_factory: pytest.TempPathFactory, ratios: list[float], seed: int
 ) -> None:
-    cuts = random_cuts(find_groups(dense.module, SIZE), shares, seed)
+    cuts = random_cuts(dense.groups, ratios, seed)
     assume(cuts)
-    slim, _ = cut(dense, cuts)
+    slim = remove(dense, cuts).model
     folder = tmp_path_factory.mktemp("slim")
-    info = source.save(slim.module, slim.info, folder)
-    loaded = source.load(folder)
+    info = store.save(slim, folder).info
+    loaded = store.load(folder)
     assert loaded.info == info
     assert torch.equal(logits(loaded.module), logits(slim.module))
     assert same_tensors(loaded.module, slim.module)
@@ -155,40 +145,41 @@ def same_tensors(one: nn.Module, other: nn.Module) -> bool:
     return list(mine) == list(theirs) and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
-@given(shares=SHARES, seed=SEEDS)
+@given(ratios=RATIOS, seed=SEEDS)
 @settings(SEARCH, max_examples=3 * TIMES)
-def test_a_plan_and_a_model_read_back_give_the_identical_slim_model(
-    dense: LoadedModel, tmp_path_factory: pytest.TempPathFactory, shares: list[float], seed: int
+def test_a_saved_plan_reproduces_the_pruned_model(
+    dense: Model, tmp_path_factory: pytest.TempPathFactory, ratios: list[float], seed: int
 ) -> None:
-    cuts = random_cuts(find_groups(dense.module, SIZE), shares, seed)
+    cuts = random_cuts(dense.groups, ratios, seed)
     assume(cuts)
     plan = PrunePlan("0" * 64, "grouped", "random", "global", "ratio=0.5", 0.5, seed, cuts)
     replayed = records.loads(PrunePlan, records.dumps(plan))
     assert replayed == plan
     folder = tmp_path_factory.mktemp("dense")
-    source.save(dense.module, dense.info, folder)
-    again = source.load(folder).module
-    assert same_tensors(remove(again, replayed.cuts, SIZE).module, remove(dense.module, cuts, SIZE).module)
+    store.save(dense, folder)
+    again = store.load(folder)
+    assert same_tensors(remove(again, replayed.cuts).model.module, remove(dense, cuts).model.module)
 
 
-@given(shares=SHARES, seed=SEEDS)
+@given(ratios=RATIOS, seed=SEEDS)
 @settings(SEARCH, max_examples=TIMES)
-def test_onnx_is_torch(
-    dense: LoadedModel, tmp_path_factory: pytest.TempPathFactory, shares: list[float], seed: int
+def test_onnx_equals_torch(
+    dense: Model, tmp_path_factory: pytest.TempPathFactory, ratios: list[float], seed: int
 ) -> None:
-    cuts = random_cuts(find_groups(dense.module, SIZE), [max(share, 0.2) for share in shares], seed)
-    slim, _ = cut(dense, cuts)
+    cuts = random_cuts(dense.groups, [max(ratio, 0.2) for ratio in ratios], seed)
+    slim = remove(dense, cuts).model
     folder = tmp_path_factory.mktemp("onnx")
-    saved = LoadedModel(slim.module, source.save(slim.module, slim.info, folder))
+    saved = store.save(slim, folder)
     artifact = export("onnx", saved, recipe.Export(), folder)
     session = onnxruntime.InferenceSession(folder / artifact.file, providers=["CPUExecutionProvider"])
-    (found,) = session.run(["logits"], {"images": images().numpy()})
-    assert close(torch.from_numpy(np.asarray(found)), logits(slim.module), 1e-4)
+    (actual,) = session.run(["logits"], {"images": images().numpy()})
+    assert close(torch.from_numpy(np.asarray(actual)), logits(slim.module), 1e-4)
 
 
-def test_the_masked_model_against_one_written_out_by_hand(small: Build) -> None:
-    """A plain ViT whose activations, not weights, are gated: an independent meaning of "removed"."""
-    module = small("vit_tiny_patch16_224", 2).module
+def test_the_masked_model_equals_a_reference_implementation(small: Build) -> None:
+    """The reference is a plain ViT that masks activations instead of weights."""
+    model = small("vit_tiny_patch16_224", 2)
+    module = model.module
     cuts = (
         Cut("residual", "embed", (0, 7, 20)),
         Cut("blocks.0.attn", "head", (1,)),
@@ -199,18 +190,18 @@ def test_the_masked_model_against_one_written_out_by_hand(small: Build) -> None:
     )
     expected = gated_vit(module, cuts)
     assert not close(logits(module), expected, 1e-2)
-    assert close(logits(masked(module, Selection(find_groups(module, SIZE), cuts))), expected)
-    assert close(logits(remove(module, cuts, SIZE).module), expected)
+    assert close(logits(masked(model.module, Selection(model.groups, cuts))), expected)
+    assert close(logits(remove(model, cuts).model.module), expected)
 
 
 def gated_vit(module: nn.Module, cuts: Sequence[Cut]) -> Tensor:
-    """Logits of `images()`; gates are 0 for units that `cuts` names."""
+    """Logits for `images()` of a ViT whose activations are multiplied by 0 for removed units."""
     weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
-    gone: dict[tuple[str, str], tuple[int, ...]] = {(item.place, item.axis): item.units for item in cuts}
+    removed: dict[tuple[str, str], tuple[int, ...]] = {(item.place, item.axis): item.units for item in cuts}
 
     def gate(place: str, axis: str, units: int) -> Tensor:
         keep = torch.ones(units)
-        keep[list(gone.get((place, axis), ()))] = 0.0
+        keep[list(removed.get((place, axis), ()))] = 0.0
         return keep
 
     residual = gate("residual", "embed", 24)
@@ -227,8 +218,8 @@ def gated_vit(module: nn.Module, cuts: Sequence[Cut]) -> Tensor:
         heads = []
         for head in range(3):
             at = slice(8 * head, 8 * head + 8)
-            shares = (q[..., at] @ k[..., at].transpose(1, 2) / 8**0.5).softmax(-1)
-            heads.append(shares @ v[..., at] * gate(place, "head", 3)[head])
+            attention_weights = (q[..., at] @ k[..., at].transpose(1, 2) / 8**0.5).softmax(-1)
+            heads.append(attention_weights @ v[..., at] * gate(place, "head", 3)[head])
         return torch.cat(heads, -1) @ weights[f"{place}.proj.weight"].T + weights[f"{place}.proj.bias"]
 
     def feed(x: Tensor, place: str) -> Tensor:
@@ -244,41 +235,42 @@ def gated_vit(module: nn.Module, cuts: Sequence[Cut]) -> Tensor:
     return norm(x, "norm")[:, 0] @ weights["head.weight"].T + weights["head.bias"]
 
 
-def test_a_removed_block_is_left_out(small: Build) -> None:
-    module = small(depth=3).module
-    slim = remove(module, (Cut("blocks", "block", (1,)),), SIZE)
-    blocks = module.get_submodule("blocks")
+def test_a_removed_block_equals_a_deleted_block(small: Build) -> None:
+    model = small(depth=3)
+    removal = remove(model, (Cut("blocks", "block", (1,)),))
+    blocks = model.module.get_submodule("blocks")
     assert isinstance(blocks, nn.Sequential)
     del blocks[1]
-    assert slim.removed_blocks == (1,)
-    assert slim.origin["blocks.1.mlp", "mlp"][0] == "blocks.2.mlp"
-    assert torch.equal(logits(slim.module), logits(module))
+    assert removal.model.info.removed_blocks == (1,)
+    assert removal.origin["blocks.1.mlp", "mlp"][0] == "blocks.2.mlp"
+    assert torch.equal(logits(removal.model.module), logits(model.module))
 
 
-def test_equal_heads_lie_side_by_side_widest_first(small: Build) -> None:
-    slim = remove(small().module, (Cut("blocks.0.attn", "qk", (8, 9)),), SIZE)
-    layout = attentions(slim.module)["blocks.0.attn"].layout
+def test_heads_are_sorted_by_width(small: Build) -> None:
+    removal = remove(small(), (Cut("blocks.0.attn", "qk", (8, 9)),))
+    layout = attentions(removal.model.module)["blocks.0.attn"].layout
     assert layout.buckets == ((2, 8, 8), (1, 6, 8))
-    assert slim.origin["blocks.0.attn", "head"] == ("blocks.0.attn", (0, 2, 1))
+    assert removal.origin["blocks.0.attn", "head"] == ("blocks.0.attn", (0, 2, 1))
 
 
-def test_the_mode_of_both_models_is_kept(small: Build) -> None:
-    module = small().module.train()
-    slim = remove(module, (Cut("residual", "embed", (0,)),), SIZE).module
-    assert module.training
-    assert slim.training
+def test_training_mode_is_kept(small: Build) -> None:
+    model = small()
+    model.module.train()
+    slim = remove(model, (Cut("residual", "embed", (0,)),)).model
+    assert model.module.training
+    assert slim.module.training
 
 
-def test_a_wrong_cut_is_noticed(small: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, cuts = small().module, (Cut("blocks.0.mlp", "mlp", (3,)),)
-    other = Selection(find_groups(module, SIZE), (Cut("blocks.0.mlp", "mlp", (4,)),))
-    monkeypatch.setattr(surgery, "masked", lambda model, _: masked(model, other))
+def test_a_wrong_result_is_detected(small: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, cuts = small(), (Cut("blocks.0.mlp", "mlp", (3,)),)
+    other = Selection(model.groups, (Cut("blocks.0.mlp", "mlp", (4,)),))
+    monkeypatch.setattr(surgery, "masked", lambda module, _: masked(module, other))
     with pytest.raises(CheckFailed, match="features differ"):
-        remove(module, cuts, SIZE)
+        remove(model, cuts)
 
 
-def test_a_wrong_prediction_is_noticed(small: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = small().module
-    monkeypatch.setattr(surgery, "count", lambda *given: replace(count(*given), macs=1))
+def test_a_wrong_cost_prediction_is_detected(small: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small()
+    monkeypatch.setattr(CostModel, "after_removing", lambda *unused: Cost(parameters=1, macs=1))
     with pytest.raises(CheckFailed, match="predicted"):
-        remove(module, (Cut("blocks.0.mlp", "mlp", (3,)),), SIZE)
+        remove(model, (Cut("blocks.0.mlp", "mlp", (3,)),))

@@ -1,4 +1,4 @@
-"""Files are opened by what they hold, and refused by what they are; nothing in them is run."""
+"""Weights files are read by content, or refused by format; nothing in them is executed."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from toolkit.models.weight_file import read
 STATE = {"norm.weight": torch.arange(4.0), "blocks.0.norm1.bias": torch.ones(3)}
 
 
-def same(found: dict[str, Tensor], prefix: str = "") -> bool:
-    return all(torch.equal(found[f"{prefix}{name}"], tensor) for name, tensor in STATE.items())
+def same(tensors: dict[str, Tensor], prefix: str = "") -> bool:
+    return all(torch.equal(tensors[f"{prefix}{name}"], tensor) for name, tensor in STATE.items())
 
 
 @pytest.mark.parametrize("name", ["a.safetensors", "A.SAFETENSORS", "a.pth", "weights", "a.json"])
-def test_content_decides_and_not_the_name(name: str, tmp_path: Path) -> None:
+def test_the_content_determines_the_format(name: str, tmp_path: Path) -> None:
     save_file(STATE, tmp_path / name)
     assert same(read(tmp_path / name))
     for new in (True, False):
@@ -47,15 +47,15 @@ def test_a_training_checkpoint_of_timm(new: bool, tmp_path: Path) -> None:
     args = argparse.Namespace(lr=0.1, model="deit_tiny_patch16_224")
     content = {"epoch": 3, "state_dict": STATE, "state_dict_ema": STATE, "optimizer": optimizer, "args": args}
     torch.save(content, tmp_path / "last.pth.tar", _use_new_zipfile_serialization=new)
-    before = {*torch.serialization.get_safe_globals()}  # PyTorch lists a set
-    found = read(tmp_path / "last.pth.tar")
-    assert same(found, "state_dict/")
-    assert same(found, "state_dict_ema/")
-    assert "optimizer/state/0/exp_avg" in found
-    assert {*torch.serialization.get_safe_globals()} == before, "nothing becomes safe for the rest of the process"
+    before = {*torch.serialization.get_safe_globals()}  # in arbitrary order
+    tensors = read(tmp_path / "last.pth.tar")
+    assert same(tensors, "state_dict/")
+    assert same(tensors, "state_dict_ema/")
+    assert "optimizer/state/0/exp_avg" in tensors
+    assert {*torch.serialization.get_safe_globals()} == before, "no class stays registered as safe"
 
 
-def test_tensors_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensors_saved_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("torch.serialization.location_tag", lambda _: "cuda:0")
         torch.save(STATE, tmp_path / "weights.pth")
@@ -64,7 +64,7 @@ def test_tensors_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 class Trap:
-    """Unpickling it makes a file."""
+    """Unpickling it creates a file."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -74,7 +74,7 @@ class Trap:
 
 
 def run(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Carry out a `python -c ...` that a hint names, in this process."""
+    """Run a hint's `python -c ...` command in this process."""
     python, flag, program, *words = shlex.split(command)
     assert (python, flag) == ("python", "-c")
     (tmp_path / "program.py").write_text(program)
@@ -87,26 +87,28 @@ def hinted(error: WeightsError) -> str:
 
 
 @pytest.mark.parametrize("how", ["torch", "old torch", "pickle"])
-def test_a_pickle_with_code_is_refused_and_not_run(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file, sprung = tmp_path / "best.pth", tmp_path / "sprung"
-    content = {"model": STATE, "extra": Trap(sprung), "out": pathlib.PurePosixPath("runs")}
+def test_a_pickle_with_code_is_refused_and_not_executed(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, executed = tmp_path / "best.pth", tmp_path / "executed"
+    content = {"model": STATE, "extra": Trap(executed), "out": pathlib.PurePosixPath("runs")}
     if how == "pickle":
         file.write_bytes(pickle.dumps(content))
     else:
         torch.save(content, file, _use_new_zipfile_serialization=how == "torch")
-    with pytest.raises(WeightsError, match=r"could run code\nif you trust") as caught:
+    with pytest.raises(WeightsError, match=r"could execute code\nif you trust") as caught:
         read(file)
-    assert not sprung.exists()
+    assert not executed.exists()
     if how == "torch":
-        assert re.search(r"it also holds .*pathlib\S*PurePosixPath", caught.value.message)
+        assert re.search(r"it also contains .*pathlib\S*PurePosixPath", caught.value.message)
     run(hinted(caught.value), monkeypatch, tmp_path)
-    assert sprung.exists(), "that command runs it, as the hint says"
+    assert executed.exists(), "the suggested command executes it, as the hint warns"
     assert same(read(tmp_path / "best-clean.pth"), "model/")
 
 
-def test_a_whole_module_can_be_made_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickled_module_can_be_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save({"model": nn.LayerNorm(4), "epoch": 3}, tmp_path / "model.pt")
-    with pytest.raises(WeightsError, match=r"it also holds .*LayerNorm") as caught:
+    with pytest.raises(WeightsError, match=r"it also contains .*LayerNorm") as caught:
         read(tmp_path / "model.pt")
     run(hinted(caught.value), monkeypatch, tmp_path)
     assert set(read(tmp_path / "model-clean.pth")) == {"model/weight", "model/bias"}
@@ -150,7 +152,7 @@ OTHERS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "empty": ("weights.pth", lambda: b"", "empty"),
     "gzip": ("weights.pth.gz", lambda: gzip.compress(b"weights"), "compressed with gzip"),
     "tar": ("weights.tar", tarred, "a tar archive"),
-    "zip": ("weights.zip", lambda: zipped(readme=b"hello"), "a zip archive without weights"),
+    "zip": ("weights.zip", lambda: zipped(readme=b"hello"), "a zip archive without PyTorch weights"),
     "NumPy": ("ViT-B_16.npz", arrays, "a NumPy archive"),
     "Keras": ("weights.h5", lambda: b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
     "JSON": ("config.json", lambda: b"{}", "JSON, not weights"),
@@ -159,35 +161,35 @@ OTHERS: dict[str, tuple[str, Callable[[], bytes], str]] = {
 
 
 @pytest.mark.parametrize("case", OTHERS)
-def test_what_else_people_give_is_named(case: str, tmp_path: Path) -> None:
-    name, content, said = OTHERS[case]
+def test_other_formats_are_named(case: str, tmp_path: Path) -> None:
+    name, content, description = OTHERS[case]
     (tmp_path / name).write_bytes(content())
-    with pytest.raises(WeightsError, match=f"{name} is {said}") as caught:
+    with pytest.raises(WeightsError, match=f"{name} is {description}") as caught:
         read(tmp_path / name)
     assert caught.value.hint
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_programs_are_named_and_can_be_made_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_are_named_and_can_be_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layer = nn.Linear(2, 2)
     torch.jit.save(torch.jit.script(layer), str(tmp_path / "script.pt"))
     torch.export.save(torch.export.export(layer, (torch.ones(1, 2),)), str(tmp_path / "export.pt2"))
-    for file, said in (("script.pt", "TorchScript"), ("export.pt2", "torch.export")):
-        with pytest.raises(WeightsError, match=f"{file} is a {said} program") as caught:
+    for file, description in (("script.pt", "TorchScript"), ("export.pt2", "torch.export")):
+        with pytest.raises(WeightsError, match=f"{file} is a {description} program") as caught:
             read(tmp_path / file)
         run(hinted(caught.value), monkeypatch, tmp_path)
         assert torch.equal(read(tmp_path / f"{file.partition('.')[0]}-clean.pth")["weight"], layer.weight)
 
 
-def test_parts_that_belong_together_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_can_be_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
     for name, (tensor, value) in zip(names, STATE.items(), strict=True):
         save_file({tensor: value}, tmp_path / name)
     index = tmp_path / "model.safetensors.index.json"
     index.write_text('{"weight_map": {}}')
-    for given in (index, tmp_path / names[0], tmp_path):
+    for path in (index, tmp_path / names[0], tmp_path):
         with pytest.raises(WeightsError, match="join them: python") as caught:
-            read(given)
+            read(path)
     run(hinted(caught.value), monkeypatch, tmp_path)
     assert same(read(tmp_path / "joined.safetensors"))
     save_file(STATE, tmp_path / "model-00001-of-00001.safetensors")
@@ -195,17 +197,17 @@ def test_parts_that_belong_together_are_joined(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="is a folder\ngive a safetensors file"):
+    with pytest.raises(WeightsError, match="is a folder\nuse a safetensors file"):
         read(tmp_path)
     save_file(STATE, tmp_path / "my model.safetensors")
-    with pytest.raises(WeightsError, match=r"is a folder\ngive the file in it: --weights '.*/my model.safetensors'"):
+    with pytest.raises(WeightsError, match=r"is a folder\nuse the file in it: --weights '.*/my model.safetensors'"):
         read(tmp_path)
     torch.save(STATE, tmp_path / "other.bin")
-    with pytest.raises(WeightsError, match=r"give one of its files: my model\.safetensors, other\.bin"):
+    with pytest.raises(WeightsError, match=r"use one of its files: my model\.safetensors, other\.bin"):
         read(tmp_path)
 
 
-def test_a_file_that_is_not_there_or_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_or_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(WeightsError, match=r"does not exist\n"):
         read(tmp_path / "nothing.safetensors")
     save_file(STATE, tmp_path / "secret.safetensors")
@@ -221,5 +223,5 @@ def test_a_file_that_is_not_there_or_may_not_be_read(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize("content", [{"epoch": 3}, [1, 2], {"weights": [torch.ones(1)]}])
 def test_a_file_without_named_tensors(content: object, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "weights.pth")
-    with pytest.raises(WeightsError, match="not tensors by name"):
+    with pytest.raises(WeightsError, match="not a dict of tensors"):
         read(tmp_path / "weights.pth")

@@ -1,4 +1,4 @@
-"""Weights are fitted to the model as timm does it, or refused with the kind of model they are for."""
+"""Weights are loaded as in timm, or refused with the differences."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from toolkit import recipe
 from toolkit.errors import WeightsError
-from toolkit.models import source
+from toolkit.models import store
 from toolkit.models.adapt import canonicalise
+from toolkit.models.build import build
 from toolkit.models.weights import fill
 
 NAMES = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224")
@@ -29,7 +30,7 @@ def built(name: str, size: int, **args: object) -> nn.Module:
 
 
 def model(name: str = VIT, size: int = 32, seed: int = 0, **args: object) -> nn.Module:
-    """Every parameter is random: biases, positions and layer scales too."""
+    """A model whose parameters are all random, including biases, position embeddings and layer scales."""
     torch.manual_seed(seed)
     module = built(name, size, **args)
     for parameter in module.parameters():
@@ -43,14 +44,14 @@ def written(state: State, file: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_safetensors(name: str, tmp_path: Path) -> None:
+def test_a_safetensors_file(name: str, tmp_path: Path) -> None:
     trained, fresh = model(name), model(name, seed=1)
     assert fill(fresh, written(trained.state_dict(), tmp_path / "weights.safetensors")) == ()
     assert all(torch.equal(tensor, fresh.state_dict()[key]) for key, tensor in trained.state_dict().items())
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_file_of_a_dense_model_of_ours(name: str, tmp_path: Path) -> None:
+def test_a_file_of_our_dense_model(name: str, tmp_path: Path) -> None:
     trained, fresh = model(name), model(name, seed=1)
     expected = {key: tensor.clone() for key, tensor in trained.state_dict().items()}
     canonicalise(trained)
@@ -58,15 +59,15 @@ def test_the_file_of_a_dense_model_of_ours(name: str, tmp_path: Path) -> None:
     assert all(torch.equal(tensor, fresh.state_dict()[key]) for key, tensor in expected.items())
 
 
-def as_facebook_has_it(state: State) -> State:
-    """DINOv2 with registers, by the names of its authors: its positions begin with the class token's."""
+def with_facebooks_names(state: State) -> State:
+    """DINOv2 with registers, with its authors' names and a position embedding of the class token."""
     renamed = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
     renamed["register_tokens"] = renamed.pop("reg_token")
     renamed["pos_embed"] = torch.cat([torch.randn(1, 1, 24), renamed["pos_embed"]], dim=1)
     return {**renamed, "mask_token": torch.randn(1, 24)}
 
 
-def as_deit3_has_it(state: State) -> State:
+def with_deit3s_names(state: State) -> State:
     return {name.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): state[name] for name in state}
 
 
@@ -79,12 +80,12 @@ def as_deit3_has_it(state: State) -> State:
         (DISTILLED, dict, (32, 24), {}),
         (BEIT, dict, (32, 48), {}),
         (VIT, dict, (70, 42), {"patch_size": 14, "reg_tokens": 4, "no_embed_class": True, "init_values": 1e-5}),
-        ("vit_small_patch14_reg4_dinov2", as_facebook_has_it, (70, 42), {"patch_size": 14}),
-        ("deit3_small_patch16_224", as_deit3_has_it, (32, 48), {}),
+        ("vit_small_patch14_reg4_dinov2", with_facebooks_names, (70, 42), {"patch_size": 14}),
+        ("deit3_small_patch16_224", with_deit3s_names, (32, 48), {}),
         ("flexivit_small", dict, (32, 48), {}),
     ],
 )
-def test_another_image_size_gives_timm_s_numbers(
+def test_resampled_weights_equal_timms(
     name: str,
     change: Callable[[State], State],
     sizes: tuple[int, int],
@@ -101,16 +102,16 @@ def test_another_image_size_gives_timm_s_numbers(
         assert key in fresh or torch.equal(ours.state_dict()[key], tensor), key
 
 
-def test_a_classifier_for_other_classes_starts_fresh(tmp_path: Path) -> None:
+def test_a_classifier_for_other_classes_is_not_loaded(tmp_path: Path) -> None:
     trained, fresh = model(DISTILLED, num_classes=1000), model(DISTILLED, seed=1)
     own = fresh.get_parameter("head.weight").clone()
-    started = fill(fresh, written(trained.state_dict(), tmp_path / "weights.safetensors"))
-    assert set(started) == {f"{head}.{part}" for head in ("head", "head_dist") for part in ("weight", "bias")}
+    kept = fill(fresh, written(trained.state_dict(), tmp_path / "weights.safetensors"))
+    assert set(kept) == {f"{head}.{part}" for head in ("head", "head_dist") for part in ("weight", "bias")}
     assert torch.equal(fresh.get_parameter("head.weight"), own)
     assert torch.equal(fresh.get_parameter("cls_token"), trained.get_parameter("cls_token"))
 
 
-def test_a_backbone_without_classifier_keeps_the_fresh_one(tmp_path: Path) -> None:
+def test_a_backbone_keeps_the_initial_classifier(tmp_path: Path) -> None:
     trained, fresh = model().state_dict(), model(seed=1)
     before = fresh.get_parameter("head.weight").clone()
     backbone = {name: tensor for name, tensor in trained.items() if not name.startswith("head.")}
@@ -119,35 +120,35 @@ def test_a_backbone_without_classifier_keeps_the_fresh_one(tmp_path: Path) -> No
     assert torch.equal(fresh.get_parameter("norm.weight"), trained["norm.weight"])
 
 
-def test_misfits_are_named(tmp_path: Path) -> None:
+def test_mismatched_tensors_are_named(tmp_path: Path) -> None:
     state = model().state_dict()
-    state["norm.strange"] = state.pop("norm.weight")
+    state["norm.unexpected"] = state.pop("norm.weight")
     state["norm.bias"] = torch.zeros(7)
     with pytest.raises(WeightsError) as caught:
         fill(model(), written(state, tmp_path / "weights.safetensors"))
-    for fault in ("norm.weight is missing", "norm.strange is not part", "norm.bias is [7], the model needs [24]"):
-        assert fault in caught.value.message
+    for problem in ("norm.weight is missing", "norm.unexpected is not part", "norm.bias is [7], the model needs [24]"):
+        assert problem in caught.value.message
 
 
 @pytest.mark.parametrize("name", [VIT, BEIT])
-def test_no_shape_of_any_tensor_is_too_odd_to_be_named(name: str, tmp_path: Path) -> None:
+def test_a_tensor_of_any_wrong_shape_is_named(name: str, tmp_path: Path) -> None:
     ours = model(name)
     state = {key: tensor.clone() for key, tensor in ours.state_dict().items()}
     for key in state:
         for shape in ((), (0,), (1, 0, 24), (2, 3, 1, 1, 1)):
             file = written({**state, key: torch.zeros(shape)}, tmp_path / "weights.safetensors")
-            said = key
+            message = key
             try:
                 fresh = fill(ours, file)
             except WeightsError as error:
-                said = error.message
+                message = error.message
             else:
                 assert fresh == (key,)
-            assert key in said
+            assert key in message
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_precisions_become_float32(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_other_dtypes_are_converted_to_float32(dtype: torch.dtype, tmp_path: Path) -> None:
     state = {name: tensor.to(dtype) for name, tensor in model().state_dict().items()}
     fresh = model(seed=1)
     fill(fresh, written(state, tmp_path / "weights.safetensors"))
@@ -157,7 +158,7 @@ def test_other_precisions_become_float32(dtype: torch.dtype, tmp_path: Path) -> 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda tensor: tensor.to(torch.int8), "int8"),
         (lambda tensor: tensor.to(torch.complex64), "complex64"),
@@ -166,23 +167,23 @@ def test_other_precisions_become_float32(dtype: torch.dtype, tmp_path: Path) -> 
         (lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8), "quantised"),
     ],
 )
-def test_tensors_that_are_no_plain_numbers(change: Callable[[Tensor], Tensor], said: str, tmp_path: Path) -> None:
+def test_tensors_that_are_not_plain_floats(change: Callable[[Tensor], Tensor], message: str, tmp_path: Path) -> None:
     state = model().state_dict()
     torch.save({**state, "norm.weight": change(state["norm.weight"])}, tmp_path / "weights.pth")
-    with pytest.raises(WeightsError, match=rf"no plain floating-point numbers: norm\.weight \(.*{said}\)"):
+    with pytest.raises(WeightsError, match=rf"not plain floating-point numbers: norm\.weight \(.*{message}\)"):
         fill(model(), tmp_path / "weights.pth")
 
 
-def test_values_that_are_not_finite(tmp_path: Path) -> None:
+def test_nan_and_infinity_are_refused(tmp_path: Path) -> None:
     state = {name: tensor.double() for name, tensor in model().state_dict().items()}
     state["norm.weight"][3] = float("nan")
-    state["cls_token"] = state["cls_token"] + 1e300  # finite until it becomes float32
-    with pytest.raises(WeightsError, match=r"NaN or infinite, in cls_token, norm\.weight\n"):
+    state["cls_token"] = state["cls_token"] + 1e300  # overflows in float32
+    with pytest.raises(WeightsError, match=r"NaN or infinity, in cls_token, norm\.weight\n"):
         fill(model(), written(state, tmp_path / "weights.safetensors"))
     state = model(num_classes=5).state_dict()
     state["head.weight"][0] = float("nan")
-    started = fill(model(), written(state, tmp_path / "weights.safetensors"))
-    assert started == ("head.weight", "head.bias"), "a classifier that is not taken does not matter"
+    kept = fill(model(), written(state, tmp_path / "weights.safetensors"))
+    assert kept == ("head.weight", "head.bias"), "an unused classifier does not matter"
 
 
 def test_tensors_that_share_memory(tmp_path: Path) -> None:
@@ -193,9 +194,9 @@ def test_tensors_that_share_memory(tmp_path: Path) -> None:
     assert fresh.get_parameter("norm.weight").data_ptr() != fresh.get_parameter("norm.bias").data_ptr()
 
 
-def test_patches_of_another_size_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_resampled_patches_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     fill(model(), written(model(patch_size=16, size=64).state_dict(), tmp_path / "weights.safetensors"))
-    assert "its patches of 16 pixels are resampled to 8 pixels" in caplog.text
+    assert "the patch embedding is resampled from 16 to 8 pixels" in caplog.text
 
 
 def small(file: Path | str, **more: object) -> recipe.Model:
@@ -203,27 +204,27 @@ def small(file: Path | str, **more: object) -> recipe.Model:
     return recipe.Model.model_validate({"name": VIT, "weights": str(file), "image_size": 32, "args": args, **more})
 
 
-def test_build_takes_a_file(tmp_path: Path) -> None:
+def test_build_from_a_file(tmp_path: Path) -> None:
     trained = model(num_classes=1000)
     file = written(trained.state_dict(), tmp_path / "weights.safetensors")
-    built = source.build(small(file), ("cat", "dog"), seed=0)
+    built = build(small(file), ("cat", "dog"), seed=0)
     assert built.fresh == ("head.weight", "head.bias")
     assert torch.equal(built.module.get_parameter("cls_token"), trained.get_parameter("cls_token"))
 
 
-def test_a_file_of_ours_says_how_many_heads_it_has(tmp_path: Path) -> None:
-    """Its tensors do not."""
-    built = source.build(small("none"), ("cat", "dog", "emu"), seed=0)
-    source.save(built.module, built.info, tmp_path)
-    with pytest.raises(WeightsError, match=r"is of a model with 3 heads, not 4\n--set model\.args\.num_heads=3"):
+def test_the_number_of_heads_is_read_from_our_model_json(tmp_path: Path) -> None:
+    """Tensors do not show it."""
+    built = build(small("none"), ("cat", "dog", "emu"), seed=0)
+    store.save(built, tmp_path)
+    with pytest.raises(WeightsError, match=r"has 3 heads, the model has 4\n--set model\.args\.num_heads=3"):
         fill(model(num_heads=4), tmp_path / "model.safetensors")
     assert fill(model(), tmp_path / "model.safetensors") == ()
 
 
-def test_published_weights_classify(shared: Path) -> None:
-    """The real DeiT-tiny file fits, and its classifier is kept for its 1000 classes."""
+def test_published_weights_load(shared: Path) -> None:
+    """The published DeiT-Tiny file loads completely, including the classifier for its 1000 classes."""
     file = shared / "weights" / "deit_tiny_patch16_224.safetensors"
     settings = recipe.Model(name="deit_tiny_patch16_224", weights=str(file), image_size=160)
-    built = source.build(settings, tuple(f"class {number}" for number in range(1000)), seed=0)
+    built = build(settings, tuple(f"class {number}" for number in range(1000)), seed=0)
     assert built.fresh == ()
     assert built.module(torch.zeros(1, 3, 160, 160)).shape == (1, 1000)

@@ -1,4 +1,4 @@
-"""Random images with labels for criteria, and a job for methods."""
+"""Random labelled images for criteria, and jobs for methods."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ import pytest
 import torch
 
 from toolkit import progress, recipe
-from toolkit.models.source import LoadedModel
-from toolkit.prune.criteria import Batch, Calibration
+from toolkit.dg.batches import Batch
+from toolkit.models.model import Model
+from toolkit.prune.criteria import Calibration
 from toolkit.prune.methods import Job
 
 
 @pytest.fixture(scope="session")
 def batches() -> list[Batch]:
-    """Five images of 16 pixels in two batches, 3 classes."""
+    """Five 16x16 images of 3 classes in two batches."""
     generator = torch.Generator().manual_seed(11)
     images = torch.randn(5, 3, 16, 16, generator=generator)
     labels = torch.tensor([0, 2, 1, 1, 0])
-    return [(images[:3], labels[:3]), (images[3:], labels[3:])]
+    return [Batch(images[:3], labels[:3]), Batch(images[3:], labels[3:])]
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +30,7 @@ def calibration(batches: list[Batch]) -> Calibration:
 
 @pytest.fixture(scope="session")
 def job(calibration: Calibration) -> Callable[..., Job]:
-    """`job(ratio=0.5, scope="local")`: what a method gets."""
+    """Function that makes a job from prune settings: `job(ratio=0.5, scope="local")`."""
 
     def make(**settings: object) -> Job:
         return Job(recipe.Prune.model_validate(settings), calibration, progress.silent)
@@ -38,6 +39,6 @@ def job(calibration: Calibration) -> Callable[..., Job]:
 
 
 @pytest.fixture(scope="session")
-def model(uneven: Callable[..., LoadedModel]) -> LoadedModel:
+def model(uneven: Callable[..., Model]) -> Model:
     """Two blocks with uneven heads."""
     return uneven()

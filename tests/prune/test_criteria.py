@@ -1,4 +1,4 @@
-"""Every criterion through its protocol, and each formula against brute force on two blocks with uneven heads."""
+"""Criteria: the protocol, and formulas against brute force on two blocks with uneven heads."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from toolkit import plugins
+from toolkit.dg.batches import Batch
 from toolkit.errors import DataError, UnknownName
-from toolkit.models.groups import Groups, Key, Scores, find_groups
-from toolkit.models.source import LoadedModel
-from toolkit.prune.criteria import Batch, Calibration, criterion
+from toolkit.models.groups import Groups, Key, Scores
+from toolkit.models.model import Model
+from toolkit.prune.criteria import Calibration, criterion
 from toolkit.prune.gradients import mean_gradients, mean_squared_gradients
 
 NAMES = plugins.names("toolkit.prune.criteria")
 
 
 @pytest.fixture(scope="module")
-def groups(model: LoadedModel) -> Groups:
-    return find_groups(model.module, 16)
+def groups(model: Model) -> Groups:
+    return model.groups
 
 
-def test_the_criteria_there_are() -> None:
+def test_available_criteria() -> None:
     assert NAMES == ["hessian", "lamp", "magnitude-l1", "magnitude-l2", "random", "taylor"]
     with pytest.raises(UnknownName, match="did you mean taylor"):
         criterion("tailor")
@@ -30,7 +31,9 @@ def test_the_criteria_there_are() -> None:
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", NAMES)
-def test_the_protocol(name: str, training: bool, model: LoadedModel, groups: Groups, calibration: Calibration) -> None:
+def test_every_criterion_satisfies_the_protocol(
+    name: str, training: bool, model: Model, groups: Groups, calibration: Calibration
+) -> None:
     module = model.module.train(training)
     before = {key: tensor.clone() for key, tensor in module.state_dict().items()}
     scores = criterion(name).score(module, calibration, groups)
@@ -50,15 +53,15 @@ def test_the_protocol(name: str, training: bool, model: LoadedModel, groups: Gro
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_only_the_groups_asked_for_are_scored(
-    name: str, model: LoadedModel, groups: Groups, calibration: Calibration
+def test_only_the_requested_groups_are_scored(
+    name: str, model: Model, groups: Groups, calibration: Calibration
 ) -> None:
     scores = criterion(name).score(model.module, calibration, groups.along(("mlp",)))
     assert set(scores) == {("blocks.0.mlp", "mlp"), ("blocks.1.mlp", "mlp")}
 
 
 def summed(groups: Groups, importance: dict[str, Tensor]) -> Scores:
-    """Importance of each unit, one coupled weight after the other."""
+    """Importance of each unit, summed weight by weight."""
     result = {}
     for group in groups:
         scores = torch.zeros(group.units, dtype=torch.float64)
@@ -69,56 +72,52 @@ def summed(groups: Groups, importance: dict[str, Tensor]) -> Scores:
     return result
 
 
-def assert_scores(found: Scores, expected: Scores, tolerance: float = 1e-5) -> None:
-    assert found.keys() == expected.keys()
+def assert_scores(actual: Scores, expected: Scores, tolerance: float = 1e-5) -> None:
+    assert actual.keys() == expected.keys()
     for key in expected:
-        torch.testing.assert_close(found[key], expected[key], rtol=tolerance, atol=0)
+        torch.testing.assert_close(actual[key], expected[key], rtol=tolerance, atol=0)
 
 
 def per_sample_gradients(module: nn.Module, batches: list[Batch]) -> list[dict[str, Tensor]]:
-    """Ordinary backpropagation, one image at a time."""
+    """Gradients from ordinary backpropagation, one image at a time."""
     gradients = []
     for images, labels in batches:
         for image, label in zip(images, labels, strict=True):
             loss = F.cross_entropy(module(image[None]), label[None])
-            found = torch.autograd.grad(loss, list(module.parameters()))
-            gradients.append(dict(zip(dict(module.named_parameters()), found, strict=True)))
+            values = torch.autograd.grad(loss, list(module.parameters()))
+            gradients.append(dict(zip(dict(module.named_parameters()), values, strict=True)))
     return gradients
 
 
-def test_taylor_by_brute_force(
-    model: LoadedModel, groups: Groups, calibration: Calibration, batches: list[Batch]
-) -> None:
+def test_taylor_by_brute_force(model: Model, groups: Groups, calibration: Calibration, batches: list[Batch]) -> None:
     samples = per_sample_gradients(model.module, batches)
     importance = {
         name: (weight.detach() * sum(sample[name] for sample in samples) / len(samples)).abs()
         for name, weight in model.module.named_parameters()
     }
-    found = criterion("taylor").score(model.module, calibration, groups)
-    assert_scores(found, summed(groups, importance), 1e-3)
+    actual = criterion("taylor").score(model.module, calibration, groups)
+    assert_scores(actual, summed(groups, importance), 1e-3)
 
 
-def test_hessian_by_brute_force(
-    model: LoadedModel, groups: Groups, calibration: Calibration, batches: list[Batch]
-) -> None:
+def test_hessian_by_brute_force(model: Model, groups: Groups, calibration: Calibration, batches: list[Batch]) -> None:
     samples = per_sample_gradients(model.module, batches)
     weights = {name: weight.detach() for name, weight in model.module.named_parameters()}
 
-    def importance(over: list[dict[str, Tensor]], share: int) -> Scores:
-        squares = {name: sum((sample[name].square() for sample in over), torch.zeros(())) / share for name in weights}
+    def importance(over: list[dict[str, Tensor]], count: int) -> Scores:
+        squares = {name: sum((sample[name].square() for sample in over), torch.zeros(())) / count for name in weights}
         return summed(groups, {name: 0.5 * weight.square() * squares[name] for name, weight in weights.items()})
 
-    found = criterion("hessian").score(model.module, calibration, groups)
-    assert_scores(found, importance(samples, len(samples)), 1e-3)
-    last = importance(samples[-1:], 1)  # what keeping one sample only would give
+    actual = criterion("hessian").score(model.module, calibration, groups)
+    assert_scores(actual, importance(samples, len(samples)), 1e-3)
+    last = importance(samples[-1:], 1)  # result if only the last sample were used
     key: Key = ("blocks.0.mlp", "mlp")
-    assert not torch.equal(found[key].argsort(), last[key].argsort())
-    whole = mean_gradients(model.module, batches)  # what squaring a batch's gradient would give
+    assert not torch.equal(actual[key].argsort(), last[key].argsort())
+    whole = mean_gradients(model.module, batches)  # result if a batch's gradient were squared
     squared = summed(groups, {name: 0.5 * (weight * whole[name]).square() for name, weight in weights.items()})
-    assert found[key].sum() > 1.2 * squared[key].sum()
+    assert actual[key].sum() > 1.2 * squared[key].sum()
 
 
-def test_gradients_are_those_of_finite_differences(model: LoadedModel, batches: list[Batch]) -> None:
+def test_gradients_equal_finite_differences(model: Model, batches: list[Batch]) -> None:
     """Central differences of the loss in float64, at a few weights of every kind of parameter."""
     import copy
 
@@ -141,33 +140,33 @@ def test_gradients_are_those_of_finite_differences(model: LoadedModel, batches: 
             torch.testing.assert_close(squared[name].view(-1)[index], slopes.square().mean(), rtol=1e-4, atol=1e-8)
 
 
-def test_batches_and_chunks_change_nothing(
-    model: LoadedModel, batches: list[Batch], monkeypatch: pytest.MonkeyPatch
+def test_batch_size_and_vectorisation_do_not_change_gradients(
+    model: Model, batches: list[Batch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = [torch.cat(part) for part in zip(*batches, strict=True)]
-    one_batch: list[Batch] = [(parts[0], parts[1])]
+    one_batch = [Batch(parts[0], parts[1])]
     expected = mean_squared_gradients(model.module, batches)
-    monkeypatch.setattr("toolkit.prune.gradients.LARGEST_CHUNK", 2)
-    for found in (mean_squared_gradients(model.module, one_batch), mean_squared_gradients(model.module, batches)):
+    monkeypatch.setattr("toolkit.prune.gradients.MAX_VECTORISED_SAMPLES", 2)
+    for actual in (mean_squared_gradients(model.module, one_batch), mean_squared_gradients(model.module, batches)):
         for name, values in expected.items():
-            torch.testing.assert_close(found[name], values, rtol=1e-3, atol=1e-9)
+            torch.testing.assert_close(actual[name], values, rtol=1e-3, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["taylor", "hessian"])
-def test_no_image_is_an_error(name: str, model: LoadedModel, groups: Groups) -> None:
-    with pytest.raises(DataError, match="no calibration image"):
+def test_no_calibration_images_is_an_error(name: str, model: Model, groups: Groups) -> None:
+    with pytest.raises(DataError, match="no calibration images"):
         criterion(name).score(model.module, Calibration(list, seed=0), groups)
 
 
 @pytest.mark.parametrize("name", ["magnitude-l1", "magnitude-l2", "lamp", "random"])
-def test_criteria_that_need_no_image_load_none(name: str, model: LoadedModel, groups: Groups) -> None:
+def test_criteria_without_images_load_none(name: str, model: Model, groups: Groups) -> None:
     def load() -> list[Batch]:
         raise AssertionError("images were loaded")
 
     assert criterion(name).score(model.module, Calibration(load, seed=0), groups)
 
 
-def test_magnitudes_are_sums(model: LoadedModel, groups: Groups, calibration: Calibration) -> None:
+def test_magnitudes_are_sums_over_coupled_weights(model: Model, groups: Groups, calibration: Calibration) -> None:
     weights = {name: weight.detach() for name, weight in model.module.named_parameters()}
     l1 = criterion("magnitude-l1").score(model.module, calibration, groups)
     assert_scores(l1, summed(groups, {name: weight.abs() for name, weight in weights.items()}))
@@ -180,25 +179,25 @@ def test_magnitudes_are_sums(model: LoadedModel, groups: Groups, calibration: Ca
     assert l1[mlp, "mlp"][3].item() == pytest.approx(by_hand.item(), rel=1e-6)
 
 
-def test_lamp_is_its_definition(model: LoadedModel, groups: Groups, calibration: Calibration) -> None:
+def test_lamp_equals_its_definition(model: Model, groups: Groups, calibration: Calibration) -> None:
     weights = {name: weight.detach() for name, weight in model.module.named_parameters()}
     squares = summed(groups, {name: weight.square() for name, weight in weights.items()})
     expected = {
         key: torch.stack([square / values[values >= square].sum() for square in values])
         for key, values in squares.items()
     }
-    found = criterion("lamp").score(model.module, calibration, groups)
-    assert_scores(found, expected)
-    assert all(scores.max() == 1 for scores in found.values())
+    actual = criterion("lamp").score(model.module, calibration, groups)
+    assert_scores(actual, expected)
+    assert all(scores.max() == 1 for scores in actual.values())
 
 
-def test_lamp_of_a_group_of_zeros_is_zero() -> None:
+def test_lamp_of_all_zero_weights_is_zero() -> None:
     from toolkit.prune.criteria.lamp import relative_to_survivors
 
     assert relative_to_survivors(torch.zeros(3, dtype=torch.float64)).tolist() == [0, 0, 0]
 
 
-def test_random_depends_on_the_seed_only(model: LoadedModel, groups: Groups, calibration: Calibration) -> None:
+def test_random_depends_on_the_seed_only(model: Model, groups: Groups, calibration: Calibration) -> None:
     scorer = criterion("random")
     key: Key = ("residual", "embed")
     first = scorer.score(model.module, calibration, groups)[key]

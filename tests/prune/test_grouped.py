@@ -1,4 +1,4 @@
-"""The method `grouped`: plans that meet what was asked, at once and in rounds."""
+"""Method `grouped`: plans achieve the requested budget, in one and in several steps."""
 
 from __future__ import annotations
 
@@ -8,35 +8,34 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from torch import nn
 
 from toolkit import plugins
 from toolkit.errors import BudgetError, UnknownName
-from toolkit.models.count import count
-from toolkit.models.groups import Groups, Unit, find_groups
-from toolkit.models.source import LoadedModel
+from toolkit.models.groups import Groups, Unit
+from toolkit.models.model import Model
+from toolkit.models.profile import profile
 from toolkit.models.surgery import Removal, remove
 from toolkit.prune.methods import Job, method
 from toolkit.prune.methods import grouped as grouped_module
 from toolkit.records import Axis, Cut
 
 Jobs = Callable[..., Job]
-SCOPES = plugins.names("toolkit.prune.allocators")
+SCOPES = plugins.names("toolkit.prune.scopes")
 
 
 @pytest.fixture(scope="module")
-def dense(small: Callable[..., LoadedModel]) -> LoadedModel:
+def dense(small: Callable[..., Model]) -> Model:
     model = small(depth=3, embed_dim=48, mlp_ratio=4.0)
-    return LoadedModel(model.module, replace(model.info, weights_sha256="ab" * 32))
+    return Model(model.module, replace(model.info, weights_sha256="ab" * 32))
 
 
 @pytest.mark.each_choice
 @pytest.mark.parametrize("criterion", plugins.names("toolkit.prune.criteria"))
 @pytest.mark.parametrize("scope", SCOPES)
-def test_one_shot(dense: LoadedModel, job: Jobs, criterion: str, scope: str) -> None:
+def test_one_step_achieves_the_budget(dense: Model, job: Jobs, criterion: str, scope: str) -> None:
     plan = method("grouped").prune(dense, job(criterion=criterion, scope=scope, budget="macs=0.5", round_to=1))
-    slim = remove(dense.module, plan.cuts, 16).module
-    assert plan.met == pytest.approx(count(slim, 16).macs / dense.info.macs)
+    slim = remove(dense, plan.cuts).model.module
+    assert plan.met == pytest.approx(profile(slim, 16).macs / dense.info.macs)
     assert 0.495 <= plan.met <= 0.5
     assert (plan.model_sha256, plan.method, plan.criterion) == ("ab" * 32, "grouped", criterion)
     assert (plan.scope, plan.budget, plan.seed) == (scope, "macs=0.5", 0)
@@ -47,27 +46,27 @@ def test_one_shot(dense: LoadedModel, job: Jobs, criterion: str, scope: str) -> 
 @pytest.mark.parametrize("axes", [("mlp", "embed"), ("head", "mlp", "embed"), ("qk", "v", "mlp", "embed")], ids=str)
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("steps", [2, 4])
-def test_rounds_nest_and_meet_the_budget(
-    dense: LoadedModel,
+def test_steps_extend_each_other_and_achieve_the_budget(
+    dense: Model,
     job: Jobs,
     monkeypatch: pytest.MonkeyPatch,
     steps: int,
     scope: str,
     axes: tuple[str, ...],
 ) -> None:
-    rounds: list[tuple[Cut, ...]] = []
+    cuts_by_step: list[tuple[Cut, ...]] = []
 
-    def recorded(module: object, cuts: tuple[Cut, ...], size: int) -> object:
-        rounds.append(cuts)
-        return remove(module, cuts, size)  # type: ignore[arg-type]
+    def recorded(model: Model, cuts: tuple[Cut, ...]) -> Removal:
+        cuts_by_step.append(cuts)
+        return remove(model, cuts)
 
     monkeypatch.setattr(grouped_module, "remove", recorded)
-    asked = job(criterion="taylor", scope=scope, budget="params=0.4", steps=steps, axes=axes, round_to=1)
-    plan = method("grouped").prune(dense, asked)
+    several = job(criterion="taylor", scope=scope, budget="params=0.4", steps=steps, axes=axes, round_to=1)
+    plan = method("grouped").prune(dense, several)
     assert 0.396 <= plan.met <= 0.4
-    rounds.append(plan.cuts)
-    assert len(rounds) == steps
-    for before, after in pairwise(rounds):
+    cuts_by_step.append(plan.cuts)
+    assert len(cuts_by_step) == steps
+    for before, after in pairwise(cuts_by_step):
         later = {(cut.place, cut.axis): set(cut.units) for cut in after}
         for cut in before:
             assert set(cut.units) <= later[cut.place, cut.axis]
@@ -88,64 +87,66 @@ def test_rounds_nest_and_meet_the_budget(
 )
 @pytest.mark.parametrize("steps", [4, 8])
 @pytest.mark.parametrize("scope", SCOPES)
-def test_what_a_round_has_removed_stays_removed(
-    small: Callable[..., LoadedModel],
+def test_units_removed_by_a_step_stay_removed(
+    small: Callable[..., Model],
     job: Jobs,
     monkeypatch: pytest.MonkeyPatch,
     scope: str,
     steps: int,
     case: tuple[int, tuple[Axis, ...], dict[str, Any]],
 ) -> None:
-    """Heads and blocks with what is in them, down to a single block."""
-    depth, axes, asked = case
-    model, rounds = small(depth=depth, embed_dim=48, mlp_ratio=4.0), list[tuple[Cut, ...]]()
-    groups = find_groups(model.module, 16).along(axes)
+    """Also for units inside removed heads and blocks, and down to a single block."""
+    depth, axes, budget = case
+    model, cuts_by_step = small(depth=depth, embed_dim=48, mlp_ratio=4.0), list[tuple[Cut, ...]]()
+    groups = model.groups.along(axes)
 
-    def recorded(module: nn.Module, cuts: tuple[Cut, ...], size: int) -> Removal:
-        rounds.append(cuts)
-        return remove(module, cuts, size)
+    def recorded(model: Model, cuts: tuple[Cut, ...]) -> Removal:
+        cuts_by_step.append(cuts)
+        return remove(model, cuts)
 
     monkeypatch.setattr(grouped_module, "remove", recorded)
     plan = method("grouped").prune(
-        model, job(criterion="magnitude-l2", scope=scope, steps=steps, axes=axes, round_to=1, **asked)
+        model, job(criterion="magnitude-l2", scope=scope, steps=steps, axes=axes, round_to=1, **budget)
     )
-    gone = [
-        {other for cut in cuts for unit in cut.units for other in with_inside(groups, cut, unit)}
-        for cuts in (*rounds, plan.cuts)
+    removed = [
+        {other for cut in cuts for unit in cut.units for other in with_contained(groups, cut, unit)}
+        for cuts in (*cuts_by_step, plan.cuts)
     ]
-    assert len(gone) >= 2
-    for before, after in pairwise(gone):
+    assert len(removed) >= 2
+    for before, after in pairwise(removed):
         assert before <= after
-    share = float(plan.budget.partition("=")[2])
-    assert share - (0.1 if "ratio" in asked else 0.01 * share) <= plan.met <= share
+    value = float(plan.budget.partition("=")[2])
+    assert value - (0.1 if "ratio" in budget else 0.01 * value) <= plan.met <= value
 
 
-def with_inside(groups: Groups, cut: Cut, unit: int) -> set[Unit]:
-    one: Unit = ((cut.place, cut.axis), unit)
-    return {one, *groups.inside(one)}
+def with_contained(groups: Groups, cut: Cut, unit: int) -> set[Unit]:
+    this: Unit = ((cut.place, cut.axis), unit)
+    return {this, *groups.contained_units(this)}
 
 
 @pytest.mark.pairwise
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("ratio", [0.5, 0.75, 0.95])
 @pytest.mark.parametrize("scope", SCOPES)
-def test_ratios(dense: LoadedModel, job: Jobs, scope: str, ratio: float, steps: int) -> None:
-    asked = job(criterion="magnitude-l2", scope=scope, ratio=ratio, steps=steps, axes=("mlp", "embed"), round_to=1)
-    plan = method("grouped").prune(dense, asked)
+def test_ratios_are_achieved_and_macs_counted_by_hand(
+    dense: Model, job: Jobs, scope: str, ratio: float, steps: int
+) -> None:
+    prune = job(criterion="magnitude-l2", scope=scope, ratio=ratio, steps=steps, axes=("mlp", "embed"), round_to=1)
+    plan = method("grouped").prune(dense, prune)
     units = 3 * 192 + 48
     assert ratio - 4 / units <= plan.met <= ratio
     assert sum(len(cut.units) for cut in plan.cuts) == round(plan.met * units)
-    gone = {(cut.place, cut.axis): len(cut.units) for cut in plan.cuts}
-    width = 48 - gone.get(("residual", "embed"), 0)
-    hidden = [192 - gone.get((f"blocks.{block}.mlp", "mlp"), 0) for block in range(3)]
+    removed = {(cut.place, cut.axis): len(cut.units) for cut in plan.cuts}
+    width = 48 - removed.get(("residual", "embed"), 0)
+    hidden = [192 - removed.get((f"blocks.{block}.mlp", "mlp"), 0) for block in range(3)]
     by_hand = 4 * 192 * width + 3 * width  # 4 patches of 3 x 8 x 8, 3 classes
-    for mlp in hidden:  # 5 tokens; 3 heads of 16 stay whole
+    for mlp in hidden:  # 5 tokens; 3 heads of 16, not pruned
         by_hand += 5 * width * 4 * 48 + 5 * 5 * 2 * 48 + 5 * 2 * width * mlp
-    assert count(remove(dense.module, plan.cuts, 16).module, 16).macs == by_hand < dense.info.macs
+    assert profile(remove(dense, plan.cuts).model.module, 16).macs == by_hand < dense.info.macs
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_a_last_round_with_nothing_left_to_remove_is_no_error(dense: LoadedModel, job: Jobs, scope: str) -> None:
+def test_a_last_step_that_removes_nothing_more_is_no_error(dense: Model, job: Jobs, scope: str) -> None:
     plans = [
         method("grouped").prune(dense, job(criterion="magnitude-l1", scope=scope, ratio=0.99, steps=steps, round_to=24))
         for steps in (1, 3)
@@ -153,32 +154,33 @@ def test_a_last_round_with_nothing_left_to_remove_is_no_error(dense: LoadedModel
     assert plans[0].met == plans[1].met > 0.3
 
 
-def test_rounds_score_what_is_left(dense: LoadedModel, job: Jobs) -> None:
-    """Several rounds choose other units than one, and each round is told."""
-    told: list[tuple[int, int]] = []
+def test_each_step_scores_the_remaining_model(dense: Model, job: Jobs) -> None:
+    """Several steps select other units than one, and each step reports progress."""
+    calls: list[tuple[int, int]] = []
     one = method("grouped").prune(dense, job(budget="macs=0.3", round_to=1))
-    asked = replace(
-        job(budget="macs=0.3", round_to=1, steps=3), report=lambda done, total, message="": told.append((done, total))
+    several = replace(
+        job(budget="macs=0.3", round_to=1, steps=3),
+        progress=lambda done, total, message="": calls.append((done, total)),
     )
-    three = method("grouped").prune(dense, asked)
-    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    three = method("grouped").prune(dense, several)
+    assert calls == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert one.cuts != three.cuts
 
 
-def test_the_same_job_gives_the_same_plan(dense: LoadedModel, job: Jobs) -> None:
+def test_the_same_job_gives_the_same_plan(dense: Model, job: Jobs) -> None:
     first, second = (method("grouped").prune(dense, job(criterion="hessian", round_to=1)) for _ in range(2))
     assert first == second
 
 
-def test_a_slim_model_is_pruned_further(dense: LoadedModel, job: Jobs) -> None:
+def test_a_slim_model_can_be_pruned_again(dense: Model, job: Jobs) -> None:
     plan = method("grouped").prune(dense, job(budget="macs=0.6", round_to=1))
-    slim = LoadedModel(remove(dense.module, plan.cuts, 16).module, dense.info)
+    slim = remove(dense, plan.cuts).model
     again = method("grouped").prune(slim, job(budget="macs=0.6", round_to=1, axes=("qk", "v", "mlp", "embed")))
-    left = count(remove(slim.module, again.cuts, 16).module, 16).macs
-    assert left / dense.info.macs == pytest.approx(0.36, rel=0.02)
+    remaining = profile(remove(slim, again.cuts).model.module, 16).macs
+    assert remaining / dense.info.macs == pytest.approx(0.36, rel=0.02)
 
 
-def test_unknown_names(dense: LoadedModel, job: Jobs) -> None:
+def test_unknown_names_get_a_suggestion(dense: Model, job: Jobs) -> None:
     with pytest.raises(UnknownName, match="did you mean grouped"):
         method("groupd")
     with pytest.raises(UnknownName, match="did you mean hessian"):
@@ -187,6 +189,6 @@ def test_unknown_names(dense: LoadedModel, job: Jobs) -> None:
         method("grouped").prune(dense, job(scope="isomorfic"))
 
 
-def test_a_budget_that_cannot_be_met(dense: LoadedModel, job: Jobs) -> None:
-    with pytest.raises(BudgetError, match="the closest that can is params="):
+def test_an_unreachable_budget_is_an_error(dense: Model, job: Jobs) -> None:
+    with pytest.raises(BudgetError, match="the closest achievable budget is params="):
         method("grouped").prune(dense, job(budget="params=0.01", axes=("head",)))

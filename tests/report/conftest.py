@@ -1,4 +1,4 @@
-"""A finished run in literal records: two blocks, three domains, one artifact."""
+"""Literal records of a finished run: two blocks, three domains, one artifact."""
 
 from __future__ import annotations
 
@@ -173,5 +173,5 @@ def page(
 
 @pytest.fixture
 def bare(dense: ModelSummary, environment: Environment) -> Page:
-    """Only the dense model is there."""
+    """Contents with the dense model only."""
     return Page("runs/default", dense, environment, "run: runs/default\n")

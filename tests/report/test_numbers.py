@@ -46,15 +46,15 @@ def test_significant(value: float, text: str) -> None:
         (0.99996, "99.996 %"),
     ],
 )
-def test_a_share_is_never_rounded_to_all_or_nothing(value: float, text: str) -> None:
-    assert plain(numbers.share(value)) == text
+def test_a_percentage_is_never_rounded_to_0_or_100(value: float, text: str) -> None:
+    assert plain(numbers.percent(value)) == text
 
 
-def test_differences_carry_their_sign_and_zero_has_none() -> None:
+def test_differences_have_a_sign_except_for_zero() -> None:
     assert plain(numbers.points(-0.008)) == "-0.8 pp"
     assert plain(numbers.points(0.0123)) == "+1.2 pp"
     assert plain(numbers.points(-0.00001)) == "0.0 pp"
-    assert plain(numbers.points_between(-0.021, 0.005)) == "[-2.1, +0.5] pp"
+    assert plain(numbers.points_interval(-0.021, 0.005)) == "[-2.1, +0.5] pp"
     assert plain(numbers.margin(0.0005)) == "0.05 pp", "a margin is never rounded"
 
 
@@ -66,7 +66,7 @@ def test_change_is_relative() -> None:
 
 def test_times() -> None:
     assert plain(numbers.times(1.899)) == "1.90x"
-    assert numbers.times_between(1.85, 1.954) == "[1.85, 1.95]"
+    assert numbers.times_interval(1.85, 1.954) == "[1.85, 1.95]"
 
 
 @pytest.mark.parametrize(

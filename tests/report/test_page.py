@@ -15,7 +15,7 @@ VOID = {"meta", "br", "link", "img", "input", "hr"}
 
 
 class Outline(HTMLParser):
-    """Text, tags and attributes of a page; fails when an element is not closed."""
+    """Text and attributes of a page; fails on unclosed elements."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -46,14 +46,14 @@ class Outline(HTMLParser):
         return " ".join(word for word in self.words if word)
 
 
-def test_everything_of_a_run_is_on_the_page(page: Page) -> None:
+def test_the_page_shows_all_results(page: Page) -> None:
     text = Outline(render(page)).text
     for expected in (
         "1.90\u00d7 faster [1.85, 1.95] at batch 8, 50.0 % of the MACs, sketch accuracy 71.0 % \u2192 70.2 %",
         "Export parity: pass.",
         "runs/default \u00b7 deit_tiny_patch16_224",
         "Parameters 5.53 M 2.70 M",
-        "onnx-fp32 against slim 100.0 % 0.0 pp",
+        "onnx-fp32 vs slim 100.0 % 0.0 pp",
         "slim 3 31.6 ms 40.4 ms 253 images/s VALID",
         "170: photo 80, sketch 90 (never trained on)",
         "1 empty",
@@ -68,7 +68,7 @@ def test_everything_of_a_run_is_on_the_page(page: Page) -> None:
     assert "not run" not in text
 
 
-def test_a_page_of_almost_nothing_misses_no_stage(bare: Page) -> None:
+def test_stages_that_have_not_run_are_listed(bare: Page) -> None:
     text = Outline(render(bare)).text
     for stage in (
         "Accuracy per domain",
@@ -85,14 +85,14 @@ def test_a_page_of_almost_nothing_misses_no_stage(bare: Page) -> None:
     assert "Export parity: not run." in text
 
 
-def test_an_invalid_measurement_is_said_plainly(page: Page) -> None:
-    rows = tuple(replace(row, reasons=("processor throttled <",)) for row in page.latency)
+def test_an_invalid_measurement_is_marked(page: Page) -> None:
+    rows = tuple(replace(row, reasons=("CPU throttled <",)) for row in page.latency)
     text = Outline(render(replace(page, latency=rows))).text
-    assert "INVALID measurement. batch 8, onnxruntime on local, 2 threads: processor throttled <" in text
+    assert "INVALID measurement. batch 8, onnxruntime on local, 2 threads: CPU throttled <" in text
     assert " VALID" not in text
 
 
-def test_the_page_loads_nothing(page: Page) -> None:
+def test_the_page_loads_no_external_resources(page: Page) -> None:
     html = render(page)
     outline = Outline(html)
     tags = {tag for tag, _, _ in outline.attributes}
@@ -125,14 +125,14 @@ def test_names_are_escaped_everywhere(page: Page, parity: ParityReport) -> None:
     assert evil in Outline(html).text
 
 
-def test_a_name_that_is_no_text_does_not_stop_the_report(page: Page, parity: ParityReport) -> None:
+def test_a_name_with_surrogates_is_rendered(page: Page, parity: ParityReport) -> None:
     domains = (replace(parity.domains[0], domain="b\udcffd\x00"),)
     html = render(replace(page, recipe="x: \udcff", parity=replace(parity, domains=domains)))
     assert r"b\udcffd\x00" in html
     assert html.encode()
 
 
-def test_the_same_page_gives_the_same_bytes(page: Page) -> None:
+def test_rendering_is_deterministic(page: Page) -> None:
     assert render(page) == render(page)
 
 
@@ -145,13 +145,13 @@ def test_every_domain_has_its_verdict(page: Page, parity: ParityReport) -> None:
     assert "Export parity: fail." in html
 
 
-def test_a_domain_that_was_not_compared_says_so(page: Page, parity: ParityReport) -> None:
+def test_a_domain_without_comparisons_shows_not_run(page: Page, parity: ParityReport) -> None:
     alone = replace(parity.domains[0], accuracy={"dense": 0.9}, comparisons=())
     text = Outline(render(replace(page, parity=replace(parity, domains=(alone,))))).text
     assert "photo 200 90.0 % not run not run not run" in text
 
 
-def test_headings_step_down_one_level_at_a_time(page: Page) -> None:
+def test_heading_levels_are_not_skipped(page: Page) -> None:
     levels = [int(level) for level in re.findall(r"<h(\d)", render(page))]
     assert levels[0] == 1
     assert levels.count(1) == 1

@@ -14,8 +14,8 @@ from toolkit.report.contents import Page
 
 
 def ids(drawing: str, pattern: str) -> list[str]:
-    found = (element.get("id", "") for element in ElementTree.fromstring(drawing).iter())
-    return [name for name in found if re.fullmatch(pattern, name)]
+    names = (element.get("id", "") for element in ElementTree.fromstring(drawing).iter())
+    return [name for name in names if re.fullmatch(pattern, name)]
 
 
 def texts(drawing: str) -> list[str]:
@@ -23,14 +23,14 @@ def texts(drawing: str) -> list[str]:
 
 
 def bar_length(drawing: str, name: str) -> float:
-    """Horizontal extent of a bar's path."""
+    """Horizontal extent of a bar."""
     group = next(element for element in ElementTree.fromstring(drawing).iter() if element.get("id") == name)
     path = next(group.iter("path")).get("d", "")
-    across = [float(x) for x in re.findall(r"[ML] (\S+) \S+", path)]
-    return max(across) - min(across)
+    xs = [float(x) for x in re.findall(r"[ML] (\S+) \S+", path)]
+    return max(xs) - min(xs)
 
 
-def test_accuracy_has_a_bar_for_each_domain_and_side(parity: ParityReport) -> None:
+def test_accuracy_has_a_bar_per_domain_and_side(parity: ParityReport) -> None:
     drawing = plots.accuracy(parity)
     bars = ids(drawing, r"accuracy-bar-\d-\d")
     assert sorted(bars) == [f"accuracy-bar-{domain}-{side}" for domain in range(3) for side in range(3)]
@@ -53,8 +53,8 @@ def test_a_side_without_accuracy_has_no_bar(parity: ParityReport) -> None:
 @pytest.mark.parametrize("name", ["$x_1$ and $", "<b>x</b>", "a&b", "b\x07ll", "\udcff", "x" * 200])
 def test_any_folder_name_can_be_drawn(parity: ParityReport, name: str) -> None:
     drawing = plots.accuracy(replace(parity, domains=(replace(parity.domains[0], domain=name),)))
-    shown = next(text for text in texts(drawing) if text.startswith((name[0], "\\")))
-    assert len(shown) <= plots.LONGEST_NAME
+    label = next(text for text in texts(drawing) if text.startswith((name[0], "\\")))
+    assert len(label) <= plots.LONGEST_NAME
 
 
 def test_latency_draws_every_sample(page: Page) -> None:
@@ -67,22 +67,22 @@ def test_latency_draws_every_sample(page: Page) -> None:
             assert len(dots) == 3
             assert all((x, y) == (end_x, end_y) for x, y, end_x, end_y in dots)
             heights = [float(y) for _, y, _, _ in dots]
-            assert all(earlier < later for earlier, later in pairwise(heights))  # svg: down is larger
+            assert all(earlier < later for earlier, later in pairwise(heights))  # y points down in SVG
 
 
-def test_latency_says_invalid(page: Page) -> None:
+def test_latency_marks_invalid_measurements(page: Page) -> None:
     rows = [replace(row, reasons=("busy",)) if row.load.batch_size == 8 else row for row in page.latency]
     titles = [text for text in texts(plots.latency(rows)) if text.startswith("batch")]
     assert [title.endswith("INVALID") for title in titles] == [False, True]
 
 
 def test_widths_marks_removed_blocks_in_every_panel(dense: ModelSummary, slim: ModelSummary) -> None:
-    shown = texts(plots.widths(dense, slim))
-    assert shown.count("\u00d7") == 4
-    assert {"Heads", "Query and key width, all heads", "Value width, all heads", "MLP width"} <= set(shown)
+    labels = texts(plots.widths(dense, slim))
+    assert labels.count("\u00d7") == 4
+    assert {"Heads", "Query and key width, all heads", "Value width, all heads", "MLP width"} <= set(labels)
 
 
-def test_drawings_are_themed_named_and_the_same_every_time(page: Page, dense: ModelSummary, slim: ModelSummary) -> None:
+def test_drawings_are_themed_accessible_and_deterministic(page: Page, dense: ModelSummary, slim: ModelSummary) -> None:
     assert page.parity
     drawings = [plots.accuracy(page.parity), plots.widths(dense, slim), plots.latency(page.latency)]
     assert drawings == [plots.accuracy(page.parity), plots.widths(dense, slim), plots.latency(page.latency)]
@@ -104,8 +104,8 @@ def test_references_inside_a_drawing_resolve(page: Page) -> None:
     assert set(targets) <= set(ids(drawing, r".+"))
 
 
-def test_drawing_leaves_the_settings_of_matplotlib_alone(parity: ParityReport, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drawing_does_not_change_matplotlib_settings(parity: ParityReport, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = plots.accuracy(parity)
     monkeypatch.setitem(matplotlib.rcParams, "font.size", 23.0)
-    assert plots.accuracy(parity) == expected, "a user's settings change the report"
+    assert plots.accuracy(parity) == expected, "the report depends on the user's settings"
     assert matplotlib.rcParams["font.size"] == 23.0

@@ -8,7 +8,7 @@ from toolkit.report import svg
 
 
 def drawing(name: str) -> str:
-    with svg.house_style():
+    with svg.plot_style():
         figure = Figure()
         axes = figure.subplots()
         axes.plot([1, 2], [1, 2], marker="o", color=svg.SERIES[2])
@@ -16,20 +16,20 @@ def drawing(name: str) -> str:
         return svg.inline(figure, name, 'a "quoted" <alt>')
 
 
-def test_two_drawings_share_a_page_without_sharing_ids() -> None:
+def test_two_drawings_have_distinct_ids() -> None:
     one, other = (set(re.findall(r' id="([^"]+)"', drawing(name))) for name in ("one", "other"))
     assert one
     assert not one & other
 
 
-def test_markers_and_clips_point_into_the_same_drawing() -> None:
+def test_references_stay_within_their_drawing() -> None:
     text = drawing("one")
     used = re.findall(r'href="#([^"]+)"', text) + re.findall(r"url\(#([^)]+)\)", text)
     assert used
     assert set(used) <= set(re.findall(r' id="([^"]+)"', text))
 
 
-def test_nothing_of_it_reaches_the_rest_of_the_page() -> None:
+def test_a_drawing_does_not_affect_the_page() -> None:
     text = drawing("one")
     assert text.startswith("<svg ")
     for foreign in ("<style", "<metadata", "xmlns", "<?xml", "<!DOCTYPE", " width=", "http"):
@@ -38,7 +38,7 @@ def test_nothing_of_it_reaches_the_rest_of_the_page() -> None:
     assert "http" not in text
 
 
-def test_colours_are_the_pages_and_text_is_text() -> None:
+def test_colours_are_css_variables_and_text_stays_text() -> None:
     text = drawing("one")
     assert "var(--series-3)" in text
     assert svg.SERIES[2] not in text

@@ -15,7 +15,7 @@ def plain(text: str) -> str:
     return "".join(replaced.get(one, one) for one in text)
 
 
-def test_block_rows_pair_dense_with_what_is_left(page: Page) -> None:
+def test_block_rows_pair_dense_and_slim(page: Page) -> None:
     kept, removed = tables.block_rows(page)
     assert kept.cells[:4] == (("3", "2"), ("192", "96"), ("192", "112"), ("768", "392"))
     assert plain(kept.shapes) == "1 x 64/64 + 1 x 32/48"
@@ -30,19 +30,19 @@ def test_block_rows_before_pruning(bare: Page) -> None:
     assert tables.whole_model(bare).cells[0] == ("6", "not run")
 
 
-def test_whole_model_is_not_the_sum_of_its_blocks(page: Page) -> None:
+def test_the_whole_model_includes_embedding_and_classifier(page: Page) -> None:
     whole = tables.whole_model(page)
     assert [plain(cell) for cell in whole.cells[4]] == ["5.53 M", "2.70 M"]
     assert whole.cells[0] == ("6", "2")
     assert plain(whole.shapes) == "embedding 192 -> 152"
 
 
-def test_head_shapes_run_by_run() -> None:
+def test_head_shapes_are_grouped() -> None:
     assert plain(tables.head_shapes(HeadLayout(((64, 64), (64, 64), (8, 16))))) == "2 x 64/64 + 1 x 8/16"
 
 
 @pytest.mark.parametrize(
-    ("budget", "met", "asked_text", "met_text"),
+    ("budget", "met", "requested", "achieved"),
     [
         ("macs=0.5", 0.498, "50.0 % of the MACs left (macs=0.5)", "49.8 % of the MACs left"),
         ("params=0.3", 0.301, "30.0 % of the parameters left (params=0.3)", "30.1 % of the parameters left"),
@@ -51,25 +51,25 @@ def test_head_shapes_run_by_run() -> None:
         ("by hand", 0.52, "by hand", "52.0 %"),
     ],
 )
-def test_budget_asked_and_met(plan: PrunePlan, budget: str, met: float, asked_text: str, met_text: str) -> None:
+def test_requested_and_achieved_budget(plan: PrunePlan, budget: str, met: float, requested: str, achieved: str) -> None:
     facts = dict(tables.plan_facts(replace(plan, budget=budget, met=met)))
-    assert (plain(facts["Budget asked"]), plain(facts["Budget met"])) == (asked_text, met_text)
+    assert (plain(facts["Requested budget"]), plain(facts["Achieved budget"])) == (requested, achieved)
 
 
-def test_data_counts_what_is_used_and_what_is_not() -> None:
+def test_data_counts_used_and_left_out_files() -> None:
     data = DataSummary(
         domains={"ink": 1200, "photo": 40},
         held_out="photo",
         classes=("cat", "dog"),
-        left_out={"empty": ("a", "b"), "no picture": ("c",)},
-        remarks={"transparent, laid on white": 3},
+        left_out={"empty": ("a", "b"), "not an image file": ("c",)},
+        remarks={"transparent, composited on white": 3},
         notes=("of note",),
     )
     assert tables.data_facts(data) == (
         ("Images", "1,240: ink 1,200, photo 40 (never trained on)"),
         ("Classes", "2"),
-        ("Files and folders left out", "2 empty; 1 no picture"),
-        ("Images read as", "3: transparent, laid on white"),
+        ("Files and folders left out", "2 empty; 1 not an image file"),
+        ("Images read as", "3: transparent, composited on white"),
         ("Note", "of note"),
     )
 
@@ -80,7 +80,7 @@ def test_plan_counts_units_by_axis(plan: PrunePlan) -> None:
     assert dict(tables.plan_facts(replace(plan, cuts=())))["Units removed"] == "none"
 
 
-def test_training_shows_the_state_that_was_kept(page: Page) -> None:
+def test_training_shows_the_selected_checkpoint(page: Page) -> None:
     dense, slim = tables.trainings(page)
     assert dense.facts
     assert slim.facts
@@ -88,18 +88,18 @@ def test_training_shows_the_state_that_was_kept(page: Page) -> None:
         "Objective": "erm",
         "Steps": "900",
         "Time": "1 h 2 min",
-        "State kept": "step 100",
-        "Training loss before it": "0.400",
+        "Selected checkpoint": "step 100",
+        "Training loss at selection": "0.400",
         "Accuracy, validation images": "92.5 %, mean of 2 source domains",
     }
     assert plain(dense.facts["Accuracy, validation images"]).startswith("95.5 %")
 
 
-def test_training_that_took_no_step_or_was_not_run_says_so(page: Page) -> None:
-    taken = replace(page, training=TrainingHistory("erm", 0, 0.0, (), 0), finetuning=None)
-    dense, slim = tables.trainings(taken)
+def test_training_without_steps_or_not_run(page: Page) -> None:
+    untrained = replace(page, training=TrainingHistory("erm", 0, 0.0, (), 0), finetuning=None)
+    dense, slim = tables.trainings(untrained)
     assert dense.facts
-    assert dense.facts["Objective"] == "taken as it was, no step"
+    assert dense.facts["Objective"] == "none, used without training"
     assert slim.facts is None
     unknown = replace(page, training=TrainingHistory("erm", 10, 1.0, (), 10))
     facts = tables.trainings(unknown)[0].facts
@@ -107,16 +107,16 @@ def test_training_that_took_no_step_or_was_not_run_says_so(page: Page) -> None:
     assert facts["Accuracy, validation images"] == "not run"
 
 
-def test_environment_says_what_is_not_known(page: Page) -> None:
+def test_unknown_environment_values_are_marked(page: Page) -> None:
     facts = dict(tables.environment_facts(page.environment))
-    assert facts["Processor"] == "Example CPU 3000, 2 cores"
+    assert facts["CPU"] == "Example CPU 3000, 2 cores"
     assert plain(facts["Memory"]) == "4.00 GB"
-    assert (facts["GPU"], facts["Clocks"]) == ("none", "not known on this machine")
+    assert (facts["GPU"], facts["Clocks"]) == ("none", "unknown")
     clocked = replace(page.environment, clocks_mhz=(3000.0, 2400.0, 3000.0))
     assert plain(dict(tables.environment_facts(clocked))["Clocks"]) == "2400, 3000 MHz"
 
 
-def test_artifact_names_its_hashes_and_interface(artifact: Artifact) -> None:
+def test_artifact_shows_hashes_and_interface(artifact: Artifact) -> None:
     facts = dict(tables.artifact_facts(artifact))
     assert facts["Target"] == "onnx, fp32, opset 20"
     assert facts["Inputs"] == "images: float32 [batch, 3, 160, 160]"

@@ -1,1 +1,1 @@
-"""Domain generalisation: data sets of domains, what is trained on them, how, and which state is kept."""
+"""Domain generalisation: datasets of several domains, training objectives, the training loop, model selection."""

@@ -1,8 +1,8 @@
-"""Batches of images for training, evaluation and scoring.
+"""Batches of images for training, evaluation and calibration.
 
-Every random decision about an image is drawn from a stream of its own, seeded by (seed, domain, how many images of that
-domain came before). So the batches of step 700 are the same however training got there: in one go, after a kill, with
-one process that loads images or with eight.
+Each image is augmented with a separate random stream, seeded by (seed, domain, number of images drawn from that domain
+before). The batches of step 700 are therefore the same whether training was interrupted or not, and with any number of
+worker processes.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from toolkit.errors import DataError, ToolkitError
 from toolkit.recipe import Training
 from toolkit.records import ModelInfo
 
-Parts: TypeAlias = Mapping[str, Sequence[Image]]
-"""Images by the name of their domain."""
+ImagesByDomain: TypeAlias = Mapping[str, Sequence[Image]]
+"""Images by domain name."""
 Item: TypeAlias = tuple[torch.Tensor, int] | DataError
-"""What a data set gives its loader. An error travels as a value: raised in another process, it would come back as the
-text of that process's traceback."""
-LOST_PROCESS = "DataLoader worker"
-"""How torch's message begins of a process that loads images and has died."""
+"""A sample with its label, or an error. Errors are passed as values, because torch re-raises an exception of a worker
+process with the worker's traceback as its message."""
+WORKER_DIED = "DataLoader worker"
+"""Part of torch's error message for a worker process that died."""
 
 
 class Batch(NamedTuple):
-    """Images of one domain, or of several for scoring."""
+    """Images and labels, of one domain or (for calibration) of several."""
 
     images: torch.Tensor
     """[batch, 3, image_size, image_size], float32, normalised."""
@@ -45,7 +45,7 @@ class Batch(NamedTuple):
 
 
 def images_per_domain(settings: Training, domains: int) -> int:
-    """Images of each source domain in one step: equal parts of the batch, rounded up."""
+    """Images per source domain in one step: the batch size divided equally, rounded up."""
     return -(-settings.batch_size // domains)
 
 
@@ -53,86 +53,90 @@ def images_per_domain(settings: Training, domains: int) -> int:
 class TrainingBatches:
     """The endless sequence of training batches: for each step, one batch of every source domain.
 
-    A domain is shuffled, used up, and shuffled anew; small domains go round more often than large ones.
+    Each domain is reshuffled whenever all its images have been drawn; small domains repeat more often than large ones.
     """
 
-    parts: Parts
+    images: ImagesByDomain
     info: ModelInfo
     settings: Training
     seed: int
     workers: int | None = None
 
     def steps(self, first: int, end: int) -> Iterator[tuple[Batch, ...]]:
-        """Batches of the steps first, ..., end - 1."""
-        each = images_per_domain(self.settings, len(self.parts))
-        places = [self._places(domain, first * each, end * each) for domain in range(len(self.parts))]
+        """Batches of the steps [first, end)."""
+        per_domain = images_per_domain(self.settings, len(self.images))
+        draws = [self._draws(domain, first * per_domain, end * per_domain) for domain in range(len(self.images))]
         loader = DataLoader(
-            _Draws(tuple(self.parts.values()), training_transform(self.settings, self.info), self.seed),
+            _TrainingDataset(tuple(self.images.values()), training_transform(self.settings, self.info), self.seed),
             batch_sampler=[
-                [(domain, *place) for domain, of in enumerate(places) for place in of[start : start + each]]
-                for start in range(0, (end - first) * each, each)
+                [(domain, *draw) for domain, queue in enumerate(draws) for draw in queue[start : start + per_domain]]
+                for start in range(0, (end - first) * per_domain, per_domain)
             ],
-            num_workers=_processes(chain(*self.parts.values()), self.workers),
-            collate_fn=_collated,
-            generator=torch.Generator(),  # else the loader would draw from the caller's global one
+            num_workers=_num_workers(chain(*self.images.values()), self.workers),
+            collate_fn=_collate,
+            generator=torch.Generator(),  # by default, the loader draws from the caller's global generator
         )
-        for images, labels in _loaded(loader):
-            yield tuple(Batch(*pair) for pair in zip(images.split(each), labels.split(each), strict=True))
+        for images, labels in _load(loader):
+            yield tuple(Batch(*pair) for pair in zip(images.split(per_domain), labels.split(per_domain), strict=True))
 
-    def _places(self, domain: int, first: int, end: int) -> list[tuple[int, int]]:
-        """The draws first, ..., end - 1 of a domain: (number of the draw, index of its image)."""
-        size = len(list(self.parts.values())[domain])
-        rounds = range(first // size, -(-end // size))
-        order = np.concatenate([_stream(self.seed, domain, 0, turn).permutation(size) for turn in rounds])
-        skipped = rounds.start * size
+    def _draws(self, domain: int, first: int, end: int) -> list[tuple[int, int]]:
+        """Sample indices for the draws [first, end) of a domain: (draw, index of the image)."""
+        size = len(list(self.images.values())[domain])
+        epochs = range(first // size, -(-end // size))
+        order = np.concatenate([_rng(self.seed, domain, 0, epoch).permutation(size) for epoch in epochs])
+        skipped = epochs.start * size
         return [(draw, int(order[draw - skipped])) for draw in range(first, end)]
 
 
 def evaluation_batches(
     images: Sequence[Image], info: ModelInfo, batch_size: int, workers: int | None = None
 ) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]:
-    """All images in their order: ([batch, 3, image_size, image_size], [batch]); the last batch may be smaller.
+    """All images in order: ([batch, 3, image_size, image_size], [batch]); the last batch may be smaller.
 
-    Raises DataError where there are no images: nothing evaluated is no success.
+    Raises DataError if there are no images: evaluating nothing is not a success.
     """
-    for batch in _in_order(images, info, batch_size, workers):
+    for batch in _ordered_batches(images, info, batch_size, workers):
         yield batch.images.numpy(), batch.labels.numpy()
 
 
-def calibration_batches(parts: Parts, info: ModelInfo, samples: int, batch_size: int, seed: int) -> list[Batch]:
-    """`samples` images without augmentation, drawn in equal numbers from every domain of `parts`, domains mixed.
+def calibration_batches(
+    images: ImagesByDomain, info: ModelInfo, samples: int, batch_size: int, seed: int
+) -> list[Batch]:
+    """`samples` images without augmentation, drawn in equal numbers from every domain, with domains alternating.
 
-    A domain that has fewer gives all it has. Give the training parts: scores must not see an image that is evaluated.
+    All images of a domain that has fewer. Pass training images: scores must not depend on evaluation images.
     """
-    drawn: list[list[Image]] = []
-    for index, images in enumerate(parts.values()):
-        count = (samples + len(parts) - 1 - index) // len(parts)
-        order = _stream(seed, index, 2).permutation(len(images))[:count]
-        drawn.append([images[place] for place in order])
-    mixed = [image for turn in zip_longest(*drawn) for image in turn if image is not None]
-    return list(_in_order(mixed, info, batch_size, workers=0))  # too few to start processes for
+    samples_by_domain: list[list[Image]] = []
+    for domain, candidates in enumerate(images.values()):
+        count = (samples + len(images) - 1 - domain) // len(images)
+        order = _rng(seed, domain, 2).permutation(len(candidates))[:count]
+        samples_by_domain.append([candidates[index] for index in order])
+    mixed = [image for row in zip_longest(*samples_by_domain) for image in row if image is not None]
+    return list(_ordered_batches(mixed, info, batch_size, workers=0))  # too few to start worker processes
 
 
 @dataclass(frozen=True)
-class _Draws(Dataset[Item]):
-    """Item (domain, draw, index): an image of a domain, augmented with the random numbers of this draw."""
+class _TrainingDataset(Dataset[Item]):
+    """Item (domain, draw, index): an image of a domain, augmented with the random stream of this draw."""
 
-    parts: tuple[Sequence[Image], ...]
+    images: tuple[Sequence[Image], ...]
     transform: Transform
     seed: int
 
     def __getitem__(self, item: tuple[int, int, int]) -> Item:
         domain, draw, index = item
-        image = self.parts[domain][index]
-        numbers = int(_stream(self.seed, domain, 1, draw).integers(2**63))
+        image = self.images[domain][index]
+        seed = int(_rng(self.seed, domain, 1, draw).integers(2**63))
         try:
-            return _augmented(image, self.transform, numbers), image.label
+            return _augment(image, self.transform, seed), image.label
         except DataError as error:
             return error
 
 
 @dataclass(frozen=True)
-class _Plain(Dataset[Item]):
+class _EvaluationDataset(Dataset[Item]):
+    """Images in order, without augmentation."""
+
     images: Sequence[Image]
     transform: Transform
 
@@ -147,34 +151,34 @@ class _Plain(Dataset[Item]):
         return len(self.images)
 
 
-def _augmented(image: Image, transform: Transform, seed: int) -> torch.Tensor:
-    """The transform with its random numbers seeded; the generators of the caller are left as they were."""
-    picture = image.decode()
+def _augment(image: Image, transform: Transform, seed: int) -> torch.Tensor:
+    """Apply a transform with seeded random numbers; restores the state of the caller's generators."""
+    pixels = image.decode()
     state = random.getstate()
     try:
         with torch.random.fork_rng(devices=[]):
             random.seed(seed)
             torch.default_generator.manual_seed(seed)
-            return transform(picture)
+            return transform(pixels)
     finally:
         random.setstate(state)
 
 
-def _in_order(images: Sequence[Image], info: ModelInfo, batch_size: int, workers: int | None) -> Iterator[Batch]:
+def _ordered_batches(images: Sequence[Image], info: ModelInfo, batch_size: int, workers: int | None) -> Iterator[Batch]:
     if not images:
-        raise DataError("there are no images to look at")
+        raise DataError("there are no images to evaluate")
     loader = DataLoader(
-        _Plain(images, evaluation_transform(info)),
+        _EvaluationDataset(images, evaluation_transform(info)),
         batch_size=batch_size,
-        num_workers=_processes(images, workers),
-        collate_fn=_collated,
+        num_workers=_num_workers(images, workers),
+        collate_fn=_collate,
         generator=torch.Generator(),
     )
-    yield from _loaded(loader)
+    yield from _load(loader)
 
 
-def _collated(items: list[Item]) -> Batch | DataError:
-    """A batch, or the first error among its images."""
+def _collate(items: list[Item]) -> Batch | DataError:
+    """The batch, or the first error among its items."""
     for item in items:
         if isinstance(item, DataError):
             return item
@@ -182,24 +186,25 @@ def _collated(items: list[Item]) -> Batch | DataError:
     return Batch(images, labels)
 
 
-def _loaded(loader: DataLoader[Item]) -> Iterator[Batch]:
-    """A loader's batches. Raises the DataError that an image has met, and ToolkitError where a process was lost."""
+def _load(loader: DataLoader[Item]) -> Iterator[Batch]:
+    """A loader's batches. Raises the DataError of an unreadable image, and ToolkitError if a worker process died."""
     try:
         for batch in loader:
             if isinstance(batch, DataError):
                 raise batch
             yield batch
-    except RuntimeError as error:  # torch has no kind of its own for it
-        if LOST_PROCESS not in str(error):
+    except RuntimeError as error:  # torch has no exception class for dead workers
+        if WORKER_DIED not in str(error):
             raise
         raise ToolkitError(
-            "a process that loads images was lost, perhaps for lack of memory or of shared memory",
-            "load them in this process (--workers 0), or give the container more: docker run --shm-size 1g",
+            "a worker process that loads images died, perhaps for lack of memory or shared memory",
+            "load images in the main process (--workers 0), or give the container more: docker run --shm-size 1g",
         ) from error
 
 
-def _processes(images: Iterable[Image], workers: int | None) -> int:
-    """Processes that load images. Files: one fewer than the cores, which leaves one to train; in memory: none."""
+def _num_workers(images: Iterable[Image], workers: int | None) -> int:
+    """Worker processes; default: one fewer than CPU cores for files, which leaves one for training; none for images in
+    memory."""
     if workers is not None:
         return workers
     if not any(isinstance(image.source, Path) for image in images):
@@ -207,6 +212,6 @@ def _processes(images: Iterable[Image], workers: int | None) -> int:
     return limits.cores() - 1
 
 
-def _stream(seed: int, *path: int) -> np.random.Generator:
-    """Random numbers of their own for each path."""
+def _rng(seed: int, *path: int) -> np.random.Generator:
+    """An independent random generator for each path."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=path))

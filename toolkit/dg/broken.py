@@ -1,7 +1,7 @@
-"""Images that cannot be read: found before anything is learned, and named with the reason.
+"""Unreadable images: detected before training, and reported with the reason.
 
-Finding them reads every file once. Keep what was found, if it `lasts`, with `Domains.files()` of the data set it was
-found in, and give it to `without_broken` next time.
+The check reads every file once. A `reusable` check can be stored under the `Domains.files_fingerprint()` of its dataset
+and passed to `without_broken` later.
 """
 
 from __future__ import annotations
@@ -13,75 +13,77 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from toolkit.characters import listed, printable
-from toolkit.dg import picture
+from toolkit.dg import decoding
 from toolkit.dg.domains import Domains
 from toolkit.dg.image import Image
 from toolkit.dg.left_out import LeftOut, by_reason
-from toolkit.dg.unreadable import Unreadable, may_pass
+from toolkit.dg.unreadable import Unreadable, is_transient
 from toolkit.errors import DataError
 from toolkit.progress import Progress, silent
 from toolkit.records import SCHEMA
 
 LOG = logging.getLogger(__name__)
 THREADS = 8
-"""Reading waits for the disk, and decoding releases Python's lock: more threads than cores do no harm."""
+"""Reading waits for the disk and decoding releases the GIL, so oversubscription is harmless."""
 
 
 @dataclass(frozen=True)
 class ImageCheck:
-    """What was found when every image file of a data set was decoded once; kept as a record."""
+    """Result of decoding every image file of a dataset once; stored as a record."""
 
     unreadable: dict[str, str]
-    """Name of an image, and why it cannot be read."""
+    """Reason by image name."""
     remarks: dict[str, int]
-    """What was done to pictures that are not plain RGB, and to how many."""
+    """Number of images by conversion, of those that are not plain 8-bit RGB."""
     schema: int = SCHEMA
 
     @property
-    def lasts(self) -> bool:
-        """Whether it stays true while the files stay as they are; permissions, networks and memory may change alone."""
-        return not any(may_pass(reason) for reason in self.unreadable.values())
+    def reusable(self) -> bool:
+        """Whether the result holds until files change; errors of permissions, networks and memory may be transient."""
+        return not any(is_transient(reason) for reason in self.unreadable.values())
 
 
-def find_broken(domains: Domains, report: Progress = silent) -> ImageCheck:
-    """Which files cannot be decoded to their end, and why; every file is read."""
+def find_broken(domains: Domains, progress: Progress = silent) -> ImageCheck:
+    """Decode every image file completely, and collect those that fail."""
     images = [image for domain in domains.domains for image in domain.images if isinstance(image.source, Path)]
     unreadable: dict[str, str] = {}
     remarks: Counter[str] = Counter()
     pool = ThreadPoolExecutor(THREADS)
-    with picture.unwarned():
+    with decoding.without_warnings():
         try:
-            for done, (image, found) in enumerate(zip(images, pool.map(_tried, images), strict=True), start=1):
-                if isinstance(found, str):
-                    unreadable[image.name] = found
+            for done, (image, result) in enumerate(zip(images, pool.map(_check, images), strict=True), start=1):
+                if isinstance(result, str):
+                    unreadable[image.name] = result
                 else:
-                    remarks.update(found)
-                report(done, len(images))
+                    remarks.update(result)
+                progress(done, len(images))
         finally:
             pool.shutdown(cancel_futures=True)
     return ImageCheck(dict(sorted(unreadable.items())), dict(sorted(remarks.items())))
 
 
-def without_broken(domains: Domains, found: ImageCheck, skip: bool) -> Domains:
-    """The data set without the images that cannot be read. Raises DataError naming these, and all else that its folder
-    lacks or that cannot be opened, unless `skip` is set."""
-    broken = [LeftOut(name, reason) for name, reason in found.unreadable.items()]
-    faults = [each for each in (*domains.left_out, *broken) if each.fault]
-    for each in faults:
-        LOG.info("%s: %s", printable(each.name), each.reason)
-    if faults and not skip:
-        why = [f"{len(names)} {reason}: {listed(names)}" for reason, names in by_reason(faults).items()]
+def without_broken(domains: Domains, check: ImageCheck, skip: bool) -> Domains:
+    """The dataset without unreadable images.
+
+    Raises DataError with these and all other errors in its folder (`LeftOut.is_error`), unless `skip` is set.
+    """
+    broken = [LeftOut(name, reason) for name, reason in check.unreadable.items()]
+    errors = [entry for entry in (*domains.left_out, *broken) if entry.is_error]
+    for entry in errors:
+        LOG.info("%s: %s", printable(entry.name), entry.reason)
+    if errors and not skip:
+        lines = [f"{len(names)} {reason}: {listed(names)}" for reason, names in by_reason(errors).items()]
         raise DataError(
-            "\n".join(["not all images can be used:", *why]),
-            "mend or remove them (--verbose names all), or leave them out with --skip-broken",
+            "\n".join(["not all images can be used:", *lines]),
+            "repair or delete them (--verbose lists all), or skip them with --skip-broken",
         )
-    return replace(domains.without(broken) if broken else domains, remarks=found.remarks)
+    return replace(domains.without(broken) if broken else domains, remarks=check.remarks)
 
 
-def _tried(image: Image) -> str | tuple[str, ...]:
-    """Why a file cannot be read, or what is remarked of the picture."""
+def _check(image: Image) -> str | tuple[str, ...]:
+    """The reason why a file cannot be read, or the remarks on the image."""
     assert isinstance(image.source, Path)
     try:
-        return picture.read(image.source, image.background).remarks
+        return decoding.decode(image.source, image.background).remarks
     except Unreadable as error:
         return str(error)

@@ -1,7 +1,7 @@
-"""Training that was interrupted: everything needed to go on as if it had not been.
+"""Checkpoints: everything needed to resume training with identical results.
 
-A checkpoint is one file of tensors and plain values, read with `weights_only=True`, and replaced as a whole: a kill
-while it is written leaves the one before.
+A checkpoint is one file of tensors and plain values, read with `weights_only=True`, and replaced atomically: a kill
+during a write leaves the previous one.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Training after `history.steps` steps."""
+    """State of training after `history.steps` steps."""
 
     identity: str
-    """Hash of all that decides how training goes on; a checkpoint of another training is of no use."""
+    """Hash of everything that determines the rest of training; only a run with the same identity may resume."""
     history: TrainingHistory
     module: Weights
-    """Where training stands."""
+    """Current weights."""
     best: Weights
-    """The state that is selected so far."""
+    """Weights of the evaluation selected so far."""
     optimizer: dict[str, Any]
-    """As torch's Optimizer.state_dict() gives it."""
+    """Optimizer.state_dict() of torch."""
 
 
 def save(checkpoint: Checkpoint, file: Path) -> None:
-    """Write the file, or raise StorageError and leave the one before as it was."""
+    """Write the file; raises StorageError and keeps the previous file if that fails."""
     content = {
         "identity": checkpoint.identity,
         "history": records.dumps(checkpoint.history),
@@ -49,18 +49,18 @@ def save(checkpoint: Checkpoint, file: Path) -> None:
     try:
         torch.save(content, partial)
         partial.replace(file)
-    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a full disk
         partial.unlink(missing_ok=True)
         raise StorageError(
             f"cannot write {file}: {plainly(error)}",
-            "make room on the disk and run the command again: training goes on",
+            "free disk space and run the command again: training resumes",
         ) from error
 
 
 def load(file: Path, identity: str) -> Checkpoint | None:
-    """The checkpoint of this very training; None where there is none, or one of another training.
+    """Checkpoint of a run with the same identity, else None.
 
-    Raises RunFolderError for a file that is no checkpoint of ours.
+    Raises RunFolderError for a file that is not a checkpoint of this toolkit.
     """
     if not file.exists():
         return None
@@ -72,5 +72,5 @@ def load(file: Path, identity: str) -> Checkpoint | None:
         return Checkpoint(identity, history, content["module"], content["best"], content["optimizer"])
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
         raise RunFolderError(
-            f"{file} is no checkpoint of this toolkit: {plainly(error)}", "remove it to train from the beginning"
+            f"{file} is not a checkpoint of this toolkit: {plainly(error)}", "delete it to train from the beginning"
         ) from error

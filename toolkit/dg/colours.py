@@ -1,7 +1,7 @@
-"""Colour profiles: what the numbers of a picture mean where they are not sRGB, the space in which models are trained.
+"""Colour profiles: conversion to sRGB, the colour space that models are trained in.
 
-A profile that changes no colour by more than ROUNDING levels is sRGB by another name: such pictures stay as they are,
-bit for bit. One that cannot be read, or is of another kind than its picture, is metadata and not a reason to refuse it.
+A profile that changes no colour by more than SRGB_TOLERANCE levels is equivalent to sRGB: such images are not changed.
+A profile that cannot be read, or is for another colour space than the image's, is no reason to refuse the image.
 """
 
 from __future__ import annotations
@@ -13,51 +13,51 @@ import numpy as np
 from PIL import Image as Pillow
 from PIL import ImageCms
 
-ROUNDING = 2
-"""Levels of 256."""
+SRGB_TOLERANCE = 2
+"""In levels of 256."""
 MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
-"""A profile's colour space, and the pictures that it describes."""
+"""Colour space of a profile to the Pillow mode of the images it is for."""
 
 
-class NoProfile(Exception):
-    """A profile cannot be applied to this picture."""
+class UnusableProfile(Exception):
+    """The profile cannot be applied to the image."""
 
 
-def to_srgb(picture: Pillow.Image, profile: bytes) -> Pillow.Image:
-    """A picture in RGB, L or CMYK as RGB in sRGB. Raises NoProfile where the profile says nothing about it."""
+def to_srgb(image: Pillow.Image, profile: bytes) -> Pillow.Image:
+    """Convert an image in mode RGB, L or CMYK to sRGB. Raises UnusableProfile if the profile is not for this mode."""
     try:
         mode, transform = _transform(profile)
-        if mode == "RGB" and picture.mode == "L":
-            picture = picture.convert("RGB")
-        if mode != picture.mode:
-            raise NoProfile
+        if mode == "RGB" and image.mode == "L":
+            image = image.convert("RGB")
+        if mode != image.mode:
+            raise UnusableProfile
         if transform is None:
-            return picture.convert("RGB")
-        converted = ImageCms.applyTransform(picture, transform)
-        assert converted is not None  # it is where the picture is not changed in place
+            return image.convert("RGB")
+        converted = ImageCms.applyTransform(image, transform)
+        assert converted is not None  # only in-place conversion returns None
         return converted
     except (ImageCms.PyCMSError, OSError, ValueError, ImportError) as error:  # ImportError: Pillow without LittleCMS
-        raise NoProfile from error
+        raise UnusableProfile from error
 
 
 @lru_cache(maxsize=32)
 def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
-    """The pictures a profile is for, and the way to sRGB; None: it is sRGB already."""
+    """Pillow mode of the profile's images, and the transform to sRGB; None if the profile is equivalent to sRGB."""
     opened = ImageCms.getOpenProfile(BytesIO(profile))
     mode = MODES.get(opened.profile.xcolor_space.strip(), "")
     if not mode:
-        raise NoProfile
+        raise UnusableProfile
     transform = ImageCms.buildTransform(opened, ImageCms.createProfile("sRGB"), mode, "RGB")
     samples = _samples(mode)
     if samples is not None:
-        seen = np.asarray(ImageCms.applyTransform(samples, transform), dtype=np.int16)
-        if np.abs(seen - np.asarray(samples.convert("RGB"))).max() <= ROUNDING:
+        converted = np.asarray(ImageCms.applyTransform(samples, transform), dtype=np.int16)
+        if np.abs(converted - np.asarray(samples.convert("RGB"))).max() <= SRGB_TOLERANCE:
             return mode, None
     return mode, transform
 
 
 def _samples(mode: str) -> Pillow.Image | None:
-    """Colours all over the space."""
+    """Sample colours from the whole colour space; None for CMYK."""
     steps = np.arange(0, 256, 17, dtype=np.uint8)
     if mode == "L":
         return Pillow.fromarray(np.arange(256, dtype=np.uint8)[None])

@@ -1,8 +1,8 @@
-"""The built-in data: scikit-learn's handwritten digits in four styles, so that nothing need be downloaded.
+"""The built-in dataset: scikit-learn's handwritten digits in four styles, available without a download.
 
-The 1,797 digits (test part of Alpaydin and Kaynak, 1998) are drawn by `styles`, which takes seconds, and kept in the
-user's cache folder: $VIT_TOOLKIT_CACHE, or vit-toolkit in $XDG_CACHE_HOME or ~/.cache. A digit's four pictures are one
-group, so that a digit seen in training in one style is not evaluated in another.
+The 1,797 digits (test split of Alpaydin and Kaynak, 1998) are drawn by `styles`, which takes seconds, and cached in
+$VIT_TOOLKIT_CACHE, or vit-toolkit in $XDG_CACHE_HOME or ~/.cache. The four images of a digit are one group, so that a
+digit trained on in one style is not evaluated in another.
 """
 
 from __future__ import annotations
@@ -27,70 +27,70 @@ DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True)
-class _Drawn:
+class _Digits:
     labels: npt.NDArray[np.uint8]
     """[n]"""
-    pictures: Pixels
-    """[style, n, SIZE, SIZE, 3], styles by their names"""
+    images: Pixels
+    """[style, n, SIZE, SIZE, 3], styles sorted by name"""
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> _Drawn:
+    def from_bytes(cls, content: bytes) -> _Digits:
         count = len(content) // (1 + len(STYLES) * SIZE * SIZE * 3)
         values = np.frombuffer(content, np.uint8)
         return cls(values[:count], values[count:].reshape(len(STYLES), count, SIZE, SIZE, 3))
 
     def to_bytes(self) -> bytes:
-        return self.labels.tobytes() + self.pictures.tobytes()
+        return self.labels.tobytes() + self.images.tobytes()
 
 
 def draw_digits() -> tuple[tuple[str, ...], tuple[Domain, ...]]:
-    """Ten classes and four domains; each domain holds every digit once."""
-    drawn = _kept() or _draw()
-    labels = [int(label) for label in drawn.labels]
+    """The ten classes and the four domains; each domain holds every digit once."""
+    digits = _from_cache() or _draw()
+    labels = [int(label) for label in digits.labels]
     domains = tuple(
         Domain(
             style,
             tuple(
-                Image(name=f"{style}/{label}/{index:04d}", group=f"{index:04d}", label=label, source=picture)
-                for index, (label, picture) in enumerate(zip(labels, pictures, strict=True))
+                Image(name=f"{style}/{label}/{index:04d}", group=f"{index:04d}", label=label, source=pixels)
+                for index, (label, pixels) in enumerate(zip(labels, images, strict=True))
             ),
         )
-        for style, pictures in zip(sorted(STYLES), drawn.pictures, strict=True)
+        for style, images in zip(sorted(STYLES), digits.images, strict=True)
     )
     return tuple(str(label) for label in sorted(set(labels))), domains
 
 
 def cache_folder() -> Path:
-    """Where this user's caches are; RuntimeError for a user without a home."""
-    if chosen := os.environ.get("VIT_TOOLKIT_CACHE"):
-        return Path(chosen)
+    """The user's cache folder. Raises RuntimeError for a user without a home directory."""
+    if folder := os.environ.get("VIT_TOOLKIT_CACHE"):
+        return Path(folder)
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (base if base.is_absolute() else Path("~/.cache").expanduser()) / "vit-toolkit"
 
 
-def _draw() -> _Drawn:
-    """Draw the digits, and keep the pictures where they can be kept."""
-    from sklearn.datasets import load_digits  # takes a second to import, and only this data set needs it
+def _draw() -> _Digits:
+    """Draw the digits and cache them if possible."""
+    from sklearn.datasets import load_digits  # slow to import, and only needed here
 
-    digits = load_digits()
-    drawn = _Drawn(digits.target.astype(np.uint8), styles.draw_all(digits.images / 16.0))
-    _keep(drawn)
-    return drawn
+    source = load_digits()
+    digits = _Digits(source.target.astype(np.uint8), styles.draw_all(source.images / 16.0))
+    _to_cache(digits)
+    return digits
 
 
-def _kept() -> _Drawn | None:
-    """The pictures in the cache; None where there are none, or others than would be drawn now, or damaged ones."""
+def _from_cache() -> _Digits | None:
+    """The cached digits; None if there are none, or they are damaged or were drawn by other code."""
     try:
         content = (cache_folder() / FILE).read_bytes()
     except (OSError, RuntimeError):
         return None
     digest, content = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
-    return _Drawn.from_bytes(content) if digest == _digest(content) else None
+    return _Digits.from_bytes(content) if digest == _digest(content) else None
 
 
-def _keep(drawn: _Drawn) -> None:
-    """Write the pictures to the cache, as a whole or not at all; without a cache they are drawn every time."""
-    content = drawn.to_bytes()
+def _to_cache(digits: _Digits) -> None:
+    """Write the digits to the cache atomically; without a cache they are drawn every time."""
+    content = digits.to_bytes()
     try:
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,11 +101,11 @@ def _keep(drawn: _Drawn) -> None:
         finally:
             draft.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
-        LOG.info("the built-in images are drawn again by every command: %s", error)
+        LOG.info("cannot cache the built-in images, so every command draws them again: %s", error)
 
 
 def _digest(content: bytes) -> bytes:
-    """Hash of pictures and of what they were drawn by: equal only for whole pictures of this very drawing code."""
+    """Hash of the content, the drawing code and the library versions."""
     digest = hashlib.sha256(resources.files(styles.__package__).joinpath("styles.py").read_bytes())
     for library in ("numpy", "scipy", "scikit-learn"):
         digest.update(metadata.version(library).encode())

@@ -1,4 +1,4 @@
-"""Learning from a teacher's predictions beside the labels (Hinton, Vinyals and Dean, 2015)."""
+"""Knowledge distillation from a teacher's logits (Hinton, Vinyals and Dean, 2015)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from toolkit.dg.objectives import Classifier, Objective
 
 @dataclass(frozen=True)
 class Distilled:
-    """(1 - weight) * objective + weight * T^2 * KL(teacher || student), both sides softened by the temperature T.
+    """(1 - weight) * objective + weight * T^2 * KL(teacher || student), both softened by the temperature T.
 
-    T^2 keeps the gradient's size as T changes. The teacher sees the same augmented images, and is not trained.
+    The factor T^2 keeps gradient magnitudes independent of T. The teacher gets the same augmented images; its weights
+    are fixed.
     """
 
     objective: Objective
@@ -29,12 +30,12 @@ class Distilled:
         loss, logits = self.objective(model, batches)
         images = torch.cat([batch.images for batch in batches])
         with torch.no_grad():
-            taught = self.teacher.to(images.device).eval()(images)
-        divergence = softened_divergence(taught, logits, self.temperature)
+            teacher_logits = self.teacher.to(images.device).eval()(images)
+        divergence = softened_divergence(teacher_logits, logits, self.temperature)
         return (1 - self.weight) * loss + self.weight * divergence, logits
 
 
 def softened_divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """T^2 * KL(softmax(teacher / T) || softmax(student / T)), the mean over images. Both: logits [batch, classes]."""
+    """T^2 * KL(softmax(teacher / T) || softmax(student / T)), averaged over images, from logits [batch, classes]."""
     target, input_ = log_softmax(teacher / temperature, dim=-1), log_softmax(student / temperature, dim=-1)
     return temperature**2 * kl_div(input_, target, reduction="batchmean", log_target=True)

@@ -15,19 +15,19 @@ from toolkit.records import ModelInfo
 def accuracy(
     module: nn.Module, images: Sequence[Image], info: ModelInfo, batch_size: int, workers: int | None = None
 ) -> float:
-    """Share of images whose largest logit is their label's, 0 to 1; measured on the module's device.
+    """Top-1 accuracy, 0 to 1, computed on the module's device in evaluation mode; the mode is restored afterwards.
 
-    The module is in evaluation mode meanwhile. Raises DataError where there are no images.
+    Raises DataError if there are no images.
     """
     device = next(module.parameters()).device
     was_training = module.training
     module.eval()
-    right = 0
+    correct = 0
     try:
         with torch.inference_mode():
             for batch, labels in evaluation_batches(images, info, batch_size, workers):
                 predicted = module(torch.from_numpy(batch).to(device)).argmax(dim=1).cpu()
-                right += int((predicted == torch.from_numpy(labels)).sum())
+                correct += int((predicted == torch.from_numpy(labels)).sum())
     finally:
         module.train(was_training)
-    return right / len(images)
+    return correct / len(images)

@@ -1,8 +1,8 @@
 """The one training loop.
 
-Training is cut into periods of equal length. After each, the validation images of the source domains are evaluated, the
-best state is kept, and a checkpoint is written. What happens in a period follows from the state at its beginning, the
-seed and the step, so a training that was killed goes on from its checkpoint and ends with the same numbers.
+Training is divided into equal periods. After each, the model is evaluated on the validation images of the source
+domains, the best state is kept, and a checkpoint is written. A period is a deterministic function of the state at its
+start, the seed and the step, so that a run resumed from a checkpoint ends with the same numbers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from toolkit.dg.objectives import Objective
 from toolkit.dg.select import source_accuracy, training_domain_validation
 from toolkit.dg.trainer import Trainer, best_device, weights
 from toolkit.errors import CheckFailed
-from toolkit.models.source import LoadedModel
+from toolkit.models.model import Model
 from toolkit.progress import Progress, silent
 from toolkit.recipe import Training
 from toolkit.records import Evaluation, TrainingHistory
@@ -33,94 +33,94 @@ from toolkit.records import Evaluation, TrainingHistory
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How a model is to be trained, beside what it is and what it learns from."""
+    """Arguments of training besides the model and the data."""
 
     settings: Training
     objective: Objective
     seed: int
     checkpoint: Path
-    """Written after each evaluation, and read again by a later call. The caller removes it."""
+    """File that is written after each evaluation and read by a later call. The caller deletes it."""
     workers: int | None = None
-    """Processes that load images (recipe.Data.workers)."""
-    taught: bool = False
-    """Whether the objective also learns from a teacher; the history says so."""
+    """Worker processes that load images (recipe.Data.workers)."""
+    distilled: bool = False
+    """Whether the objective includes distillation; recorded in the history."""
 
     @property
     def name(self) -> str:
-        """What is minimised, in a user's words."""
-        return f"{self.settings.objective} and distillation" if self.taught else self.settings.objective
+        """Name of the objective, for users."""
+        return f"{self.settings.objective} and distillation" if self.distilled else self.settings.objective
 
 
-def fit(model: LoadedModel, domains: Domains, plan: TrainingPlan, report: Progress = silent) -> TrainingHistory:
-    """Train `model.module` in place and leave it in the selected state, in evaluation mode, on the CPU.
+def fit(model: Model, domains: Domains, plan: TrainingPlan, progress: Progress = silent) -> TrainingHistory:
+    """Train `model.module` in place; it ends in the selected state, in evaluation mode, on the CPU.
 
-    Goes on from `plan.checkpoint` where that file is from the same training (settings, seed, images, initial weights),
-    and replaces it where it is from another. With no epochs the model is only evaluated. Raises UnknownName for an
-    optimiser or schedule, CheckFailed when the loss is no longer finite, StorageError when the disk refuses.
+    Resumes from `plan.checkpoint` if it is of the same run (settings, seed, images, initial weights), and replaces it
+    otherwise. With 0 epochs the model is only evaluated. Raises UnknownName for an unknown optimiser or schedule,
+    CheckFailed if the loss is not finite, StorageError if the checkpoint cannot be written.
     """
-    work = _Fit(model, domains, plan, report)
-    history = work.train() if plan.settings.epochs else work.look()
+    run = _Fit(model, domains, plan, progress)
+    history = run.train() if plan.settings.epochs else run.evaluate_only()
     model.module.cpu().eval()
     return history
 
 
-def steps_of(domains: Domains, settings: Training) -> int:
-    """Steps of the whole training: an epoch takes as many images as the source domains' training parts hold."""
-    images = sum(len(part) for part in domains.training_images().values())
+def total_steps(domains: Domains, settings: Training) -> int:
+    """Number of training steps: an epoch draws as many images as the training splits of the source domains hold."""
+    images = sum(len(split) for split in domains.training_images().values())
     return settings.epochs * math.ceil(images / settings.batch_size)
 
 
-def ends_of_periods(total: int, evaluations: int) -> tuple[int, ...]:
-    """The steps after which to evaluate: as equal periods as can be, the last one ends with training."""
+def evaluation_steps(total: int, evaluations: int) -> tuple[int, ...]:
+    """The steps after which to evaluate: periods of equal length up to rounding, the last one at the end."""
     periods = min(evaluations, total)
     return tuple(total * period // periods for period in range(1, periods + 1))
 
 
 @dataclass(frozen=True)
 class _Fit:
-    model: LoadedModel
+    model: Model
     domains: Domains
     plan: TrainingPlan
-    report: Progress
+    progress: Progress
 
     def train(self) -> TrainingHistory:
-        total = steps_of(self.domains, self.plan.settings)
+        total = total_steps(self.domains, self.plan.settings)
         trainer = Trainer(self.model.module, self._batches(), self.plan.objective, total)
         identity = self._identity()
-        state = checkpoint.load(self.plan.checkpoint, identity) or self._beginning(identity, trainer)
+        state = checkpoint.load(self.plan.checkpoint, identity) or self._initial(identity, trainer)
         trainer.restore(state)
-        for end in ends_of_periods(total, self.plan.settings.evaluations):
+        for end in evaluation_steps(total, self.plan.settings.evaluations):
             if end > state.history.steps:
                 state = self._period(trainer, state, end)
                 checkpoint.save(state, self.plan.checkpoint)
-                self.report(end, total, _told(state.history.evaluations[-1]))
+                self.progress(end, total, _summary(state.history.evaluations[-1]))
         self.model.module.load_state_dict(state.best)
         return state.history
 
-    def look(self) -> TrainingHistory:
-        """No training: one evaluation at step 0, whose loss is that of the first batches."""
+    def evaluate_only(self) -> TrainingHistory:
+        """One evaluation at step 0 without training; its loss is that of the first batches."""
         module = self.model.module.to(best_device()).eval()
-        images = [Batch(*(part.to(best_device()) for part in batch)) for batch in next(self._batches().steps(0, 1))]
+        batches = [Batch(*(part.to(best_device()) for part in batch)) for batch in next(self._batches().steps(0, 1))]
         started = time.monotonic()
         with torch.no_grad():
-            loss, _ = self.plan.objective(module, images)
+            loss, _ = self.plan.objective(module, batches)
         evaluation = self._evaluate(0, loss.item())
-        self.report(0, 0, _told(evaluation))
+        self.progress(0, 0, _summary(evaluation))
         return TrainingHistory(self.plan.name, 0, time.monotonic() - started, (evaluation,), 0)
 
-    def _beginning(self, identity: str, trainer: Trainer) -> Checkpoint:
+    def _initial(self, identity: str, trainer: Trainer) -> Checkpoint:
         history = TrainingHistory(self.plan.name, 0, 0.0, (), 0)
         return Checkpoint(identity, history, weights(self.model.module), {}, trainer.optimizer_state())
 
     def _period(self, trainer: Trainer, state: Checkpoint, end: int) -> Checkpoint:
-        """Train on to step `end`, evaluate there, and keep the better of the best state and this one."""
+        """Train to step `end`, evaluate, and select the better of the best state so far and this one."""
         started = time.monotonic()
         history = state.history
-        loss = trainer.run(history.steps, end, self.report)
+        loss = trainer.run(history.steps, end, self.progress)
         evaluations = (*history.evaluations, self._evaluate(end, loss))
         selected = training_domain_validation(evaluations).step
-        now = weights(self.model.module)
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in now.values()):
+        current = weights(self.model.module)
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in current.values()):
             raise CheckFailed(f"training diverged: at step {end} some weights are not finite", "lower --learning-rate")
         history = replace(
             history,
@@ -129,8 +129,8 @@ class _Fit:
             evaluations=evaluations,
             selected_step=selected,
         )
-        best = now if selected == end else state.best
-        return Checkpoint(state.identity, history, now, best, trainer.optimizer_state())
+        best = current if selected == end else state.best
+        return Checkpoint(state.identity, history, current, best, trainer.optimizer_state())
 
     def _evaluate(self, step: int, loss: float) -> Evaluation:
         size, workers = self.plan.settings.batch_size, self.plan.workers
@@ -144,11 +144,11 @@ class _Fit:
         )
 
     def _batches(self) -> TrainingBatches:
-        parts = self.domains.training_images()
-        return TrainingBatches(parts, self.model.info, self.plan.settings, self.plan.seed, self.plan.workers)
+        images = self.domains.training_images()
+        return TrainingBatches(images, self.model.info, self.plan.settings, self.plan.seed, self.plan.workers)
 
     def _identity(self) -> str:
-        """Hash of all that decides how this training goes, but for the code."""
+        """Hash of everything that determines the result of training, except the code."""
         plan = self.plan
         digest = hashlib.sha256()
         for text in (
@@ -164,6 +164,6 @@ class _Fit:
         return digest.hexdigest()
 
 
-def _told(evaluation: Evaluation) -> str:
-    each = ", ".join(f"{domain} {share:.1%}" for domain, share in evaluation.accuracy.items())
-    return f"loss {evaluation.train_loss:.3f}, validation accuracy {source_accuracy(evaluation):.1%} ({each})"
+def _summary(evaluation: Evaluation) -> str:
+    by_domain = ", ".join(f"{domain} {accuracy:.1%}" for domain, accuracy in evaluation.accuracy.items())
+    return f"loss {evaluation.train_loss:.3f}, validation accuracy {source_accuracy(evaluation):.1%} ({by_domain})"

@@ -1,7 +1,7 @@
-"""One labelled image, and one domain of them.
+"""Labelled images and domains.
 
-`name` says which file it is, `group` what it shows: images of one group are never split between training and
-evaluation. A photograph is its own group; a handwritten digit drawn in four styles is one group in four domains.
+Images of one `group` are never split between training and evaluation (as in scikit-learn's GroupKFold). A photograph is
+a group by itself; the four drawings of one handwritten digit are one group across four domains.
 """
 
 from __future__ import annotations
@@ -15,51 +15,51 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pillow
 
-from toolkit.dg import picture
+from toolkit.dg import decoding
 from toolkit.dg.unreadable import Unreadable
 from toolkit.errors import DataError
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
-"""[height, width, 3], red, green, blue."""
+"""[height, width, 3], RGB."""
 
 
 @dataclass(frozen=True)
 class Image:
-    """A picture that is not decoded before it is needed."""
+    """A labelled image that is decoded on demand."""
 
     name: str
-    """domain/class/file for a file; unique in its data set."""
+    """Unique in the dataset; domain/class/file for a file."""
     group: str
-    """What it shows; the same for all images of one thing."""
+    """Identifies the object shown; equal for all images of it."""
     label: int
-    """Index of its class."""
+    """Class index."""
     source: Path | Pixels = field(repr=False, compare=False)
     background: str = "white"
-    """What it is laid on where it is transparent."""
+    """Background colour for transparent images."""
 
     @property
     def stamp(self) -> str:
-        """Changes when the picture does: size and time of change of the file (reading all files at every command would
-        take minutes) and how it is read, or a hash of the pixels."""
+        """Changes when the image does: file size and modification time (hashing all files for every command would take
+        minutes), background and decoder version; or a hash of the pixels."""
         if not isinstance(self.source, Path):
             return hashlib.sha256(self.source.tobytes()).hexdigest()
         try:
-            found = self.source.stat()
-        except OSError:  # why will be said when it is to be read
+            status = self.source.stat()
+        except OSError:  # reported when the file is read
             return "not there"
-        return f"{found.st_size}, {found.st_mtime_ns}, {self.background}, {picture.READING}"
+        return f"{status.st_size}, {status.st_mtime_ns}, {self.background}, {decoding.DECODER_VERSION}"
 
     def decode(self) -> Pillow.Image:
-        """The whole picture in RGB. Raises DataError naming a file that cannot be read, and why."""
+        """The image in RGB. Raises DataError for a file that cannot be read."""
         if not isinstance(self.source, Path):
             return Pillow.fromarray(self.source)
         try:
-            with picture.unwarned():
-                return picture.read(self.source, self.background).pixels
+            with decoding.without_warnings():
+                return decoding.decode(self.source, self.background).pixels
         except Unreadable as error:
             raise DataError(
                 f"{self.name} cannot be read: {error}",
-                "it could when the images were checked: put it back or remove it, and run the command again",
+                "it could be read when the images were checked: restore or delete it, and run the command again",
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes and not by its name. Nothing is decoded."""
+"""File types by signature, regardless of the file name. Nothing is decoded."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import re
 from codecs import getincrementaldecoder
 from pathlib import Path
 
-LOOKED_AT = 512
-"""Bytes that tell what a file is."""
+HEADER_BYTES = 512
+"""Bytes read to identify a file."""
 SIGNATURES = tuple((re.compile(sign, re.DOTALL), name) for sign, name in (
     (rb"\xff\xd8\xff", "JPEG"),
     (rb"\x89PNG", "PNG"),
     (rb"GIF8", "GIF"),
-    (rb"BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", "BMP"),  # a text may begin with BM
+    (rb"BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", "BMP"),  # text may begin with BM, too
     (rb"II[*+]\0|MM\0[*+]", "TIFF"),
     (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000"),
     (rb"RIFF.{4}WEBP", "WebP"),
@@ -22,9 +22,9 @@ SIGNATURES = tuple((re.compile(sign, re.DOTALL), name) for sign, name in (
     (rb"P[1-6]\s+(#|\d+\s+\d+\s)", "PPM"),
     (rb"\x01\xda[\0\1][\1\2]", "SGI"),
 ))  # fmt: skip
-"""Beginnings of the formats that are read, but for TGA and PCX, which have no mark of their own."""
-OTHERS = (
-    (b"version https://git-lfs", "a Git LFS pointer, whose file is fetched by `git lfs pull`"),
+"""Signatures of supported formats, except TGA and PCX, which have none."""
+OTHER_SIGNATURES = (
+    (b"version https://git-lfs", "a Git LFS pointer (run `git lfs pull`)"),
     (b"%PDF", "PDF"),
     (b"%!PS", "PostScript"),
     (b"8BPS", "Photoshop"),
@@ -35,41 +35,41 @@ OTHERS = (
 )
 HEIC = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 MARKUP = ((b"<!doctype html", "HTML"), (b"<html", "HTML"), (b"<svg", "SVG"), (b"<head", "HTML"), (b"<?xml", "XML"))
-NOT_READ = ("HEIC", "JPEG XL", "Photoshop", "SVG")
-"""Pictures among the kinds that are not read."""
+UNSUPPORTED_IMAGES = ("HEIC", "JPEG XL", "Photoshop", "SVG")
+"""Image formats among the other types."""
 
 
-def head_of(path: Path) -> bytes:
-    """The first bytes of a file; OSError is the caller's. Quick, as it is asked of every file with an odd name."""
+def read_header(path: Path) -> bytes:
+    """The first bytes of a file; raises OSError. Unbuffered for speed: called for every file with an unusual suffix."""
     file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     try:
-        return os.read(file, LOOKED_AT)
+        return os.read(file, HEADER_BYTES)
     finally:
         os.close(file)
 
 
-def format_of(head: bytes) -> str | None:
-    """The format that is read whose files begin so."""
-    return next((name for sign, name in SIGNATURES if sign.match(head)), None)
+def format_of(header: bytes) -> str | None:
+    """The supported format with this signature."""
+    return next((name for sign, name in SIGNATURES if sign.match(header)), None)
 
 
-def other_kind(head: bytes) -> str | None:
-    """What else it is; None: nothing that is known here."""
-    if found := next((name for sign, name in OTHERS if head.startswith(sign)), None):
-        return found
-    if head[4:8] == b"ftyp":
-        return "HEIC" if head[8:12] in HEIC else "a video"
-    if b"<" in head and (markup := next((name for sign, name in MARKUP if sign in head.lower()), None)):
+def other_kind(header: bytes) -> str | None:
+    """Any other type with this signature; None if unknown."""
+    if kind := next((name for sign, name in OTHER_SIGNATURES if header.startswith(sign)), None):
+        return kind
+    if header[4:8] == b"ftyp":
+        return "HEIC" if header[8:12] in HEIC else "a video"
+    if b"<" in header and (markup := next((name for sign, name in MARKUP if sign in header.lower()), None)):
         return markup
     try:
-        text = getincrementaldecoder("utf-8-sig")().decode(head)  # the last character may be cut
+        text = getincrementaldecoder("utf-8-sig")().decode(header)  # the last character may be incomplete
     except UnicodeDecodeError:
         return None
-    if not all(one.isprintable() or one.isspace() for one in text):
+    if not all(character.isprintable() or character.isspace() for character in text):
         return None
     return "JSON" if text.lstrip().startswith(("{", "[")) else "text"
 
 
-def webp_bytes(head: bytes) -> int:
-    """How long a WebP file says it is; 0: it is none."""
-    return 8 + int.from_bytes(head[4:8], "little") if format_of(head) == "WebP" else 0
+def webp_size(header: bytes) -> int:
+    """File size in the header of a WebP file; 0 for other files."""
+    return 8 + int.from_bytes(header[4:8], "little") if format_of(header) == "WebP" else 0

@@ -1,4 +1,4 @@
-"""float32 for code that asks for bfloat16 and has no setting for it, such as Muon's orthogonalisation (timm, torch)."""
+"""Replace bfloat16 by float32 in code that has no setting for it, such as Muon's orthogonalisation (timm, torch)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ LOG = logging.getLogger(__name__)
 
 
 class InFloat32(TorchFunctionMode):
-    """Context in which tensors that are asked for in bfloat16 become float32. The first time is logged."""
+    """Context that replaces the dtype bfloat16 by float32 in calls of torch; the first replacement is logged."""
 
-    def __init__(self, what: str) -> None:
-        """`what`: who computes in this context, for the log."""
+    def __init__(self, name: str) -> None:
+        """`name`: the optimiser that runs in this context, for the log."""
         super().__init__()
-        self._what = what
-        self._told = False
+        self._name = name
+        self._logged = False
 
     def __torch_function__(
         self,
@@ -30,16 +30,16 @@ class InFloat32(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if any(value is torch.bfloat16 for value in (*args, *kwargs.values())):
-            self._tell()
-            args = tuple(map(_wider, args))
-            kwargs = {name: _wider(value) for name, value in kwargs.items()}
+            self._log_once()
+            args = tuple(map(_widened, args))
+            kwargs = {name: _widened(value) for name, value in kwargs.items()}
         return func(*args, **kwargs)
 
-    def _tell(self) -> None:
-        if not self._told:
-            LOG.info("%s computes in float32: this CPU emulates bfloat16", self._what)
-            self._told = True
+    def _log_once(self) -> None:
+        if not self._logged:
+            LOG.info("%s computes in float32: this CPU emulates bfloat16", self._name)
+            self._logged = True
 
 
-def _wider(value: object) -> object:
+def _widened(value: object) -> object:
     return torch.float32 if value is torch.bfloat16 else value

@@ -1,4 +1,4 @@
-"""What of a data folder is not used, and how that is said."""
+"""Files and folders of a dataset that are not used, with the reasons."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from toolkit.characters import listed
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A file or folder that is not used."""
+    """A file, folder or class that is not used."""
 
     name: str
-    """As an image's; a folder's ends with "/"."""
+    """Path like an image's name; of a folder, with a trailing "/"."""
     reason: str
-    fault: bool = True
-    """Whether it was meant to be used, as far as can be seen: a user must have asked to go on without it."""
+    is_error: bool = True
+    """Whether it was probably meant to be used: an error unless data.skip_broken is set."""
 
 
 def by_reason(left_out: Iterable[LeftOut]) -> dict[str, tuple[str, ...]]:
-    """Reasons, those of faults first, and the names they are said of."""
-    found: dict[str, list[str]] = {}
-    for each in sorted(left_out, key=lambda each: (not each.fault, each.reason, each.name)):
-        found.setdefault(each.reason, []).append(each.name)
-    return {reason: tuple(names) for reason, names in found.items()}
+    """Names by reason, errors first."""
+    names_by_reason: dict[str, list[str]] = {}
+    for entry in sorted(left_out, key=lambda entry: (not entry.is_error, entry.reason, entry.name)):
+        names_by_reason.setdefault(entry.reason, []).append(entry.name)
+    return {reason: tuple(names) for reason, names in names_by_reason.items()}
 
 
-def told(left_out: Mapping[str, Sequence[str]]) -> list[str]:
-    """For each reason, how many are left out, why, and which."""
+def descriptions(left_out: Mapping[str, Sequence[str]]) -> list[str]:
+    """One line per reason: count, reason and names."""
     return [f"{len(names)} left out, {reason}: {listed(names)}" for reason, names in left_out.items()]

@@ -1,4 +1,4 @@
-"""timm's optimisers and learning-rate schedules, by the names and numbers of a recipe."""
+"""timm's optimisers and learning-rate schedules, from the settings of a recipe."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from toolkit.errors import UnknownName
 from toolkit.recipe import Training
 
 SCHEDULES = ("constant", "cosine", "poly", "tanh")
-"""Those of timm's schedules that need no settings but the length of training; poly falls in a straight line."""
+"""timm's schedules that need no settings except the number of steps; poly is linear here."""
 
 WARMUP_START = 0.01
-"""Learning rate of the first step, as a share of the largest."""
+"""Learning rate of the first step, as a fraction of the peak."""
 
 
 def build_optimizer(module: nn.Module, settings: Training) -> Optimizer:
-    """Weight decay acts on matrices only, not on biases, gains and embeddings (timm's rule)."""
+    """The optimiser; weight decay does not apply to biases, norms and embeddings (timm's rule).
+
+    Raises UnknownName with the closest names.
+    """
     known = list_optimizers()
     if settings.optimizer.lower() not in known:
         raise UnknownName("optimizer", settings.optimizer, [str(name) for name in known])
@@ -29,7 +32,10 @@ def build_optimizer(module: nn.Module, settings: Training) -> Optimizer:
 
 
 def build_schedule(optimizer: Optimizer, settings: Training, steps: int) -> Scheduler:
-    """A schedule whose learning rate is a function of the step alone: `step_update(step)` sets it."""
+    """The schedule; `step_update(step)` sets the learning rate, which depends on the step only.
+
+    Raises UnknownName with the closest names.
+    """
     if settings.schedule not in SCHEDULES:
         raise UnknownName("schedule", settings.schedule, SCHEDULES)
     schedule: Scheduler | None
@@ -43,5 +49,5 @@ def build_schedule(optimizer: Optimizer, settings: Training, steps: int) -> Sche
         step_on_epochs=False,
         updates_per_epoch=1,  # an "epoch" of this schedule is one step
     )
-    assert schedule is not None, "timm knows every schedule in SCHEDULES"
+    assert schedule is not None, "timm has every schedule in SCHEDULES"
     return schedule

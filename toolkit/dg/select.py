@@ -1,6 +1,6 @@
-"""Which state of training is kept: pure functions of what was recorded.
+"""Model selection: pure functions of recorded evaluations.
 
-Records hold accuracies of source domains only, so nothing here can look at the domain that is held out.
+Evaluations hold accuracies of source domains only, so selection cannot depend on the held-out domain.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from toolkit.records import Evaluation
 
 
 def source_accuracy(evaluation: Evaluation) -> float:
-    """Mean over the source domains of the accuracy on their validation images, 0 to 1; every domain counts the same."""
+    """Validation accuracy, 0 to 1, averaged over the source domains with equal weights."""
     return fmean(evaluation.accuracy.values())
 
 
 def training_domain_validation(evaluations: Sequence[Evaluation]) -> Evaluation:
-    """The evaluation with the best source accuracy; of equals the latest.
+    """The evaluation with the best source accuracy; the latest of ties.
 
     DomainBed's training-domain validation set (Gulrajani and Lopez-Paz, 2021).
     """
     if not evaluations:
-        raise ValueError("there is no evaluation to select from")
+        raise ValueError("there are no evaluations to select from")
     return max(evaluations, key=lambda evaluation: (source_accuracy(evaluation), evaluation.step))

@@ -1,7 +1,7 @@
-"""Which images are kept from training: by the rank of a hash, not by drawing.
+"""Validation split by the rank of a hash instead of random sampling.
 
-Adding or removing an image elsewhere leaves the rest of the split as it was, on every machine and in every version of
-a random number generator.
+The split does not depend on the machine or on a random number generator, and changes little when images are added or
+removed.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from collections.abc import Sequence
 from toolkit.dg.image import Image
 
 
-def validation_groups(images: Sequence[Image], share: float, seed: int) -> frozenset[str]:
-    """Groups of one domain's images that are kept from training.
+def validation_groups(images: Sequence[Image], fraction: float, seed: int) -> frozenset[str]:
+    """Groups of one domain's images that are used for validation.
 
-    In each class these are the `share` of its groups with the lowest sha256(seed, group): at least one, and never all.
-    A class with a single group gives none: it is trained on, and this domain cannot say how well.
+    Of each class, the `fraction` of its groups with the lowest sha256(seed, group): at least one, but never all. A
+    class with a single group is trained on, and has no validation images in this domain.
     """
     by_label: dict[int, set[str]] = {}
     for image in images:
         by_label.setdefault(image.label, set()).add(image.group)
-    kept: set[str] = set()
+    selected: set[str] = set()
     for groups in by_label.values():
-        count = min(max(1, round(share * len(groups))), len(groups) - 1)
-        kept.update(sorted(groups, key=lambda group: _rank(seed, group))[:count])
-    return frozenset(kept)
+        count = min(max(1, round(fraction * len(groups))), len(groups) - 1)
+        selected.update(sorted(groups, key=lambda group: _rank(seed, group))[:count])
+    return frozenset(selected)
 
 
 def _rank(seed: int, group: str) -> bytes:

@@ -1,4 +1,4 @@
-"""What a data set is made of, and what of its folder it leaves out, said in lines."""
+"""Summary of a dataset: its images, and the files that are left out."""
 
 from __future__ import annotations
 
@@ -7,31 +7,32 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from toolkit.characters import counted, listed, printable
-from toolkit.dg.left_out import by_reason, told
+from toolkit.dg.left_out import by_reason, descriptions
 from toolkit.records import SCHEMA
 
-if TYPE_CHECKING:  # a report that reads the record needs no more
+if TYPE_CHECKING:  # the report reads the record without loading the dataset code
     from toolkit.dg.domains import Domains
 
 
 @dataclass(frozen=True)
 class DataSummary:
-    """`data.json` beside a trained model: which images it was made from, and what of their folder was not used."""
+    """`data.json` of a trained model: the images that were used, and the files that were left out."""
 
     domains: dict[str, int]
-    """Domain to the number of its images."""
+    """Number of images by domain."""
     held_out: str | None
     classes: tuple[str, ...]
     left_out: dict[str, tuple[str, ...]]
-    """A reason, and the files and folders that are not used because of it."""
+    """Files and folders that are not used, by reason."""
     remarks: dict[str, int]
-    """What was done to pictures that are not plain RGB, and to how many."""
+    """Number of images by conversion, of those that are not plain 8-bit RGB."""
     notes: tuple[str, ...]
-    """What a user should know."""
+    """Warnings for the user."""
     schema: int = SCHEMA
 
 
 def summarise(domains: Domains) -> DataSummary:
+    """The summary of a dataset."""
     return DataSummary(
         domains={domain.name: len(domain.images) for domain in domains.domains},
         held_out=domains.held_out,
@@ -43,28 +44,28 @@ def summarise(domains: Domains) -> DataSummary:
 
 
 def lines_of(summary: DataSummary) -> list[str]:
-    """Counts first, then what is left out and why, what was done to pictures, and what a user should know."""
+    """The summary as text: counts, files left out by reason, conversions, warnings."""
     domains = summary.domains
-    each = ", ".join(f"{printable(name)} {count:,}" for name, count in domains.items() if name != summary.held_out)
+    by_domain = ", ".join(f"{printable(name)} {count:,}" for name, count in domains.items() if name != summary.held_out)
     if summary.held_out is not None:
-        each += f"; held out: {printable(summary.held_out)} {domains[summary.held_out]:,}"
+        by_domain += f"; held out: {printable(summary.held_out)} {domains[summary.held_out]:,}"
     counts = (
-        f"{counted(len(summary.domains), 'domain')} ({each}), {counted(len(summary.classes), 'class', 'classes')}, "
-        f"{counted(sum(summary.domains.values()), 'image')}"
+        f"{counted(len(summary.domains), 'domain')} ({by_domain}), "
+        f"{counted(len(summary.classes), 'class', 'classes')}, {counted(sum(summary.domains.values()), 'image')}"
     )
     remarks = [f"{counted(count, 'image')}: {remark}" for remark, count in summary.remarks.items()]
-    return [counts, *told(summary.left_out), *remarks, *summary.notes]
+    return [counts, *descriptions(summary.left_out), *remarks, *summary.notes]
 
 
 def _unvalidated(domains: Domains) -> Iterator[str]:
-    """Classes whose images are all trained on in a domain, so that its accuracies say nothing of them."""
-    seen = domains.selection_images()
+    """Warnings for classes without validation images in a domain, which its accuracies do not cover."""
+    validation = domains.selection_images()
     for domain in domains.sources:
-        there = {image.label for image in seen[domain.name]}
-        alone = [name for label, name in enumerate(domains.classes) if label not in there]
-        if alone:
-            classes = counted(len(alone), "class", "classes")
+        validated = {image.label for image in validation[domain.name]}
+        missing = [name for label, name in enumerate(domains.classes) if label not in validated]
+        if missing:
+            classes = counted(len(missing), "class", "classes")
             yield (
-                f"{classes} with one image in domain {printable(domain.name)}, trained on and never validated: "
-                f"{listed(alone)}"
+                f"{classes} with a single image in domain {printable(domain.name)}, used for training and not "
+                f"validated: {listed(missing)}"
             )

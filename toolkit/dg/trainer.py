@@ -1,4 +1,4 @@
-"""The steps of training between two evaluations: forward, backward, update, on one device through Lightning Fabric."""
+"""Training steps between two evaluations: forward, backward and update on one device, with Lightning Fabric."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LOG = logging.getLogger(__name__)
 
 
 class Trainer:
-    """A module, its optimiser and its learning-rate schedule on the best device there is."""
+    """A module with its optimiser and learning-rate schedule, on the best available device."""
 
     def __init__(self, module: nn.Module, batches: TrainingBatches, objective: Objective, total: int) -> None:
         self.settings = batches.settings
@@ -42,29 +42,29 @@ class Trainer:
         self._model, self._optimizer = self._fabric.setup(module, self._plain_optimizer)
         emulates = self._fabric.device.type == "cpu" and native.emulated("bf16")
         if emulates and precision != "32-true":
-            LOG.warning("this CPU emulates bfloat16: training in bf16 takes longer than in fp32 (--precision fp32)")
-        self._update_format = InFloat32(self.settings.optimizer) if emulates else nullcontext()
+            LOG.warning("this CPU emulates bfloat16: training in bf16 is slower than in fp32 (--precision fp32)")
+        self._update_context = InFloat32(self.settings.optimizer) if emulates else nullcontext()
 
     def restore(self, state: Checkpoint) -> None:
-        """Go back to where a checkpoint was taken; the schedule follows from the step."""
+        """Restore the state of a checkpoint; the schedule depends on the step only."""
         self._module.load_state_dict(state.module)
         self._plain_optimizer.load_state_dict(state.optimizer)
 
     def optimizer_state(self) -> dict[str, object]:
-        """A copy: torch hands out its own tensors, which the next step would change."""
+        """A copy of the optimiser's state; torch returns references that the next step would change."""
         return copy.deepcopy(self._plain_optimizer.state_dict())
 
-    def run(self, first: int, end: int, report: Progress) -> float:
-        """Take the steps first, ..., end - 1; the mean of their losses.
+    def run(self, first: int, end: int, progress: Progress) -> float:
+        """Run the steps [first, end) and return their mean loss.
 
-        Raises CheckFailed when a loss is not a finite number: the weights are lost, the last checkpoint is not.
+        Raises CheckFailed if a loss is not finite; the weights are then unusable, the last checkpoint is not affected.
         """
         self._model.train()
         total_loss = 0.0
         with _seeded(self._fabric.device, self.batches.seed, first):
             for step, batches in enumerate(self.batches.steps(first, end), start=first):
                 total_loss += self._step(step, batches)
-                report(step + 1, self.total)
+                progress(step + 1, self.total)
         self._model.eval()
         return total_loss / (end - first)
 
@@ -81,30 +81,30 @@ class Trainer:
         self._optimizer.zero_grad()
         self._fabric.backward(loss)
         if self.settings.clip_grad is not None:
-            # A gradient that is not finite shows in the next loss, which names the step.
+            # Non-finite gradients are detected in the next loss, which reports the step.
             self._fabric.clip_gradients(
                 self._model, self._optimizer, max_norm=self.settings.clip_grad, error_if_nonfinite=False
             )
-        with self._update_format:
+        with self._update_context:
             self._optimizer.step()
         return value
 
 
 def best_device() -> torch.device:
-    """Where Lightning Fabric would train: a GPU where there is one."""
+    """The device that Lightning Fabric selects: a GPU if there is one."""
     return Fabric(accelerator="auto", devices=1).device
 
 
 def weights(module: nn.Module) -> Weights:
-    """A copy of a module's state on the CPU."""
+    """A copy of the module's state dict on the CPU."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in module.state_dict().items()}
 
 
 @contextmanager
 def _seeded(device: torch.device, seed: int, step: int) -> Iterator[None]:
-    """torch's random numbers (dropout, dropped paths) follow from the seed and the step; the caller's are put back."""
+    """Seed torch's generators (dropout, drop path) by seed and step; restores the caller's state afterwards."""
     devices = [device.index] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        stream = np.random.SeedSequence(seed, spawn_key=(step,))
-        torch.manual_seed(int(stream.generate_state(1, np.uint64)[0] >> 1))
+        sequence = np.random.SeedSequence(seed, spawn_key=(step,))
+        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
         yield

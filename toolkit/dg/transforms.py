@@ -1,4 +1,4 @@
-"""From a decoded picture to a model's input: timm's transforms, with a recipe's strengths."""
+"""Transforms from a decoded image to a model's input, by timm."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from toolkit.recipe import Training
 from toolkit.records import ModelInfo
 
 Transform: TypeAlias = Callable[[Pillow.Image], torch.Tensor]
-"""A picture of any size to [3, image_size, image_size], float32, normalised."""
+"""An RGB image of any size to [3, image_size, image_size], float32, normalised."""
 
 
 def training_transform(settings: Training, info: ModelInfo) -> Transform:
-    """Random crop, flip, colour changes and loss of colour, as in DomainBed; random numbers of `random` and torch."""
-    prepared = info.preprocessing
+    """Random crop, flip, colour jitter and greyscale, as in DomainBed; draws from `random` and torch."""
+    preprocessing = info.preprocessing
     transform = create_transform(
         input_size=(3, info.image_size, info.image_size),
         is_training=True,
         scale=(settings.crop_scale, 1.0),
         hflip=settings.flip,
-        # None leaves the change out; 0 would draw random numbers for it, image by image. timm's types do not know None.
+        # None disables jitter; 0 would still draw random numbers per image. timm's annotation lacks None.
         color_jitter=settings.color_jitter or None,  # type: ignore[arg-type]
         grayscale_prob=settings.grayscale,
-        interpolation=prepared.interpolation,
-        mean=prepared.mean,
-        std=prepared.std,
+        interpolation=preprocessing.interpolation,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
     )
     return cast(Transform, transform)
 
 
 def evaluation_transform(info: ModelInfo) -> Transform:
-    """What the model's record says: by default the whole picture is resized to a square, whatever its shape."""
-    prepared = info.preprocessing
+    """The preprocessing recorded for the model; by default the whole image is squashed to a square."""
+    preprocessing = info.preprocessing
     transform = create_transform(
         input_size=(3, info.image_size, info.image_size),
-        interpolation=prepared.interpolation,
-        mean=prepared.mean,
-        std=prepared.std,
-        crop_pct=prepared.crop,
-        crop_mode=prepared.crop_mode,
+        interpolation=preprocessing.interpolation,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        crop_pct=preprocessing.crop,
+        crop_mode=preprocessing.crop_mode,
     )
     return cast(Transform, transform)

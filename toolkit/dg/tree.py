@@ -1,5 +1,7 @@
-"""The files below a folder: which are pictures, and why the others are none. Nothing but names and links is looked at,
-and the first bytes of a file whose name does not say that it is a picture."""
+"""Directory tree of a dataset: image files, and other files with the reason why they are not used.
+
+Reads names and links only, and the first bytes of files without an image suffix.
+"""
 
 from __future__ import annotations
 
@@ -9,61 +11,61 @@ from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 from toolkit.dg import image_kinds
+from toolkit.dg.decoding import is_image, is_supported, suffixes
 from toolkit.dg.left_out import LeftOut
-from toolkit.dg.picture import can_read, is_picture, suffixes
-from toolkit.dg.unreadable import why_not_opened
+from toolkit.dg.unreadable import MISSING, open_failure
 from toolkit.errors import DataError
 
-HIDDEN = "hidden, or the system's own"
-NO_PICTURE = "no picture"
-LITTER = frozenset(
+HIDDEN = "hidden or system file"
+NOT_AN_IMAGE = "not an image file"
+SYSTEM_FILES = frozenset(
     ("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information", "lost+found")
 )
-"""What systems leave in folders under names that do not begin with a dot, in lower case."""
-NOT_READ = frozenset((
+"""Files that operating systems create under names without a leading dot, in lower case."""
+UNSUPPORTED_SUFFIXES = frozenset((
     ".avif", ".webp", ".jp2", ".j2k", ".jxl", ".heic", ".heif", ".hif", ".svg", ".svgz", ".psd", ".psb", ".xcf", ".ai",
     ".eps", ".ico", ".icns", ".dds", ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".rw2", ".orf",
     ".pef", ".srw", ".raw", ".fits", ".dcm", ".wmf", ".emf", ".3fr", ".iiq", ".kdc", ".dcr", ".erf", ".mef", ".mos",
     ".nrw", ".rwl", ".sr2", ".fff",
 ))  # fmt: skip
-"""Suffixes of pictures that are left out, where they are not among `picture.suffixes`."""
-CONTAINER = "TIFF"
-"""How raw files of cameras begin as well, which are not read."""
-DEEPEST = 8
-"""Levels of folders: links can make a tree endless without a circle."""
+"""Suffixes of image files that are left out unless they are among `decoding.suffixes`."""
+RAW_CONTAINER = "TIFF"
+"""Format whose signature camera raw files share."""
+MAX_DEPTH = 8
+"""Maximum depth of folders: links can make a tree endless without being circular."""
 
 Name: TypeAlias = PurePosixPath
-"""A path below the root, which is "."."""
+"""A path relative to the root."""
 
 
 @dataclass(frozen=True)
 class Tree:
-    """What is below a folder."""
+    """Contents of a folder, recursively."""
 
     images: tuple[Name, ...]
-    """Sorted by their parts."""
+    """Sorted by path components."""
     folders: tuple[Name, ...]
     left_out: tuple[LeftOut, ...]
 
-    def below(self, name: str) -> Tree:
-        """All of it inside a folder of this name."""
+    def nested_in(self, name: str) -> Tree:
+        """The tree with all paths inside a folder of this name."""
         return Tree(
             images=tuple(Name(name, image) for image in self.images),
             folders=tuple(Name(name, folder) for folder in self.folders),
-            left_out=tuple(replace(each, name=f"{name}/{each.name}") for each in self.left_out),
+            left_out=tuple(replace(entry, name=f"{name}/{entry.name}") for entry in self.left_out),
         )
 
 
 def list_tree(root: Path) -> Tree:
-    """Everything below a folder; links are followed. Raises DataError where `root` is no folder that can be opened."""
+    """List a folder recursively, following links. Raises DataError if `root` is not a folder or cannot be opened."""
     try:
         os.scandir(root).close()
     except NotADirectoryError:
-        raise DataError(f"{root} is not a folder", "name a folder of images, or digits") from None
-    except (OSError, ValueError) as error:  # ValueError: no path at all, as with a zero byte
-        why = why_not_opened(error, root) if isinstance(error, OSError) else "no path"
-        why = "not there" if why == "no longer there" else why
-        raise DataError(f"{root} is {why}", "name a folder of images, or digits") from None
+        raise DataError(f"{root} is not a folder", "give a folder of images, or digits") from None
+    except (OSError, ValueError) as error:  # ValueError: an invalid path, such as one with a zero byte
+        reason = open_failure(error, root) if isinstance(error, OSError) else "invalid path"
+        problem = "does not exist" if reason == MISSING else f"cannot be used: {reason}"
+        raise DataError(f"{root} {problem}", "give a folder of images, or digits") from None
     walk = _Walk(root)
     walk.enter(Name(), ())
     images = sorted(walk.images, key=lambda image: image.parts)
@@ -72,78 +74,81 @@ def list_tree(root: Path) -> Tree:
 
 @dataclass(frozen=True)
 class _Walk:
+    """Recursive listing; collects results in its fields."""
+
     root: Path
     images: list[Name] = field(default_factory=list)
     folders: list[Name] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
 
     def enter(self, folder: Name, above: tuple[tuple[int, int], ...]) -> None:
-        """Take in a folder; `above` are the devices and inodes of those it is in."""
-        place = self.root / folder
+        """List a folder; `above` holds (device, inode) of its parents."""
+        path = self.root / folder
         try:
-            found = place.stat()
-            itself = (found.st_dev, found.st_ino)
-            if itself in above or len(above) > DEEPEST:
-                self._leave(f"{folder}/", "a link in a circle" if itself in above else f"below {DEEPEST} folders")
+            status = path.stat()
+            inode = (status.st_dev, status.st_ino)
+            if inode in above or len(above) > MAX_DEPTH:
+                self._leave_out(
+                    f"{folder}/", "circular link" if inode in above else f"more than {MAX_DEPTH} folders deep"
+                )
                 return
-            with os.scandir(place) as entries:
+            with os.scandir(path) as entries:
                 content = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
-            self._leave(f"{folder}/", why_not_opened(error, place))
+            self._leave_out(f"{folder}/", open_failure(error, path))
             return
         if above:
             self.folders.append(folder)
         for entry in content:
-            if entry.name.startswith(".") or entry.name.lower() in LITTER:
-                self._leave(folder / entry.name, HIDDEN, fault=False)
+            if entry.name.startswith(".") or entry.name.lower() in SYSTEM_FILES:
+                self._leave_out(folder / entry.name, HIDDEN, is_error=False)
             else:
-                self._take(folder / entry.name, entry, (*above, itself))
+                self._visit(folder / entry.name, entry, (*above, inode))
 
-    def _take(self, name: Name, entry: os.DirEntry[str], above: tuple[tuple[int, int], ...]) -> None:
+    def _visit(self, name: Name, entry: os.DirEntry[str], above: tuple[tuple[int, int], ...]) -> None:
         try:
             if entry.is_dir():
                 self.enter(name, above)
                 return
             if entry.is_file():
-                self._take_file(name)
+                self._visit_file(name)
                 return
-            entry.stat()  # raises for a link to nothing
-            why = "not a file but a device or a pipe"
+            entry.stat()  # raises for a broken link
+            reason = "device or pipe"
         except OSError as error:
-            why = why_not_opened(error, self.root / name)
+            reason = open_failure(error, self.root / name)
         suffix = name.suffix.lower()
-        if not suffix or suffix in suffixes() or suffix in NOT_READ:  # for a picture, or for a folder of them
-            self._leave(name, why)
+        if not suffix or suffix in suffixes() or suffix in UNSUPPORTED_SUFFIXES:  # probably an image or a folder
+            self._leave_out(name, reason)
         else:
-            self._leave(name, NO_PICTURE, fault=False)
+            self._leave_out(name, NOT_AN_IMAGE, is_error=False)
 
-    def _take_file(self, name: Name) -> None:
+    def _visit_file(self, name: Name) -> None:
         suffix = name.suffix.lower()
         if suffix in suffixes():
             self.images.append(name)
             return
         path = self.root / name
         try:
-            head = image_kinds.head_of(path)
+            header = image_kinds.read_header(path)
         except OSError as error:
-            self._leave(name, why_not_opened(error, path), fault=not suffix)
+            self._leave_out(name, open_failure(error, path), is_error=not suffix)
             return
-        if not suffix and (image_kinds.format_of(head) or is_picture(path)):
+        if not suffix and (image_kinds.format_of(header) or is_image(path)):
             self.images.append(name)
         else:
-            reason, fault = _why_not(suffix, head)
-            self._leave(name, reason, fault)
+            self._leave_out(name, *_reason(suffix, header))
 
-    def _leave(self, name: Name | str, reason: str, fault: bool = True) -> None:
-        self.left_out.append(LeftOut(str(name), reason, fault))
+    def _leave_out(self, name: Name | str, reason: str, is_error: bool = True) -> None:
+        self.left_out.append(LeftOut(str(name), reason, is_error))
 
 
-def _why_not(suffix: str, head: bytes) -> tuple[str, bool]:
-    """Why a file with this suffix and these first bytes is passed over, and whether that is a fault."""
-    kind, listed = image_kinds.format_of(head), suffix in NOT_READ
-    if kind and can_read(kind) and not (listed and kind == CONTAINER):
-        return f"an image ({kind}) under a suffix that is not read", True
-    other = suffix if listed else kind or image_kinds.other_kind(head)
-    if listed or kind or other in image_kinds.NOT_READ:
-        return f"{other}, a format that is not read", False
-    return NO_PICTURE, False
+def _reason(suffix: str, header: bytes) -> tuple[str, bool]:
+    """The reason why a file with this suffix and header is left out, and whether that is an error."""
+    kind, listed = image_kinds.format_of(header), suffix in UNSUPPORTED_SUFFIXES
+    if kind and is_supported(kind) and not (listed and kind == RAW_CONTAINER):
+        return f"{kind} image with an unsupported suffix", True
+    other = suffix if listed else kind or image_kinds.other_kind(header)
+    if listed or kind or other in image_kinds.UNSUPPORTED_IMAGES:
+        return f"unsupported format {other}", False
+    return NOT_AN_IMAGE, False

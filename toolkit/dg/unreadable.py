@@ -1,4 +1,4 @@
-"""Why a file is not a picture that can be read, said by what is wrong with it and not by which library gave up."""
+"""Reasons why an image file cannot be read, in terms of the file instead of the library that failed."""
 
 from __future__ import annotations
 
@@ -9,52 +9,54 @@ from typing import BinaryIO
 
 from PIL import UnidentifiedImageError
 
-from toolkit.dg.image_kinds import LOOKED_AT, format_of, other_kind, webp_bytes
+from toolkit.dg.image_kinds import HEADER_BYTES, format_of, other_kind, webp_size
 
-CUT_SHORT = ("truncated", "eof", "not enough", "expected to read")
-"""What decoders say when a file ends too early."""
-NOT_OPENED, NO_MEMORY = "not to be opened", "too large for the memory there is"
+TRUNCATION_MESSAGES = ("truncated", "eof", "not enough", "expected to read")
+"""Parts of decoders' error messages for a file that ends too early."""
+NOT_OPENED, NO_MEMORY = "failed to open", "not enough memory to decode"
+MISSING = "no longer exists"
 
 
 class Unreadable(Exception):
-    """A file is not a picture that can be read; the message is the reason, as in "a.jpg: cut short"."""
+    """A file is not a readable image; the message is the reason: "truncated"."""
 
 
-def why_not_opened(error: OSError, path: Path) -> str:
-    """What the system says of a file or folder."""
+def open_failure(error: OSError, path: Path) -> str:
+    """The reason why a file or folder cannot be opened."""
     if error.errno == errno.ENOENT:
-        return "a link to nothing" if path.is_symlink() else "no longer there"
+        return "broken link" if path.is_symlink() else MISSING
     if error.errno == errno.ELOOP:
-        return "a link in a circle"
+        return "circular link"
     return f"{NOT_OPENED} ({os.strerror(error.errno or errno.EIO).lower()})"
 
 
-def may_pass(reason: str) -> bool:
-    """Whether a file may be read another time although it has not changed."""
+def is_transient(reason: str) -> bool:
+    """Whether a file may become readable without changing."""
     return reason.startswith((NOT_OPENED, NO_MEMORY))
 
 
-def why_not_decoded(error: Exception, file: BinaryIO) -> str:
-    """What is wrong with the content of an open file that a decoder has failed at; decoders raise nearly anything."""
+def decode_failure(error: Exception, file: BinaryIO) -> str:
+    """The reason why decoding an open file failed; decoders raise exceptions of nearly any class."""
     if isinstance(error, MemoryError):
         return NO_MEMORY
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    head = file.read(LOOKED_AT)
-    if any(words in str(error).lower() for words in CUT_SHORT) or webp_bytes(head) > size:
-        return "cut short"
+    header = file.read(HEADER_BYTES)
+    if any(text in str(error).lower() for text in TRUNCATION_MESSAGES) or webp_size(header) > size:
+        return "truncated"
     if not isinstance(error, UnidentifiedImageError):
         return "damaged"
-    known = format_of(head)
-    if known is None:
-        return _other_than_a_picture(head)
-    variant = f", or a kind of {known} that is not read" if known in ("TIFF", "BMP") else ""
-    return f"damaged or cut short{variant}"
+    name = format_of(header)
+    if name is None:
+        return _not_an_image(header)
+    variant = f", or an unsupported kind of {name}" if name in ("TIFF", "BMP") else ""
+    return f"damaged or truncated{variant}"
 
 
-def _other_than_a_picture(head: bytes) -> str:
-    if not head.strip(b"\0"):
-        return "nothing but zero bytes"
-    kind = other_kind(head)
-    note = ", which is not read" if kind == "HEIC" else ""
-    return f"not an image but {kind}{note}" if kind else "not an image"
+def _not_an_image(header: bytes) -> str:
+    if not header.strip(b"\0"):
+        return "only zero bytes"
+    kind = other_kind(header)
+    if kind == "HEIC":
+        return "HEIC, an unsupported format"
+    return f"not an image but {kind}" if kind else "not an image"

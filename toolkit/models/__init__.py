@@ -1,1 +1,1 @@
-"""What a prunable model is: how it is built, stored, taken apart, cut and counted."""
+"""Prunable models: build, load, save, canonicalise attention, group, prune and profile."""

@@ -1,6 +1,6 @@
-"""Known attention classes become `HeadwiseAttention`: the same numbers out, one attention to prune, run and count.
+"""Convert timm's attention classes to `HeadwiseAttention`, with equal outputs.
 
-To support another attention, write a function `(attention) -> HeadwiseAttention` and enter its class in `ADAPTERS`.
+To support another attention class, write a function `(attention) -> HeadwiseAttention` and add it to `ADAPTERS`.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from toolkit.records import HeadLayout
 
 
 def canonicalise(model: nn.Module) -> None:
-    """Replace every attention of `model` in place; UnsupportedModel if one of them is not known."""
-    found = [(name, module) for name, module in model.named_modules() if _is_attention(module)]
-    if not found:
-        raise UnsupportedModel(f"{type(model).__name__} has no attention that this toolkit knows", _KNOWN)
-    for name, module in found:
-        if fault := fault_of_attention(name, module):
-            raise UnsupportedModel(f"{fault}, which cannot be taken apart", _KNOWN)
+    """Replace every attention of `model` in place; UnsupportedModel if one of them is not supported."""
+    layers = [(name, module) for name, module in model.named_modules() if _is_attention(module)]
+    if not layers:
+        raise UnsupportedModel(f"{type(model).__name__} has no supported attention layers", _SUPPORTED)
+    for name, module in layers:
+        if problem := unsupported_attention(name, module):
+            raise UnsupportedModel(f"unsupported attention: {problem}", _SUPPORTED)
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, ADAPTERS[type(module)](module))
 
 
-def fault_of_attention(place: str, attention: nn.Module) -> str:
-    """Why the attention of timm's at `place` cannot become canonical; empty if it can."""
+def unsupported_attention(place: str, attention: nn.Module) -> str:
+    """Why timm's attention at `place` cannot be converted; empty if it can."""
     if type(attention) not in ADAPTERS:
         return f"{place} is a {type(attention).__name__}"
-    for part in ("q_norm", "k_norm", "norm", "gate"):  # BEiT's has none of them
+    for part in ("q_norm", "k_norm", "norm", "gate"):  # BEiT's has none of these
         extra = getattr(attention, part, None)
         if extra is not None and not isinstance(extra, nn.Identity):
             return f"{place}.{part} is a {type(extra).__name__}"
@@ -42,12 +42,12 @@ def fault_of_attention(place: str, attention: nn.Module) -> str:
 
 
 def attentions(model: nn.Module) -> dict[str, HeadwiseAttention]:
-    """Every attention by its module name, in order."""
+    """Attention layers by module name, in order."""
     return {name: module for name, module in model.named_modules() if isinstance(module, HeadwiseAttention)}
 
 
 def _from_vit(source: VitAttention) -> HeadwiseAttention:
-    """timm's ViT and DeiT: one packed projection with one packed bias."""
+    """Convert the attention of timm's ViT and DeiT: packed QKV weights and a packed bias."""
     target = _empty(source, source.head_dim, None)
     if source.qkv.bias is None:
         target.q_bias = target.k_bias = target.v_bias = None
@@ -58,7 +58,7 @@ def _from_vit(source: VitAttention) -> HeadwiseAttention:
 
 
 def _from_beit(source: BeitAttention) -> HeadwiseAttention:
-    """BEiT: separate query and value biases, no key bias, a table of relative position biases per head."""
+    """Convert BEiT's attention: query and value biases, no key bias, relative position biases per head."""
     table: nn.Parameter | None = source.relative_position_bias_table
     index = None if table is None else _relative_positions(source.window_size)
     target = _empty(source, source.qkv.out_features // 3 // source.num_heads, index)
@@ -72,11 +72,11 @@ ADAPTERS: Mapping[type[nn.Module], Callable[..., HeadwiseAttention]] = {
     BeitAttention: _from_beit,
 }
 
-_KNOWN = "supported are timm's ViT, DeiT (plain and distilled) and BEiT models with standard attention"
+_SUPPORTED = "supported are timm's ViT, DeiT (plain and distilled) and BEiT models with standard attention"
 
 
 def _empty(source: VitAttention | BeitAttention, head_dim: int, index: Tensor | None) -> HeadwiseAttention:
-    """The canonical form around the source's own projections; biases and table are the caller's to fill."""
+    """Canonical attention that shares the source's projections; the caller sets biases and position table."""
     layout = HeadLayout(((head_dim, head_dim),) * source.num_heads)
     with torch.device("meta"):
         target = HeadwiseAttention(layout, source.proj.out_features, source.scale, None)
@@ -87,7 +87,7 @@ def _empty(source: VitAttention | BeitAttention, head_dim: int, index: Tensor | 
 
 
 def _relative_positions(window: tuple[int, int]) -> Tensor:
-    """[tokens, tokens] entries of the table; computed, never stored, and real even for a model on the meta device."""
+    """[tokens, tokens] table indices, on the CPU even for a model on the meta device; not in the state dict."""
     index: Tensor = gen_relative_position_index(window, device=torch.device("cpu"))
     return index
 

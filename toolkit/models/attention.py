@@ -1,4 +1,4 @@
-"""The one attention of this toolkit: any number of heads, each with its own query/key width and value width."""
+"""Multi-head attention whose heads may differ in query/key width and value width."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from toolkit.records import HeadLayout
 
 
 class HeadwiseAttention(nn.Module):
-    """Multi-head self-attention over a packed projection, in the layout that `HeadLayout` describes.
+    """Multi-head self-attention with a packed QKV projection and heads as described by `layout`.
 
     Parameters (width: residual channels; Q, V: sums of the heads' qk_dim and v_dim):
-        qkv.weight  [Q + Q + V, width]     queries, keys, values, head after head
-        q_bias, k_bias, v_bias  [Q], [Q], [V], each may be None (BEiT has no key bias)
+        qkv.weight  [Q + Q + V, width]     queries, keys, values; heads in order within each
+        q_bias, k_bias, v_bias  [Q], [Q], [V], or None (BEiT has no key bias)
         proj.weight [width, V], proj.bias
-        relative_position_bias_table [distances, heads], only with `relative_position_index` [tokens, tokens]
+        relative_position_bias_table [offsets, heads], only with `relative_position_index` [tokens, tokens]
 
-    `scale` is the source model's and never follows the width: cutting a unit must not change the others' softmax.
+    `scale` is the source model's softmax scale, and independent of pruned widths.
     """
 
     relative_position_index: Tensor | None
@@ -42,8 +42,8 @@ class HeadwiseAttention(nn.Module):
         self.proj_drop = nn.Dropout(0.0)
         self.relative_position_bias_table: nn.Parameter | None = None
         if relative_position_index is not None:
-            distances = int(relative_position_index.max()) + 1
-            self.relative_position_bias_table = nn.Parameter(torch.zeros(distances, len(layout.heads)))
+            offsets = int(relative_position_index.max()) + 1
+            self.relative_position_bias_table = nn.Parameter(torch.zeros(offsets, len(layout.heads)))
         self.register_buffer("relative_position_index", relative_position_index, persistent=False)
 
     def forward(
@@ -53,9 +53,9 @@ class HeadwiseAttention(nn.Module):
         is_causal: bool = False,
         shared_rel_pos_bias: Tensor | None = None,
     ) -> Tensor:
-        """x: [batch, tokens, width] -> the same shape. timm's blocks pass the other arguments; they must stay unset."""
+        """[batch, tokens, width] -> [batch, tokens, width]. The other arguments of timm's blocks are not supported."""
         if attn_mask is not None or is_causal or shared_rel_pos_bias is not None:
-            raise NotImplementedError("HeadwiseAttention takes no mask and no shared position bias")
+            raise NotImplementedError("HeadwiseAttention supports neither masks nor shared position biases")
         packed = F.linear(x, self.qkv.weight, self.packed_bias())  # [batch, tokens, Q + Q + V]
         dropout = self.attn_drop.p if self.training else 0.0
         mixed = headwise_attention(packed, self.layout.heads, self.scale, self.position_bias(), dropout)
@@ -63,39 +63,38 @@ class HeadwiseAttention(nn.Module):
         return output
 
     def set_window_size(self, window: tuple[int, int]) -> None:
-        """For images of another size: interpolate the table of relative positions. timm's BEiT calls this."""
+        """Interpolate the relative position table for a new patch grid (rows, columns). Called by timm's BEiT."""
         table, index = self.relative_position_bias_table, self.relative_position_index
         if table is None or index is None:
             return
-        side = math.isqrt(len(index) - 1)  # without the class token; every model here takes square images
-        distances = (2 * window[0] - 1) * (2 * window[1] - 1) + 3
+        side = math.isqrt(len(index) - 1)  # without the class token; images are square
+        offsets = (2 * window[0] - 1) * (2 * window[1] - 1) + 3
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # timm 1.0 indexes with a list, which PyTorch would have a tuple
-            wider = resize_rel_pos_bias_table(table, window, (distances, table.shape[1]), (side, side))
-        self.relative_position_bias_table = nn.Parameter(wider, requires_grad=table.requires_grad)
+            warnings.simplefilter("ignore", UserWarning)  # timm 1.0 indexes with a list, where PyTorch expects a tuple
+            resized = resize_rel_pos_bias_table(table, window, (offsets, table.shape[1]), (side, side))
+        self.relative_position_bias_table = nn.Parameter(resized, requires_grad=table.requires_grad)
         self.relative_position_index = gen_relative_position_index(window, device=index.device)
 
-    def misfit(self) -> str:
-        """How the layout and the tensors disagree; empty if they do not."""
+    def layout_mismatch(self) -> str:
+        """How tensor shapes differ from the layout; empty if they match."""
         layout, table = self.layout, self.relative_position_bias_table
-        expected = {
+        sizes = {
             "qkv.weight": (self.qkv.weight.shape[0], 2 * layout.qk_width + layout.v_width),
             "proj.weight": (self.proj.weight.shape[1], layout.v_width),
             "q_bias": (layout.qk_width if self.q_bias is None else len(self.q_bias), layout.qk_width),
-            "position table": (len(layout.heads) if table is None else table.shape[1], len(layout.heads)),
+            "relative_position_bias_table": (len(layout.heads) if table is None else table.shape[1], len(layout.heads)),
         }
-        faults = [
-            f"{name} is for {has}, the layout for {says}" for name, (has, says) in expected.items() if has != says
-        ]
-        return "; ".join(faults)
+        return "; ".join(
+            f"{name} has size {actual}, the layout requires {expected}"
+            for name, (actual, expected) in sizes.items()
+            if actual != expected
+        )
 
     def extra_repr(self) -> str:
         return ", ".join(f"{count} x (qk {qk}, v {v})" for count, qk, v in self.layout.buckets)
 
     def packed_bias(self) -> Tensor | None:
-        """[Q + Q + V], zeros where a projection has no bias."""
+        """[Q + Q + V] with zeros for a missing bias; None if all are missing."""
         parts = (self.q_bias, self.k_bias, self.v_bias)
         if all(part is None for part in parts):
             return None
@@ -104,7 +103,7 @@ class HeadwiseAttention(nn.Module):
         return torch.cat([zeros(width) if part is None else part for part, width in zip(parts, widths, strict=True)])
 
     def position_bias(self) -> Tensor | None:
-        """[heads, tokens, tokens] from the table of relative positions (BEiT), or None."""
+        """[heads, tokens, tokens] gathered from BEiT's relative position table; None without a table."""
         if self.relative_position_bias_table is None or self.relative_position_index is None:
             return None
         return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)

@@ -1,38 +1,47 @@
-"""The big model that computes what the cut one does, with zeros in place of what was removed.
+"""Reference model for pruning: full size, with the removed units set to zero.
 
-Zero rows and columns silence heads, their units and MLP units. A removed residual channel is zero everywhere, so layer
-norms take their statistics over the kept channels only. A removed block passes its input on.
+Zero rows and columns disable heads, their channels and MLP units. Removed residual channels are zero everywhere, so
+layer norms compute statistics over the kept channels only. A removed block is the identity.
 """
 
 from __future__ import annotations
-
-import copy
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from toolkit.models.selection import Selection
-from toolkit.models.shapes import blocks_of
+from toolkit.models.shapes import blocks_of, copy_sharing_tensors, replace_parameter
 
 
 def masked(model: nn.Module, selection: Selection) -> nn.Module:
-    """A copy of `model`, as large, that must give the same logits as the model cut to `selection`."""
-    result = copy.deepcopy(model)
-    parameters = dict(result.named_parameters())
-    with torch.no_grad():
-        for group in selection.groups:
-            gone = selection.removed[group.key]
-            if group.axis == "block" or not bool(gone.any()):
-                continue
-            for piece in group.slices:
-                parameters[piece.parameter].index_fill_(piece.dim, piece.positions[gone[piece.units]], 0.0)
+    """A copy of `model` at full size with the logits of the model pruned to `selection`; `model` is unchanged."""
+    result = copy_sharing_tensors(model)
+    for name, masks in _masks(selection).items():
+        values = model.get_parameter(name).detach()
+        for dim, keeps in masks.items():
+            values = values * keeps.to(values.dtype).view(-1, *[1] * (values.dim() - dim - 1))
+        replace_parameter(result, name, values)
     residual = selection.groups.find("residual", "embed")
     if bool(selection.removed[residual.key].any()):
         _norm_kept_channels(result, selection.kept_units(residual))
     for index in selection.removed_blocks:
-        blocks_of(result)[index] = _PassOn()
+        blocks_of(result)[index] = _Identity()
     return result
+
+
+def _masks(selection: Selection) -> dict[str, dict[int, Tensor]]:
+    """For each parameter and affected dimension: [size] float32, 0 where removed and 1 where kept."""
+    masks: dict[str, dict[int, Tensor]] = {}
+    for group in selection.groups:
+        removed = selection.removed[group.key]
+        if group.axis == "block" or not bool(removed.any()):
+            continue
+        for piece in group.slices:
+            size = selection.groups.size(piece.parameter, piece.dim)
+            keeps = masks.setdefault(piece.parameter, {}).setdefault(piece.dim, torch.ones(size))
+            keeps[piece.positions[removed[piece.units]]] = 0.0
+    return masks
 
 
 def _norm_kept_channels(model: nn.Module, kept: Tensor) -> None:
@@ -43,7 +52,7 @@ def _norm_kept_channels(model: nn.Module, kept: Tensor) -> None:
 
 
 class _KeptNorm(nn.Module):
-    """Layer norm of the kept channels; zeros elsewhere."""
+    """Layer norm over the kept channels; zeros elsewhere."""
 
     def __init__(self, norm: nn.LayerNorm, kept: Tensor) -> None:
         super().__init__()
@@ -55,6 +64,6 @@ class _KeptNorm(nn.Module):
         return torch.zeros_like(x).index_copy(-1, self.kept, normed)
 
 
-class _PassOn(nn.Module):
+class _Identity(nn.Module):
     def forward(self, x: Tensor, **unused: object) -> Tensor:
         return x

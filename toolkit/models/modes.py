@@ -1,4 +1,4 @@
-"""Run a model in evaluation mode and leave it as it was."""
+"""Evaluation mode as a context manager."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for every module; afterwards each has its own mode again."""
+    """Evaluation mode for all modules; restores each module's mode on exit."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""Square images cut into square patches that fill them: the one kind of input there is."""
+"""Checks that square patches divide square images, and that attention over them fits into memory."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from torch import nn
 from toolkit import limits
 from toolkit.errors import RecipeError
 
-PAIR_BYTES = 8
-"""What one head of attention holds for two patches, in float32: their product, and their share after the softmax."""
+BYTES_PER_PATCH_PAIR = 8
+"""Memory per head and pair of patches in float32: the logit and the attention weight."""
 
 
 def patch_size(module: nn.Module) -> int:
-    """Height and width of a patch in pixels; RecipeError if they differ."""
+    """Side of a patch in pixels; RecipeError if patches are not square."""
     return _side(_embedding(module).patch_size, "patches")
 
 
 def image_size(module: nn.Module) -> int:
-    """Height and width of the images that `module` is for, in pixels.
+    """Side of the images that `module` takes, in pixels.
 
-    Raises RecipeError where they differ, and for a size that patches do not fill or that is too large.
+    Raises RecipeError for images that are not square, not divisible into patches, or too large.
     """
     size = _embedding(module).img_size
     if size is None:
-        raise RecipeError("the model is for images of no size", "give one (--image-size)")
+        raise RecipeError("the model has no image size", "set one with --image-size")
     side = _side(size, "images")
     check_size(side, patch_size(module))
     return side
 
 
 def check_size(image: int, patch: int) -> None:
-    """Raise RecipeError where patches of `patch` pixels do not fill an image of `image`, with the nearest sizes that
-    they fill, and where they are more than attention on this machine can compare, with the largest size."""
+    """Raise RecipeError if `patch` does not divide `image` (both in pixels), with the nearest valid sizes, or if
+    attention over the patches does not fit into memory, with the largest size that does."""
     memory = limits.memory_bytes()
-    largest = math.isqrt(math.isqrt(memory // PAIR_BYTES)) * patch
+    largest = math.isqrt(math.isqrt(memory // BYTES_PER_PATCH_PAIR)) * patch
     if memory and image > largest:
         raise RecipeError(
-            f"images of {image:,} pixels are too large: attention compares every patch of {patch} pixels with every "
-            f"other, for which the memory of this machine ({memory / 1e9:,.0f} GB) is enough up to {largest:,}",
+            f"images of {image:,} pixels are too large: with patches of {patch} pixels, attention fits into the memory "
+            f"of this machine ({memory / 1e9:,.0f} GB) up to {largest:,} pixels",
             f"--image-size {largest} at most",
         )
     if image % patch:
-        near = [str(size) for size in (image // patch * patch, (image // patch + 1) * patch) if size]
+        nearest = [str(size) for size in (image // patch * patch, (image // patch + 1) * patch) if size]
         raise RecipeError(
-            f"an image of {image} pixels is not filled by patches of {patch}: {' or '.join(near)}",
+            f"an image size of {image} is not divisible by the patch size {patch}: use {' or '.join(nearest)}",
             f"--image-size takes multiples of {patch}",
         )
 
@@ -57,8 +57,8 @@ def _embedding(module: nn.Module) -> PatchEmbed:
     return embedding
 
 
-def _side(size: tuple[int, int], what: str) -> int:
+def _side(size: tuple[int, int], subject: str) -> int:
     height, width = size
     if height != width:
-        raise RecipeError(f"{what} of {height} x {width} pixels are not square", "one number for both sides")
+        raise RecipeError(f"{subject} of {height} x {width} pixels are not square", "use one number for both sides")
     return int(height)

@@ -1,8 +1,8 @@
-"""How images are prepared for a model: as the settings say, else as a file beside the weights says, else as timm says.
+"""Preprocessing of a model, from the settings, else from a file next to the weights, else from timm.
 
-The file is the first of these that is there: `model.json` of a model that this toolkit has saved, Hugging Face's
-`preprocessor_config.json`, the `config.json` that timm saves, `args.yaml` of timm's training. What it asks for and is
-not done here is an error, never left out. Where there is none, timm's crop is not taken: the whole image is squashed.
+The file is the first of these that exists: this toolkit's `model.json`, Hugging Face's `preprocessor_config.json`,
+timm's `config.json`, `args.yaml` of timm's training script. Unsupported options in it are errors. timm's defaults are
+used without timm's crop: the whole image is squashed.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from toolkit import recipe, strict_json, yaml_file
 from toolkit.errors import BadInput, WeightsError
 from toolkit.models import huggingface, weight_file
 from toolkit.preprocessing import Preprocessing
-from toolkit.wrong_settings import wanted
+from toolkit.setting_errors import expected
 
 Settings: TypeAlias = dict[str, Any]
-"""Those of `recipe.Model` that PARTS names, not checked yet; or any, as read from a file."""
+"""Unvalidated settings: the FIELDS of `recipe.Model`, or the content of a file."""
 
-PARTS = ("mean", "std", "interpolation", "crop", "crop_mode")
+FIELDS = ("mean", "std", "interpolation", "crop", "crop_mode")
 
 
 def preprocessing_of(settings: recipe.Model) -> Preprocessing:
-    """How images are prepared for this model.
+    """Preprocessing for this model.
 
-    Raises WeightsError for a file beside the weights that is damaged, or asks for what cannot be done.
+    Raises WeightsError for a file next to the weights that is damaged or has unsupported options.
     """
-    found = beside(settings)
-    base = found[1] if found else _timms(settings.name)
-    named = ", ".join(f"model.{part}" for part in PARTS if getattr(settings, part) is not None)
+    adjacent = adjacent_file(settings)
+    base = adjacent[1] if adjacent else _timm_defaults(settings.name)
+    named = ", ".join(f"model.{field}" for field in FIELDS if getattr(settings, field) is not None)
     crops = _sets_crop(settings)
     return Preprocessing(
         mean=settings.mean or base.mean,
@@ -47,28 +47,28 @@ def preprocessing_of(settings: recipe.Model) -> Preprocessing:
     )
 
 
-def beside(settings: recipe.Model) -> tuple[Path, Preprocessing] | None:
-    """The file beside the weights that says how images are prepared, and what it says; None where there is none, or
-    nothing is left for it to say."""
+def adjacent_file(settings: recipe.Model) -> tuple[Path, Preprocessing] | None:
+    """The file next to the weights that defines preprocessing, with its content; None if there is none, or if the
+    settings define everything."""
     weights = weight_file.weights_path(settings)
-    if weights is None or _sets_all(settings) or not weight_file.is_there(weights):  # which is said when they are read
+    if weights is None or _sets_all(settings) or not weight_file.file_exists(weights):  # missing: an error when read
         return None
-    if ours := weight_file.record_beside(weights):
-        return ours[0], replace(ours[1].preprocessing, origin=str(ours[0]))
+    if record := weight_file.adjacent_record(weights):
+        return record[0], replace(record[1].preprocessing, origin=str(record[0]))
     readers: dict[str, Callable[[Settings], Settings | None]] = {
-        "preprocessor_config.json": huggingface.settings_in,
-        "config.json": _in_config_of_timm,
-        "args.yaml": lambda args: _in_args_of_timm(args, settings.name),
+        "preprocessor_config.json": huggingface.recipe_settings,
+        "config.json": _from_timm_config,
+        "args.yaml": lambda args: _from_timm_args(args, settings.name),
     }
     for name, read in readers.items():
         file = weights.parent / name
-        if weight_file.is_there(file) and (found := _read(file, read)) is not None:
-            return file, found
+        if weight_file.file_exists(file) and (preprocessing := _read(file, read)) is not None:
+            return file, preprocessing
     return None
 
 
 def _sets_crop(settings: recipe.Model) -> bool:
-    """Crop and its mode are one choice: half of it is not taken from elsewhere."""
+    """Whether crop or crop mode is set; they are used as a pair, never combined with another source's."""
     return settings.crop is not None or settings.crop_mode is not None
 
 
@@ -76,8 +76,8 @@ def _sets_all(settings: recipe.Model) -> bool:
     return None not in (settings.mean, settings.std, settings.interpolation) and _sets_crop(settings)
 
 
-def _timms(name: str) -> Preprocessing:
-    """What timm has for a name, but the whole image."""
+def _timm_defaults(name: str) -> Preprocessing:
+    """timm's preprocessing for a model name, but with the whole image."""
     return _checked({**_resolved(_config_of(name)), "crop": 1.0, "crop_mode": "squash"}, f"timm's {name}")
 
 
@@ -87,21 +87,21 @@ def _config_of(name: str) -> Settings:
 
 
 def _resolved(config: Settings) -> Settings:
-    """timm's config of a set of weights; what it does not say has timm's defaults."""
-    found = resolve_data_config({"in_chans": 3}, config)
-    return {**{part: found[part] for part in PARTS if part != "crop"}, "crop": found["crop_pct"]}
+    """Settings from timm's config of pretrained weights, completed by timm's defaults."""
+    timm_config = resolve_data_config({"in_chans": 3}, config)
+    return {**{field: timm_config[field] for field in FIELDS if field != "crop"}, "crop": timm_config["crop_pct"]}
 
 
-def _in_config_of_timm(content: Settings) -> Settings | None:
-    """None for another library's config. Older ones are not nested."""
+def _from_timm_config(content: Settings) -> Settings | None:
+    """Settings from timm's config.json, nested or (in older versions) not; None for another library's file."""
     config = content.get("pretrained_cfg") or (content if "architecture" in content else None)
     if config is not None and not isinstance(config, dict):
-        raise ValueError(f"'pretrained_cfg' {config!r} holds no settings")
+        raise ValueError(f"'pretrained_cfg' = {config!r} is not a mapping")
     return _resolved(config) if config else None
 
 
-def _in_args_of_timm(args: Settings, name: str) -> Settings | None:
-    """None for another program's arguments. What was not set is as timm has it for the model's name."""
+def _from_timm_args(args: Settings, name: str) -> Settings | None:
+    """Settings from args.yaml, completed by timm's for the model's name; None for another program's file."""
     if "crop_pct" not in args:
         return None
     keys = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
@@ -109,23 +109,23 @@ def _in_args_of_timm(args: Settings, name: str) -> Settings | None:
 
 
 def _read(file: Path, read: Callable[[Settings], Settings | None]) -> Preprocessing | None:
-    """What a file says, in our terms; None where it says nothing of images."""
+    """Preprocessing that a file defines; None if it defines none."""
     try:
         content = _parsed(file)
-        found = read(content)
-        return None if found is None else _checked(found, f"{file}{huggingface.remark(content)}")
+        settings = read(content)
+        return None if settings is None else _checked(settings, f"{file}{huggingface.resize_note(content)}")
     except (BadInput, ValueError, OverflowError) as error:
-        said = f"how images are prepared cannot be taken from {file}: {error}"
-        if isinstance(error, BadInput):  # which names the file
-            said = f"{error.message}; it would say how images are prepared"
+        message = f"cannot read the preprocessing from {file}: {error}"
+        if isinstance(error, BadInput):  # its message names the file
+            message = f"cannot read the preprocessing: {error.message}"
         raise WeightsError(
-            said,
-            "mend it, or set model.mean, model.std, model.interpolation and model.crop, and it is not read",
+            message,
+            "repair the file, or set model.mean, model.std, model.interpolation and model.crop to ignore it",
         ) from error
 
 
 def _parsed(file: Path) -> Settings:
-    """What a JSON or YAML file holds. Raises BadInput or ValueError for what is neither, or no settings."""
+    """Content of a JSON or YAML file. Raises BadInput or ValueError if it is invalid or not a mapping."""
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
@@ -135,17 +135,18 @@ def _parsed(file: Path) -> Settings:
     if not text.strip():
         raise ValueError("it is empty")
     parse = yaml_file.parse if file.suffix == ".yaml" else strict_json.parse
-    found = parse(text, str(file))
-    if not isinstance(found, dict):
-        raise ValueError("it holds no settings")
-    return found
+    content = parse(text, str(file))
+    if not isinstance(content, dict):
+        raise ValueError("it does not contain settings")
+    return content
 
 
-def _checked(found: Settings, origin: str) -> Preprocessing:
-    """Raises ValueError for what would not pass as settings."""
+def _checked(settings: Settings, origin: str) -> Preprocessing:
+    """Validated preprocessing; ValueError for invalid settings."""
     try:
-        said = recipe.Model.model_validate(found)
+        model = recipe.Model.model_validate(settings)
     except ValidationError as error:
-        fault = error.errors()[0]
-        raise ValueError(f"{fault['loc'][0]} {found[str(fault['loc'][0])]!r}: {wanted(fault)[0]}") from None
-    return Preprocessing(**said.model_dump(include=set(PARTS)), origin=origin)
+        details = error.errors()[0]
+        name = str(details["loc"][0])
+        raise ValueError(f"{name} = {settings[name]!r}: {expected(details)[0]}") from None
+    return Preprocessing(**model.model_dump(include=set(FIELDS)), origin=origin)

@@ -1,7 +1,8 @@
-"""Give a freshly built model the shapes of a cut one: fewer blocks, narrower layers."""
+"""Change a model's structure: remove blocks, replace parameters, set shapes."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Mapping
 
 import torch
@@ -14,22 +15,22 @@ def blocks_of(model: nn.Module) -> nn.Sequential | nn.ModuleList:
     """The transformer blocks, in order."""
     blocks = getattr(model, "blocks", None)
     if not isinstance(blocks, nn.Sequential | nn.ModuleList):
-        raise UnsupportedModel(f"{type(model).__name__} has no plain list of blocks")
+        raise UnsupportedModel(f"{type(model).__name__} has no list of blocks")
     return blocks
 
 
 def drop_blocks(model: nn.Module, removed: Collection[int]) -> None:
-    """Take the blocks with these indices out; the others move up."""
+    """Remove the blocks with these indices, in place."""
     blocks = blocks_of(model)
     for index in sorted(removed, reverse=True):
         del blocks[index]
 
 
-def take_shapes(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Replace every parameter by an empty one of the given shape and bring the layers' own sizes in line."""
+def set_shapes(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Replace every parameter by one of the given shape on the meta device, and update the layers' size attributes."""
     own = dict(model.named_parameters())
-    if missing := sorted(own.keys() ^ shapes.keys()):
-        raise WeightsError(f"the tensors are not those of {type(model).__name__}: {', '.join(missing[:8])}")
+    if unexpected := sorted(own.keys() ^ shapes.keys()):
+        raise WeightsError(f"missing or unexpected tensors for {type(model).__name__}: {', '.join(unexpected[:8])}")
     for name, shape in shapes.items():
         if own[name].dim() != len(shape):
             raise WeightsError(f"{name} has {len(shape)} dimensions, the model needs {own[name].dim()}")
@@ -37,15 +38,28 @@ def take_shapes(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None
     sync_sizes(model)
 
 
+def copy_sharing_tensors(model: nn.Module, device: str | None = None) -> nn.Module:
+    """A copy of the modules that shares parameters and buffers with `model`, or has them moved to `device`."""
+
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
+        if device is None:
+            return tensor
+        result = tensor.detach().to(device)
+        return nn.Parameter(result, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else result
+
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): moved(tensor) for tensor in tensors})
+
+
 def replace_parameter(model: nn.Module, name: str, value: torch.Tensor) -> None:
-    """Put a tensor of another shape in a parameter's place."""
+    """Replace a parameter by a tensor, possibly of another shape."""
     parent, _, child = name.rpartition(".")
     old = model.get_parameter(name)
     setattr(model.get_submodule(parent), child, nn.Parameter(value, requires_grad=old.requires_grad))
 
 
 def sync_sizes(model: nn.Module) -> None:
-    """Layers keep their sizes in attributes too (printed, exported, counted): read them off the weights."""
+    """Set size attributes of layers (which are printed, exported and profiled) from their weights."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             module.out_features, module.in_features = module.weight.shape

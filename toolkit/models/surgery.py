@@ -1,8 +1,7 @@
-"""Model and cuts in, smaller dense model out, and proof that nothing else changed."""
+"""Remove units from a model, and verify the result against a masked reference."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,122 +10,144 @@ from torch import Tensor, nn
 
 from toolkit.errors import CheckFailed
 from toolkit.models.adapt import attentions
-from toolkit.models.cost import CostModel
-from toolkit.models.count import count
-from toolkit.models.groups import Groups, Key, find_groups
+from toolkit.models.groups import Groups, Key
 from toolkit.models.masking import masked
+from toolkit.models.model import Model
 from toolkit.models.modes import evaluating
 from toolkit.models.selection import Selection
-from toolkit.models.shapes import drop_blocks, replace_parameter, sync_sizes
+from toolkit.models.shapes import copy_sharing_tensors, drop_blocks, replace_parameter, sync_sizes
 from toolkit.records import Cut, ModelInfo
 
 TOLERANCE = 1e-5
-"""Largest difference between masked and cut model in float32: of a logit relative to the largest logit (at least 1), of
-a feature that the classifier reads relative to the largest feature. (A fresh classifier may hide any fault.)"""
+"""Maximum difference between masked and pruned model in float32: of logits relative to the largest logit (at least 1),
+of the classifier's input features relative to the largest feature. (A zero classifier would hide errors.)"""
 
 
 @dataclass(frozen=True)
 class Removal:
-    """A cut model and where its units come from."""
+    """A pruned model and the origin of its units."""
 
-    module: nn.Module
+    model: Model
     origin: Mapping[Key, tuple[str, tuple[int, ...]]]
-    """For each group of the cut model: its place before the cut, and the index there of each of its units."""
-    removed_blocks: tuple[int, ...]
+    """For each group of the pruned model: its place in the original model, and the original index of each unit."""
 
 
-def remove(module: nn.Module, cuts: Sequence[Cut], image_size: int) -> Removal:
-    """A copy of `module` without the units of `cuts`.
+def remove(model: Model, cuts: Sequence[Cut]) -> Removal:
+    """A pruned copy of `model`, without the units of `cuts`; `model` is unchanged.
 
-    Raises PlanError when the cuts do not fit, CheckFailed when the result breaks an invariant: counts as predicted, and
-    the same logits as the masked model.
+    Raises PlanError if the cuts do not match the model, and CheckFailed if the result violates an invariant: predicted
+    cost, and equal logits to the masked model.
     """
-    groups = find_groups(module, image_size)
-    selection = Selection(groups, cuts)
-    slim = copy.deepcopy(module)
-    for (name, dim), positions in _kept_positions(groups, selection).items():
-        parameter = slim.get_parameter(name)
-        if len(positions) < parameter.shape[dim] or not bool((positions[1:] > positions[:-1]).all()):
-            replace_parameter(slim, name, parameter.detach().index_select(dim, positions))
+    selection = Selection(model.groups, cuts)
+    slim = Model(
+        _pruned(model.module, selection), _info_after(model.info, selection.removed_blocks)
+    ).with_current_info()
+    _check_cost(model, slim, selection)
+    _check_outputs(model, slim, selection)
+    return Removal(slim, _origin(model.groups, selection))
+
+
+def _pruned(module: nn.Module, selection: Selection) -> nn.Module:
+    """A copy of `module` with the kept units only, sharing no tensors with it."""
+    kept = _kept_positions(selection.groups, selection)
+    slim = copy_sharing_tensors(module)
+    for name, parameter in module.named_parameters():
+        values = parameter.detach()
+        for dim in range(values.dim()):
+            positions = kept.get((name, dim))
+            if positions is not None and not _is_all(positions, values.shape[dim]):
+                values = values.index_select(dim, positions)
+        replace_parameter(slim, name, values.clone() if values.data_ptr() == parameter.data_ptr() else values)
+    for name, buffer in module.named_buffers():
+        parent, _, child = name.rpartition(".")
+        setattr(slim.get_submodule(parent), child, buffer.clone())
     for place, attention in attentions(slim).items():
         if not selection.in_removed_block(place):
             attention.layout = selection.layout(place)
     drop_blocks(slim, selection.removed_blocks)
     sync_sizes(slim)
-    _check_counts(module, slim, selection, image_size)
-    _check_outputs(module, slim, selection, image_size)
-    return Removal(slim, _origin(groups, selection), selection.removed_blocks)
+    return slim
 
 
-def info_after(info: ModelInfo, removal: Removal) -> ModelInfo:
-    """What `model.json` says of the cut model: blocks are counted in the source architecture, through all cuts."""
+def _is_all(positions: Tensor, size: int) -> bool:
+    """Whether these are all indices, in order."""
+    return len(positions) == size and bool((positions[1:] > positions[:-1]).all())
+
+
+def _info_after(info: ModelInfo, removed_blocks: Sequence[int]) -> ModelInfo:
+    """Info of the pruned model, with removed blocks numbered as in the source architecture."""
     depth = len(info.removed_blocks) + len(info.layouts)
-    left = [index for index in range(depth) if index not in info.removed_blocks]
+    kept = [index for index in range(depth) if index not in info.removed_blocks]
     return replace(
         info,
-        removed_blocks=tuple(sorted((*info.removed_blocks, *(left[index] for index in removal.removed_blocks)))),
+        removed_blocks=tuple(sorted((*info.removed_blocks, *(kept[index] for index in removed_blocks)))),
         made_from=info.weights_sha256,
+        weights_sha256="",
     )
 
 
 def _kept_positions(groups: Groups, selection: Selection) -> dict[tuple[str, int], Tensor]:
-    """For every dimension that a group touches: the positions that stay, in their new order."""
-    found: dict[tuple[str, int], list[Tensor]] = {}
-    # Heads last: a head's rows are its query, key and value units, which their own groups keep; what remains of the
-    # head itself is its column in the table of relative positions.
+    """For each dimension covered by a group: the kept indices, in their new order."""
+    result: dict[tuple[str, int], list[Tensor]] = {}
+    # Heads come last: their query, key and value channels are handled by the qk and v groups, which leaves only the
+    # head's column in the relative position table.
     for group in sorted(groups, key=lambda group: group.axis == "head"):
         if group.axis == "block" or selection.in_removed_block(group.place):
             continue
         kept = selection.kept_units(group)
-        own = [piece for piece in group.slices if group.axis != "head" or (piece.parameter, piece.dim) not in found]
-        for piece in own:
-            by_unit = piece.positions[torch.argsort(piece.units, stable=True)]  # each unit has one position here
-            found.setdefault((piece.parameter, piece.dim), []).append(by_unit[kept])
+        pieces = [piece for piece in group.slices if group.axis != "head" or (piece.parameter, piece.dim) not in result]
+        for piece in pieces:
+            by_unit = piece.positions[torch.argsort(piece.units, stable=True)]  # one index per unit
+            result.setdefault((piece.parameter, piece.dim), []).append(by_unit[kept])
     return {
-        where: torch.cat(positions) for where, positions in found.items() if not selection.in_removed_block(where[0])
+        (name, dim): torch.cat(indices)
+        for (name, dim), indices in result.items()
+        if not selection.in_removed_block(name)
     }
 
 
-def _check_counts(module: nn.Module, slim: nn.Module, selection: Selection, image_size: int) -> None:
-    predicted = CostModel(module, selection.groups, image_size).after_removing(selection.removed)
-    counted = count(slim, image_size)
-    if (predicted.parameters, predicted.macs) != (counted.parameters, counted.macs):
-        raise CheckFailed(f"the cut model costs {counted}, predicted was {predicted}; this is a bug in the surgery")
-    for place, attention in attentions(slim).items():
-        if fault := attention.misfit():
-            raise CheckFailed(f"{place}: {fault}; this is a bug in the surgery")
+def _check_cost(model: Model, slim: Model, selection: Selection) -> None:
+    predicted = model.cost_model.after_removing(selection.removed)
+    if slim.cost != predicted:
+        raise CheckFailed(f"the pruned model has {slim.cost}, predicted was {predicted}; this is a bug in the surgery")
+    for place, attention in attentions(slim.module).items():
+        if mismatch := attention.layout_mismatch():
+            raise CheckFailed(f"{place}: {mismatch}; this is a bug in the surgery")
 
 
-def _check_outputs(module: nn.Module, slim: nn.Module, selection: Selection, image_size: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(1, 3, image_size, image_size, generator=generator)
-    reference, kept = masked(module, selection), selection.kept_units(selection.groups.find("residual", "embed"))
-    with evaluating(reference), evaluating(slim), torch.inference_mode():
-        logits, found_logits = reference(images), slim(images)
-        features, found_features = _features(reference, images)[:, kept], _features(slim, images)
+def _check_outputs(model: Model, slim: Model, selection: Selection) -> None:
+    rng, size = torch.Generator().manual_seed(0), model.info.image_size
+    images = torch.randn(1, 3, size, size, generator=rng)
+    kept = selection.kept_units(selection.groups.find("residual", "embed"))
+    features, logits = _outputs(masked(model.module, selection), images)
+    slim_features, slim_logits = _outputs(slim.module, images)
+    features = features[:, kept]
     scale = float(features.abs().max())
     if not scale > 0:
-        raise CheckFailed("the model's features are all zero: nothing shows whether the cut is right")
-    for what, expected, found, largest in (
-        ("features", features, found_features, scale),
-        ("logits", logits, found_logits, max(1.0, float(logits.abs().max()))),
+        raise CheckFailed("the model's features are all zero, so that the pruned model cannot be verified")
+    for quantity, expected, actual, largest in (
+        ("features", features, slim_features, scale),
+        ("logits", logits, slim_logits, max(1.0, float(logits.abs().max()))),
     ):
-        difference = float((expected - found).abs().max())
+        difference = float((expected - actual).abs().max())
         if not difference <= TOLERANCE * largest:
             raise CheckFailed(
-                f"the cut model's {what} differ by {difference:.2e} from the masked one's; their scale is {largest:.2g}"
+                f"the pruned model's {quantity} differ by {difference:.2e} from the masked model's, "
+                f"whose scale is {largest:.2g}"
             )
 
 
-def _features(model: nn.Module, images: Tensor) -> Tensor:
-    """[batch, width]: what the classifier reads, by timm's interface."""
-    features: Tensor = model.forward_head(model.forward_features(images), pre_logits=True)  # type: ignore[operator]
-    return features
+def _outputs(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The classifier's input features [batch, width], from timm's interface, and logits [batch, classes]."""
+    with evaluating(module), torch.inference_mode():
+        tokens = module.forward_features(images)  # type: ignore[operator]
+        features = module.forward_head(tokens, pre_logits=True)  # type: ignore[operator]
+        return features, module.forward_head(tokens)  # type: ignore[operator]
 
 
 def _origin(groups: Groups, selection: Selection) -> dict[Key, tuple[str, tuple[int, ...]]]:
-    stays = [index for index in range(_blocks(groups)) if index not in selection.removed_blocks]
-    renamed = {f"blocks.{old}": f"blocks.{new}" for new, old in enumerate(stays)}
+    kept = [index for index in range(_depth(groups)) if index not in selection.removed_blocks]
+    renamed = {f"blocks.{old}": f"blocks.{new}" for new, old in enumerate(kept)}
     result = {}
     for group in groups:
         if selection.in_removed_block(group.place):
@@ -137,5 +158,5 @@ def _origin(groups: Groups, selection: Selection) -> dict[Key, tuple[str, tuple[
     return result
 
 
-def _blocks(groups: Groups) -> int:
+def _depth(groups: Groups) -> int:
     return 1 + max(int(group.place.split(".")[1]) for group in groups if group.place.startswith("blocks."))

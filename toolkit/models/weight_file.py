@@ -1,4 +1,4 @@
-"""The file of weights that a model starts from, and its tensors, read without running anything in it."""
+"""Read the tensors of a weights file, without executing anything in it."""
 
 from __future__ import annotations
 
@@ -15,115 +15,122 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from toolkit import hashing, recipe, strict_json
-from toolkit.characters import is_address
+from toolkit.characters import is_url
 from toolkit.errors import WeightsError
-from toolkit.models.weight_kinds import AGAIN, PLAIN, kind_of, readable, unread_formats, with_code
+from toolkit.models.weight_formats import (
+    DOWNLOAD_AGAIN,
+    SAVE_UNQUANTISED,
+    format_of,
+    readable,
+    unsafe_file_error,
+    unsupported_dtypes,
+)
 from toolkit.records import SCHEMA, ModelInfo
 
-NAMED = "save the tensors by name: torch.save(model.state_dict(), FILE)"
-DEEPEST = 4
-"""How far inside each other the entries of a checkpoint are looked into."""
+SAVE_STATE_DICT = "save the tensors by name: torch.save(model.state_dict(), FILE)"
+MAX_DEPTH = 4
+"""Maximum nesting of a checkpoint's entries."""
 
 
-OURS = frozenset(("layouts", "weights_sha256"))
-"""Fields of our `model.json` that nobody else's has: TensorFlow.js writes files of this name, too."""
+OUR_FIELDS = frozenset(("layouts", "weights_sha256"))
+"""Fields that identify our `model.json`; TensorFlow.js also writes files of this name."""
 
 
 def weights_path(settings: recipe.Model) -> Path | None:
-    """The file that a model starts from, which may be missing; None for weights of timm's or random ones."""
+    """Path of the weights file, which may not exist; None for timm's or random weights."""
     if settings.weights in ("hub", "none"):
         return None
-    if is_address(settings.weights):
+    if is_url(settings.weights):
         raise WeightsError(
-            f"weights {settings.weights} is an address, and weights are read from a file here",
-            "download it first, and give the file: --weights FILE",
+            f"weights {settings.weights} is a URL, but weights must be a local file",
+            "download it, then use --weights FILE",
         )
     try:
         return Path(settings.weights).expanduser()
     except RuntimeError:
-        raise WeightsError(f"weights file {settings.weights} does not exist: no user of that name") from None
+        raise WeightsError(f"weights file {settings.weights} does not exist: there is no such user") from None
 
 
-def is_there(file: Path) -> bool:
-    """Whether it is a file; WeightsError where the system does not tell."""
+def file_exists(file: Path) -> bool:
+    """Whether `file` is a file; WeightsError if it cannot be accessed."""
     with readable(file):
         return file.is_file()
 
 
 def sha256(file: Path) -> str:
-    """Hash of its bytes; WeightsError where they cannot be read."""
+    """Hash of a file's bytes; WeightsError if it cannot be read."""
     with readable(file):
         return hashing.sha256(file)
 
 
-def record_beside(file: Path) -> tuple[Path, ModelInfo] | None:
-    """The `model.json` that this toolkit has written with a `model.safetensors`, and what it says; None where there is
-    none, or it is somebody else's. RecordError for one that is damaged."""
-    beside = file.with_name("model.json")
-    if file.name != "model.safetensors" or not is_there(beside):
+def adjacent_record(file: Path) -> tuple[Path, ModelInfo] | None:
+    """This toolkit's `model.json` next to a `model.safetensors`, with its content; None if there is none, or if another
+    program wrote it. Raises RecordError if it is damaged."""
+    record = file.with_name("model.json")
+    if file.name != "model.safetensors" or not file_exists(record):
         return None
-    with readable(beside):
-        text = strict_json.text_of(beside)
-    content = strict_json.parse(text, str(beside))
-    if not isinstance(content, dict) or not OURS & content.keys():
+    with readable(record):
+        text = strict_json.text_of(record)
+    content = strict_json.parse(text, str(record))
+    if not isinstance(content, dict) or not OUR_FIELDS & content.keys():
         return None
-    return beside, strict_json.loads(ModelInfo, text, str(beside), SCHEMA)
+    return record, strict_json.loads(ModelInfo, text, str(record), SCHEMA)
 
 
 def read(file: Path) -> dict[str, Tensor]:
-    """Every tensor of a file. Entries of a checkpoint stand before their names: "state_dict/blocks.0.norm1.weight"."""
-    if kind_of(file) == "safetensors":
+    """All tensors of a file. Names are prefixed by checkpoint entries: "state_dict/blocks.0.norm1.weight"."""
+    if format_of(file) == "safetensors":
         try:
             with readable(file):
                 return load_file(file)
         except (SafetensorError, ValueError, KeyError) as error:
-            if odd := unread_formats(file):
+            if dtypes := unsupported_dtypes(file):
                 raise WeightsError(
-                    f"{file} holds numbers in {', '.join(odd)}, which PyTorch does not read", PLAIN
+                    f"{file} has tensors of dtype {', '.join(dtypes)}, which PyTorch does not support", SAVE_UNQUANTISED
                 ) from error
-            raise WeightsError(f"{file} is truncated or damaged", AGAIN) from error
+            raise WeightsError(f"{file} is truncated or damaged", DOWNLOAD_AGAIN) from error
     content = _unpickled(file)
     tensors = dict(_tensors_in(content))
     if not tensors:
-        raise WeightsError(f"{file} holds {_described(content)}, not tensors by name", NAMED)
+        raise WeightsError(f"{file} contains {_description(content)}, not a dict of tensors", SAVE_STATE_DICT)
     return tensors
 
 
-def _described(content: object) -> str:
+def _description(content: object) -> str:
     if isinstance(content, Tensor):
         return f"a single tensor of shape {list(content.shape)}"
-    kinds = {Mapping: "names with other values", list: "a list", tuple: "a list", str: "a text", int: "a number"}
+    types = {Mapping: "a dict of other values", list: "a list", tuple: "a list", str: "a string", int: "a number"}
     if isinstance(content, Mapping) and not content:
-        return "nothing"
-    return next((said for kind, said in kinds.items() if isinstance(content, kind)), f"a {type(content).__name__}")
+        return "an empty dict"
+    return next((text for cls, text in types.items() if isinstance(content, cls)), f"a {type(content).__name__}")
 
 
 def _unpickled(file: Path) -> object:
-    """What torch.save has written, as tensors and plain containers; argparse's Namespace holds only attributes."""
+    """Content of a torch.save file: tensors, plain containers, and the harmless argparse.Namespace."""
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")  # what torch finds odd is read or refused
-            with file.open("rb") as opened:  # by its name, torch would take it for what its suffix says
+            warnings.simplefilter("ignore")  # the file is either read or refused with our own message
+            with file.open("rb") as opened:  # given a path, torch would rely on the suffix
                 return torch.load(opened, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise with_code(file, _foreign(file, error)) from error
-    except Exception as error:  # a damaged or a forged pickle fails with any class of error
-        raise WeightsError(f"{file} is truncated or damaged", AGAIN) from error
+        raise unsafe_file_error(file, _unsafe_names(file, error)) from error
+    except Exception as error:  # a damaged or forged pickle may raise any class of error
+        raise WeightsError(f"{file} is truncated or damaged", DOWNLOAD_AGAIN) from error
 
 
-def _foreign(file: Path, error: Exception) -> list[str]:
-    """Classes and functions that opening the file would call, by name."""
+def _unsafe_names(file: Path, error: Exception) -> list[str]:
+    """Names of the classes and functions that unpickling the file would call."""
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             names = torch.serialization.get_unsafe_globals_in_checkpoint(str(file))
-    except Exception:  # it lists those of today's format alone
+    except Exception:  # supports only the zip-based format
         names = re.findall(r"GLOBAL ([\w.]+)", str(error))
     return sorted(set(names))
 
 
 def _tensors_in(content: object, path: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
-    """Tensors of a checkpoint with their names; numbers, settings and lists are passed over."""
-    if not isinstance(content, Mapping) or depth > DEEPEST:
+    """Tensors of a checkpoint with their prefixed names; other values are skipped."""
+    if not isinstance(content, Mapping) or depth > MAX_DEPTH:
         return
     for key, value in content.items():
         if isinstance(value, Tensor):

@@ -1,1 +1,1 @@
-"""Decide what to remove: a criterion scores units, an allocator spends a budget on them, a method wires the two."""
+"""Pruning plans: a criterion scores units, a scope ranks them, the budget is filled; a method combines these."""

@@ -1,4 +1,4 @@
-"""The smallest cuts that may be made: single heads and blocks, and as many units as keep widths round."""
+"""Chunks: the smallest cuts, which are single heads and blocks, and otherwise as many units as keep widths round."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch import Tensor
 
 from toolkit.errors import CheckFailed
 from toolkit.models.groups import Group, Groups, Key, Unit
-from toolkit.models.selection import fewest_units
+from toolkit.models.selection import min_units
 from toolkit.records import Axis, Cut
 
-WHOLE = ("block", "head")
-"""Axes whose units are removed one at a time, whatever widths are rounded to; the coarser first."""
+UNROUNDED = ("block", "head")
+"""Axes whose units are removed one at a time, regardless of `round_to`; coarsest first."""
 
 
 def coarseness(axis: Axis) -> int:
-    """Low for what takes other units along: blocks, then heads, then all that takes none."""
-    return WHOLE.index(axis) if axis in WHOLE else len(WHOLE)
+    """Sort key of axes, coarsest first: blocks, then heads, then the axes whose units contain no others."""
+    return UNROUNDED.index(axis) if axis in UNROUNDED else len(UNROUNDED)
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Units removed together. A segment's chunks come least important first, and are removed in that order only."""
+    """Units that are removed together. A segment's chunks are sorted by importance, and removed in that order only."""
 
     key: Key
     segment: int
@@ -38,22 +38,22 @@ class Chunk:
         return frozenset((self.key, unit) for unit in self.units)
 
 
-def chunks_of(group: Group, scores: Tensor, round_to: int, gone: Set[Unit] = frozenset()) -> list[Chunk]:
-    """All chunks of what is not yet gone of a group. What is left of a segment is a multiple of `round_to` and never
-    nothing.
+def chunks_of(group: Group, scores: Tensor, round_to: int, removed: Set[Unit] = frozenset()) -> list[Chunk]:
+    """Removable chunks of the group's remaining units. Each segment keeps a positive multiple of `round_to` units.
 
-    A segment that is not wider than `round_to` has no chunk; one of odd width is first brought to a multiple.
+    A segment of at most `round_to` units has no chunks. If its width is not a multiple, its first chunk makes it one.
+    `scores`: [units]; raises CheckFailed if a score of a remaining unit is not finite.
     """
-    living = torch.tensor([(group.key, unit) not in gone for unit in range(group.units)], dtype=torch.bool)
-    if not bool(torch.isfinite(scores[living]).all()):
+    remaining = torch.tensor([(group.key, unit) not in removed for unit in range(group.units)], dtype=torch.bool)
+    if not bool(torch.isfinite(scores[remaining]).all()):
         raise CheckFailed(f"the criterion's scores for {group.axis} at {group.place!r} are not finite")
-    step = 1 if group.axis in WHOLE else round_to
+    step = 1 if group.axis in UNROUNDED else round_to
     chunks = []
     for segment, span in enumerate(torch.arange(group.units).split(group.segments)):
-        units = span[living[span]]
+        units = span[remaining[span]]
         ascending = units[torch.argsort(scores[units], stable=True)].tolist()
         start, size = 0, len(units) % step or step
-        while start + size <= len(units) - max(step, fewest_units(group.axis)):
+        while start + size <= len(units) - max(step, min_units(group.axis)):
             part = ascending[start : start + size]
             chunks.append(Chunk(group.key, segment, tuple(part), float(scores[part].mean())))
             start, size = start + size, step
@@ -61,7 +61,7 @@ def chunks_of(group: Group, scores: Tensor, round_to: int, gone: Set[Unit] = fro
 
 
 def cuts_of(removed: Iterable[Unit], groups: Groups) -> tuple[Cut, ...]:
-    """These units as cuts, one for each place and axis, in the model's order."""
+    """The units as cuts: one per place and axis, in the order of the model."""
     units: dict[Key, list[int]] = defaultdict(list)
     for key, unit in removed:
         units[key].append(unit)

@@ -1,4 +1,4 @@
-"""Gradients of the training loss over calibration images, in the two forms that criteria need."""
+"""Gradients of the training loss on calibration images: their mean, and the mean of their squares."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from toolkit.dg.batches import Batch
 from toolkit.errors import DataError
 from toolkit.models.modes import evaluating
-from toolkit.prune.criteria import Batch
 
 Gradients = dict[str, Tensor]
-"""One tensor for each parameter, of its shape."""
+"""One tensor per parameter, of the parameter's shape."""
 
-CHUNK_ELEMENTS = 1 << 26
-"""Gradient elements held at a time (256 MB in float32): bounds how many samples are vectorised together."""
-LARGEST_CHUNK = 8
-"""More samples at once are no faster on a processor and only take memory."""
+MAX_GRADIENT_ELEMENTS = 1 << 26
+"""Maximum gradient elements in memory (256 MB in float32); limits how many samples are vectorised together."""
+MAX_VECTORISED_SAMPLES = 8
+"""Larger numbers are not faster on a CPU, and use more memory."""
 
 
 def mean_gradients(model: nn.Module, batches: Sequence[Batch]) -> Gradients:
@@ -39,24 +39,26 @@ def mean_gradients(model: nn.Module, batches: Sequence[Batch]) -> Gradients:
 
 
 def mean_squared_gradients(model: nn.Module, batches: Sequence[Batch]) -> Gradients:
-    """(dL_i/dw)^2 of every sample's own cross-entropy L_i, averaged: the diagonal of the empirical Fisher matrix.
+    """(dL_i/dw)^2 of each sample's cross-entropy L_i, averaged: the diagonal of the empirical Fisher matrix.
 
-    The square is taken sample by sample. (A batch's gradient squared would cancel samples against each other.)
+    Gradients are squared per sample: in a batch's gradient, samples would cancel.
     """
     samples = _sample_count(batches)
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
     total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     elements = sum(parameter.numel() for parameter in parameters.values())
-    chunk = max(1, min(LARGEST_CHUNK, CHUNK_ELEMENTS // elements))
+    chunk = max(1, min(MAX_VECTORISED_SAMPLES, MAX_GRADIENT_ELEMENTS // elements))
 
     def loss(weights: Gradients, image: Tensor, label: Tensor) -> Tensor:
         return F.cross_entropy(functional_call(model, weights, (image[None],)), label[None])
 
-    each = vmap(grad(loss), in_dims=(None, 0, 0))
-    with evaluating(model), sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no rule for vmap
+    per_sample_gradients = vmap(grad(loss), in_dims=(None, 0, 0))
+    with evaluating(model), sdpa_kernel(SDPBackend.MATH):  # fused kernels do not support vmap
         for images, labels in batches:
             for start in range(0, len(images), chunk):
-                gradients = each(parameters, images[start : start + chunk], labels[start : start + chunk])
+                gradients = per_sample_gradients(
+                    parameters, images[start : start + chunk], labels[start : start + chunk]
+                )
                 for name, gradient in gradients.items():
                     total[name] += gradient.square().sum(dim=0) / samples
     return total
@@ -65,5 +67,5 @@ def mean_squared_gradients(model: nn.Module, batches: Sequence[Batch]) -> Gradie
 def _sample_count(batches: Sequence[Batch]) -> int:
     count = sum(len(images) for images, _ in batches)
     if count == 0:
-        raise DataError("there is no calibration image to take gradients on")
+        raise DataError("there are no calibration images to compute gradients on")
     return count

@@ -1,6 +1,6 @@
-"""Everything a report shows, gathered by the caller: records as they were written, and latencies already summarised.
+"""Contents of a report, collected by the caller: records of the run, and latency summaries.
 
-What a stage has not made yet is None or empty, and the page says "not run" in its place.
+Results of stages that have not run are None or empty; the page shows "not run" instead.
 """
 
 from __future__ import annotations
@@ -14,34 +14,33 @@ from toolkit.records import Artifact, Environment, ModelSummary, ParityReport, P
 
 @dataclass(frozen=True, order=True)
 class Load:
-    """What a session had to do, and where: latencies under one load can be compared."""
+    """Benchmark configuration; latencies under equal loads can be compared."""
 
     device: str
     runtime: str
     threads: int
     batch_size: int
-    """Images a call."""
 
 
 @dataclass(frozen=True)
 class LatencyRow:
-    """One subject under one load."""
+    """Latency of one subject under one load."""
 
     load: Load
     subject: str
     samples_ms: tuple[float, ...]
-    """One a call, in the order of time, warm-up excluded."""
+    """One sample per call in chronological order, without warm-up."""
     median_ms: float
     p95_ms: float
     images_per_second: float
     reasons: tuple[str, ...] = ()
-    """Why the measurement is INVALID; empty: VALID."""
+    """Why the measurement is INVALID; empty if it is VALID."""
 
     def __post_init__(self) -> None:
         if not self.samples_ms:
             raise InvalidMeasurement(
                 f"{self.subject} at batch {self.load.batch_size} in {self.load.runtime} has no latency sample",
-                "run bench again",
+                "run `toolkit bench --force`",
             )
 
     @property
@@ -51,7 +50,7 @@ class LatencyRow:
 
 @dataclass(frozen=True)
 class SpeedUp:
-    """How many times faster slim is than dense under one load, with the ends of its 95 % interval."""
+    """Speed-up of slim over dense under one load, with its 95 % interval."""
 
     load: Load
     ratio: float
@@ -61,14 +60,14 @@ class SpeedUp:
 
 @dataclass(frozen=True)
 class Page:
-    """One run, ready to be shown."""
+    """Contents of one run's report."""
 
     title: str
     """Name of the run."""
     dense: ModelSummary
     environment: Environment
     recipe: str
-    """The recipe's YAML, as it was run."""
+    """The recipe as YAML, with all settings that were in effect."""
     data: DataSummary | None = None
     slim: ModelSummary | None = None
     plan: PrunePlan | None = None
@@ -79,18 +78,20 @@ class Page:
     latency: tuple[LatencyRow, ...] = ()
     speedups: tuple[SpeedUp, ...] = ()
     file_bytes: dict[str, int] = field(default_factory=dict)
-    """Subject to the size of its model file, where it is known."""
+    """Subject to the size of its model file in bytes, where known."""
 
     def __post_init__(self) -> None:
         if self.parity is not None and not self.parity.domains:
-            raise CheckFailed("the parity report compares no domain", "run parity again")
+            raise CheckFailed("the parity report compares no domain", "run `toolkit parity --force`")
         for domain in self.parity.domains if self.parity else ():
             if not domain.labels:
-                raise CheckFailed(f"the parity report has no image of domain {domain.domain!r}", "run parity again")
+                raise CheckFailed(
+                    f"the parity report has no image of domain {domain.domain!r}", "run `toolkit parity --force`"
+                )
 
     @property
     def loads(self) -> tuple[Load, ...]:
-        """Every load measured, once, sorted by batch size within a device and runtime."""
+        """The distinct loads, sorted by device, runtime, threads and batch size."""
         return tuple(sorted({row.load for row in self.latency}))
 
     def latency_of(self, subject: str, load: Load) -> LatencyRow | None:
@@ -100,6 +101,6 @@ class Page:
         return next((speedup for speedup in self.speedups if speedup.load == load), None)
 
     def reasons_at(self, load: Load) -> tuple[str, ...]:
-        """Why the measurement under this load is INVALID, each reason once; empty: VALID."""
+        """Distinct reasons why the measurement under this load is INVALID; empty if it is VALID."""
         reasons = (reason for row in self.latency if row.load == load for reason in row.reasons)
         return tuple(dict.fromkeys(reasons))

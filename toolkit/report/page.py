@@ -1,4 +1,4 @@
-"""Render a run as one self-contained HTML page: nothing to load, readable offline, printed, in light and dark mode."""
+"""Render the report as one self-contained HTML page, for offline use and print, in light and dark mode."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toolkit.report.contents import Page
 
 
 def render(page: Page) -> str:
-    """The page as HTML. The same page gives the same bytes; everything from outside is escaped."""
+    """The page as HTML. Rendering is deterministic, and all external text is escaped."""
     html = (
         _environment()
         .get_template("page.html.j2")
@@ -34,19 +34,19 @@ def render(page: Page) -> str:
             environment=tables.environment_facts(page.environment),
         )
     )
-    return html.encode("utf-8", "replace").decode("utf-8")  # a folder's name may hold what UTF-8 cannot say
+    return html.encode("utf-8", "replace").decode("utf-8")  # folder names may contain surrogates
 
 
 def _plots(page: Page) -> dict[str, Markup]:
-    """Inline SVG by name; a plot whose stage has not run is missing."""
-    found: dict[str, str] = {}
+    """Inline SVG by name, without the plots whose stages have not run."""
+    drawings: dict[str, str] = {}
     if page.parity:
-        found["accuracy"] = plots.accuracy(page.parity)
+        drawings["accuracy"] = plots.accuracy(page.parity)
     if page.slim:
-        found["widths"] = plots.widths(page.dense, page.slim)
+        drawings["widths"] = plots.widths(page.dense, page.slim)
     if page.latency:
-        found["latency"] = plots.latency(page.latency)
-    return {name: Markup(drawing) for name, drawing in found.items()}  # svg.inline has escaped what is inside
+        drawings["latency"] = plots.latency(page.latency)
+    return {name: Markup(drawing) for name, drawing in drawings.items()}  # svg.inline escapes its text
 
 
 def _environment() -> Environment:
@@ -60,14 +60,14 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "printable": printable,
-        "share": numbers.share,
+        "percent": numbers.percent,
         "margin": numbers.margin,
         "points": numbers.points,
-        "points_between": numbers.points_between,
+        "points_interval": numbers.points_interval,
         "milliseconds": numbers.milliseconds,
         "significant": numbers.significant,
         "times": numbers.times,
-        "times_between": numbers.times_between,
+        "times_interval": numbers.times_interval,
         "load_name": summary.load_name,
     }
     return environment

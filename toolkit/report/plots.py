@@ -1,4 +1,4 @@
-"""The report's plots: accuracy per domain, widths per block, and every latency sample."""
+"""Plots of the report: accuracy per domain, widths per block, and all latency samples."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ LONGEST_NAME = 24
 
 
 def accuracy(parity: ParityReport) -> str:
-    """A bar for each domain and side, from 0 to 100 %."""
+    """Bar chart of the accuracy (0 to 100 %) of every side in every domain."""
     sides = _in_order(parity.sides)
     thickness = 0.8 / len(sides)
-    with svg.house_style():
+    with svg.plot_style():
         figure = Figure(figsize=(WIDTH_INCHES, 0.9 + len(parity.domains) * (0.16 + 0.21 * len(sides))))
         axes = figure.add_axes(_frame(figure, left=1.9, right=0.7, top=0.45, bottom=0.4))
-        for order, side in enumerate(sides):
-            for place, domain in enumerate(parity.domains):
+        for index, side in enumerate(sides):
+            for row, domain in enumerate(parity.domains):
                 if side in domain.accuracy:
-                    centre = place + (order - (len(sides) - 1) / 2) * thickness
-                    _accuracy_bar(axes, domain.accuracy[side], centre, thickness, side=order, row=place)
+                    centre = row + (index - (len(sides) - 1) / 2) * thickness
+                    _accuracy_bar(axes, domain.accuracy[side], centre, thickness, side=index, row=row)
         axes.set_yticks(range(len(parity.domains)), [_domain_label(domain) for domain in parity.domains], color=svg.INK)
         axes.set_ylim(len(parity.domains) - 0.5, -0.5)
         axes.set_xlim(0, 100)
@@ -41,35 +41,35 @@ def accuracy(parity: ParityReport) -> str:
 
 
 def widths(dense: ModelSummary, slim: ModelSummary) -> str:
-    """Heads, query/key width, value width and MLP width of every block: what there was behind what is left."""
-    with svg.house_style():
+    """Heads, query/key width, value width and MLP width of every block: dense behind slim."""
+    with svg.plot_style():
         figure = Figure(figsize=(WIDTH_INCHES, 5.0))
         frame = figure.add_gridspec(2, 2, left=0.06, right=0.985, top=0.87, bottom=0.09, hspace=0.46, wspace=0.16)
-        for order, (title, width) in enumerate(_WIDTHS):
-            axes = figure.add_subplot(frame[order // 2, order % 2])
+        for index, (title, width) in enumerate(_WIDTHS):
+            axes = figure.add_subplot(frame[index // 2, index % 2])
             _width_bars(axes, dense, slim, width)
             axes.set_title(title)
         _legend(figure, (DENSE, SLIM))
         removed = len(dense.blocks) - len(slim.blocks)
         alt = f"Widths of {len(dense.blocks)} blocks before and after pruning, {removed} of them removed; "
-        return svg.inline(figure, "widths", alt + "the table of blocks holds the numbers.")
+        return svg.inline(figure, "widths", alt + "see the table of blocks for the numbers.")
 
 
 def latency(rows: Sequence[LatencyRow]) -> str:
-    """Every sample as a dot: along the axis its latency, within a band from top to bottom the order of time."""
+    """Dot plot of all samples: latency on the x axis, time from top to bottom within the row of a subject."""
     loads = sorted({row.load for row in rows})
     subjects = _in_order(row.subject for row in rows)
-    with svg.house_style():
+    with svg.plot_style():
         figure = Figure(figsize=(WIDTH_INCHES, len(loads) * (0.85 + 0.55 * len(subjects))))
         frame = figure.subplots(len(loads), 1, squeeze=False)
         for panel, load in enumerate(loads):
             _latency_panel(frame[panel, 0], panel, [row for row in rows if row.load == load], subjects)
-        room = figure.get_figheight()
+        height = figure.get_figheight()
         figure.subplots_adjust(
             left=1.0 / WIDTH_INCHES,
             right=1 - 0.9 / WIDTH_INCHES,
-            top=1 - 0.3 / room,
-            bottom=0.5 / room,
+            top=1 - 0.3 / height,
+            bottom=0.5 / height,
             hspace=0.75 / (0.55 * len(subjects)),
         )
         alt = "; ".join(
@@ -84,7 +84,7 @@ def _accuracy_bar(axes: Axes, value: float, centre: float, thickness: float, *, 
     (bar,) = axes.barh(centre, 100 * value, 0.88 * thickness, color=_colour(side))
     bar.set_gid(f"bar-{row}-{side}")
     axes.annotate(
-        numbers.share(value),
+        numbers.percent(value),
         (100 * value, centre),
         (4, 0),
         textcoords="offset points",
@@ -101,18 +101,18 @@ def _domain_label(domain: DomainParity) -> str:
 def _accuracy_alt(parity: ParityReport) -> str:
     domains = (
         f"{summary.domain_name(domain)}{' (never trained on)' if domain.held_out else ''}: "
-        + ", ".join(f"{printable(side)} {numbers.share(value)}" for side, value in domain.accuracy.items())
+        + ", ".join(f"{printable(side)} {numbers.percent(value)}" for side, value in domain.accuracy.items())
         for domain in parity.domains
     )
     return f"Top-1 accuracy per domain. {'; '.join(domains)}."
 
 
 def _width_bars(axes: Axes, dense: ModelSummary, slim: ModelSummary, width: Callable[[BlockSummary], int]) -> None:
-    left = {block.block: width(block) for block in slim.blocks}
+    remaining = {block.block: width(block) for block in slim.blocks}
     for block in dense.blocks:
         axes.bar(block.block, width(block), 0.86, color=svg.SERIES[0], alpha=0.35)
-        if block.block in left:
-            axes.bar(block.block, left[block.block], 0.56, color=svg.SERIES[1])
+        if block.block in remaining:
+            axes.bar(block.block, remaining[block.block], 0.56, color=svg.SERIES[1])
         else:
             axes.annotate(
                 "\u00d7",
@@ -133,23 +133,23 @@ def _width_bars(axes: Axes, dense: ModelSummary, slim: ModelSummary, width: Call
 
 def _latency_panel(axes: Axes, panel: int, rows: Sequence[LatencyRow], subjects: Sequence[str]) -> None:
     for row in rows:
-        place, colour = subjects.index(row.subject), _colour(subjects.index(row.subject))
-        axes.add_patch(_dots(row.samples_ms, place, colour, f"samples-{panel}-{place}"))
-        axes.vlines(row.median_ms, place - 0.42, place + 0.42, colors=svg.INK, linewidth=1.4)
-        axes.vlines(row.p95_ms, place - 0.42, place + 0.42, colors=svg.INK, linewidth=0.9, linestyles=(0, (2, 2)))
+        index = subjects.index(row.subject)
+        axes.add_patch(_dots(row.samples_ms, index, _colour(index), f"samples-{panel}-{index}"))
+        axes.vlines(row.median_ms, index - 0.42, index + 0.42, colors=svg.INK, linewidth=1.4)
+        axes.vlines(row.p95_ms, index - 0.42, index + 0.42, colors=svg.INK, linewidth=0.9, linestyles=(0, (2, 2)))
     axes.set_xlim(0, 1.04 * max(max(row.samples_ms) for row in rows))
     axes.set_ylim(len(subjects) - 0.5, -0.5)
     axes.set_yticks(range(len(subjects)), [_shortened(subject) for subject in subjects], color=svg.INK)
     invalid = "" if all(row.valid for row in rows) else " \u2013 INVALID"
     axes.set_title(printable(summary.load_name(rows[0].load)) + invalid)
-    axes.set_xlabel("ms a call (line: median, dashed: 95th percentile)")
+    axes.set_xlabel("ms per call (line: median, dashed: 95th percentile)")
     axes.grid(axis="x")
 
 
-def _dots(samples_ms: Sequence[float], place: int, colour: str, name: str) -> PathPatch:
-    """All samples as one path of dots, each a line of no length with round ends: thousands stay a small file."""
+def _dots(samples_ms: Sequence[float], row: int, colour: str, name: str) -> PathPatch:
+    """All samples as one path; each dot is a zero-length line with round caps, which keeps thousands of them small."""
     count = len(samples_ms)
-    heights = [place + 0.7 * ((order + 0.5) / count - 0.5) for order in range(count)]
+    heights = [row + 0.7 * ((sample + 0.5) / count - 0.5) for sample in range(count)]
     vertices = [point for point in zip(samples_ms, heights, strict=True) for _ in range(2)]
     path = Path(vertices, [Path.MOVETO, Path.LINETO] * count)
     size = 3 if count <= 200 else 1.6
@@ -157,8 +157,8 @@ def _dots(samples_ms: Sequence[float], place: int, colour: str, name: str) -> Pa
 
 
 def _legend(figure: Figure, sides: Sequence[str]) -> None:
-    """Coloured squares and names in one line above the axes."""
-    handles = [PathPatch(Path.unit_rectangle(), facecolor=_colour(order), linewidth=0) for order in range(len(sides))]
+    """Legend in one line above the axes."""
+    handles = [PathPatch(Path.unit_rectangle(), facecolor=_colour(index), linewidth=0) for index in range(len(sides))]
     labels = [_shortened(side) for side in sides]
     figure.legend(
         handles, labels, loc="upper left", ncols=len(sides), handlelength=1, handleheight=1, columnspacing=2.5
@@ -168,18 +168,18 @@ def _legend(figure: Figure, sides: Sequence[str]) -> None:
 def _frame(
     figure: Figure, *, left: float, right: float, top: float, bottom: float
 ) -> tuple[float, float, float, float]:
-    """Margins in inches as matplotlib's (left, bottom, width, height), shares of the figure."""
+    """Axes rectangle (left, bottom, width, height), in fractions of the figure, from margins in inches."""
     width, height = figure.get_size_inches()
     return left / width, bottom / height, 1 - (left + right) / width, 1 - (top + bottom) / height
 
 
 def _in_order(subjects: Iterable[str]) -> list[str]:
-    """Each once; dense and slim first, so that they have the same colours in every plot."""
+    """Distinct subjects, dense and slim first, so that they have the same colours in every plot."""
     return sorted(dict.fromkeys(subjects), key=lambda subject: {DENSE: 0, SLIM: 1}.get(subject, 2))
 
 
-def _colour(order: int) -> str:
-    return svg.SERIES[order % len(svg.SERIES)]
+def _colour(index: int) -> str:
+    return svg.SERIES[index % len(svg.SERIES)]
 
 
 def _shortened(name: str) -> str:

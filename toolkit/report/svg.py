@@ -1,6 +1,6 @@
-"""A matplotlib figure as SVG that belongs inside a page: themed by the page's CSS, and the same bytes every time.
+"""Matplotlib figures as inline SVG: themed by the CSS of the page, and deterministic.
 
-matplotlib draws with placeholder colours; each becomes a CSS variable, and one drawing serves light, dark and paper.
+Figures are drawn with placeholder colours, which are replaced by CSS variables for light mode, dark mode and print.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ INK = "#100001"
 MUTED = "#100002"
 GRID = "#100003"
 SERIES = ("#200001", "#200002", "#200003", "#200004", "#200005")
-"""Dense, slim, then exported models; after the last colour they repeat."""
+"""Placeholder colours of dense, slim and the exported models; repeated if there are more."""
 
 _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line"} | {
     colour: f"--series-{number}" for number, colour in enumerate(SERIES, start=1)
 }
 _PLACEHOLDER = re.compile("|".join(_VARIABLES))
 _SETTINGS: dict[str, str | float | bool] = {
-    "svg.fonttype": "none",  # text stays text: it can be searched, and the page's fonts apply
+    "svg.fonttype": "none",  # keep text as text: searchable, in the fonts of the page
     "svg.hashsalt": "vit-toolkit",
-    "text.parse_math": False,  # a folder's name may hold a dollar sign
-    "path.simplify": False,  # every sample is drawn
+    "text.parse_math": False,  # folder names may contain dollar signs
+    "path.simplify": False,  # draw every sample
     "font.size": 10,
     "text.color": INK,
     "axes.labelcolor": MUTED,
@@ -52,17 +52,17 @@ _SETTINGS: dict[str, str | float | bool] = {
 }
 
 
-def house_style() -> AbstractContextManager[None]:
-    """For the time a figure is made and drawn; a user's own settings change nothing, and are put back afterwards."""
+def plot_style() -> AbstractContextManager[None]:
+    """Context with the plot style of the report; ignores the user's matplotlib settings and restores them on exit."""
     return matplotlib.style.context(_SETTINGS, after_reset=True)
 
 
 def inline(figure: Figure, name: str, alt: str) -> str:
-    """An <svg> element. `name` makes its ids unique within the page, `alt` is read out in its place."""
+    """The figure as an <svg> element. `name` makes its ids unique within the page; `alt` is its text alternative."""
     file = io.StringIO()
     FigureCanvasSVG(figure).print_svg(file, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     root = ElementTree.fromstring(file.getvalue())
-    # Its rules would apply to the whole page; the page's own CSS holds them.
+    # A <style> element would apply to the whole page, whose CSS has the rules already.
     for parent in list(root.iter()):
         for child in [child for child in parent if child.tag.endswith(("}style", "}metadata"))]:
             parent.remove(child)
@@ -83,10 +83,10 @@ def _rewritten(key: str, value: str, name: str) -> str:
     if key == "clip-path":
         return value.replace("url(#", f"url(#{name}-", 1)
     if key == "style":
-        return _PLACEHOLDER.sub(lambda found: f"var({_VARIABLES[found[0]]})", value)
+        return _PLACEHOLDER.sub(lambda match: f"var({_VARIABLES[match[0]]})", value)
     return value
 
 
 def _local(name: str) -> str:
-    """A name without its namespace: inside HTML, svg needs none."""
+    """Name without its XML namespace, which inline SVG does not need."""
     return name.rsplit("}", 1)[-1]

@@ -1,4 +1,4 @@
-"""The page's detailed tables, as text cells: what every block is made of, and how the model was made."""
+"""Detailed tables of the page: sizes of every block, and how the model was made."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from toolkit.report.contents import Page
 from toolkit.report.summary import NOT_RUN
 
 Facts = tuple[tuple[str, str], ...]
-"""Pairs of a term and what there is to say about it."""
+"""Pairs of a term and its description."""
 
 
 @dataclass(frozen=True)
 class BlockRow:
-    """One block of the dense model and what is left of it, or the whole model."""
+    """One block before and after pruning, or the whole model."""
 
     block: int | None
+    """Index in the dense model; None for the whole model."""
     cells: tuple[tuple[str, str], ...]
-    """(dense, slim) for each of BLOCK_COLUMNS."""
+    """(dense, slim) per entry of BLOCK_COLUMNS."""
     shapes: str
-    """Heads that are left, by shape."""
+    """Remaining heads by shape, or the embedding widths of the whole model."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """One column of the training table."""
+    """How one model was trained."""
 
     name: str
     facts: dict[str, str] | None
@@ -38,19 +39,20 @@ class Training:
 
 
 def block_rows(page: Page) -> tuple[BlockRow, ...]:
+    """One row per block of the dense model."""
     slim = {block.block: block for block in page.slim.blocks} if page.slim else {}
     rows = []
     for dense in page.dense.blocks:
-        left = slim.get(dense.block)
-        shapes = head_shapes((left or dense).layout) if left or not page.slim else "block removed"
-        gone = "\u2013" if page.slim else NOT_RUN
-        cells = tuple((cell(dense), cell(left) if left else gone) for _, cell in BLOCK_COLUMNS)
+        remaining = slim.get(dense.block)
+        shapes = head_shapes((remaining or dense).layout) if remaining or not page.slim else "block removed"
+        absent = "\u2013" if page.slim else NOT_RUN
+        cells = tuple((cell(dense), cell(remaining) if remaining else absent) for _, cell in BLOCK_COLUMNS)
         rows.append(BlockRow(dense.block, cells, shapes))
     return tuple(rows)
 
 
 def whole_model(page: Page) -> BlockRow:
-    """Totals, embedding and classifier included; widths do not add up to anything and stay empty."""
+    """Totals including embedding and classifier; the widths are left empty."""
     dense, slim = page.dense, page.slim
     heads = [
         str(sum(len(block.layout.heads) for block in model.blocks)) if model else NOT_RUN for model in (dense, slim)
@@ -69,6 +71,7 @@ def head_shapes(layout: HeadLayout) -> str:
 
 
 def data_facts(data: DataSummary) -> Facts:
+    """Images by domain, and the files that were left out."""
     note = {data.held_out: " (never trained on)"}
     domains = (f"{name} {count:,}{note.get(name, '')}" for name, count in data.domains.items())
     left_out = "; ".join(f"{len(names):,} {reason}" for reason, names in data.left_out.items())
@@ -92,8 +95,8 @@ def plan_facts(plan: PrunePlan) -> Facts:
         ("Method", plan.method),
         ("Criterion", plan.criterion),
         ("Scope", plan.scope),
-        ("Budget asked", _asked(plan.budget)),
-        ("Budget met", _met(plan)),
+        ("Requested budget", _requested_budget(plan.budget)),
+        ("Achieved budget", _achieved_budget(plan)),
         ("Units removed", "; ".join(removed) or "none"),
         ("Seed", str(plan.seed)),
     )
@@ -105,13 +108,13 @@ def trainings(page: Page) -> tuple[Training, ...]:
 
 
 def environment_facts(environment: Environment) -> Facts:
-    unknown = "not known on this machine"
+    unknown = "unknown"
     clocks = ", ".join(f"{clock:.0f}" for clock in sorted(set(environment.clocks_mhz)))
     return (
         ("Toolkit", environment.toolkit),
         ("Python", environment.python),
         ("Platform", environment.platform),
-        ("Processor", f"{environment.processor}, {environment.cores} core{'s' if environment.cores != 1 else ''}"),
+        ("CPU", f"{environment.processor}, {environment.cores} core{'s' if environment.cores != 1 else ''}"),
         ("Memory", numbers.scaled(environment.memory_bytes, "B")),
         ("GPU", environment.gpu or "none"),
         ("Driver", environment.driver or "none"),
@@ -122,14 +125,14 @@ def environment_facts(environment: Environment) -> Facts:
 
 def artifact_facts(artifact: Artifact) -> Facts:
     options = "".join(f", {name} {value}" for name, value in sorted(artifact.options.items()))
-    seen = artifact.max_abs_difference
+    difference = artifact.max_abs_difference
     return (
         ("Target", f"{artifact.target}, {artifact.precision}{options}"),
         ("Runs on", artifact.device_architecture or "any device"),
         ("Inputs", "; ".join(_tensor(spec) for spec in artifact.inputs)),
         ("Outputs", "; ".join(_tensor(spec) for spec in artifact.outputs)),
         ("Classes", ", ".join(artifact.model.classes)),
-        ("Largest logit difference", f"{seen:.1e} from the torch model" if seen is not None else NOT_RUN),
+        ("Largest logit difference", f"{difference:.1e} from the torch model" if difference is not None else NOT_RUN),
         ("Built with", ", ".join(f"{name} {version}" for name, version in sorted(artifact.built_with.items()))),
         ("SHA-256, file", artifact.sha256),
         ("SHA-256, model's weights", artifact.model.weights_sha256),
@@ -150,10 +153,10 @@ def _tensor(spec: TensorSpec) -> str:
     return f"{spec.name}: {spec.dtype} [{', '.join(str(size) for size in spec.shape)}]"
 
 
-def _asked(budget: str) -> str:
+def _requested_budget(budget: str) -> str:
     kind, _, value = budget.partition("=")
     try:
-        share = numbers.share(float(value))
+        amount = numbers.percent(float(value))
     except ValueError:
         return budget
     texts = {
@@ -161,31 +164,31 @@ def _asked(budget: str) -> str:
         "macs": "of the MACs left",
         "params": "of the parameters left",
     }
-    return f"{share} {texts[kind]} ({budget})" if kind in texts else budget
+    return f"{amount} {texts[kind]} ({budget})" if kind in texts else budget
 
 
-def _met(plan: PrunePlan) -> str:
+def _achieved_budget(plan: PrunePlan) -> str:
     kind = plan.budget.partition("=")[0]
     texts = {"ratio": "of the units removed", "macs": "of the MACs left", "params": "of the parameters left"}
-    return f"{numbers.share(plan.met)} {texts.get(kind, '')}".rstrip()
+    return f"{numbers.percent(plan.met)} {texts.get(kind, '')}".rstrip()
 
 
 def _training_facts(history: TrainingHistory) -> dict[str, str]:
     if history.steps == 0:
-        return {"Objective": "taken as it was, no step", "Steps": "0"}
+        return {"Objective": "none, used without training", "Steps": "0"}
     facts = {
         "Objective": history.objective,
         "Steps": str(history.steps),
         "Time": numbers.duration(history.seconds),
-        "State kept": f"step {history.selected_step}",
+        "Selected checkpoint": f"step {history.selected_step}",
     }
-    kept = next((one for one in history.evaluations if one.step == history.selected_step), None)
-    if kept is None:
+    selected = next((one for one in history.evaluations if one.step == history.selected_step), None)
+    if selected is None:
         return facts | {"Accuracy, validation images": NOT_RUN}
-    facts["Training loss before it"] = numbers.significant(kept.train_loss)
-    if kept.accuracy:
-        mean = sum(kept.accuracy.values()) / len(kept.accuracy)
+    facts["Training loss at selection"] = numbers.significant(selected.train_loss)
+    if selected.accuracy:
+        mean = sum(selected.accuracy.values()) / len(selected.accuracy)
         facts["Accuracy, validation images"] = (
-            f"{numbers.share(mean)}, mean of {counted(len(kept.accuracy), 'source domain')}"
+            f"{numbers.percent(mean)}, mean of {counted(len(selected.accuracy), 'source domain')}"
         )
     return facts

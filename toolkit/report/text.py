@@ -1,4 +1,4 @@
-"""The main table for a terminal, in characters that any terminal and any pipe can carry."""
+"""The main table for a terminal, with ASCII text for any encoding."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _PLAIN = str.maketrans({"\u2212": "-", "\u00d7": "x", "\u2192": "->", "\u00a0": 
 
 
 def summary_table(page: Page) -> Table:
-    """Before and after, the headline above and the verdict below. Names are shown literally, never as markup."""
+    """Table of dense and slim, with the headline as title and the verdict as caption. Markup in names is not parsed."""
     table = Table(
         "", DENSE, SLIM, "change", "95 % interval", title=_plain(summary.headline(page)), caption=_plain(_below(page))
     )
     for column in table.columns[1:]:
         column.justify = "right"
     rows = summary.rows(page)
-    for row, following in zip(rows, (*rows[1:], None), strict=True):
+    for row, next_row in zip(rows, (*rows[1:], None), strict=True):
         name = f"{row.name} ({row.flag})" if row.flag else row.name
         cells = (name, row.before, row.after, row.change, row.interval)
-        ends = following is not None and following.group != row.group
+        ends = next_row is not None and next_row.group != row.group
         table.add_row(*(_plain(cell) for cell in cells), end_section=ends)
     return table
 
@@ -30,8 +30,8 @@ def _below(page: Page) -> str:
     judgement = summary.judgement(page)
     lines = [f"export parity: {judgement.kind.upper()}. {judgement.text}"]
     lines += [f"INVALID measurement: {line}" for line in summary.invalid_measurements(page)]
-    measured = dict.fromkeys(summary.set_up(load) for load in page.loads)
-    lines += [f"latency: median of a call, {set_up}" for set_up in measured]
+    backends = dict.fromkeys(summary.backend_name(load) for load in page.loads)
+    lines += [f"latency: median per call, {backend}" for backend in backends]
     return "\n".join(lines)
 
 

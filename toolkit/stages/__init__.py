@@ -1,7 +1,6 @@
-"""One file per stage of a run: what it is made from, how it is made, and what it says when it is done.
+"""Stages of a run, one file each: inputs, outputs, and the summary for the user.
 
-A stage knows its own inputs and output, and the rooms that do the work. When it runs, in what order and whether it must
-is the pipeline's part.
+A stage calls the packages that do the work. The pipeline decides when a stage runs, and whether it has to.
 """
 
 from __future__ import annotations
@@ -24,28 +23,28 @@ from toolkit.runfolder import RunFolder
 if TYPE_CHECKING:
     from toolkit.dg.broken import ImageCheck
     from toolkit.dg.domains import Domains
-    from toolkit.models.source import LoadedModel
+    from toolkit.models.model import Model
 
 PRUNED, FINETUNED, PARITY = "pruned", "finetuned", "parity"
-"""Results of the stages, as folders of the run; the dense model's is named as the model."""
+"""Result folder names; the dense model's is `DENSE`."""
 MODELS = {DENSE: DENSE, SLIM: FINETUNED}
-"""The models that are exported, measured and compared, and the results that hold them."""
+"""Result folders of the models that are exported, measured and compared."""
 
 
-def _unheard(line: str) -> None:
-    """For callers that do not listen."""
+def _ignore(line: str) -> None:
+    """Discard a message."""
 
 
 @dataclass(frozen=True)
-class Unit:
-    """One result of a stage: a folder that is up to date while its inputs have these hashes."""
+class Output:
+    """One result folder of a stage, up to date while the hashes of its inputs are unchanged."""
 
     result: str
     inputs: Mapping[str, str]
     make: Callable[[Path], None]
     """Fills a new, empty folder."""
-    told: tuple[str, ...] = ()
-    """What a person is told before, a line each."""
+    notes: tuple[str, ...] = ()
+    """Messages printed before it is made."""
 
 
 @dataclass
@@ -54,100 +53,102 @@ class Run:
 
     recipe: Recipe
     folder: RunFolder
-    shown: Callable[[str], AbstractContextManager[progress.Progress]] = progress.shown
-    """Who listens to the progress of a piece of work."""
-    dry: bool = False
-    """Only looked at: not even what was found out about the images is kept."""
-    tell: Callable[[str], None] = _unheard
-    """Who is told, a line at a time, what was found in the data."""
+    progress: Callable[[str], AbstractContextManager[progress.Progress]] = progress.display
+    """Opens a progress display with a title."""
+    dry_run: bool = False
+    """Read-only: not even the image check is stored."""
+    tell: Callable[[str], None] = _ignore
+    """Prints a message about the data."""
 
     @cached_property
     def domains(self) -> Domains:
-        """The data set without what cannot be read; told when it is first asked for. Every file is decoded once, and
-        again only when the files change, when one could not be opened, or could not be read after all."""
+        """The dataset without unreadable files, summarised for the user on first access.
+
+        Every file is decoded once; again only if files change or a file could not be opened or read later.
+        """
         from toolkit.dg.broken import find_broken, without_broken
         from toolkit.dg.domains import read_domains
         from toolkit.dg.summary import lines_of, summarise
 
         data = self.recipe.data
         listed = read_domains(data, self.recipe.seed)
-        name = f".work/images-{listed.files()[:16]}.json"
+        name = f".work/images-{listed.files_fingerprint()[:16]}.json"
         check = _read_check(self.folder.path / name)
-        known = check is not None
+        stored = check is not None
         if check is None:
-            with self.shown("checking images") as report:
+            with self.progress("checking images") as report:
                 check = find_broken(listed, report)
-        found = without_broken(listed, check, data.skip_broken)
-        if not self.dry and not known and check.lasts:
+        domains = without_broken(listed, check, data.skip_broken)
+        if not self.dry_run and not stored and check.reusable:
             self.folder.write_text(name, records.dumps(check))
-        for line in lines_of(summarise(found)):
+        for line in lines_of(summarise(domains)):
             self.tell(f"data: {line}")
-        return found
+        return domains
 
-    def doubt_images(self) -> None:
-        """One could not be read although it had been: the next command decodes all of them again."""
+    def discard_image_check(self) -> None:
+        """Make the next command decode every image again."""
         for file in (self.folder.path / ".work").glob("images-*.json"):
             file.unlink(missing_ok=True)
 
     @cached_property
-    def outline(self) -> LoadedModel:
-        """The dense model as shapes, for as many classes as any; BadInput for one that a later stage could not take."""
-        from toolkit.models import source
+    def outline(self) -> Model:
+        """The dense model on the meta device, with two classes; BadInput for one that a later stage cannot handle."""
+        from toolkit.models.build import outline
 
-        return source.outline(self.recipe.model, ("one", "other"))
+        return outline(self.recipe.model, ("one", "other"))
 
     @property
     def has_dense(self) -> bool:
-        """Whether a dense model of these settings has been made; its data or training may still be out of date."""
+        """Whether there is a dense model of these model settings; its data or training may be out of date."""
         dense = self.folder.stage(DENSE)
         return dense is not None and dense.inputs.get("model") == hash_of(self.recipe.model)
 
     def images_of(self, result: str) -> str:
-        """Hash of how images are prepared for a finished model: what was made from equal weights may still differ."""
+        """Hash of a finished model's preprocessing, which results depend on besides its weights."""
         prepared = self.folder.read(result, "model.json", records.ModelInfo).preprocessing
         return hashing.digest(asdict(replace(prepared, origin="")))
 
     def weights_of(self, result: str) -> str:
-        """Hash of a finished model."""
+        """Hash of a finished model's weights."""
         return self.folder.read(result, "model.json", records.ModelInfo).weights_sha256
 
 
 class Stage:
-    """What every stage has. `name` is its command, `needs` are the stages whose results it reads."""
+    """Base class of the stages: `name` is its command, `needs` are the stages whose results it reads."""
 
     name: str
     needs: Sequence[str] = ()
     page: str = ""
-    """A file that is quick to write, and written every time."""
+    """A file that is written every time."""
 
     def check(self, run: Run) -> None:
-        """Raise BadInput for settings that cannot be carried out; called before data are read or anything is made."""
+        """Raise BadInput for invalid settings, before data are read or anything is made."""
 
     def check_data(self, run: Run) -> None:
-        """Raise BadInput for settings that these data do not allow; called before anything is made."""
+        """Raise BadInput for settings that do not match the data, before anything is made."""
 
-    def units(self, run: Run) -> list[Unit]:
-        """Its results. Called when the stages before are finished."""
+    def outputs(self, run: Run) -> list[Output]:
+        """The stage's results; called when the stages it needs are finished."""
         raise NotImplementedError
 
     def write_page(self, run: Run) -> None:
         """Write `page`, if there is one."""
 
     def record(self, run: Run) -> object:
-        """What `--json` prints."""
+        """The record that --json prints."""
         raise NotImplementedError
 
-    def told(self, run: Run) -> list[str]:
-        """What a person is told of the result, a line each."""
+    def summary_lines(self, run: Run) -> list[str]:
+        """Summary of the result for the user, line by line."""
         return []
 
-    def verdict(self, run: Run) -> ToolkitError | None:
-        """A check that the result does not pass; later stages still run, the command ends with its exit code."""
+    def failure(self, run: Run) -> ToolkitError | None:
+        """The check that the result fails, or None. Later stages still run; the command ends with its exit code."""
         return None
 
 
 def _read_check(file: Path) -> ImageCheck | None:
-    """What was found at an earlier command; None where there is nothing, or nothing that we can read."""
+    """The image check that an earlier command stored; None if there is none that can be read."""
     from toolkit.dg.broken import ImageCheck
 
     try:

@@ -1,4 +1,4 @@
-"""bench: dense and slim side by side on a device, every sample kept."""
+"""bench: measure dense and slim interleaved on a device, keeping every sample."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from toolkit import hashing, records
 from toolkit.errors import InvalidMeasurement, RecipeError, ToolkitError
 from toolkit.records import DENSE, SLIM, BenchReport
-from toolkit.stages import MODELS, Run, Stage, Unit, hash_of
+from toolkit.stages import MODELS, Output, Run, Stage, hash_of
 from toolkit.stages.export import artifact_folder, not_running_here
 
 
@@ -23,87 +23,90 @@ class Bench(Stage):
         device(run.recipe.bench.device)
         runtime(_runtime(run))
         _subjects(run)
-        name, refused = _target(run), not_running_here(run)
-        if name in refused and device(run.recipe.bench.device).is_this_machine:
-            error = refused[name]
+        name, unavailable = _target(run), not_running_here(run)
+        if name in unavailable and device(run.recipe.bench.device).is_this_machine:
+            error = unavailable[name]
             raise type(error)(
-                f"what {name} writes cannot be measured here: {error.message}",
-                f"`toolkit export` writes it all the same; {error.hint}",
+                f"{name} artifacts cannot be measured on this machine: {error.message}",
+                f"`toolkit export` can still write them; {error.hint}",
             )
 
-    def units(self, run: Run) -> list[Unit]:
+    def outputs(self, run: Run) -> list[Output]:
         from toolkit.bench.identity import identify
 
         inputs = {f"subject {name}": identify(folder).sha256 for name, folder in _subjects(run).items()}
         inputs |= {"bench": hash_of(run.recipe.bench), "machine": _machine(run)}
-        return [Unit(bench_folder(run), inputs, lambda out: _bench(run, out))]
+        return [Output(bench_folder(run), inputs, lambda out: _bench(run, out))]
 
     def record(self, run: Run) -> BenchReport:
         return run.folder.read(bench_folder(run), "bench.json", BenchReport)
 
-    def told(self, run: Run) -> list[str]:
+    def summary_lines(self, run: Run) -> list[str]:
         from toolkit.bench.statistics import percentiles, ratio_of_medians
 
-        lines, found = [], {(each.batch_size, each.subject): each for each in self.record(run).measurements}
-        for size in sorted({size for size, _ in found}):
-            dense, slim = found[size, DENSE].latency_ms, found[size, SLIM].latency_ms
-            ratio = ratio_of_medians(dense, slim)
-            medians = [percentiles(samples, [50])[0] for samples in (dense, slim)]
-            valid = found[size, DENSE].valid and found[size, SLIM].valid
+        by_subject = {(result.batch_size, result.subject): result for result in self.record(run).measurements}
+        lines = []
+        for size in sorted({size for size, _ in by_subject}):
+            dense, slim = by_subject[size, DENSE], by_subject[size, SLIM]
+            ratio = ratio_of_medians(dense.latency_ms, slim.latency_ms)
+            medians = [percentiles(subject.latency_ms, [50])[0] for subject in (dense, slim)]
+            valid = dense.valid and slim.valid
             lines.append(
                 f"{'' if valid else 'INVALID: '}batch {size}: dense {medians[0]:.2f} ms, slim {medians[1]:.2f} ms, "
                 f"dense / slim {ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
             )
         return lines
 
-    def verdict(self, run: Run) -> ToolkitError | None:
-        faults = [
-            f"{found.subject} at batch {found.batch_size}: {', '.join(found.reasons)}"
-            for found in self.record(run).measurements
-            if not found.valid
+    def failure(self, run: Run) -> ToolkitError | None:
+        invalid = [
+            f"{result.subject} at batch {result.batch_size}: {', '.join(result.reasons)}"
+            for result in self.record(run).measurements
+            if not result.valid
         ]
-        if not faults:
+        if not invalid:
             return None
         return InvalidMeasurement(
-            f"the measurement is INVALID: {'; '.join(faults)}", "quiet the machine and run `toolkit bench --force`"
+            f"the measurement is INVALID: {'; '.join(invalid)}", "close other programs, then `toolkit bench --force`"
         )
 
 
 def _machine(run: Run) -> str:
-    """Hash of what decides a latency on the device; clocks change from moment to moment and are left out."""
+    """Hash of the device's hardware and software, without its clocks, which vary."""
     from toolkit.bench.devices import device
 
-    found = replace(device(run.recipe.bench.device).environment(), clocks_mhz=())
-    return hashing.digest(asdict(found))
+    environment = replace(device(run.recipe.bench.device).environment(), clocks_mhz=())
+    return hashing.digest(asdict(environment))
 
 
 def bench_folder(run: Run) -> str:
+    """Result folder, relative to the run folder."""
     return f"bench/{_runtime(run)}-{run.recipe.bench.device}"
 
 
 def _runtime(run: Run) -> str:
-    """The one asked for, or that of the first file that is exported."""
+    """The runtime in the recipe, else that of the first export target."""
     from toolkit.export import target
 
     return run.recipe.bench.runtime or target(run.recipe.export.targets[0]).runtime
 
 
 def _target(run: Run) -> str | None:
-    """The first whose files the chosen runtime opens."""
+    """The first export target that the runtime opens, or None."""
     from toolkit.export import target
 
     return next((name for name in run.recipe.export.targets if target(name).runtime == _runtime(run)), None)
 
 
 def _subjects(run: Run) -> dict[str, Path]:
-    """The folders that the chosen runtime opens: of exported files, or for torch without any, of models."""
-    chosen, name = _runtime(run), _target(run)
+    """Folders to measure: the artifacts that the runtime opens, or for torch without any, the models."""
+    runtime, name = _runtime(run), _target(run)
     if name is not None:
         return {subject: run.folder.path / artifact_folder(run, name, subject) for subject in MODELS}
-    if chosen == "torch":
+    if runtime == "torch":
         return {subject: run.folder.path / result for subject, result in MODELS.items()}
     raise RecipeError(
-        f"nothing is exported that {chosen} can run", f"export.targets is {list(run.recipe.export.targets)}"
+        f"no exported artifact can be opened by runtime {runtime!r}",
+        f"export.targets is {list(run.recipe.export.targets)}",
     )
 
 
@@ -120,6 +123,6 @@ def _bench(run: Run, out: Path) -> None:
         threads=settings.threads,
         device=settings.device,
     )
-    with run.shown("bench") as report:
-        measured = device(settings.device).bench(request, report)
-    records.save(measured, out / "bench.json")
+    with run.progress("bench") as progress:
+        report = device(settings.device).bench(request, progress)
+    records.save(report, out / "bench.json")

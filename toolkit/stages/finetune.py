@@ -1,4 +1,4 @@
-"""finetune: the smaller model, trained on the source domains, by default with the dense model as its teacher."""
+"""finetune: the slim model, trained on the source domains, by default with distillation from the dense model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from toolkit import records
 from toolkit.records import DENSE, ModelInfo
-from toolkit.stages import FINETUNED, PRUNED, Run, Stage, Unit, hash_of
+from toolkit.stages import FINETUNED, PRUNED, Output, Run, Stage, hash_of
 from toolkit.stages.train import check_training, describe
 
 
@@ -18,7 +18,7 @@ class Finetune(Stage):
     def check(self, run: Run) -> None:
         check_training(run.recipe.finetune)
 
-    def units(self, run: Run) -> list[Unit]:
+    def outputs(self, run: Run) -> list[Output]:
         inputs = {
             "pruned": run.weights_of(PRUNED),
             "images": run.images_of(PRUNED),
@@ -28,12 +28,12 @@ class Finetune(Stage):
         }
         if run.recipe.finetune.distill:
             inputs["teacher"] = run.weights_of(DENSE)
-        return [Unit(FINETUNED, inputs, lambda out: _finetune(run, inputs, out))]
+        return [Output(FINETUNED, inputs, lambda out: _finetune(run, inputs, out))]
 
     def record(self, run: Run) -> ModelInfo:
         return run.folder.read(FINETUNED, "model.json", ModelInfo)
 
-    def told(self, run: Run) -> list[str]:
+    def summary_lines(self, run: Run) -> list[str]:
         return [describe(run, FINETUNED)]
 
 
@@ -41,17 +41,17 @@ def _finetune(run: Run, inputs: dict[str, str], out: Path) -> None:
     from toolkit.dg import objectives
     from toolkit.dg.distill import Distilled
     from toolkit.dg.fit import TrainingPlan, fit
-    from toolkit.models import source
+    from toolkit.models import store
 
     settings, recipe = run.recipe.finetune, run.recipe
-    slim = source.load(run.folder.path / PRUNED)
+    slim = store.load(run.folder.path / PRUNED)
     objective = objectives.build(settings)
     if settings.distill:
-        teacher = source.load(run.folder.path / DENSE).module
+        teacher = store.load(run.folder.path / DENSE).module
         objective = Distilled(objective, teacher, settings.distill_weight, settings.distill_temperature)
-    checkpoint = run.folder.work(FINETUNED, inputs) / "checkpoint.pt"
+    checkpoint = run.folder.scratch(FINETUNED, inputs) / "checkpoint.pt"
     plan = TrainingPlan(settings, objective, recipe.seed, checkpoint, recipe.data.workers, settings.distill)
-    with run.shown("finetune") as report:
-        history = fit(slim, run.domains, plan, report)
+    with run.progress("finetune") as progress:
+        history = fit(slim, run.domains, plan, progress)
     records.save(history, out / "history.json")
-    source.save(slim.module, replace(slim.info, made_from=slim.info.weights_sha256), out)
+    store.save(slim.with_info(replace(slim.info, made_from=slim.info.weights_sha256)), out)

@@ -1,4 +1,4 @@
-"""parity: dense, slim and every exported model on the same images, domain by domain."""
+"""parity: compare dense, slim and all exported models on the same images, per domain."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from toolkit import gpu, records
 from toolkit.characters import counted
 from toolkit.errors import CheckFailed, DeviceUnreachable, LibraryDied, MissingDependency, ToolkitError, WrongMachine
 from toolkit.records import DENSE, SLIM, Comparison, DomainParity, ParityReport
-from toolkit.stages import MODELS, PARITY, Run, Stage, Unit, hash_of
+from toolkit.stages import MODELS, PARITY, Output, Run, Stage, hash_of
 from toolkit.stages.export import artifact_folder, not_running_here, predictions
 
 if TYPE_CHECKING:
@@ -24,73 +24,79 @@ class Parity(Stage):
     needs = ("export",)
 
     def check(self, run: Run) -> None:
-        refused = not_running_here(run)
-        if len(refused) < len(run.recipe.export.targets):
-            for name, error in refused.items():
-                run.tell(f"parity: warning: {name} cannot be compared here: {error.message}")
+        unavailable = not_running_here(run)
+        if len(unavailable) < len(run.recipe.export.targets):
+            for name, error in unavailable.items():
+                run.tell(f"parity: warning: {name} cannot be compared on this machine: {error.message}")
             return
-        first = next(iter(refused.values()))
+        first = next(iter(unavailable.values()))
         raise type(first)(
-            "nothing that is exported can be compared here: "
-            + "; ".join(f"{name}: {error.message}" for name, error in refused.items()),
-            f"`toolkit export` writes it all the same; {first.hint}",
+            "no exported model can be compared on this machine: "
+            + "; ".join(f"{name}: {error.message}" for name, error in unavailable.items()),
+            f"`toolkit export` can still write it; {first.hint}",
         )
 
-    def units(self, run: Run) -> list[Unit]:
+    def outputs(self, run: Run) -> list[Output]:
         from toolkit.bench.identity import identify
 
         inputs = {f"side {name}": identify(folder).sha256 for name, (folder, _) in _sides(run).items()}
         inputs |= {"data": run.domains.fingerprint(), "images": run.images_of(DENSE)}
         inputs["parity"] = hash_of(run.recipe.parity)
         if any(runtime == "tensorrt" for _, runtime in _sides(run).values()):
-            inputs["gpu"] = gpu.present()  # with it, engines can be compared that could not be before
-        return [Unit(PARITY, inputs, lambda out: _compare(run, out))]
+            inputs["gpu"] = gpu.architecture_or_none() or "none"  # a GPU makes engines comparable that were not
+        return [Output(PARITY, inputs, lambda out: _compare(run, out))]
 
     def record(self, run: Run) -> ParityReport:
         return run.folder.read(PARITY, "parity.json", ParityReport)
 
-    def told(self, run: Run) -> list[str]:
+    def summary_lines(self, run: Run) -> list[str]:
         lines = []
         for domain in self.record(run).domains:
             accuracies = ", ".join(f"{side} {accuracy:.1%}" for side, accuracy in domain.accuracy.items())
-            verdicts = {made.verdict for made in domain.comparisons if made.verdict}
+            verdicts = ", ".join(f"{_pair(pair)}: {pair.verdict}" for pair in domain.comparisons if pair.verdict)
             note = " (never trained on)" if domain.held_out else ""
             images = counted(len(domain.labels), "image")
-            lines.append(f"{domain.domain}{note}, {images}: {accuracies}: {', '.join(sorted(verdicts))}")
+            lines.append(f"{domain.domain}{note}, {images}: {accuracies}; {verdicts}")
         return lines + [f"{side}: not compared: {why}" for side, why in self.record(run).unopened.items()]
 
-    def verdict(self, run: Run) -> ToolkitError | None:
+    def failure(self, run: Run) -> ToolkitError | None:
         report = self.record(run)
         if report.verdict == "pass":
             return None
-        faults = [
-            f"{made.candidate} in {domain.domain}: {made.verdict}, {100 * made.difference:+.2f} pp "
-            f"[{100 * made.low:+.2f}, {100 * made.high:+.2f}]{_needed(domain, made, report.margin)}"
+        failures = [
+            f"{_pair(pair)} in {domain.domain}: {pair.verdict}, {100 * pair.difference:+.2f} pp "
+            f"[{100 * pair.low:+.2f}, {100 * pair.high:+.2f}]{_needed(domain, pair, report.margin)}"
             for domain in report.domains
-            for made in domain.comparisons
-            if made.verdict not in ("pass", None)
+            for pair in domain.comparisons
+            if pair.verdict not in ("pass", None)
         ]
-        if not faults:
+        if not failures:
             kind = CheckFailed if report.verdict == "fail" else DeviceUnreachable
             return kind(
-                f"not compared, as it does not run here: {'; '.join(map(': '.join, report.unopened.items()))}",
-                "the other results stand; where it runs, `toolkit parity --force` compares it too",
+                "not compared, as it does not run on this machine: "
+                f"{'; '.join(map(': '.join, report.unopened.items()))}",
+                "the other results are valid; `toolkit parity --force` compares it on a machine that runs it",
             )
         return CheckFailed(
-            f"parity is not shown within {100 * report.margin:g} pp: {'; '.join(faults)}",
-            "fail: the exported model answers worse; undecided: too few images to tell, add some or widen --margin",
+            f"parity is not shown within {100 * report.margin:g} pp: {'; '.join(failures)}",
+            "fail: the exported model is less accurate; undecided: too few images, add some or widen --margin",
         )
 
 
+def _pair(comparison: Comparison) -> str:
+    return f"{comparison.candidate} vs {comparison.reference}"
+
+
 def _needed(domain: DomainParity, comparison: Comparison, margin: float) -> str:
+    """Number of images that would decide the comparison, for a message; empty if it is decided or none would."""
     from toolkit.bench.parity import images_needed
 
     needed = images_needed(domain, comparison, margin) if comparison.verdict == "undecided" else None
-    return f" on {counted(len(domain.labels), 'image')}, about {needed} would tell" if needed else ""
+    return f" on {counted(len(domain.labels), 'image')}, about {needed} would decide it" if needed else ""
 
 
 def _sides(run: Run) -> dict[str, tuple[Path, str]]:
-    """Every side's folder and runtime."""
+    """Folder and runtime of every side."""
     from toolkit.export import target
 
     sides = {subject: (run.folder.path / result, "torch") for subject, result in MODELS.items()}
@@ -102,42 +108,42 @@ def _sides(run: Run) -> dict[str, tuple[Path, str]]:
 
 def _compare(run: Run, out: Path) -> None:
     from toolkit.bench.identity import identify
-    from toolkit.bench.parity import Pair, compare, side_by_side, worst
+    from toolkit.bench.parity import Pair, by_domain, compare, worst
 
     sides = _sides(run)
-    seen, unopened = _predictions(run, sides)
+    results, unopened = _predictions(run, sides)
     crashed = {side: error for side, error in unopened.items() if isinstance(error, LibraryDied)}
-    if unopened and all(side in MODELS for side in seen):
+    if unopened and all(side in MODELS for side in results):
         first = [*crashed.values(), *unopened.values()][0]
         raise type(first)("; ".join(error.message for error in unopened.values()), first.hint)
-    made = compare(
-        domains=side_by_side(seen),
-        sides={side: identify(sides[side][0]).sha256 for side in seen},
+    report = compare(
+        domains=by_domain(results),
+        sides={side: identify(sides[side][0]).sha256 for side in results},
         pairs=[Pair(DENSE, SLIM, judged=False)]
-        + [Pair(SLIM, side, judged=True) for side in seen if side not in MODELS],
+        + [Pair(SLIM, side, judged=True) for side in results if side not in MODELS],
         margin=run.recipe.parity.margin,
         held_out=run.domains.held_out,
     )
     if unopened:
         reasons = {side: f"{error.message} ({error.hint})" for side, error in unopened.items()}
-        verdict = worst([made.verdict, "fail" if crashed else "undecided"])
-        made = replace(made, unopened=reasons, crashed=tuple(crashed), verdict=verdict)
-    records.save(made, out / "parity.json")
+        verdict = worst([report.verdict, "fail" if crashed else "undecided"])
+        report = replace(report, unopened=reasons, crashed=tuple(crashed), verdict=verdict)
+    records.save(report, out / "parity.json")
 
 
 def _predictions(
     run: Run, sides: Mapping[str, tuple[Path, str]]
 ) -> tuple[dict[str, dict[str, Predictions]], dict[str, ToolkitError]]:
-    """What every side predicts, by domain; and why there is nothing of the others."""
+    """Predictions of every side by domain, and the errors of the sides that do not run here."""
     parts = run.domains.evaluation_images()
-    seen: dict[str, dict[str, Predictions]] = {}
+    results: dict[str, dict[str, Predictions]] = {}
     unopened: dict[str, ToolkitError] = {}
     steps, total = itertools.count(), len(sides) * len(parts)
-    with run.shown("parity") as report:
-        for side, where in sides.items():
+    with run.progress("parity") as progress:
+        for side, (folder, runtime) in sides.items():
             try:
-                seen[side] = predictions(run, *where, parts, lambda: report(next(steps), total))
+                results[side] = predictions(run, folder, runtime, parts, lambda: progress(next(steps), total))
             except (DeviceUnreachable, LibraryDied, MissingDependency, WrongMachine) as error:
                 unopened[side] = error
-        report(total, total)
-    return seen, unopened
+        progress(total, total)
+    return results, unopened

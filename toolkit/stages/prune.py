@@ -1,4 +1,4 @@
-"""prune: a plan for the dense model, and the smaller model it leads to."""
+"""prune: a plan for the dense model, and the slim model that it yields."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from pathlib import Path
 
 from toolkit import records
 from toolkit.records import DENSE, ModelInfo, PrunePlan
-from toolkit.stages import PRUNED, Run, Stage, Unit, hash_of
+from toolkit.stages import PRUNED, Output, Run, Stage, hash_of
 
 CALIBRATION_BATCH = 32
-"""Images decoded together for a criterion; no score depends on it."""
+"""Batch size of calibration images; scores do not depend on it."""
 
 
 class Prune(Stage):
@@ -17,22 +17,22 @@ class Prune(Stage):
     needs = ("train",)
 
     def check(self, run: Run) -> None:
-        from toolkit.prune.allocators import allocator
         from toolkit.prune.budget import budget_of
         from toolkit.prune.criteria import criterion
         from toolkit.prune.methods import method
+        from toolkit.prune.scopes import scope
 
         settings = run.recipe.prune
         method(settings.method)
         criterion(settings.criterion)
-        allocator(settings.scope)
+        scope(settings.scope)
         budget_of(settings)
 
     def check_data(self, run: Run) -> None:
         if not run.has_dense:
             _check_budget(run)
 
-    def units(self, run: Run) -> list[Unit]:
+    def outputs(self, run: Run) -> list[Output]:
         inputs = {
             "dense": run.weights_of(DENSE),
             "images": run.images_of(DENSE),
@@ -40,53 +40,49 @@ class Prune(Stage):
             "prune": hash_of(run.recipe.prune),
             "seed": str(run.recipe.seed),
         }
-        return [Unit(PRUNED, inputs, lambda out: _prune(run, out))]
+        return [Output(PRUNED, inputs, lambda out: _prune(run, out))]
 
     def record(self, run: Run) -> PrunePlan:
         return run.folder.read(PRUNED, "plan.json", PrunePlan)
 
-    def told(self, run: Run) -> list[str]:
+    def summary_lines(self, run: Run) -> list[str]:
         dense, slim = (run.folder.read(result, "model.json", ModelInfo) for result in (DENSE, PRUNED))
         plan = self.record(run)
         macs = f"{dense.macs / 1e6:,.0f} -> {slim.macs / 1e6:,.0f} M MACs ({slim.macs / dense.macs:.1%})"
         parameters = (
             f"{dense.parameters:,} -> {slim.parameters:,} parameters ({slim.parameters / dense.parameters:.1%})"
         )
-        return [f"{plan.budget} asked, {plan.met:.3f} met: {macs}, {parameters}"]
+        return [f"{plan.budget} requested, {plan.met:.3f} achieved: {macs}, {parameters}"]
 
 
 def _check_budget(run: Run) -> None:
-    """A budget that this architecture cannot meet is refused before hours go into training it."""
-    from toolkit.models import source
-    from toolkit.models.cost import CostModel
-    from toolkit.models.groups import find_groups
-    from toolkit.prune.allocators import Terms, allocator
+    """Raise BudgetError before training if this architecture cannot achieve the budget."""
+    from toolkit.models.build import outline
     from toolkit.prune.budget import budget_of
-    from toolkit.prune.spending import check_reachable
+    from toolkit.prune.fill_budget import check_reachable
+    from toolkit.prune.scopes import Constraints, scope
 
     settings = run.recipe.prune
-    model = source.outline(run.recipe.model, run.domains.classes)
-    groups = find_groups(model.module, model.info.image_size)
-    cost = CostModel(model.module, groups, model.info.image_size)
-    terms = Terms(groups.along(settings.axes), cost, settings.round_to)
-    check_reachable(allocator(settings.scope), budget_of(settings), terms, settings.steps)
+    model = outline(run.recipe.model, run.domains.classes)
+    constraints = Constraints(model.groups.along(settings.axes), model.cost_model, settings.round_to)
+    check_reachable(scope(settings.scope), budget_of(settings), constraints, settings.steps)
 
 
 def _prune(run: Run, out: Path) -> None:
     from toolkit.dg.batches import Batch, calibration_batches
-    from toolkit.models import source, surgery
+    from toolkit.models import store, surgery
     from toolkit.prune.criteria import Calibration
     from toolkit.prune.methods import Job, method
 
     settings, seed = run.recipe.prune, run.recipe.seed
-    dense = source.load(run.folder.path / DENSE)
+    dense = store.load(run.folder.path / DENSE)
 
     def load() -> list[Batch]:
-        parts = run.domains.training_images()
-        return calibration_batches(parts, dense.info, settings.samples, CALIBRATION_BATCH, seed)
+        images = run.domains.training_images()
+        return calibration_batches(images, dense.info, settings.samples, CALIBRATION_BATCH, seed)
 
-    with run.shown("prune") as report:
-        plan = method(settings.method).prune(dense, Job(settings, Calibration(load, seed), report))
-    removal = surgery.remove(dense.module, plan.cuts, dense.info.image_size)
+    with run.progress("prune") as progress:
+        plan = method(settings.method).prune(dense, Job(settings, Calibration(load, seed), progress))
+    slim = surgery.remove(dense, plan.cuts).model
     records.save(plan, out / "plan.json")
-    source.save(removal.module, surgery.info_after(dense.info, removal), out)
+    store.save(slim, out)

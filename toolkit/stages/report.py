@@ -1,4 +1,4 @@
-"""report: everything the run has found, on one page."""
+"""report: all results of the run on one page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from toolkit.records import (
     PrunePlan,
     TrainingHistory,
 )
-from toolkit.stages import FINETUNED, MODELS, PARITY, PRUNED, Run, Stage, Unit
+from toolkit.stages import FINETUNED, MODELS, PARITY, PRUNED, Output, Run, Stage
 
 if TYPE_CHECKING:
     from toolkit.report.contents import LatencyRow, Page, SpeedUp
@@ -29,7 +29,7 @@ class Report(Stage):
     needs = ("parity", "bench")
     page = FILE
 
-    def units(self, run: Run) -> list[Unit]:
+    def outputs(self, run: Run) -> list[Output]:
         return []
 
     def record(self, run: Run) -> Page:
@@ -42,21 +42,21 @@ class Report(Stage):
 
 
 def page_of(run: Run) -> Page:
-    """Everything that is in the run folder; what has not run is left out, and the page says so."""
+    """Contents of the report: all current results in the run folder. Stages that have not run are left out."""
     from toolkit.bench.environment import capture
     from toolkit.dg.summary import DataSummary
     from toolkit.report.contents import Page
 
     folder = run.folder
     models = {run.weights_of(result) for result in MODELS.values() if folder.stage(result)}
-    written = [folder.read(found, "artifact.json", Artifact) for found in _results(run, "artifacts")]
-    artifacts = [artifact for artifact in written if artifact.model.weights_sha256 in models]
-    measured = _current(run, artifacts)
-    rows, speedups = _latency(measured)
+    exported = [folder.read(result, "artifact.json", Artifact) for result in _results(run, "artifacts")]
+    artifacts = [artifact for artifact in exported if artifact.model.weights_sha256 in models]
+    measurements = _current_measurements(run, artifacts)
+    rows, speedups = _latency(measurements)
     return Page(
         title=folder.path.name,
         dense=_summary(run, DENSE),
-        environment=measured[0].environment if measured else capture(),
+        environment=measurements[0].environment if measurements else capture(),
         recipe=resolve.as_yaml(run.recipe),
         data=folder.read(DENSE, "data.json", DataSummary),
         slim=_summary(run, FINETUNED) if folder.stage(FINETUNED) else None,
@@ -76,24 +76,29 @@ def page_of(run: Run) -> Page:
 
 
 def _results(run: Run, parent: str) -> list[str]:
+    """Names of the finished results in a folder of the run."""
     folders = sorted((run.folder.path / parent).glob("[!.]*"))
     return [f"{parent}/{folder.name}" for folder in folders if run.folder.stage(f"{parent}/{folder.name}")]
 
 
-def _current(run: Run, artifacts: list[Artifact]) -> list[Measurement]:
-    """Measurements of what the run holds now; those of another runtime or device may be of a model that is gone."""
-    there = {artifact.sha256 for artifact in artifacts}
-    there |= {run.weights_of(result) for result in MODELS.values() if run.folder.stage(result)}
-    reports = [run.folder.read(found, "bench.json", BenchReport) for found in _results(run, "bench")]
-    return [each for report in reports for each in report.measurements if each.artifact_sha256 in there]
+def _current_measurements(run: Run, artifacts: list[Artifact]) -> list[Measurement]:
+    """Measurements of the run's present models: those of another runtime or device may be of former ones."""
+    present = {artifact.sha256 for artifact in artifacts}
+    present |= {run.weights_of(result) for result in MODELS.values() if run.folder.stage(result)}
+    reports = [run.folder.read(result, "bench.json", BenchReport) for result in _results(run, "bench")]
+    return [
+        measurement
+        for report in reports
+        for measurement in report.measurements
+        if measurement.artifact_sha256 in present
+    ]
 
 
 def _summary(run: Run, result: str) -> ModelSummary:
-    from toolkit.models import source
-    from toolkit.models.count import summarise
+    from toolkit.models import store
+    from toolkit.models.summary import summarise
 
-    model = source.load(run.folder.path / result)
-    return summarise(model.module, model.info)
+    return summarise(store.load(run.folder.path / result))
 
 
 def _latency(measurements: list[Measurement]) -> tuple[list[LatencyRow], list[SpeedUp]]:
@@ -101,12 +106,12 @@ def _latency(measurements: list[Measurement]) -> tuple[list[LatencyRow], list[Sp
     from toolkit.report.contents import LatencyRow, Load, SpeedUp
 
     rows: dict[tuple[Load, str], LatencyRow] = {}
-    for found in measurements:
-        load = Load(found.device, found.runtime, found.threads, found.batch_size)
-        median, p95 = percentiles(found.latency_ms, [50, 95])
-        throughput = 1000 * found.batch_size / median
-        rows[load, found.subject] = LatencyRow(
-            load, found.subject, found.latency_ms, median, p95, throughput, found.reasons
+    for result in measurements:
+        load = Load(result.device, result.runtime, result.threads, result.batch_size)
+        median, p95 = percentiles(result.latency_ms, [50, 95])
+        throughput = 1000 * result.batch_size / median
+        rows[load, result.subject] = LatencyRow(
+            load, result.subject, result.latency_ms, median, p95, throughput, result.reasons
         )
     speedups = []
     for load in dict.fromkeys(load for load, _ in rows):

@@ -1,4 +1,4 @@
-"""train: a dense model for the data's classes, trained on the source domains."""
+"""train: a dense model for the dataset's classes, trained on the source domains."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from toolkit import records
 from toolkit.errors import RecipeError, ToolkitError, WeightsError
 from toolkit.recipe import Training
 from toolkit.records import DENSE, ModelInfo, TrainingHistory
-from toolkit.stages import Run, Stage, Unit, hash_of
+from toolkit.stages import Output, Run, Stage, hash_of
 
 
 class Train(Stage):
@@ -16,23 +16,23 @@ class Train(Stage):
 
     def check(self, run: Run) -> None:
         from toolkit.models.preprocessing import preprocessing_of
-        from toolkit.models.source import check_name
-        from toolkit.models.weight_file import is_there, weights_path
-        from toolkit.models.weight_kinds import kind_of
+        from toolkit.models.timm_model import check_name
+        from toolkit.models.weight_file import file_exists, weights_path
+        from toolkit.models.weight_formats import format_of
 
         model = run.recipe.model
         check_name(model.name)
         if model.weights_key is not None and model.weights in ("hub", "none"):
             raise RecipeError(f"model.weights_key is for a file, not for weights {model.weights!r}", "--weights FILE")
         file = weights_path(model)
-        if file and (is_there(file) or not run.has_dense):  # what was made from a file stays good when it is gone
-            kind_of(file)
+        if file and (file_exists(file) or not run.has_dense):  # a result stays valid if the weights file was deleted
+            format_of(file)
         preprocessing_of(model)
         check_training(run.recipe.train)
         if not run.has_dense:
-            _ = run.outline  # seconds now, instead of hours of training and then an error
+            _ = run.outline  # takes seconds, and errors appear before training
 
-    def units(self, run: Run) -> list[Unit]:
+    def outputs(self, run: Run) -> list[Output]:
         from toolkit.models import preprocessing, weight_file
 
         recipe = run.recipe
@@ -42,21 +42,21 @@ class Train(Stage):
             "train": hash_of(recipe.train),
             "seed": str(recipe.seed),
         }
-        weights, made = weight_file.weights_path(recipe.model), run.folder.stage(DENSE)
-        if weights and weight_file.is_there(weights):
+        weights, stage = weight_file.weights_path(recipe.model), run.folder.stage(DENSE)
+        if weights and weight_file.file_exists(weights):
             inputs["weights"] = weight_file.sha256(weights)
-            if beside := preprocessing.beside(recipe.model):
+            if beside := preprocessing.adjacent_file(recipe.model):
                 inputs["preprocessing"] = weight_file.sha256(beside[0])
-        elif made and made.inputs.get("model") == inputs["model"]:
-            # What was made from a file stays good when the file is gone.
-            inputs |= {name: made.inputs[name] for name in ("weights", "preprocessing") if name in made.inputs}
-        told = f"images: {preprocessing.preprocessing_of(recipe.model)}"
-        return [Unit(DENSE, inputs, lambda out: _train(run, inputs, out), (told,))]
+        elif stage and stage.inputs.get("model") == inputs["model"]:
+            # A result stays valid if the weights file was deleted.
+            inputs |= {name: stage.inputs[name] for name in ("weights", "preprocessing") if name in stage.inputs}
+        note = f"images: {preprocessing.preprocessing_of(recipe.model)}"
+        return [Output(DENSE, inputs, lambda out: _train(run, inputs, out), (note,))]
 
     def record(self, run: Run) -> ModelInfo:
         return run.folder.read(DENSE, "model.json", ModelInfo)
 
-    def told(self, run: Run) -> list[str]:
+    def summary_lines(self, run: Run) -> list[str]:
         return [describe(run, DENSE)]
 
 
@@ -64,27 +64,28 @@ def _train(run: Run, inputs: dict[str, str], out: Path) -> None:
     from toolkit.dg import objectives
     from toolkit.dg.fit import TrainingPlan, fit
     from toolkit.dg.summary import summarise
-    from toolkit.models import source
+    from toolkit.models import store
+    from toolkit.models.build import build
 
     recipe, domains = run.recipe, run.domains
-    model = source.build(recipe.model, domains.classes, recipe.seed)
+    model = build(recipe.model, domains.classes, recipe.seed)
     if recipe.train.epochs == 0 and model.fresh and recipe.model.weights != "none":
         raise WeightsError(
-            f"with 0 epochs the model is taken as it is, but it is not trained for these "
+            f"with 0 epochs the model is used unchanged, but it is not trained for these "
             f"{len(domains.classes)} classes: {', '.join(model.fresh)} would be random",
             "train it (--epochs), or give weights of a model for exactly these classes",
         )
-    checkpoint = run.folder.work(DENSE, inputs) / "checkpoint.pt"
+    checkpoint = run.folder.scratch(DENSE, inputs) / "checkpoint.pt"
     plan = TrainingPlan(recipe.train, objectives.build(recipe.train), recipe.seed, checkpoint, recipe.data.workers)
-    with run.shown("train") as report:
-        history = fit(model, domains, plan, report)
+    with run.progress("train") as progress:
+        history = fit(model, domains, plan, progress)
     records.save(history, out / "history.json")
     records.save(summarise(domains), out / "data.json")
-    source.save(model.module, model.info, out)
+    store.save(model, out)
 
 
 def check_training(settings: Training) -> None:
-    """Raise UnknownName for an objective, optimiser or schedule, which a single weight is enough to find out."""
+    """Raise UnknownName for an unknown objective, optimiser or schedule; builds them for a single weight."""
     from torch import nn
 
     from toolkit.dg import objectives, optimise
@@ -95,16 +96,16 @@ def check_training(settings: Training) -> None:
 
 
 def describe(run: Run, result: str) -> str:
-    """Accuracies of the kept state, in one line."""
+    """Summary of the selected state in one line: step and validation accuracies."""
     history = run.folder.read(result, "history.json", TrainingHistory)
-    each = ", ".join(f"{domain} {accuracy:.1%}" for domain, accuracy in accuracies(run, result).items())
-    return f"step {history.selected_step} of {history.steps} kept; on the validation images: {each}"
+    by_domain = ", ".join(f"{domain} {accuracy:.1%}" for domain, accuracy in accuracies(run, result).items())
+    return f"selected step {history.selected_step} of {history.steps}; validation accuracy: {by_domain}"
 
 
 def accuracies(run: Run, result: str) -> dict[str, float]:
-    """Of the kept state, by source domain, on the validation images."""
+    """Validation accuracies of the selected state, 0 to 1, by source domain."""
     history = run.folder.read(result, "history.json", TrainingHistory)
-    kept = next((found for found in history.evaluations if found.step == history.selected_step), None)
-    if kept is None:
+    selected = next((item for item in history.evaluations if item.step == history.selected_step), None)
+    if selected is None:
         raise ToolkitError(f"{result}/history.json has no evaluation at its selected step {history.selected_step}")
-    return kept.accuracy
+    return selected.accuracy

@@ -1,4 +1,4 @@
-"""Devices through their protocol, and this machine's agent in its own process."""
+"""Devices through their protocol, and the agent of this machine in a subprocess."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ def request(folder: Path, runtime: str = "onnxruntime") -> BenchRequest:
 
 @pytest.mark.parametrize("name", plugins.names("toolkit.bench.devices"))
 def test_every_device_measures_and_describes_itself(name: str, folders: Path) -> None:
-    found: Device = device(name)
+    plugin: Device = device(name)
     steps: list[int] = []
-    report = found.bench(request(folders / "slim-onnx"), lambda done, total, message="": steps.append(done))
-    assert [made.batch_size for made in report.measurements] == [1, 2]
-    assert all(len(made.latency_ms) >= 10 for made in report.measurements)
+    report = plugin.bench(request(folders / "slim-onnx"), lambda done, total, message="": steps.append(done))
+    assert [measurement.batch_size for measurement in report.measurements] == [1, 2]
+    assert all(len(measurement.latency_ms) >= 10 for measurement in report.measurements)
     assert steps == [0, 0, 0, 1, 1, 2]
-    assert found.environment().cores >= 1
+    assert plugin.environment().cores >= 1
 
 
-def test_relative_folders_mean_what_they_mean_here(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_folders_refer_to_the_working_directory(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folders)
     (first, _) = device("local").bench(request(Path("slim-onnx"))).measurements
     assert first.subject == "slim"
 
 
-def test_errors_come_back_as_what_they_were(folders: Path, tmp_path: Path) -> None:
+def test_errors_of_the_agent_are_raised(folders: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="neither"):
         device("local").bench(request(tmp_path))
     with pytest.raises(BadInput, match="unknown runtime 'onnx'"):
@@ -53,33 +53,33 @@ OPENING = "import signal, sys; print('progress: [0, 1, \"opening slim\"]', file=
 
 
 @pytest.mark.parametrize(
-    ("program", "said"),
+    ("program", "message"),
     [
         ("import signal; signal.raise_signal(11)", r"was ended by signal 11 \(SIGSEGV\) while starting"),
         (f"{OPENING}; signal.raise_signal(9)", r"was ended by signal 9 \(SIGKILL\) while opening slim"),
         ("import sys; sys.stdin.read(); raise SystemError('no such instruction')", "no such instruction"),
     ],
 )
-def test_a_dead_agent_is_a_dead_library(
-    program: str, said: str, folders: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_crashed_agent_raises_library_died(
+    program: str, message: str, folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "AGENT", (sys.executable, "-c", program))
-    with pytest.raises(LibraryDied, match=said):
+    with pytest.raises(LibraryDied, match=message):
         device("local").bench(request(folders / "slim-onnx"))
 
 
-def test_an_interrupt_ends_the_agent_too(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_kills_the_agent(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[subprocess.Popen[str]] = []
 
-    class Noted(subprocess.Popen[str]):
-        def __init__(self, *given: Any, **more: Any) -> None:
-            super().__init__(*given, **more)
+    class Recorded(subprocess.Popen[str]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
             started.append(self)
 
     def interrupted(done: int, total: int, message: str = "") -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(subprocess, "Popen", Noted)
+    monkeypatch.setattr(subprocess, "Popen", Recorded)
     with pytest.raises(KeyboardInterrupt):
         device("local").bench(replace(request(folders / "slim-onnx"), seconds=3600.0), interrupted)
     assert [process.returncode for process in started] == [-signal.SIGKILL]
@@ -87,20 +87,20 @@ def test_an_interrupt_ends_the_agent_too(folders: Path, monkeypatch: pytest.Monk
 
 def test_an_agent_that_cannot_start_is_unreachable(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "AGENT", (str(folders / "no-such-python"),))
-    with pytest.raises(DeviceUnreachable, match="could not be started"):
+    with pytest.raises(DeviceUnreachable, match="cannot start the benchmark process"):
         device("local").bench(request(folders / "slim-onnx"))
 
 
-def test_only_the_request_decides_about_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_request_controls_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.setenv("KMP_AFFINITY", "compact")
-    monkeypatch.setenv("SOMETHING_ELSE", "kept")
-    variables = local._variables(threads=3)
+    monkeypatch.setenv("UNRELATED", "kept")
+    variables = local._environment(threads=3)
     assert variables["OMP_NUM_THREADS"] == "3"
     assert "KMP_AFFINITY" not in variables
-    assert variables["SOMETHING_ELSE"] == "kept"
+    assert variables["UNRELATED"] == "kept"
 
 
-def test_an_unknown_device_names_the_closest() -> None:
+def test_an_unknown_device_suggests_the_closest() -> None:
     with pytest.raises(UnknownName, match="local"):
         device("locale")

@@ -1,4 +1,4 @@
-"""What `make gpu` runs, as far as a processor can: every subject is called, every verdict drawn; nothing is timed."""
+"""`make gpu` on a CPU: every subject is called and every requirement evaluated; nothing is timed."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from toolkit.bench.gpu.attention import Case, cases
 from toolkit.bench.gpu.clock import Call, Times
 from toolkit.bench.gpu.names import BACKENDS, BUCKETS, DENSE, MODELS, MODES, OURS, PRUNED
 from toolkit.kernels import headwise_operator
-from toolkit.kernels.headwise_attention import reference
-from toolkit.kernels.headwise_settings import Work, by_rule
-from toolkit.models.count import count
+from toolkit.kernels.eager import reference
+from toolkit.kernels.headwise_settings import Workload, heuristic_config
+from toolkit.models.profile import profile
 
 
 def once(subjects: Mapping[str, Sequence[Call]]) -> Times:
-    """Calls everything, and says that it took a microsecond."""
-    found = Times()
+    """A clock that runs every call once and reports one microsecond."""
+    times = Times()
     for name, calls in subjects.items():
         try:
             for call in calls:
                 call()
-            found.us[name] = [1.0] * 30
+            times.us[name] = [1.0] * 30
         except RuntimeError as error:
-            found.errors[name] = clock.said_by(error)
-    return found
+            times.errors[name] = clock.summary_of(error)
+    return times
 
 
 @pytest.mark.parametrize("has_bias", [False, True])
@@ -43,81 +43,83 @@ def once(subjects: Mapping[str, Sequence[Call]]) -> Times:
 @pytest.mark.parametrize("heads", [((16, 16),) * 2, ((16, 16), (8, 8))], ids=["even", "uneven"])
 def test_a_case_calls_every_subject(heads: tuple[tuple[int, int], ...], training: bool, has_bias: bool) -> None:
     case = Case("some", heads, 17, 2, "float32", has_bias, training)
-    found = attention.measured(case, once, "cpu")
-    assert {OURS, "math"} <= found["us"].keys()
-    assert (BUCKETS in found["us"]) == (heads[0] != heads[1])
-    assert found["us"].keys() | found["errors"].keys() >= set(BACKENDS)
-    assert found["headwise_is"] == "buckets"
-    assert "the tensors are on cpu" in found["why"]
+    result = attention.measure(case, once, "cpu")
+    assert {OURS, "math"} <= result["us"].keys()
+    assert (BUCKETS in result["us"]) == (heads[0] != heads[1])
+    assert result["us"].keys() | result["errors"].keys() >= set(BACKENDS)
+    assert result["headwise_backend"] == "sdpa"
+    assert "the tensors are on cpu" in result["reason"]
 
 
 @pytest.mark.parametrize("has_bias", [False, True])
-def test_pytorchs_backends_compute_the_same(has_bias: bool) -> None:
+def test_sdpa_backends_match_the_reference(has_bias: bool) -> None:
     heads = ((16, 16),) * 2
     packed = torch.randn(2, 17, 96)
     bias = torch.randn(2, 17, 17) if has_bias else None
-    run, _ = attention.subjects(Case("some", heads, 17, 2))["math"]
-    torch.testing.assert_close(run(packed, bias), reference(packed, heads, attention.SCALE, bias))
+    attend, _ = attention.subjects(Case("some", heads, 17, 2))["math"]
+    torch.testing.assert_close(attend(packed, bias), reference(packed, heads, attention.SCALE, bias))
 
 
 def test_every_backend_is_forced() -> None:
     assert tuple(attention.FORCED) == BACKENDS
 
 
-def test_what_is_asked_for_is_among_the_cases() -> None:
+def test_the_cases_cover_all_requirements() -> None:
     named = {(case.name, case.tokens, len(case.heads)) for case in cases() if case.batch == page.BATCH}
     assert {("dense", 197, 12), ("uneven", 197, 8), ("dense 577", 577, 12)} <= named
     assert cases()[0].bytes_moved == 128 * 197 * 12 * 64 * 4 * 2, "queries, keys, values and the output"
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_pruned_models_are_about_half(name: str) -> None:
-    built = models.built(name, depth=2)
-    macs = {kind: count(built[kind], 224).macs for kind in (DENSE, PRUNED)}
+def test_pruned_models_have_about_half_the_macs(name: str) -> None:
+    variants = models.build_variants(name, depth=2)
+    macs = {kind: profile(variants[kind], 224).macs for kind in (DENSE, PRUNED)}
     assert 1.7 < macs[DENSE] / macs[PRUNED] < 2.6
     with torch.inference_mode():
-        assert {tuple(model.eval()(torch.zeros(1, 3, 224, 224)).shape) for model in built.values()} == {(1, 1000)}
+        assert {tuple(model.eval()(torch.zeros(1, 3, 224, 224)).shape) for model in variants.values()} == {(1, 1000)}
 
 
-def test_every_kernel_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a GPU would choose: with the gradient, whose kernels are the same for all."""
-    works: list[Work] = []
+def test_the_sanitizer_runs_every_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The forward kernels that any GPU would select; the backward kernels are the same for all."""
+    workloads: list[Workload] = []
     operator = headwise_operator.operator
 
-    def noted(packed: Tensor, queries: None, bias: Tensor | None, *more: Any) -> tuple[Tensor, Tensor]:
-        heads = tuple(zip(*more[:2], strict=True))
-        works.append(Work("forward", packed.shape[1], heads, bias is not None, with_lse=True))
-        return operator(packed, queries, bias, *more)
+    def recorded(
+        packed: Tensor, queries: None, bias: Tensor | None, key_bias: None, *options: Any
+    ) -> tuple[Tensor, Tensor]:
+        heads = tuple(zip(*options[:2], strict=True))
+        workloads.append(Workload("forward", packed.shape[1], heads, bias is not None, with_lse=True))
+        return operator(packed, queries, bias, key_bias, *options)
 
-    monkeypatch.setattr(headwise_operator, "operator", noted)
-    assert all(bool(grad.any()) for grad in checks.touch("cpu").values())
+    monkeypatch.setattr(headwise_operator, "operator", recorded)
+    assert all(bool(grad.any()) for grad in checks.run_every_kernel("cpu").values())
     for capability in (80, 86, 90, 120):
-        touched = {(by_rule(work, capability).kernel, work.has_bias) for work in works}
-        assert touched == {*itertools.product(("whole_row", "online"), (False, True))}
+        kernels = {(heuristic_config(workload, capability).kernel, workload.has_bias) for workload in workloads}
+        assert kernels == {*itertools.product(("whole_row", "online"), (False, True))}
 
 
 @pytest.mark.parametrize(
-    ("said", "found"),
+    ("output", "expected"),
     [
-        (f"{checks.TOUCHED}\n== ERROR SUMMARY: 0 errors", {"findings": 0, "said": ""}),
+        (f"{checks.SENTINEL}\n== ERROR SUMMARY: 0 errors", {"findings": 0, "output": ""}),
         (
-            f"{checks.TOUCHED}\n== RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)",
-            {"findings": 0, "said": ""},
+            f"{checks.SENTINEL}\n== RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)",
+            {"findings": 0, "output": ""},
         ),
-        ("Traceback\n== ERROR SUMMARY: 3 errors", {"findings": 3, "said": "Traceback\n== ERROR SUMMARY: 3 errors"}),
+        ("Traceback\n== ERROR SUMMARY: 3 errors", {"findings": 3, "output": "Traceback\n== ERROR SUMMARY: 3 errors"}),
         ("== Error: Device not supported", {"not_run": "== Error: Device not supported"}),
         ("Traceback\n== ERROR SUMMARY: 0 errors", {"not_run": "Traceback\n== ERROR SUMMARY: 0 errors"}),
     ],
 )
-def test_what_the_sanitizer_says(said: str, found: dict[str, Any]) -> None:
-    assert checks.findings(said) == found
+def test_sanitizer_output_is_parsed(output: str, expected: dict[str, Any]) -> None:
+    assert checks.findings(output) == expected
 
 
-def test_what_takes_too_long_is_ended_with_what_it_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its output ends only when all that have it open have ended."""
+def test_a_timeout_kills_the_child_processes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pipe reaches its end only once every process that holds it open has ended."""
 
     class Impatient(subprocess.Popen[str]):
-        """Out of time as soon as the program has begun."""
+        """Times out as soon as the program has printed its first line."""
 
         def communicate(self, input: str | None = None, timeout: float | None = None) -> tuple[str, str]:
             assert self.stdout is not None
@@ -128,19 +130,19 @@ def test_what_takes_too_long_is_ended_with_what_it_started(monkeypatch: pytest.M
                 return self.stdout.read(), ""
 
     monkeypatch.setattr(subprocess, "Popen", Impatient)
-    assert checks._ran(["sh", "-c", "printf 'begun\\nmore\\n'; sleep 3600 & sleep 3600"], 7.0) == (
+    assert checks._run(["sh", "-c", "printf 'begun\\nmore\\n'; sleep 3600 & sleep 3600"], 7.0) == (
         None,
-        "not done in 7 s\nmore\n",
+        "timeout after 7 s\nmore\n",
     )
 
 
-def kernel(name: str, tokens: int, heads: int, ours: float, theirs: float) -> dict[str, Any]:
+def kernel(name: str, tokens: int, heads: int, ours: float, sdpa: float) -> dict[str, Any]:
     case = {"name": name, "tokens": tokens, "heads": [[64, 64]] * heads, "batch": 128, "dtype": "bfloat16"}
-    us = {OURS: [ours] * 30, "flash": [theirs] * 30, "cudnn": [2 * theirs] * 30}
-    moved = 128 * tokens * heads * 64 * 8
+    us = {OURS: [ours] * 30, "flash": [sdpa] * 30, "cudnn": [2 * sdpa] * 30}
+    bytes_moved = 128 * tokens * heads * 64 * 8
     return {
-        "case": {**case, "has_bias": False, "training": False}, "us": us, "errors": {}, "bytes_moved": moved,
-        "headwise_is": "triton", "why": "",
+        "case": {**case, "has_bias": False, "training": False}, "us": us, "errors": {}, "bytes_moved": bytes_moved,
+        "headwise_backend": "triton", "reason": "",
     }  # fmt: skip
 
 
@@ -163,16 +165,15 @@ RESULTS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_everything_is_met() -> None:
-    found = page.verdicts(RESULTS)
-    assert [each.met for each in found] == [True] * 12
-    assert "1.22 [1.22, 1.22], flash" in page.page(RESULTS)
-    assert "0.91 (1.82 times faster, 2.00 times fewer MACs)" in page.page(RESULTS)
-    assert "SM clock 1980 to 1980 MHz" in page.page(RESULTS)
+def test_all_requirements_are_met() -> None:
+    assert [requirement.passed for requirement in page.requirements(RESULTS)] == [True] * 12
+    assert "1.22 [1.22, 1.22], flash" in page.markdown(RESULTS)
+    assert "0.91 (1.82x faster, 2.00x fewer MACs)" in page.markdown(RESULTS)
+    assert "SM clock 1980 to 1980 MHz" in page.markdown(RESULTS)
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "place"),
+    ("path", "value", "row"),
     [
         (("checks", "tests"), {"code": 1, "passed": 6, "failed": 1}, 0),
         (("checks", "tests"), {"code": 0}, 0),
@@ -183,59 +184,60 @@ def test_everything_is_met() -> None:
         (("nominal_bandwidth",), 7e12, 5),
         (("models", 0, "us", "pruned"), [5.6] * 30, 6),
         (("models", 5, "errors"), {PRUNED: "OutOfMemoryError: it is full"}, 11),
-        (("kernels", 0, "headwise_is"), "buckets", None),
+        (("kernels", 0, "headwise_backend"), "sdpa", None),
         (("kernels", 1, "errors"), {OURS: "CompilationError: no"}, 3),
     ],
     ids=str,
 )
-def test_what_is_missed_is_said(path: tuple[Any, ...], value: object, place: int | None) -> None:
+def test_a_failed_requirement_is_marked(path: tuple[Any, ...], value: object, row: int | None) -> None:
     results: Any = copy.deepcopy(RESULTS)
-    at = results
-    for step in path[:-1]:
-        at = at[step]
-    at[path[-1]] = value
-    found = page.verdicts(results)
-    missed = {2, 5} if place is None else {place}  # what the dense case is asked for twice
-    assert [each.met for each in found] == [index not in missed for index in range(12)]
-    assert "**not met**" in page.page(results)
+    parent = results
+    for key in path[:-1]:
+        parent = parent[key]
+    parent[path[-1]] = value
+    failed = {2, 5} if row is None else {row}  # two requirements refer to the dense case
+    assert [requirement.passed for requirement in page.requirements(results)] == [
+        index not in failed for index in range(12)
+    ]
+    assert "**not met**" in page.markdown(results)
 
 
-def test_what_was_not_run_does_not_count_as_met() -> None:
-    found = page.verdicts({"machine": RESULTS["machine"]})
-    assert [each.met for each in found] == [None] * 12
-    assert page.page({"machine": RESULTS["machine"]}).count("not run") == 24
+def test_requirements_that_were_not_run_are_not_met() -> None:
+    results = page.requirements({"machine": RESULTS["machine"]})
+    assert [requirement.passed for requirement in results] == [None] * 12
+    assert page.markdown({"machine": RESULTS["machine"]}).count("not run") == 24
 
 
 def test_an_error_in_a_table_stays_in_its_cell() -> None:
     results: Any = copy.deepcopy(RESULTS)
     results["kernels"][0]["errors"][OURS] = "CompilationError: a|b *c*"
-    lines = page.page(results).splitlines()
+    lines = page.markdown(results).splitlines()
     cells = [line.count("|") - line.count(r"\|") for line in lines if "CompilationError" in line and line[0] == "|"]
     assert set(cells) == {5}
     assert any(line.endswith(": `CompilationError: a|b *c*`") for line in lines)
 
 
-def test_clocks_are_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clocks_are_monitored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool, written = tmp_path / "nvidia-smi", tmp_path / "written"
-    os.mkfifo(written)  # whose reader and writer wait for each other
+    os.mkfifo(written)  # its reader and writer wait for each other
     lines = "echo 1980, 3201, 55, 400.5\necho 1980, 3201, [N/A], 400.5"
     tool.write_text(f"#!/bin/sh\n{lines}\necho > '{written}'\nexec sleep 3600\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    with clock.watched() as seen:
-        assert seen == []
+    with clock.gpu_monitor() as samples:
+        assert samples == []
         written.read_text()
-    assert seen == [{"clocks.sm": 1980.0, "clocks.mem": 3201.0, "temperature.gpu": 55.0, "power.draw": 400.5}]
+    assert samples == [{"clocks.sm": 1980.0, "clocks.mem": 3201.0, "temperature.gpu": 55.0, "power.draw": 400.5}]
 
 
 def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert command.main([]) == 4
-    assert "there is no NVIDIA GPU here" in capsys.readouterr().err
+    assert "this machine has no usable NVIDIA GPU" in capsys.readouterr().err
 
 
 def test_an_unknown_part(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_:
         command.main(["--only", "games"])
-    assert ended.value.code == 2
+    assert exit_.value.code == 2
     assert "games is not one of checks, kernels, models" in capsys.readouterr().err

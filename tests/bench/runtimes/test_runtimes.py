@@ -1,4 +1,4 @@
-"""Every runtime through its protocol: the same logits, the right refusals."""
+"""Every runtime through its protocol: correct logits, and errors for unsuitable files."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ import torch
 from toolkit import plugins, records
 from toolkit.bench.runtimes import runtime
 from toolkit.errors import BadInput, UnknownName, WeightsError
-from toolkit.models import source
+from toolkit.models import store
 from toolkit.records import Artifact
 
-READS = {"onnxruntime": ("slim-onnx",), "openvino": ("slim-openvino",), "torch": ("slim", "slim-torch")}
-"""Which folders of the fixture each runtime opens."""
+FOLDERS = {"onnxruntime": ("slim-onnx",), "openvino": ("slim-openvino",), "torch": ("slim", "slim-torch")}
+"""Folders of the fixture that each runtime supports."""
 NEEDS_A_GPU = ("tensorrt",)
-"""Tested as far as a machine without one can: see test_tensorrt.py."""
-CASES = [(name, folder) for name, reads in READS.items() for folder in reads]
+"""Tested without a GPU in test_tensorrt.py."""
+CASES = [(name, folder) for name, subjects in FOLDERS.items() for folder in subjects]
 
 
 def test_every_runtime_is_tested_here() -> None:
-    assert plugins.names("toolkit.bench.runtimes") == sorted((*READS, *NEEDS_A_GPU))
+    assert plugins.names("toolkit.bench.runtimes") == sorted((*FOLDERS, *NEEDS_A_GPU))
 
 
-@pytest.mark.parametrize(("name", "reads"), CASES)
+@pytest.mark.parametrize(("name", "subject"), CASES)
 @pytest.mark.parametrize("batch", [1, 3])
-def test_logits_are_those_of_the_model(name: str, reads: str, batch: int, folders: Path) -> None:
+def test_logits_match_the_model(name: str, subject: str, batch: int, folders: Path) -> None:
     images = np.random.default_rng(batch).standard_normal((batch, 3, 32, 32), dtype=np.float32)
     with torch.inference_mode():
-        expected = source.load(folders / "slim").module(torch.from_numpy(images)).numpy()
-    with runtime(name).open(folders / reads, threads=1) as session:
+        expected = store.load(folders / "slim").module(torch.from_numpy(images)).numpy()
+    with runtime(name).open(folders / subject, threads=1) as session:
         logits = session.run(images)
     assert logits.dtype == np.float32
     assert np.ptp(expected) > 0.01
     np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", sorted(READS))
-def test_a_folder_of_the_other_kind_is_refused(name: str, folders: Path) -> None:
-    other = next(reads[0] for runtime_name, reads in READS.items() if runtime_name != name)
+@pytest.mark.parametrize("name", sorted(FOLDERS))
+def test_an_unsupported_folder_is_refused(name: str, folders: Path) -> None:
+    other = next(subjects[0] for runtime_name, subjects in FOLDERS.items() if runtime_name != name)
     with pytest.raises(BadInput, match=name):
         runtime(name).open(folders / other, threads=1)
 
 
-@pytest.mark.parametrize(("name", "reads"), CASES)
-def test_a_changed_file_is_refused(name: str, reads: str, folders: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(folders / reads, tmp_path / "copy")
+@pytest.mark.parametrize(("name", "subject"), CASES)
+def test_a_changed_file_is_refused(name: str, subject: str, folders: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(folders / subject, tmp_path / "copy")
     file = next(path for path in sorted(folder.iterdir()) if path.suffix != ".json")
     content = bytearray(file.read_bytes())
     content[-5] ^= 1
@@ -58,18 +58,18 @@ def test_a_changed_file_is_refused(name: str, reads: str, folders: Path, tmp_pat
         runtime(name).open(folder, threads=1)
 
 
-@pytest.mark.parametrize(("name", "reads"), CASES)
-def test_a_missing_file_is_refused(name: str, reads: str, folders: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(folders / reads, tmp_path / "copy")
+@pytest.mark.parametrize(("name", "subject"), CASES)
+def test_a_missing_file_is_refused(name: str, subject: str, folders: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(folders / subject, tmp_path / "copy")
     file = next(path for path in sorted(folder.iterdir()) if path.suffix != ".json")
     file.unlink()
     with pytest.raises(WeightsError, match="does not exist"):
         runtime(name).open(folder, threads=1)
 
 
-@pytest.mark.parametrize(("name", "reads"), CASES)
-def test_a_session_is_closed_after_its_block(name: str, reads: str, folders: Path) -> None:
-    with runtime(name).open(folders / reads, threads=1) as session:
+@pytest.mark.parametrize(("name", "subject"), CASES)
+def test_a_session_is_closed_at_the_end_of_its_block(name: str, subject: str, folders: Path) -> None:
+    with runtime(name).open(folders / subject, threads=1) as session:
         pass
     with pytest.raises(RuntimeError, match="closed"):
         session.run(np.zeros((1, 3, 32, 32), dtype=np.float32))
@@ -83,16 +83,16 @@ def test_onnxruntime_refuses_files_for_another_runtime(folders: Path, tmp_path: 
         runtime("onnxruntime").open(folder, threads=1)
 
 
-def test_onnxruntime_refuses_bf16_which_it_cannot_compute(folders: Path, tmp_path: Path) -> None:
+def test_onnxruntime_refuses_bf16(folders: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(folders / "slim-onnx", tmp_path / "copy")
     record = replace(records.load(Artifact, folder / "artifact.json"), precision="bf16")
     records.save(record, folder / "artifact.json")
-    with pytest.raises(BadInput, match="no kernels") as caught:
+    with pytest.raises(BadInput, match="no bf16 kernels") as caught:
         runtime("onnxruntime").open(folder, threads=1)
     assert "--openvino" in caught.value.hint
 
 
-def test_torch_runs_on_the_threads_asked_for_and_gives_them_back(folders: Path) -> None:
+def test_torch_uses_the_requested_threads_and_restores_the_count(folders: Path) -> None:
     before = torch.get_num_threads()
     with runtime("torch").open(folders / "slim", threads=before + 1) as session:
         session.run(np.zeros((1, 3, 32, 32), dtype=np.float32))
@@ -106,6 +106,6 @@ def test_onnxruntime_keeps_stderr_clean(folders: Path, capfd: pytest.CaptureFixt
     assert capfd.readouterr() == ("", "")
 
 
-def test_an_unknown_runtime_names_the_closest() -> None:
+def test_an_unknown_runtime_suggests_the_closest() -> None:
     with pytest.raises(UnknownName, match="onnxruntime"):
         runtime("onnx-runtime")

@@ -1,4 +1,4 @@
-"""Engines of another version or for another GPU are refused before they are loaded."""
+"""Engines of an incompatible version or for another GPU are refused before loading."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from toolkit.errors import DeviceUnreachable, WeightsError, WrongMachine
 from toolkit.preprocessing import Preprocessing
 from toolkit.records import Artifact, ModelInfo, Setting, TensorSpec
 
-PREPARED = Preprocessing((0.5,) * 3, (0.25,) * 3, "bicubic", 1.0, "squash", "timm")
-MODEL = ModelInfo("name", {}, ("a", "b"), 2, PREPARED, (), (), 1, 1, "00")
+PREPROCESSING = Preprocessing((0.5,) * 3, (0.25,) * 3, "bicubic", 1.0, "squash", "timm")
+MODEL = ModelInfo("name", {}, ("a", "b"), 2, PREPROCESSING, (), (), 1, 1, "00")
 
 
 def engine(target: str = "tensorrt", architecture: str | None = "sm_87", **options: Setting) -> Artifact:
@@ -36,7 +36,7 @@ def engine(target: str = "tensorrt", architecture: str | None = "sm_87", **optio
 
 
 @pytest.mark.parametrize(
-    ("artifact", "version", "gpu", "fault"),
+    ("artifact", "version", "gpu", "reason"),
     [
         (engine(), "10.3.0", "sm_87", ""),
         (engine(), "11.4.0", "sm_87", "was built by tensorrt 10.3.0, and 11.4.0 is installed"),
@@ -48,17 +48,17 @@ def engine(target: str = "tensorrt", architecture: str | None = "sm_87", **optio
         (engine("rtx", "sm_86,sm_89"), "1.7.1", "sm_89", ""),
         (engine("rtx", "sm_86,sm_89"), "1.7.1", "sm_120", "was built for sm_86,sm_89, and this GPU is sm_120"),
         (engine(architecture=None), "10.3.0", "sm_90", ""),
-        (replace(engine(), built_with={}), "10.3.0", "sm_87", "does not say which tensorrt has built it"),
+        (replace(engine(), built_with={}), "10.3.0", "sm_87", "does not record the version of tensorrt that built it"),
         (
             replace(engine(version_compatible=True), built_with={}),
             "10.3.0",
             "sm_87",
-            "does not say which tensorrt has built it",
+            "does not record the version of tensorrt that built it",
         ),
     ],
 )
-def test_what_does_not_fit_is_named(artifact: Artifact, version: str, gpu: str, fault: str) -> None:
-    assert mismatch(artifact, version, gpu) == fault
+def test_the_mismatch_is_described(artifact: Artifact, version: str, gpu: str, reason: str) -> None:
+    assert mismatch(artifact, version, gpu) == reason
 
 
 @pytest.fixture
@@ -77,10 +77,10 @@ def folder(tmp_path: Path) -> Path:
         ("1.7.1", "sm_75", "was built for sm_80, and this GPU is sm_75"),
     ],
 )
-def test_an_engine_that_does_not_fit_is_refused_before_it_is_loaded(
+def test_an_incompatible_engine_is_refused_before_loading(
     folder: Path, monkeypatch: pytest.MonkeyPatch, version: str, gpu: str, message: str
 ) -> None:
-    """The library and the GPU are only asked what they are: this file would not load."""
+    """Only the versions are queried: the file is not a real engine and would not load."""
     installed = SimpleNamespace(__version__=version)
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", installed)
     monkeypatch.setattr("toolkit.gpu.architecture", lambda: gpu)
@@ -95,7 +95,7 @@ def test_a_changed_engine_is_refused(folder: Path) -> None:
         runtime("tensorrt").open(folder, 1)
 
 
-def test_without_a_gpu_it_is_said_that_there_is_none(folder: Path) -> None:
+def test_a_missing_gpu_is_reported(folder: Path) -> None:
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")

@@ -29,7 +29,7 @@ def model() -> nn.Module:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_objective_gives_a_loss_to_go_backward_from_and_all_logits(
+def test_an_objective_returns_a_differentiable_loss_and_all_logits(
     name: str, model: nn.Module, batches: tuple[Batch, ...]
 ) -> None:
     loss, logits = objectives.build(recipe.Train(objective=name))(model, batches)
@@ -45,11 +45,11 @@ def test_erm_is_the_mean_cross_entropy_of_all_images(
 ) -> None:
     settings = recipe.Train(objective="erm", label_smoothing=smoothing)
     loss, _ = objectives.build(settings)(model, batches)
-    each = [
+    losses = [
         cross_entropy(model(batch.images), batch.labels, label_smoothing=smoothing, reduction="none")
         for batch in batches
     ]
-    torch.testing.assert_close(loss, torch.cat(each).mean())
+    torch.testing.assert_close(loss, torch.cat(losses).mean())
 
 
 def test_an_unknown_objective_gets_a_suggestion() -> None:

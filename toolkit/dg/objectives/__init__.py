@@ -1,7 +1,7 @@
-"""Training objectives: what is minimised over one batch of every source domain.
+"""Training objectives: losses over one batch of every source domain.
 
-A plug-in is a file whose `PLUGIN` builds an objective from a label loss. How labels are scored (cross-entropy, label
-smoothing) is decided here once; what is done with the domains is the plug-in's.
+A plug-in is a file whose `PLUGIN` builds an objective from a label loss. The label loss (cross-entropy with label
+smoothing) is the same for all objectives; how domains are combined is up to the plug-in.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Classifier: TypeAlias = Callable[[Tensor], Tensor]
 """images [batch, 3, S, S] -> logits [batch, classes]"""
 
 LabelLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""logits [batch, classes], labels [batch] -> their mean loss, a scalar"""
+"""logits [batch, classes], labels [batch] -> mean loss, a scalar"""
 
 
 class Objective(Protocol):
     def __call__(self, model: Classifier, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
-        """The loss, a scalar to go backward from, and the logits of all batches' images in their order.
+        """The loss, a differentiable scalar, and the logits of all images, in the order of `batches`.
 
         `batches` holds one batch of each source domain, all of the same size.
         """
@@ -33,10 +33,12 @@ class Objective(Protocol):
 
 
 class ObjectivePlugin(Protocol):
-    def __call__(self, label_loss: LabelLoss) -> Objective: ...
+    def __call__(self, label_loss: LabelLoss) -> Objective:
+        """The objective with this label loss."""
+        ...
 
 
 def build(settings: Training) -> Objective:
-    """The objective that a recipe names. Raises UnknownName with the closest names there are."""
+    """The objective named in the settings. Raises UnknownName with the closest names."""
     plugin = cast(ObjectivePlugin, plugins.load(__name__, settings.objective))
     return plugin(CrossEntropyLoss(label_smoothing=settings.label_smoothing))

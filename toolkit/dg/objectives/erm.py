@@ -1,6 +1,6 @@
-"""Empirical risk minimisation: the mean loss over all images, whatever their domain (Vapnik, 1998).
+"""Empirical risk minimisation: the mean loss over the images of all domains (Vapnik, 1998).
 
-Hard to beat where models are selected on the source domains (Gulrajani and Lopez-Paz, 2021).
+A strong baseline if models are selected on the source domains (Gulrajani and Lopez-Paz, 2021).
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from toolkit.dg.objectives import Classifier, LabelLoss, ObjectivePlugin
 
 @dataclass(frozen=True)
 class Erm:
+    """Mean label loss over all images."""
+
     label_loss: LabelLoss
 
     def __call__(self, model: Classifier, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:

@@ -1,1 +1,1 @@
-"""Closed-form repairs after removal: one file each, found by its name. (None yet.)"""
+"""Closed-form compensation after removal: one file per method, found by its name. (None yet.)"""

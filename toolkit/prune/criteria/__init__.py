@@ -1,23 +1,21 @@
-"""How important a unit is: one file per score, found by its name."""
+"""Importance criteria of units: one file per criterion, found by its name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, cast
+from typing import Protocol, cast
 
-from torch import Tensor, nn
+from torch import nn
 
 from toolkit import plugins
+from toolkit.dg.batches import Batch
 from toolkit.models.groups import Groups, Scores
-
-Batch: TypeAlias = tuple[Tensor, Tensor]
-"""Images [batch, 3, S, S] and their labels [batch] int64."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a criterion may look at. `load` decodes the images, so criteria that need none cost nothing."""
+    """Data for criteria. `load` decodes the calibration images; criteria that need none do not call it."""
 
     load: Callable[[], Sequence[Batch]]
     seed: int
@@ -25,9 +23,10 @@ class Calibration:
 
 class Criterion(Protocol):
     def score(self, model: nn.Module, calibration: Calibration, groups: Groups) -> Scores:
-        """Importance of every unit of every group; higher is more important. Leaves the model as it was."""
+        """Importance of every unit of every group; higher is more important. Does not change the model."""
         ...
 
 
 def criterion(name: str) -> Criterion:
+    """The criterion of this name. Raises UnknownName with the closest names."""
     return cast(Criterion, plugins.load(__name__, name))

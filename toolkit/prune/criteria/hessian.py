@@ -1,7 +1,7 @@
 """Second-order importance with a diagonal Hessian (LeCun et al., "Optimal brain damage", 1990).
 
-The Hessian is approximated by the diagonal of the empirical Fisher matrix over every sample's own gradient
-(Theis et al., 2018).
+The Hessian is approximated by the diagonal of the empirical Fisher matrix, from per-sample gradients (Theis et al.,
+2018).
 """
 
 from __future__ import annotations

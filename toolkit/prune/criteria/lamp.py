@@ -1,4 +1,4 @@
-"""LAMP: magnitude relative to what would be left (Lee et al., "Layer-adaptive sparsity for the magnitude-based
+"""LAMP: magnitude relative to the remaining units (Lee et al., "Layer-adaptive sparsity for the magnitude-based
 pruning", ICLR 2021), applied to structured units."""
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from toolkit.prune.criteria import Calibration, Criterion
 class Lamp:
     """|w_u|^2 / sum of |w_v|^2 over the units v of the same group that are at least as large.
 
-    The largest unit of every group scores 1. Where all units compete (scope `global`), groups are then weighed by their
-    means like under any criterion; the paper compares the scores as they are.
+    The largest unit of every group scores 1. The scope `global` divides these scores by the mean of their group, as it
+    does for any criterion; the paper compares them without normalisation.
     """
 
     def score(self, model: nn.Module, calibration: Calibration, groups: Groups) -> Scores:
@@ -23,7 +23,7 @@ class Lamp:
 
 
 def relative_to_survivors(squares: Tensor) -> Tensor:
-    """squares: [units] -> each divided by the sum of itself and all units after it in ascending order."""
+    """`squares` [units], each divided by the sum of itself and all larger ones, [units]."""
     ascending = torch.argsort(squares, stable=True)
     ordered = squares[ascending]
     survivors = ordered.flip(0).cumsum(0).flip(0)

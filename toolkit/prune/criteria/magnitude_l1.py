@@ -1,4 +1,4 @@
-"""Magnitude |w|: small weights matter little (Han et al., 2015; Li et al., 2017 for whole filters)."""
+"""Magnitude |w|: small weights are less important (Han et al., 2015; Li et al., 2017 for whole filters)."""
 
 from __future__ import annotations
 

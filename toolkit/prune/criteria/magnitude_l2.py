@@ -1,4 +1,4 @@
-"""Magnitude as Euclidean norm: small weights matter little (Han et al., 2015)."""
+"""Magnitude as Euclidean norm: small weights are less important (Han et al., 2015)."""
 
 from __future__ import annotations
 

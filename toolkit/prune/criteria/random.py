@@ -1,4 +1,4 @@
-"""Random importance: the baseline that every other criterion has to beat."""
+"""Random importance: the baseline for all other criteria."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from toolkit.prune.criteria import Calibration, Criterion
 
 
 class Random:
-    """Uniform in [0, 1), drawn from the run's seed."""
+    """Uniform in [0, 1), seeded with the run's seed."""
 
     def score(self, model: nn.Module, calibration: Calibration, groups: Groups) -> Scores:
         generator = torch.Generator().manual_seed(calibration.seed)

@@ -1,4 +1,4 @@
-"""How a model is pruned: one file per published method, found by its name."""
+"""Pruning methods: one file per published method, found by its name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 from toolkit import plugins, recipe
-from toolkit.models.source import LoadedModel
+from toolkit.models.model import Model
 from toolkit.progress import Progress
 from toolkit.prune.criteria import Calibration
 from toolkit.records import PrunePlan
@@ -14,18 +14,19 @@ from toolkit.records import PrunePlan
 
 @dataclass(frozen=True)
 class Job:
-    """What a method gets besides the model."""
+    """Arguments of a method besides the model."""
 
     settings: recipe.Prune
     calibration: Calibration
-    report: Progress
+    progress: Progress
 
 
 class Method(Protocol):
-    def prune(self, model: LoadedModel, job: Job) -> PrunePlan:
-        """A plan for `model`, which stays as it is."""
+    def prune(self, model: Model, job: Job) -> PrunePlan:
+        """A plan for `model`, which is not changed."""
         ...
 
 
 def method(name: str) -> Method:
+    """The method of this name. Raises UnknownName with the closest names."""
     return cast(Method, plugins.load(__name__, name))

@@ -1,8 +1,9 @@
 """Grouped structural pruning of ViT, BEiT and DeiT (Riaz & Smeaton, "The effects of grouped structural global pruning
 of vision transformers on domain generalisation", 2025).
 
-A criterion scores every unit with all the weights that its group couples, an allocator spends the budget, and the units
-go at once or in several rounds. Each round scores anew what the rounds before have left, and leaves the same factor.
+A criterion scores every unit with all its coupled weights, a scope decides which units compete for the budget, and the
+units are removed in one or several steps. Each step scores the remaining model again, and keeps the same fraction of
+it.
 """
 
 from __future__ import annotations
@@ -11,62 +12,62 @@ from dataclasses import replace
 
 import torch
 
-from toolkit.models.cost import CostModel
-from toolkit.models.groups import Groups, Scores, find_groups
+from toolkit.models.groups import Groups, Scores
+from toolkit.models.model import Model
 from toolkit.models.selection import Selection
-from toolkit.models.source import LoadedModel
 from toolkit.models.surgery import Removal, remove
-from toolkit.prune.allocators import Terms, allocator
 from toolkit.prune.budget import Budget, budget_of
 from toolkit.prune.criteria import criterion
+from toolkit.prune.fill_budget import check_reachable, fill_budget, ratio_of, removed_by
 from toolkit.prune.methods import Job, Method
-from toolkit.prune.spending import check_reachable, ratio_of, removed_by, spend
+from toolkit.prune.scopes import Constraints, scope
 from toolkit.records import Cut, PrunePlan
 
 
 class Grouped:
-    def prune(self, model: LoadedModel, job: Job) -> PrunePlan:
-        settings, budget, size = job.settings, budget_of(job.settings), model.info.image_size
-        scorer, spender = criterion(settings.criterion), allocator(settings.scope)
-        groups = find_groups(model.module, size)
-        allowed = groups.along(settings.axes)
-        terms = Terms(allowed, CostModel(model.module, groups, size), settings.round_to, partway=True)
-        check_reachable(spender, budget, replace(terms, partway=False), settings.steps)
+    """Score, select and remove units step by step; the budget holds for the last step."""
+
+    def prune(self, model: Model, job: Job) -> PrunePlan:
+        settings, budget = job.settings, budget_of(job.settings)
+        scorer, ranking = criterion(settings.criterion), scope(settings.scope)
+        allowed = model.groups.along(settings.axes)
+        constraints = Constraints(allowed, model.cost_model, settings.round_to)
+        check_reachable(ranking, budget, constraints, settings.steps)
         cuts: tuple[Cut, ...] = ()
         for done in range(settings.steps):
-            job.report(done, settings.steps)
-            if done + 1 == settings.steps:
-                terms = replace(terms, partway=False)
+            job.progress(done, settings.steps)
+            constraints = replace(constraints, final=done + 1 == settings.steps)
             if not cuts:
                 scores = scorer.score(model.module, job.calibration, allowed)
             else:
-                terms = replace(terms, gone=removed_by(cuts, allowed))
-                removal = remove(model.module, cuts, size)
-                left = find_groups(removal.module, size).along(settings.axes)
-                scores = _in_source(scorer.score(removal.module, job.calibration, left), removal, allowed)
-            cuts = spend(spender.pools(scores, terms), _after(budget, (done + 1) / settings.steps), terms)
-        job.report(settings.steps, settings.steps)
+                constraints = replace(constraints, removed=removed_by(cuts, allowed))
+                removal = remove(model, cuts)
+                remaining = removal.model.groups.along(settings.axes)
+                scores = _in_source(scorer.score(removal.model.module, job.calibration, remaining), removal, allowed)
+            step_budget = _partial(budget, (done + 1) / settings.steps)
+            cuts = fill_budget(ranking.pools(scores, constraints), step_budget, constraints)
+        job.progress(settings.steps, settings.steps)
         return PrunePlan(
             model_sha256=model.info.weights_sha256,
             method="grouped",
             criterion=settings.criterion,
             scope=settings.scope,
             budget=str(budget),
-            met=_met(budget, cuts, terms, groups),
+            met=_achieved(budget, cuts, constraints, model.groups),
             seed=job.calibration.seed,
             cuts=cuts,
         )
 
 
-def _after(budget: Budget, progress: float) -> Budget:
-    """The budget part of the way: every round leaves the same factor of what the round before has left."""
+def _partial(budget: Budget, progress: float) -> Budget:
+    """The budget after the fraction `progress` of all steps: each step keeps the same fraction of the step before."""
     if budget.quantity == "ratio":
-        return Budget("ratio", 1 - (1 - budget.share) ** progress)
-    return Budget(budget.quantity, budget.share**progress)
+        return Budget("ratio", 1 - (1 - budget.fraction) ** progress)
+    return Budget(budget.quantity, budget.fraction**progress)
 
 
 def _in_source(scores: Scores, removal: Removal, groups: Groups) -> Scores:
-    """Scores of a cut model's units at their indices in the model before; NaN for what was removed."""
+    """Scores of the pruned model's units at their indices in the source model; NaN for removed units."""
     result = {group.key: torch.full((group.units,), torch.nan, dtype=torch.float64) for group in groups}
     for key, values in scores.items():
         place, units = removal.origin[key]
@@ -74,10 +75,12 @@ def _in_source(scores: Scores, removal: Removal, groups: Groups) -> Scores:
     return result
 
 
-def _met(budget: Budget, cuts: tuple[Cut, ...], terms: Terms, groups: Groups) -> float:
+def _achieved(budget: Budget, cuts: tuple[Cut, ...], constraints: Constraints, groups: Groups) -> float:
+    """Fraction of units removed, or of MACs or parameters that remain."""
     if budget.quantity == "ratio":
-        return ratio_of(cuts, terms.groups)
-    return budget.left(terms.cost.after_removing(Selection(groups, cuts).removed), terms.cost.dense)
+        return ratio_of(cuts, constraints.groups)
+    cost = constraints.cost
+    return budget.remaining(cost.after_removing(Selection(groups, cuts).removed), cost.dense)
 
 
 PLUGIN: Method = Grouped()

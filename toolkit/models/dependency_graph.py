@@ -1,0 +1,183 @@
+"""Find the prunable groups of a model.
+
+Outside attention they come from torch-pruning's dependency graph (DepGraph, Fang et al., 2023), in which attention is
+a single layer whose input and output are the residual channels. Inside attention they follow from the `HeadLayout`.
+The graph is traced on the meta device; only names and sizes are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+
+from toolkit.errors import UnsupportedModel
+from toolkit.models.adapt import attentions
+from toolkit.models.attention import HeadwiseAttention
+from toolkit.models.groups import Group, Groups, Slice
+from toolkit.models.modes import evaluating
+from toolkit.models.shapes import blocks_of, copy_sharing_tensors
+from toolkit.records import Axis
+
+
+def find_groups(model: nn.Module, image_size: int) -> Groups:
+    """All groups of a canonical model, whose attention layers are `HeadwiseAttention`."""
+    groups = [*_coupled_groups(model, image_size)]
+    _check_prunable(model, groups)
+    for place, attention in attentions(model).items():
+        groups += attention_groups(place, attention)
+    return Groups(model, [*groups, _block_group(model)])
+
+
+def _check_prunable(model: nn.Module, coupled: Sequence[Group]) -> None:
+    """Raise UnsupportedModel unless each unit has exactly one index in each coupled weight."""
+    for group in coupled:
+        for piece in group.slices:
+            width = model.get_parameter(piece.parameter).shape[piece.dim]
+            if width != group.units:
+                raise UnsupportedModel(
+                    f"{piece.parameter} has size {width} for {group.units} units of {group.place}, "
+                    "which cannot be pruned yet"
+                )
+
+
+def attention_groups(place: str, attention: HeadwiseAttention) -> list[Group]:
+    """The head, query/key and value groups of one attention."""
+    heads = attention.layout.heads
+    qk_width = attention.layout.qk_width
+    qk_head = torch.repeat_interleave(torch.tensor([qk for qk, _ in heads]))  # [Q] head of each query row
+    v_head = torch.repeat_interleave(torch.tensor([v for _, v in heads]))  # [V]
+    queries, values = torch.arange(qk_width), torch.arange(len(v_head))
+
+    def slices(qk_unit: Tensor | None, v_unit: Tensor | None) -> tuple[Slice, ...]:
+        pieces: list[Slice] = []
+        if qk_unit is not None:
+            pieces.append(Slice(f"{place}.qkv.weight", 0, queries, qk_unit))
+            pieces.append(Slice(f"{place}.qkv.weight", 0, queries + qk_width, qk_unit))
+            biases = [name for name in ("q_bias", "k_bias") if getattr(attention, name) is not None]
+            pieces += [Slice(f"{place}.{name}", 0, queries, qk_unit) for name in biases]
+        if v_unit is not None:
+            pieces.append(Slice(f"{place}.qkv.weight", 0, values + 2 * qk_width, v_unit))
+            pieces.append(Slice(f"{place}.proj.weight", 1, values, v_unit))
+            if attention.v_bias is not None:
+                pieces.append(Slice(f"{place}.v_bias", 0, values, v_unit))
+        return tuple(pieces)
+
+    whole = slices(qk_head, v_head)
+    if attention.relative_position_bias_table is not None:
+        indices = torch.arange(len(heads))
+        whole += (Slice(f"{place}.relative_position_bias_table", 1, indices, indices),)
+    return [
+        Group(place, "head", (len(heads),), whole),
+        Group(place, "qk", tuple(qk for qk, _ in heads), slices(queries, None)),
+        Group(place, "v", tuple(v for _, v in heads), slices(None, values)),
+    ]
+
+
+def _block_group(model: nn.Module) -> Group:
+    """The group of blocks: each block is a unit, with all of its parameters."""
+    blocks = blocks_of(model)
+    slices = []
+    for index, block in enumerate(blocks):
+        for name, parameter in block.named_parameters():
+            positions = torch.arange(parameter.shape[0])
+            slices.append(Slice(f"blocks.{index}.{name}", 0, positions, torch.full_like(positions, index)))
+    return Group("blocks", "block", (len(blocks),), tuple(slices))
+
+
+def _coupled_groups(model: nn.Module, image_size: int) -> Iterator[Group]:
+    """Groups of residual channels and MLP hidden units, from the dependency graph."""
+    model = copy_sharing_tensors(model, "meta")
+    with evaluating(model), _attention_as_one_node(model):
+        graph = tp.DependencyGraph().build_dependency(
+            model,
+            example_inputs=torch.zeros(1, 3, image_size, image_size, device="meta"),
+            customized_pruners={HeadwiseAttention: _AttentionPruner()},
+            verbose=False,
+        )
+    names: dict[object, str] = {module: name for name, module in model.named_modules()}
+    names |= {parameter: name for name, parameter in model.named_parameters()}
+    classifiers = [module for name, module in model.named_modules() if name in ("head", "head_dist")]
+    for group in graph.get_all_groups(ignored_layers=classifiers, root_module_types=[nn.Conv2d, nn.Linear]):
+        root = names[group[0].dep.target.module]
+        if any(names.get(item.dep.target.module) == "patch_embed.proj" for item in group):
+            yield _converted(group, names, "residual", "embed")
+        elif root.endswith(".mlp.fc1"):
+            yield _converted(group, names, root.removesuffix(".fc1"), "mlp")
+        else:
+            raise UnsupportedModel(f"the output channels of {root} belong to no axis that can be pruned")
+
+
+def _converted(group: tp.Group, names: Mapping[object, str], place: str, axis: Axis) -> Group:
+    """Convert a torch-pruning group of (layer, direction, indices) to slices of named parameters."""
+    slices: dict[tuple[str, int], Slice] = {}
+    units = len(group[0].idxs)
+    for item in group:
+        module, positions = item.dep.target.module, torch.tensor(item.idxs)
+        roots = torch.tensor(item.root_idxs)
+        for name, dim in _dimensions(module, item.dep, names):
+            slices.setdefault((name, dim), Slice(name, dim, positions, roots))
+    return Group(place, axis, (units,), tuple(slices.values()))
+
+
+def _dimensions(module: object, dep: tp.Dependency, names: Mapping[object, str]) -> list[tuple[str, int]]:
+    """(parameter, dimension) pairs that torch-pruning's pruning function would shorten."""
+    name = names.get(module, "")
+    if isinstance(module, nn.Parameter):
+        return [(name, dep.target.pruning_dim % module.dim())]
+    inputs = dep.handler in (tp.prune_linear_in_channels, tp.prune_conv_in_channels)
+    if isinstance(module, HeadwiseAttention):
+        pairs = [(f"{name}.qkv.weight", 1), (f"{name}.proj.weight", 0)]
+        return pairs + ([(f"{name}.proj.bias", 0)] if module.proj.bias is not None else [])
+    if isinstance(module, nn.Linear | nn.Conv2d | nn.LayerNorm):
+        pairs = [(f"{name}.weight", 1 if inputs else 0)]
+        return pairs + ([(f"{name}.bias", 0)] if module.bias is not None and not inputs else [])
+    return []  # reshapes, additions and the like have no parameters
+
+
+class _AttentionPruner(tp.BasePruningFunc):  # type: ignore[misc]
+    """Declares to the graph that input and output channels of attention are coupled; never prunes."""
+
+    def prune_out_channels(self, layer: HeadwiseAttention, idxs: Sequence[int]) -> HeadwiseAttention:
+        return layer
+
+    prune_in_channels = prune_out_channels
+
+    def get_out_channels(self, layer: HeadwiseAttention) -> int:
+        return layer.proj.out_features
+
+    def get_in_channels(self, layer: HeadwiseAttention) -> int:
+        return layer.proj.out_features
+
+
+class _OneNode(torch.autograd.Function):
+    """The identity, as a single node of the autograd graph."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
+@contextmanager
+def _attention_as_one_node(model: nn.Module) -> Iterator[None]:
+    """Trace each attention as a single operation inside the block."""
+    layers = list(attentions(model).values())
+    for layer in layers:
+        layer.forward = _forward_as_one_node  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _forward_as_one_node(x: Tensor, **unused: object) -> Tensor:
+    output: Tensor = _OneNode.apply(x)
+    return output

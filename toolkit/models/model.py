@@ -1,0 +1,69 @@
+"""A module with its description, and cached properties derived from the two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from torch import nn
+
+from toolkit.models.adapt import attentions
+from toolkit.models.cost_model import CostModel
+from toolkit.models.dependency_graph import find_groups
+from toolkit.models.groups import Groups
+from toolkit.models.profile import Cost, LayerCall, total_cost, trace
+from toolkit.records import HeadLayout, ModelInfo
+
+
+@dataclass(frozen=True)
+class Model:
+    """`module(images [batch, 3, S, S]) -> logits [batch, classes]`, with S = `info.image_size`.
+
+    Training changes the weights of `module` but not its shapes, so cached properties stay valid. Pruning and resizing
+    return a new `Model`.
+    """
+
+    module: nn.Module
+    info: ModelInfo
+    fresh: tuple[str, ...] = ()
+    """Names of parameters that pretrained weights did not fill: the classifier, if the classes differ."""
+
+    @cached_property
+    def groups(self) -> Groups:
+        """Prunable groups of coupled channels, heads and blocks."""
+        return find_groups(self.module, self.info.image_size)
+
+    @cached_property
+    def layer_calls(self) -> Mapping[str, LayerCall]:
+        """Calls of all layers with weights, by module name, for one image."""
+        return trace(self.module, self.info.image_size)
+
+    @cached_property
+    def cost_model(self) -> CostModel:
+        """Predicts the cost after any removal."""
+        return CostModel(self.module, self.groups, self.layer_calls)
+
+    @cached_property
+    def cost(self) -> Cost:
+        """Parameters, and MACs for one image."""
+        return total_cost(self.module, self.layer_calls)
+
+    @property
+    def layouts(self) -> tuple[HeadLayout, ...]:
+        """Head layout of each attention, in order."""
+        return tuple(attention.layout for attention in attentions(self.module).values())
+
+    def with_current_info(self) -> Model:
+        """The model with the layouts and the cost of its module written into `info`."""
+        cost = self.cost
+        info = replace(self.info, layouts=self.layouts, parameters=cost.parameters, macs=cost.macs)
+        return self.with_info(info)
+
+    def with_info(self, info: ModelInfo) -> Model:
+        """The model with another `info`; cached properties are kept unless the image size changes."""
+        other = replace(self, info=info)
+        if info.image_size == self.info.image_size:
+            cached = ("groups", "layer_calls", "cost_model", "cost")
+            vars(other).update({name: vars(self)[name] for name in cached if name in vars(self)})
+        return other

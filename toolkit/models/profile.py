@@ -1,0 +1,102 @@
+"""Parameters, multiply-accumulates (MACs) and memory traffic of a model, traced on the meta device.
+
+MACs include convolutions, linear layers and attention (QK^T and PV). Norms, activations and additions are excluded, as
+is usual. FLOPs are about twice the MACs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from toolkit.models.attention import HeadwiseAttention
+from toolkit.models.modes import evaluating
+
+FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Parameters of a model, and MACs for one image."""
+
+    parameters: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """One call of a layer, for one image."""
+
+    positions: int
+    """How often the weights are applied: number of tokens, number of patches, or 1."""
+    macs: int
+    bytes_moved: int
+    """Memory traffic in float32 if inputs and weights are read once and outputs are written once."""
+
+
+def profile(model: nn.Module, image_size: int) -> Cost:
+    """Cost of the whole model for one image of `image_size` x `image_size` pixels."""
+    return total_cost(model, trace(model, image_size))
+
+
+def total_cost(model: nn.Module, calls: Mapping[str, LayerCall]) -> Cost:
+    """Cost of the whole model, from the layer calls that `trace` returns."""
+    return Cost(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        macs=sum(call.macs for call in calls.values()),
+    )
+
+
+def trace(model: nn.Module, image_size: int) -> dict[str, LayerCall]:
+    """Calls of all layers with weights, by module name, for one image on the meta device."""
+    with _recorded(model) as calls:
+        logits_shape(model, image_size)
+    return calls
+
+
+def logits_shape(model: nn.Module, image_size: int) -> tuple[int, ...]:
+    """Output shape for one image of `image_size` x `image_size` pixels, on the meta device: [1, classes]."""
+    weights = {name: tensor.detach().to("meta") for name, tensor in model.named_parameters()}
+    weights |= {name: tensor.to("meta") for name, tensor in model.named_buffers()}
+    images = torch.empty(1, 3, image_size, image_size, device="meta")
+    with evaluating(model), torch.no_grad():
+        logits: Tensor = functional_call(model, weights, (images,))
+    return tuple(logits.shape)
+
+
+@contextmanager
+def _recorded(model: nn.Module) -> Iterator[dict[str, LayerCall]]:
+    calls: dict[str, LayerCall] = {}
+    names = {module: name for name, module in model.named_modules()}
+
+    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        calls[names[module]] = _layer_call(module, inputs[0], output)
+
+    kinds = (nn.Linear, nn.Conv2d, nn.LayerNorm, HeadwiseAttention)
+    hooks = [module.register_forward_hook(record) for module in names if isinstance(module, kinds)]
+    try:
+        yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _layer_call(module: nn.Module, x: Tensor, y: Tensor) -> LayerCall:
+    """Cost of one call. x, y: [1, tokens, channels], [1, channels, height, width] or [1, channels]."""
+    if isinstance(module, HeadwiseAttention):  # the output projection is a separate layer
+        tokens, weight, layout = x.shape[1], module.qkv.weight, module.layout
+        products = tokens * tokens * (layout.qk_width + layout.v_width)
+        moved = x.numel() + weight.numel() + 2 * tokens * weight.shape[0] + tokens * layout.v_width
+        return LayerCall(tokens, tokens * weight.numel() + products, moved * FLOAT32_BYTES)
+    weights = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+    moved = (x.numel() + weights + y.numel()) * FLOAT32_BYTES
+    if isinstance(module, nn.LayerNorm):
+        return LayerCall(x.numel() // x.shape[-1], 0, moved)
+    assert isinstance(module, nn.Linear | nn.Conv2d)
+    positions = y.numel() // module.weight.shape[0]
+    return LayerCall(positions, positions * module.weight.numel(), moved)

@@ -1,0 +1,84 @@
+"""Save and load model folders.
+
+A model folder contains `model.json` (a `ModelInfo`) and `model.safetensors`; nothing in it is executed. Widths are not
+recorded: loading builds the source model on the meta device, sets the shapes of the file's tensors, and loads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from toolkit import hashing, records
+from toolkit.errors import StorageError, WeightsError, plainly
+from toolkit.models.adapt import attentions, canonicalise
+from toolkit.models.model import Model
+from toolkit.models.shapes import blocks_of, drop_blocks, set_shapes
+from toolkit.models.timm_model import check_name, create
+from toolkit.records import ModelInfo
+
+
+def save(model: Model, folder: Path) -> Model:
+    """Write `model.safetensors` and `model.json` to `folder`; returns the model with the file's hash in its info."""
+    file = folder / "model.safetensors"
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.module.state_dict().items()}
+    try:
+        save_file(tensors, file)
+    except SafetensorError as error:
+        raise StorageError(
+            f"cannot write {file}: {plainly(error)}", "free disk space and run the command again"
+        ) from error
+    model = model.with_current_info()
+    model = model.with_info(replace(model.info, weights_sha256=hashing.sha256(file)))
+    records.save(model.info, folder / "model.json")
+    return model
+
+
+_DAMAGED = "run the stage that wrote it again with --force"
+
+
+def load(folder: Path) -> Model:
+    """Read a model folder; WeightsError if the tensors are damaged or do not match `model.json`."""
+    info = records.load(ModelInfo, folder / "model.json")
+    file = folder / "model.safetensors"
+    shapes = _shapes(file)
+    if hashing.sha256(file) != info.weights_sha256:
+        raise WeightsError(f"{file} does not match {folder / 'model.json'}: its hash differs", _DAMAGED)
+    check_name(info.name)
+    with torch.device("meta"):
+        module = create(info.name, info.args, len(info.classes), from_hub=False)
+    canonicalise(module)
+    _apply_structure(module, info, shapes)
+    module.load_state_dict(load_file(file), strict=True, assign=True)
+    return Model(module.eval(), info)
+
+
+def _apply_structure(module: nn.Module, info: ModelInfo, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Give the source model the blocks and layouts of `info` and the file's shapes; WeightsError if they differ."""
+    depth = len(blocks_of(module))
+    if not set(info.removed_blocks) < set(range(depth)) or len(info.layouts) != depth - len(set(info.removed_blocks)):
+        raise WeightsError(
+            f"model.json removes blocks {info.removed_blocks} of {depth} but has {len(info.layouts)} head layouts"
+        )
+    drop_blocks(module, set(info.removed_blocks))
+    set_shapes(module, shapes)
+    for (place, attention), layout in zip(attentions(module).items(), info.layouts, strict=True):
+        attention.layout = layout
+        if mismatch := attention.layout_mismatch():
+            raise WeightsError(f"{place}: {mismatch}", _DAMAGED)
+
+
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise WeightsError(f"{file} does not exist") from None
+    except SafetensorError as error:
+        raise WeightsError(f"{file} is truncated or not a safetensors file", _DAMAGED) from error

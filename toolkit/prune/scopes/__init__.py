@@ -1,0 +1,39 @@
+"""Pruning scopes: which units compete for the budget. One file per scope, found by its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, cast
+
+from toolkit import plugins
+from toolkit.models.cost_model import CostModel
+from toolkit.models.groups import Groups, Scores, Unit
+
+if TYPE_CHECKING:
+    from toolkit.prune.fill_budget import Pools
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """Limits on the units that may be removed."""
+
+    groups: Groups
+    """The groups that may be pruned."""
+    cost: CostModel
+    round_to: int
+    removed: frozenset[Unit] = frozenset()
+    """Units removed by earlier steps, with those contained in them. They stay removed, whatever their scores."""
+    final: bool = True
+    """False in all steps but the last: these get as close to the budget as chunks allow without removing more, and
+    remove nothing rather than raise BudgetError."""
+
+
+class Scope(Protocol):
+    def pools(self, scores: Scores, constraints: Constraints) -> Pools:
+        """The removable chunks, in pools of those that compete; `fill_budget` empties all pools at the same pace."""
+        ...
+
+
+def scope(name: str) -> Scope:
+    """The scope of this name. Raises UnknownName with the closest names."""
+    return cast(Scope, plugins.load(__name__, name))
