@@ -6,7 +6,9 @@ Shapes in this file: Q and V are the sums of the heads' qk_dim and v_dim, `queri
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import groupby
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -110,12 +112,9 @@ def reference(
 ) -> Tensor:
     """Attention written out head by head, for tests; arguments as `headwise_attention`."""
     q, k, v = split_qkv(packed, queries, heads)
-    outputs, qk_start, v_start = [], 0, 0
-    for index, (qk_dim, v_dim) in enumerate(heads):
-        logits = _logits(q[..., qk_start : qk_start + qk_dim], k[..., qk_start : qk_start + qk_dim], scale)
-        logits = _biased(logits, None if bias is None else bias[index], key_bias)
-        outputs.append(logits.softmax(dim=-1) @ v[..., v_start : v_start + v_dim])
-        qk_start, v_start = qk_start + qk_dim, v_start + v_dim
+    outputs = [
+        _head_logits(q, k, head, scale, bias, key_bias).softmax(dim=-1) @ v[..., head.v] for head in _head_slices(heads)
+    ]
     return torch.cat(outputs, dim=-1)
 
 
@@ -129,13 +128,8 @@ def reference_lse(
 ) -> Tensor:
     """Base-2 log-sum-exp of the logits over the keys, [batch, heads, queries] float32, head by head."""
     q, k, _ = split_qkv(packed, queries, heads)
-    sums, start = [], 0
-    for index, (dim, _) in enumerate(heads):
-        logits = _logits(q[..., start : start + dim], k[..., start : start + dim], scale)
-        logits = _biased(logits, None if bias is None else bias[index], key_bias)
-        sums.append(logits.float().logsumexp(dim=-1) * math.log2(math.e))
-        start += dim
-    return torch.stack(sums, dim=1)
+    logits = (_head_logits(q, k, head, scale, bias, key_bias).float() for head in _head_slices(heads))
+    return torch.stack([head_logits.logsumexp(dim=-1) * math.log2(math.e) for head_logits in logits], dim=1)
 
 
 def reference_gradients(
@@ -151,20 +145,16 @@ def reference_gradients(
     dtype = torch.promote_types(packed.dtype, torch.float32)
     q, k, v = (part.to(dtype) for part in split_qkv(packed, queries, heads))
     grad_q, grad_k, grad_v, grad_bias, grad_key_bias = [], [], [], [], []
-    qk_start, v_start = 0, 0
-    for index, (qk_dim, v_dim) in enumerate(heads):
-        qk_slice, v_slice = slice(qk_start, qk_start + qk_dim), slice(v_start, v_start + v_dim)
-        logits = _logits(q[..., qk_slice], k[..., qk_slice], scale)
-        probs = _biased(logits, None if bias is None else bias[index], key_bias).softmax(dim=-1)
-        grad = grad_out[..., v_slice].to(dtype)
-        grad_probs = grad @ v[..., v_slice].transpose(1, 2)
+    for head in _head_slices(heads):
+        probs = _head_logits(q, k, head, scale, bias, key_bias).softmax(dim=-1)
+        grad = grad_out[..., head.v].to(dtype)
+        grad_probs = grad @ v[..., head.v].transpose(1, 2)
         grad_logits = probs * (grad_probs - (grad_probs * probs).sum(dim=-1, keepdim=True))
-        grad_q.append(grad_logits @ k[..., qk_slice] * scale)
-        grad_k.append(grad_logits.transpose(1, 2) @ q[..., qk_slice] * scale)
+        grad_q.append(grad_logits @ k[..., head.qk] * scale)
+        grad_k.append(grad_logits.transpose(1, 2) @ q[..., head.qk] * scale)
         grad_v.append(probs.transpose(1, 2) @ grad)
         grad_bias.append(grad_logits.sum(dim=0))
         grad_key_bias.append(grad_logits.sum(dim=1))
-        qk_start, v_start = qk_slice.stop, v_slice.stop
     packed_q = grad_q if queries is None else []
     return (
         torch.cat([*packed_q, *grad_k, *grad_v], dim=-1).to(packed.dtype),
@@ -184,13 +174,26 @@ def split_qkv(packed: Tensor, queries: Tensor | None, heads: Heads) -> tuple[Ten
     return queries, k, v
 
 
-def _logits(q: Tensor, k: Tensor, scale: float) -> Tensor:
-    """Logits [batch, queries, keys] of one head from q [batch, queries, qk_dim] and k [batch, keys, qk_dim]."""
-    return q @ k.transpose(1, 2) * scale
+class _Head(NamedTuple):
+    """Index of a head, and its elements among those of all heads."""
+
+    index: int
+    qk: slice
+    v: slice
 
 
-def _biased(logits: Tensor, bias: Tensor | None, key_bias: Tensor | None) -> Tensor:
-    """Logits plus the head's bias [queries, keys] and each image's key_bias [batch, keys]."""
+def _head_slices(heads: Heads) -> Iterator[_Head]:
+    qk_start, v_start = 0, 0
+    for index, (qk_dim, v_dim) in enumerate(heads):
+        yield _Head(index, slice(qk_start, qk_start + qk_dim), slice(v_start, v_start + v_dim))
+        qk_start, v_start = qk_start + qk_dim, v_start + v_dim
+
+
+def _head_logits(
+    q: Tensor, k: Tensor, head: _Head, scale: float, bias: Tensor | None, key_bias: Tensor | None
+) -> Tensor:
+    """Logits [batch, queries, keys] of one head, with its bias [queries, keys] and each image's key_bias."""
+    logits = q[..., head.qk] @ k[..., head.qk].transpose(1, 2) * scale
     if bias is not None:
-        logits = logits + bias.to(logits.dtype)
+        logits = logits + bias[head.index].to(logits.dtype)
     return logits if key_bias is None else logits + key_bias[:, None, :].to(logits.dtype)
