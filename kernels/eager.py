@@ -175,9 +175,9 @@ def split_qkv(packed: Tensor, queries: Tensor | None, heads: Heads) -> tuple[Ten
 
 
 class _Head(NamedTuple):
-    """Index of a head, and its elements among those of all heads."""
+    """Number of a head, and its elements among those of all heads."""
 
-    index: int
+    number: int
     qk: slice
     v: slice
 
@@ -195,5 +195,5 @@ def _head_logits(
     """Logits [batch, queries, keys] of one head, with its bias [queries, keys] and each image's key_bias."""
     logits = q[..., head.qk] @ k[..., head.qk].transpose(1, 2) * scale
     if bias is not None:
-        logits = logits + bias[head.index].to(logits.dtype)
+        logits = logits + bias[head.number].to(logits.dtype)
     return logits if key_bias is None else logits + key_bias[:, None, :].to(logits.dtype)
