@@ -12,7 +12,7 @@ from rich.text import Text
 from typer.testing import CliRunner
 
 from toolkit import options, resolve
-from toolkit.cli import OWN_FLAGS, STAGE_HELP, app
+from toolkit.cli import STAGE_HELP, app
 from toolkit.recipe import Recipe, Section
 
 SETTINGS = [
@@ -109,7 +109,7 @@ def test_every_option_has_a_help_text_and_one_name(command: str) -> None:
     names = [name for option in resolved.params for name in (*option.opts, *option.secondary_opts)]
     assert len(names) == len(set(names))
     flags = {options.FLAG_NAMES.get(name, name.partition(".")[2]).replace("_", "-")
-           for name in SETTINGS if name.partition(".")[0] in OWN_FLAGS.get(command, (command,))}  # fmt: skip
+           for name in SETTINGS if name.partition(".")[0] in options.sections_of(command)}  # fmt: skip
     assert {f"--{name}" for name in flags} <= set(names)
 
 

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -57,23 +57,6 @@ FLAGGED = {
     **STAGE_HELP,
 }
 """Commands with flags for recipe settings, and their help."""
-TARGETS = {
-    "onnx": ("onnx", "Write ONNX (the default)."),
-    "trt": ("tensorrt", "Build a TensorRT engine, on the machine whose GPU will run it."),
-    "rtx": ("rtx", "Build a TensorRT for RTX engine, for RTX GPUs, on any machine."),
-    "openvino": ("openvino", "Write OpenVINO IR, for CPUs."),
-    "torch": ("torch", "Write a torch.export program, compiled if there is a C++ compiler."),
-}
-"""Flags of `export`: the target that each selects, and its help."""
-FORMER_FLAGS = {"target": "gpu"}
-"""Renamed flags of `export`."""
-OWN_FLAGS = {
-    "train": ("model", "data", "train"),
-    "prune": ("model", "data", "prune"),
-    "run": ("model", "data"),
-    "report": (),
-}
-"""Recipe sections whose settings are flags of a command, unless it is the section of its own name."""
 
 
 def main() -> None:
@@ -118,22 +101,22 @@ def _run(values: dict[str, Any]) -> None:
         with _reporting_errors():
             raise UnknownName("stage", until, STAGES)
     names = list(STAGES)[: list(STAGES).index(until) + 1]
-    _run_stages(names, values, OWN_FLAGS["run"])
+    _run_stages("run", names, values)
 
 
-def _run_stages(names: list[str], values: dict[str, Any], sections: tuple[str, ...]) -> None:
+def _run_stages(command: str, names: list[str], values: dict[str, Any]) -> None:
     """Run the named stages with the flags of a command."""
     from toolkit import options, resolve
 
     with _reporting_errors():
         _configure_logging(values)
-        flags = options.flags_in(values, sections)
+        flags = options.flags_in(values, options.sections_of(command))
         origins = {name: options.flag_of(name) for name in flags}
         for name, value in map(resolve.parse_assignment, values["assignments"] or []):
             flags[name], origins[name] = value, f"--set {name}"
         if values["seed"] is not None:
             flags["seed"], origins["seed"] = values["seed"], "--seed"
-        if targets := [target for flag, (target, _) in TARGETS.items() if values.get(flag)]:
+        if targets := [target for flag, (target, _) in options.TARGETS.items() if values.get(flag)]:
             flags["export.targets"] = targets
         _execute(names, resolve.resolve(values["recipe"], values["run"], flags, origins), values)
 
@@ -258,46 +241,16 @@ def _with_flags(name: str) -> Any:
     """A command with a flag for every setting of its recipe sections."""
     from toolkit import options
 
-    sections = OWN_FLAGS.get(name, (name,))
-    extra: dict[str, Any] = {}
-    if name == "export":
-        for flag, (_, text) in TARGETS.items():
-            extra[flag] = Annotated[bool, typer.Option(f"--{flag}", help=text, rich_help_panel="Stage")]
-        for flag, current in FORMER_FLAGS.items():
-            extra[flag] = Annotated[str | None, typer.Option(f"--{flag}", callback=_renamed(current), hidden=True)]
-    if name == "run":
-        extra["until"] = Annotated[
-            str | None, typer.Option("--until", metavar="STAGE", help="Last stage to run.", rich_help_panel="Run")
-        ]
-    if name in ("run", "bench", "report"):
-        extra["allow_invalid"] = _ALLOW_INVALID
-
     def stage(values: dict[str, Any]) -> None:
-        _run_stages([name], values, sections)
+        _run_stages(name, [name], values)
 
     single = typer.Typer(add_completion=False, rich_markup_mode="rich")
     callback = _run if name == "run" else stage
-    single.command(name, help=FLAGGED[name])(options.with_options(callback, sections, extra))
+    single.command(name, help=FLAGGED[name])(
+        options.with_options(callback, options.sections_of(name), options.extra_options(name))
+    )
     return get_command(single)
 
 
-def _renamed(current: str) -> Callable[[str | None], None]:
-    """Callback that refuses a renamed flag with its current name."""
-
-    def refuse(value: str | None) -> None:
-        if value is not None:
-            raise typer.BadParameter(f"it is now called --{current}")
-
-    return refuse
-
-
-_ALLOW_INVALID = Annotated[
-    bool,
-    typer.Option(
-        "--allow-invalid",
-        help="Report an INVALID measurement as such, without a failing exit code.",
-        rich_help_panel="Run",
-    ),
-]
 for _name, _help in FLAGGED.items():
     app.command(_name, help=_help)(lambda: None)

@@ -62,6 +62,18 @@ Force = Annotated[
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show more messages.", rich_help_panel="Run")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.", rich_help_panel="Run")]
 
+Until = Annotated[
+    str | None, typer.Option("--until", metavar="STAGE", help="Last stage to run.", rich_help_panel="Run")
+]
+AllowInvalid = Annotated[
+    bool,
+    typer.Option(
+        "--allow-invalid",
+        help="Report an INVALID measurement as such, without a failing exit code.",
+        rich_help_panel="Run",
+    ),
+]
+
 COMMON: Mapping[str, Any] = {
     "run": Run,
     "recipe": RecipeFile,
@@ -78,18 +90,66 @@ SWITCHES = ("as_json", "dry_run", "force", "verbose", "quiet")
 """Boolean options."""
 
 
+OWN_SECTIONS = {
+    "train": ("model", "data", "train"),
+    "prune": ("model", "data", "prune"),
+    "run": ("model", "data"),
+    "report": (),
+}
+"""Recipe sections whose settings are flags of a command, unless it is the section of its own name."""
+TARGETS = {
+    "onnx": ("onnx", "Write ONNX (the default)."),
+    "trt": ("tensorrt", "Build a TensorRT engine, on the machine whose GPU will run it."),
+    "rtx": ("rtx", "Build a TensorRT for RTX engine, for RTX GPUs, on any machine."),
+    "openvino": ("openvino", "Write OpenVINO IR, for CPUs."),
+    "torch": ("torch", "Write a torch.export program, compiled if there is a C++ compiler."),
+}
+"""Flags of `export`: the target that each selects, and its help."""
+FORMER_FLAGS = {"target": "gpu"}
+"""Renamed flags of `export`."""
+
+
+def sections_of(command: str) -> tuple[str, ...]:
+    """Recipe sections whose settings are flags of a command."""
+    return OWN_SECTIONS.get(command, (command,))
+
+
+def extra_options(command: str) -> dict[str, Any]:
+    """Options of a command that are neither recipe settings nor common to all commands."""
+    options: dict[str, Any] = {}
+    if command == "export":
+        for flag, (_, text) in TARGETS.items():
+            options[flag] = Annotated[bool, typer.Option(f"--{flag}", help=text, rich_help_panel="Stage")]
+        for flag, current in FORMER_FLAGS.items():
+            options[flag] = Annotated[str | None, typer.Option(f"--{flag}", callback=_refuse(current), hidden=True)]
+    if command == "run":
+        options["until"] = Until
+    if command in ("run", "bench", "report"):
+        options["allow_invalid"] = AllowInvalid
+    return options
+
+
+def _refuse(current: str) -> Callable[[str | None], None]:
+    """Callback that refuses a renamed flag with its current name."""
+
+    def refuse(value: str | None) -> None:
+        if value is not None:
+            raise typer.BadParameter(f"it is now called --{current}")
+
+    return refuse
+
+
 def with_options(
-    command: Callable[[dict[str, Any]], None], sections: Sequence[str], extra: Mapping[str, Any]
+    callback: Callable[[dict[str, Any]], None], sections: Sequence[str], extra: Mapping[str, Any]
 ) -> Callable[..., None]:
-    """Build a Typer command: `command` receives the values of the sections' flags, of `extra` and of COMMON."""
-    annotations = (
-        {_parameter(name): _option(name, field) for name, field in fields(sections)} | dict(extra) | dict(COMMON)
-    )
+    """Build a Typer command: `callback` receives the values of the sections' flags, of `extra` and of COMMON."""
+    flags = {_parameter(name): _option(name, field) for name, field in fields(sections)}
+    annotations = flags | dict(extra) | dict(COMMON)
 
     def typer_command(**values: Any) -> None:
-        command(values)
+        callback(values)
 
-    typer_command.__doc__ = command.__doc__
+    typer_command.__doc__ = callback.__doc__
     typer_command.__annotations__ = annotations
     typer_command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from toolkit import options, records
-from toolkit.cli import OWN_FLAGS
 from toolkit.errors import RecipeError
 from toolkit.recipe import Recipe
 from toolkit.resolve import resolve
@@ -309,7 +308,7 @@ def odd_flags() -> list[tuple[str, str, str, str]]:
     """Command, flag, wrong value, and the name of every setting that is a number or a list."""
     found = []
     for stage in ("train", "prune", "finetune", "export", "parity", "bench"):
-        for name, field in options.fields(OWN_FLAGS.get(stage, (stage,))):
+        for name, field in options.fields(options.sections_of(stage)):
             kind = str(field.annotation)
             if "int" in kind or "float" in kind:
                 given = "1,x" if "tuple" in kind else "two"
@@ -332,7 +331,7 @@ def test_no_flag_with_a_wrong_value_is_refused_in_words_of_pydantic(
 
 @pytest.mark.parametrize("stage", ["train", "prune", "finetune", "export", "bench"])
 def test_a_switch_takes_no_value(here: Path, command: Command, stage: str) -> None:
-    for name, field in options.fields(OWN_FLAGS.get(stage, (stage,))):
+    for name, field in options.fields(options.sections_of(stage)):
         if field.annotation is bool:
             ended = command(stage, f"{options.flag_of(name)}=maybe")
             assert (ended.code, ended.out) == (2, "")
