@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from toolkit import yaml_file
@@ -19,26 +18,8 @@ from toolkit.models.weights import fill
 
 VIT, DISTILLED, BEIT = "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224"
 State = dict[str, Tensor]
-
-
-def built(name: str, size: int, **args: object) -> nn.Module:
-    small: dict[str, object] = {"patch_size": 8, "depth": 1, "embed_dim": 24, "num_heads": 3, "num_classes": 3}
-    module: nn.Module = timm.create_model(name, img_size=size, **{**small, **args})
-    return module.eval()
-
-
-def model(name: str = VIT, size: int = 32, seed: int = 0, **args: object) -> nn.Module:
-    """A model whose parameters are all random, including biases, position embeddings and layer scales."""
-    torch.manual_seed(seed)
-    module = built(name, size, **args)
-    for parameter in module.parameters():
-        nn.init.normal_(parameter)
-    return module
-
-
-def written(state: State, file: Path) -> Path:
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, file)
-    return file
+MakeModule = Callable[..., nn.Module]
+WriteWeights = Callable[[State, Path], Path]
 
 
 AVERAGED = {"global_pool": "avg"}
@@ -73,7 +54,9 @@ DIFFERENCES = [
 
 
 @pytest.mark.parametrize("case", DIFFERENCES, ids=lambda case: case[-1])
-def test_a_difference_is_named_with_settings(case: Any, tmp_path: Path) -> None:
+def test_a_difference_is_named_with_settings(
+    model: MakeModule, written: WriteWeights, case: Any, tmp_path: Path
+) -> None:
     file, theirs, name, ours, message, hint = case
     with pytest.raises(WeightsError) as caught:
         fill(model(name, **ours), written(model(file, **theirs).state_dict(), tmp_path / "weights.safetensors"))
@@ -82,7 +65,9 @@ def test_a_difference_is_named_with_settings(case: Any, tmp_path: Path) -> None:
     assert "invalid" not in caught.value.message
 
 
-def test_several_suggested_settings_together_fit_the_file(tmp_path: Path) -> None:
+def test_several_suggested_settings_together_fit_the_file(
+    model: MakeModule, written: WriteWeights, tmp_path: Path
+) -> None:
     state = model(depth=2, mlp_ratio=2.0, init_values=0.1, reg_tokens=4, no_embed_class=True).state_dict()
     file = written(state, tmp_path / "weights.safetensors")
     with pytest.raises(WeightsError) as caught:
@@ -114,7 +99,9 @@ PAIRS: list[tuple[str, dict[str, object], dict[str, object]]] = [
 
 @pytest.mark.parametrize("swapped", [False, True])
 @pytest.mark.parametrize("pair", PAIRS, ids=str)
-def test_each_suggested_setting_fits_the_file(pair: Any, swapped: bool, tmp_path: Path) -> None:
+def test_each_suggested_setting_fits_the_file(
+    model: MakeModule, written: WriteWeights, pair: Any, swapped: bool, tmp_path: Path
+) -> None:
     """Tests both directions: either architecture may be the file's."""
     name, *kinds = pair
     theirs, ours = reversed(kinds) if swapped else kinds
@@ -128,7 +115,12 @@ def test_each_suggested_setting_fits_the_file(pair: Any, swapped: bool, tmp_path
 
 @pytest.mark.parametrize(("file", "args", "name"), [(VIT, {}, BEIT), (BEIT, {}, VIT), (DISTILLED, {}, VIT)])
 def test_another_family_is_suggested_with_the_files_sizes(
-    file: str, args: dict[str, object], name: str, tmp_path: Path
+    model: MakeModule,
+    written: WriteWeights,
+    file: str,
+    args: dict[str, object],
+    name: str,
+    tmp_path: Path,
 ) -> None:
     weights = written(model(file, depth=2, mlp_ratio=2, **args).state_dict(), tmp_path / "weights.safetensors")
     with pytest.raises(WeightsError) as caught:
@@ -139,7 +131,7 @@ def test_another_family_is_suggested_with_the_files_sizes(
     fill(timm.create_model(suggested, img_size=32, num_classes=3, **arguments), weights)
 
 
-def test_an_unsupported_architecture_is_not_suggested(tmp_path: Path) -> None:
+def test_an_unsupported_architecture_is_not_suggested(model: MakeModule, written: WriteWeights, tmp_path: Path) -> None:
     file = written(model(qk_norm=True).state_dict(), tmp_path / "weights.safetensors")
     with pytest.raises(
         WeightsError, match="the file has query and key norms, the model has none, and such models cannot be pruned"
@@ -176,7 +168,11 @@ def with_positions_renamed(state: State) -> State:
     ],
 )
 def test_layouts_of_other_libraries_get_no_misleading_hint(
-    change: Callable[[State], State], message: str, tmp_path: Path
+    model: MakeModule,
+    written: WriteWeights,
+    change: Callable[[State], State],
+    message: str,
+    tmp_path: Path,
 ) -> None:
     with pytest.raises(WeightsError) as caught:
         fill(model(), written(change(model().state_dict()), tmp_path / "weights.safetensors"))
@@ -194,6 +190,8 @@ def test_layouts_of_other_libraries_get_no_misleading_hint(
         ("backbone.layers.0.ffn.layers.0.0.weight", "OpenMMLab"),
     ],
 )
-def test_tensor_names_of_other_libraries_are_recognised(name: str, library: str, tmp_path: Path) -> None:
+def test_tensor_names_of_other_libraries_are_recognised(
+    model: MakeModule, written: WriteWeights, name: str, library: str, tmp_path: Path
+) -> None:
     with pytest.raises(WeightsError, match=f"its tensors are named as in {library}, not as in timm"):
         fill(model(), written({name: torch.zeros(2)}, tmp_path / "weights.safetensors"))

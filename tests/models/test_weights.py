@@ -6,9 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import timm
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from toolkit import recipe
@@ -21,37 +19,19 @@ from toolkit.models.weights import fill
 NAMES = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224")
 VIT, DISTILLED, BEIT = NAMES
 State = dict[str, Tensor]
-
-
-def built(name: str, size: int, **args: object) -> nn.Module:
-    small: dict[str, object] = {"patch_size": 8, "depth": 1, "embed_dim": 24, "num_heads": 3, "num_classes": 3}
-    module: nn.Module = timm.create_model(name, img_size=size, **{**small, **args})
-    return module.eval()
-
-
-def model(name: str = VIT, size: int = 32, seed: int = 0, **args: object) -> nn.Module:
-    """A model whose parameters are all random, including biases, position embeddings and layer scales."""
-    torch.manual_seed(seed)
-    module = built(name, size, **args)
-    for parameter in module.parameters():
-        nn.init.normal_(parameter)
-    return module
-
-
-def written(state: State, file: Path) -> Path:
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, file)
-    return file
+MakeModule = Callable[..., nn.Module]
+WriteWeights = Callable[[State, Path], Path]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_safetensors_file(name: str, tmp_path: Path) -> None:
+def test_a_safetensors_file(model: MakeModule, written: WriteWeights, name: str, tmp_path: Path) -> None:
     trained, fresh = model(name), model(name, seed=1)
     assert fill(fresh, written(trained.state_dict(), tmp_path / "weights.safetensors")) == ()
     assert all(torch.equal(tensor, fresh.state_dict()[key]) for key, tensor in trained.state_dict().items())
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_file_of_our_dense_model(name: str, tmp_path: Path) -> None:
+def test_a_file_of_our_dense_model(model: MakeModule, written: WriteWeights, name: str, tmp_path: Path) -> None:
     trained, fresh = model(name), model(name, seed=1)
     expected = {key: tensor.clone() for key, tensor in trained.state_dict().items()}
     canonicalise(trained)
@@ -85,7 +65,10 @@ def with_deit3s_names(state: State) -> State:
         ("flexivit_small", dict, (32, 48), {}),
     ],
 )
-def test_resampled_weights_equal_timms(
+def test_resampled_weights_equal_timms(  # noqa: PLR0913
+    built: MakeModule,
+    model: MakeModule,
+    written: WriteWeights,
     name: str,
     change: Callable[[State], State],
     sizes: tuple[int, int],
@@ -102,7 +85,7 @@ def test_resampled_weights_equal_timms(
         assert key in fresh or torch.equal(ours.state_dict()[key], tensor), key
 
 
-def test_a_classifier_for_other_classes_is_not_loaded(tmp_path: Path) -> None:
+def test_a_classifier_for_other_classes_is_not_loaded(model: MakeModule, written: WriteWeights, tmp_path: Path) -> None:
     trained, fresh = model(DISTILLED, num_classes=1000), model(DISTILLED, seed=1)
     own = fresh.get_parameter("head.weight").clone()
     kept = fill(fresh, written(trained.state_dict(), tmp_path / "weights.safetensors"))
@@ -111,7 +94,7 @@ def test_a_classifier_for_other_classes_is_not_loaded(tmp_path: Path) -> None:
     assert torch.equal(fresh.get_parameter("cls_token"), trained.get_parameter("cls_token"))
 
 
-def test_a_backbone_keeps_the_initial_classifier(tmp_path: Path) -> None:
+def test_a_backbone_keeps_the_initial_classifier(model: MakeModule, written: WriteWeights, tmp_path: Path) -> None:
     trained, fresh = model().state_dict(), model(seed=1)
     before = fresh.get_parameter("head.weight").clone()
     backbone = {name: tensor for name, tensor in trained.items() if not name.startswith("head.")}
@@ -120,7 +103,7 @@ def test_a_backbone_keeps_the_initial_classifier(tmp_path: Path) -> None:
     assert torch.equal(fresh.get_parameter("norm.weight"), trained["norm.weight"])
 
 
-def test_mismatched_tensors_are_named(tmp_path: Path) -> None:
+def test_mismatched_tensors_are_named(model: MakeModule, written: WriteWeights, tmp_path: Path) -> None:
     state = model().state_dict()
     state["norm.unexpected"] = state.pop("norm.weight")
     state["norm.bias"] = torch.zeros(7)
@@ -131,7 +114,9 @@ def test_mismatched_tensors_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [VIT, BEIT])
-def test_a_tensor_of_any_wrong_shape_is_named(name: str, tmp_path: Path) -> None:
+def test_a_tensor_of_any_wrong_shape_is_named(
+    model: MakeModule, written: WriteWeights, name: str, tmp_path: Path
+) -> None:
     ours = model(name)
     state = {key: tensor.clone() for key, tensor in ours.state_dict().items()}
     for key in state:
@@ -148,7 +133,9 @@ def test_a_tensor_of_any_wrong_shape_is_named(name: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_dtypes_are_converted_to_float32(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_other_dtypes_are_converted_to_float32(
+    model: MakeModule, written: WriteWeights, dtype: torch.dtype, tmp_path: Path
+) -> None:
     state = {name: tensor.to(dtype) for name, tensor in model().state_dict().items()}
     fresh = model(seed=1)
     fill(fresh, written(state, tmp_path / "weights.safetensors"))
@@ -167,14 +154,16 @@ def test_other_dtypes_are_converted_to_float32(dtype: torch.dtype, tmp_path: Pat
         (lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8), "quantised"),
     ],
 )
-def test_tensors_that_are_not_plain_floats(change: Callable[[Tensor], Tensor], message: str, tmp_path: Path) -> None:
+def test_tensors_that_are_not_plain_floats(
+    model: MakeModule, change: Callable[[Tensor], Tensor], message: str, tmp_path: Path
+) -> None:
     state = model().state_dict()
     torch.save({**state, "norm.weight": change(state["norm.weight"])}, tmp_path / "weights.pth")
     with pytest.raises(WeightsError, match=rf"not plain floating-point numbers: norm\.weight \(.*{message}\)"):
         fill(model(), tmp_path / "weights.pth")
 
 
-def test_nan_and_infinity_are_refused(tmp_path: Path) -> None:
+def test_nan_and_infinity_are_refused(model: MakeModule, written: WriteWeights, tmp_path: Path) -> None:
     state = {name: tensor.double() for name, tensor in model().state_dict().items()}
     state["norm.weight"][3] = float("nan")
     state["cls_token"] = state["cls_token"] + 1e300  # overflows in float32
@@ -186,7 +175,7 @@ def test_nan_and_infinity_are_refused(tmp_path: Path) -> None:
     assert kept == ("head.weight", "head.bias"), "an unused classifier does not matter"
 
 
-def test_tensors_that_share_memory(tmp_path: Path) -> None:
+def test_tensors_that_share_memory(model: MakeModule, tmp_path: Path) -> None:
     shared, fresh = torch.randn(24), model(seed=1)
     torch.save({**model().state_dict(), "norm.weight": shared, "norm.bias": shared}, tmp_path / "weights.pth")
     fill(fresh, tmp_path / "weights.pth")
@@ -194,7 +183,12 @@ def test_tensors_that_share_memory(tmp_path: Path) -> None:
     assert fresh.get_parameter("norm.weight").data_ptr() != fresh.get_parameter("norm.bias").data_ptr()
 
 
-def test_resampled_patches_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_resampled_patches_are_reported(
+    model: MakeModule,
+    written: WriteWeights,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     fill(model(), written(model(patch_size=16, size=64).state_dict(), tmp_path / "weights.safetensors"))
     assert "the patch embedding is resampled from 16 to 8 pixels" in caplog.text
 
@@ -204,7 +198,12 @@ def small(file: Path | str, **more: object) -> recipe.Model:
     return recipe.Model.model_validate({"name": VIT, "weights": str(file), "image_size": 32, "args": args, **more})
 
 
-def test_build_from_a_file(tmp_path: Path) -> None:
+def test_build_from_a_file(
+    built: MakeModule,
+    model: MakeModule,
+    written: WriteWeights,
+    tmp_path: Path,
+) -> None:
     trained = model(num_classes=1000)
     file = written(trained.state_dict(), tmp_path / "weights.safetensors")
     built = build(small(file), ("cat", "dog"), seed=0)
@@ -212,7 +211,7 @@ def test_build_from_a_file(tmp_path: Path) -> None:
     assert torch.equal(built.module.get_parameter("cls_token"), trained.get_parameter("cls_token"))
 
 
-def test_the_number_of_heads_is_read_from_our_model_json(tmp_path: Path) -> None:
+def test_the_number_of_heads_is_read_from_our_model_json(built: MakeModule, model: MakeModule, tmp_path: Path) -> None:
     """Tensors do not show it."""
     built = build(small("none"), ("cat", "dog", "emu"), seed=0)
     store.save(built, tmp_path)
@@ -221,7 +220,7 @@ def test_the_number_of_heads_is_read_from_our_model_json(tmp_path: Path) -> None
     assert fill(model(), tmp_path / "model.safetensors") == ()
 
 
-def test_published_weights_load(shared: Path) -> None:
+def test_published_weights_load(built: MakeModule, shared: Path) -> None:
     """The published DeiT-Tiny file loads completely, including the classifier for its 1000 classes."""
     file = shared / "weights" / "deit_tiny_patch16_224.safetensors"
     settings = recipe.Model(name="deit_tiny_patch16_224", weights=str(file), image_size=160)
