@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import resource
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from toolkit import __version__, hashing, records
-from toolkit.cli import STAGE_HELP
-from toolkit.recipe import Recipe
+from toolkit import hashing, records
 
 Command = Callable[..., Any]
 Snapshot = Callable[..., dict[str, str]]
@@ -62,7 +56,7 @@ def test_every_stage_leaves_its_result(finished: tuple[Path, Any]) -> None:
     assert "checkpoint.pt" not in {path.name for path in run.rglob("*")}
 
 
-def test_a_run_ends_with_the_table_and_the_path_of_the_page(finished: tuple[Path, Any]) -> None:
+def test_a_run_ends_with_the_table_and_the_path_of_the_report(finished: tuple[Path, Any]) -> None:
     ended = finished[1]
     assert "MACs" in ended.err
     assert "report: runs/default/report.html" in ended.err
@@ -70,7 +64,7 @@ def test_a_run_ends_with_the_table_and_the_path_of_the_page(finished: tuple[Path
         assert "the measurement is INVALID" in ended.err
 
 
-def test_what_is_up_to_date_is_not_made_again(here: Path, command: Command, snapshot: Snapshot) -> None:
+def test_up_to_date_results_are_not_remade(here: Path, command: Command, snapshot: Snapshot) -> None:
     before = snapshot(here, "log.jsonl", "environment.json", "report.html")
     ended = command("run")
     assert ended.made == []
@@ -90,7 +84,7 @@ def test_what_is_up_to_date_is_not_made_again(here: Path, command: Command, snap
         (("train", "--force"), ["dense"]),
     ],
 )
-def test_only_what_follows_from_a_setting_is_made(
+def test_a_setting_remakes_only_what_depends_on_it(
     here: Path, command: Command, words: tuple[str, ...], results: list[str]
 ) -> None:
     ended = command(*words)
@@ -98,7 +92,7 @@ def test_only_what_follows_from_a_setting_is_made(
     assert ended.made == results
 
 
-def test_what_needs_a_result_that_changed_is_made_again(here: Path, command: Command) -> None:
+def test_results_that_depend_on_a_changed_result_are_remade(here: Path, command: Command) -> None:
     command("prune", "--ratio", "0.25")
     ended = command("parity")
     assert ended.code == 0, ended.err
@@ -110,7 +104,7 @@ def test_a_stage_with_an_equal_result_stops_the_chain(here: Path, command: Comma
     assert command("parity").made == [], "the same seed gives the same weights"
 
 
-def test_until_stops_there(here: Path, command: Command) -> None:
+def test_until_stops_after_the_stage(here: Path, command: Command) -> None:
     ended = command("run", "--until", "prune", "--run", "runs/short", "--set", "train.epochs=0")
     assert ended.code == 0, ended.err
     assert {path.name for path in (here / "runs" / "short").glob("[!.]*") if path.is_dir()} == {"dense", "pruned"}
@@ -126,7 +120,7 @@ def test_dry_run_writes_nothing(here: Path, command: Command, snapshot: Snapshot
     assert snapshot(here) == before
 
 
-def test_dry_run_says_that_all_is_up_to_date(here: Path, command: Command) -> None:
+def test_dry_run_reports_up_to_date_results(here: Path, command: Command) -> None:
     lines = command("run", "--dry-run").err.splitlines()
     assert [line for line in lines if not line.endswith("up to date")] == [
         "data: 3 domains (ink 30, photo 30; held out: sketch 30), 3 classes, 90 images",
@@ -144,7 +138,7 @@ def test_dry_run_says_that_all_is_up_to_date(here: Path, command: Command) -> No
         ("bench", records.BenchReport),
     ],
 )
-def test_json_is_the_record_and_nothing_else(here: Path, command: Command, stage: str, kind: type) -> None:
+def test_json_prints_the_record_only(here: Path, command: Command, stage: str, kind: type) -> None:
     ended = command(stage, "--json")
     assert ended.code in (0, 3)
     assert isinstance(records.loads(kind, ended.out), kind)
@@ -158,12 +152,12 @@ def test_json_of_stages_with_several_records(here: Path, command: Command) -> No
     assert page["dense"]["macs"] > page["slim"]["macs"] > 0
 
 
-def test_quiet_says_nothing_even_while_it_works(here: Path, command: Command) -> None:
+def test_quiet_prints_nothing(here: Path, command: Command) -> None:
     ended = command("prune", "-q", "--force")
     assert (ended.code, ended.out, ended.err) == (0, "", "")
 
 
-def test_flags_of_earlier_commands_hold_until_taken_back(here: Path, command: Command) -> None:
+def test_flags_of_earlier_commands_are_reused_until_overridden(here: Path, command: Command) -> None:
     run = here / "runs" / "default"
     plan = run / "pruned" / "plan.json"
     command("prune", "--ratio", "0.25")
@@ -175,7 +169,7 @@ def test_flags_of_earlier_commands_hold_until_taken_back(here: Path, command: Co
     assert records.load(records.PrunePlan, plan).budget == "macs=0.7"
 
 
-def test_seed_reaches_weights_and_record(here: Path, command: Command) -> None:
+def test_the_seed_determines_weights_and_is_recorded(here: Path, command: Command) -> None:
     run = here / "runs" / "default"
     before = records.load(records.ModelInfo, run / "dense" / "model.json").weights_sha256
     command("train", "--seed", "5")
@@ -183,7 +177,7 @@ def test_seed_reaches_weights_and_record(here: Path, command: Command) -> None:
     assert yaml.safe_load((run / "recipe.yaml").read_text())["seed"] == 5
 
 
-def test_parity_that_is_not_shown_ends_with_1_and_the_page_is_written(here: Path, command: Command) -> None:
+def test_failed_parity_ends_with_1_and_writes_the_report(here: Path, command: Command) -> None:
     page = here / "runs" / "default" / "report.html"
     page.unlink()
     ended = command("run", "--set", "parity.margin=0.001")
@@ -193,7 +187,7 @@ def test_parity_that_is_not_shown_ends_with_1_and_the_page_is_written(here: Path
     assert "loses less than 0.1\N{NO-BREAK SPACE}pp in every domain" in page.read_text()
 
 
-def test_bench_that_is_invalid_ends_with_3_and_the_page_is_written(
+def test_an_invalid_measurement_ends_with_3_and_writes_the_report(
     here: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = here / "runs" / "default" / "bench" / "onnxruntime-local" / "bench.json"
@@ -216,7 +210,7 @@ def test_bench_that_is_invalid_ends_with_3_and_the_page_is_written(
     assert command("bench").code == 3, "it holds for one command"
 
 
-def test_names_from_outside_are_shown_to_the_letter(here: Path, command: Command) -> None:
+def test_names_of_files_and_classes_are_printed_literally(here: Path, command: Command) -> None:
     run = here / "runs" / "default"
     name = "[bold]<b>:smile:$x$[/b]"
     content = json.loads((run / "parity" / "parity.json").read_text())
@@ -230,7 +224,7 @@ def test_names_from_outside_are_shown_to_the_letter(here: Path, command: Command
     assert page.count("[bold]&lt;b&gt;:smile:$x$[/b]") >= 3, "in two tables and a plot"
 
 
-def test_the_page_leaves_out_measurements_of_models_that_are_gone(here: Path, command: Command) -> None:
+def test_the_report_omits_measurements_of_former_models(here: Path, command: Command) -> None:
     file = here / "runs" / "default" / "bench" / "onnxruntime-local" / "bench.json"
     report = records.load(records.BenchReport, file)
     gone = [replace(made, artifact_sha256="0" * 64) if made.subject == "slim" else made for made in report.measurements]
@@ -239,9 +233,7 @@ def test_the_page_leaves_out_measurements_of_models_that_are_gone(here: Path, co
 
 
 @pytest.mark.slow
-def test_the_page_shows_what_was_measured_in_other_runtimes_of_models_that_are_there(
-    here: Path, command: Command
-) -> None:
+def test_the_report_shows_measurements_of_current_models_in_other_runtimes(here: Path, command: Command) -> None:
     command("bench", "--runtime", "torch")
     assert {row["load"]["runtime"] for row in yaml.safe_load(command("report", "--json").out)["latency"]} == {
         "torch",
@@ -254,75 +246,6 @@ def test_the_page_shows_what_was_measured_in_other_runtimes_of_models_that_are_t
     }  # fmt: skip
 
 
-def test_an_error_prints_no_record_of_an_earlier_result(here: Path, command: Command) -> None:
+def test_json_prints_no_earlier_record_after_an_error(here: Path, command: Command) -> None:
     ended = command("prune", "--json", "--criterion", "taylr")
     assert (ended.code, ended.out) == (2, "")
-
-
-def test_version(command: Command) -> None:
-    assert command("--version").out == f"toolkit {__version__}\n"
-
-
-def test_doctor_names_what_is_there(command: Command) -> None:
-    ended = command("doctor")
-    assert (ended.code, ended.out) == (0, "")
-    for name in ("CPU", "torch", "timm", "onnxruntime", "TensorRT"):
-        assert name in ended.err
-
-
-def test_init_writes_the_defaults_once(tmp_path: Path, command: Command) -> None:
-    file = tmp_path / "toolkit.yaml"
-    assert command("init", file).code == 0
-    assert Recipe.model_validate(yaml.safe_load(file.read_text())) == Recipe()
-    file.write_text("seed: 4\n")
-    ended = command("init", file)
-    assert ended.code == 2
-    assert "--force" in ended.err
-    assert file.read_text() == "seed: 4\n"
-    assert command("init", file, "--force").code == 0
-    assert Recipe.model_validate(yaml.safe_load(file.read_text())) == Recipe()
-
-
-def test_init_into_a_folder_that_is_not_there(tmp_path: Path, command: Command) -> None:
-    ended = command("init", tmp_path / "nowhere" / "toolkit.yaml")
-    assert ended.code == 2
-    assert "No such file or directory" in ended.err
-
-
-HELP = (
-    "import sys, toolkit.cli; sys.argv = ['toolkit', '--help']\ntry: toolkit.cli.main()\nfinally: print(*sys.modules)"
-)
-
-
-def test_help_lists_what_is_built_and_loads_next_to_nothing() -> None:
-    ran = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=True)
-    text, _, modules = ran.stdout.strip().rpartition("\n")
-    loaded = set(modules.split())
-    assert {"torch", "timm", "numpy", "scipy", "pydantic", "yaml"} & loaded == set()
-    ours = {name for name in loaded if name.split(".")[0] == "toolkit"}
-    assert ours == {"toolkit", "toolkit.cli", "toolkit.errors", "toolkit.characters"}
-    for name in (*STAGE_HELP, "run", "inspect", "init", "doctor"):
-        assert re.search(rf"^\W*{name}\b", text, re.MULTILINE), name
-
-
-@pytest.mark.parametrize("name", ["", *STAGE_HELP, "run"])
-def test_help_lists_nothing_that_is_not_built(command: Command, name: str) -> None:
-    text = command(*name.split(), "--help").out.lower()
-    for word in ("jetson", "ssh", "optin", "gohsp", "p3b", "latency="):
-        assert word not in text
-
-
-def test_help_is_quick(untraced: dict[str, str]) -> None:
-    """At most four times what its library needs to load, whatever the machine: the best of runs that take turns."""
-
-    def seconds(*program: str) -> float:
-        """Of the processor, which other programs on the machine do not change much."""
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-c", *program], check=True, stdout=subprocess.DEVNULL, env=untraced)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-
-    programs = ("from toolkit.cli import main; main()", "--help"), ("import typer",)
-    taken = [[seconds(*program) for program in programs] for _ in range(5)]
-    shown, loaded = (min(each) for each in zip(*taken, strict=True))
-    assert shown < 4 * loaded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import resource
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -61,3 +62,11 @@ def in_our_words() -> Callable[[Any], str]:
         return str(error)
 
     return checked
+
+
+@pytest.fixture(scope="module")
+def same_here(finished: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the finished run, shared by all commands that must not change it."""
+    folder = tmp_path_factory.mktemp("bad") / "work"
+    shutil.copytree(finished[0], folder)
+    return folder

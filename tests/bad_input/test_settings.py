@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from toolkit import options, records
+from toolkit import options
 from toolkit.errors import RecipeError
 from toolkit.recipe import Recipe
 from toolkit.resolve import resolve
@@ -113,14 +112,6 @@ VALUES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def same_here(finished: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One copy of the finished run for all commands that must not change it."""
-    folder = tmp_path_factory.mktemp("bad") / "work"
-    shutil.copytree(finished[0], folder)
-    return folder
-
-
 @pytest.mark.each_choice
 @pytest.mark.parametrize("case", [*NAMES, *VALUES], ids=lambda case: " ".join(case[0]))
 @pytest.mark.parametrize("run", ["runs/default", "more/runs/new"])
@@ -208,7 +199,7 @@ def wrong_values() -> list[tuple[str, object]]:
     return [(name, value) for name in ("seed", "run", *sections, *names) for value in odd]
 
 
-def test_no_type_in_any_place_is_refused_in_words_of_pydantic(
+def test_values_of_any_wrong_type_are_refused_without_pydantics_words(
     in_our_words: Callable[[Any], str], tmp_path: Path
 ) -> None:
     refused: dict[str, RecipeError] = {}
@@ -225,73 +216,12 @@ def test_no_type_in_any_place_is_refused_in_words_of_pydantic(
         assert "something else" not in said, "a finding of pydantic that we have no words for"
 
 
-def test_flags_of_earlier_commands_without_names(
-    here: Path, command: Command, in_our_words: Callable[[Any], str]
-) -> None:
+def test_an_invalid_flags_yaml(here: Path, command: Command, in_our_words: Callable[[Any], str]) -> None:
     Path("runs/default/flags.yaml").write_text("flags: [1]\n")
     assert "flags.yaml does not hold flags by name" in in_our_words(command("prune"))
 
 
-def test_budget_that_cannot_be_met_says_the_closest_that_can(
-    here: Path, command: Command, unchanged: Unchanged
-) -> None:
-    with unchanged(here):
-        ended = command("prune", "--budget", "macs=0.01")
-    assert ended.code == 2
-    (closest,) = re.findall(r"macs=0.01 cannot be achieved: the closest achievable budget is (macs=\S+)", ended.err)
-    assert "--round-to" in ended.err
-    assert command("prune", "--budget", closest).code == 0
-    assert records.load(records.PrunePlan, Path("runs/default/pruned/plan.json")).budget == closest
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (
-            ["--budget", "macs=0.6", "--axes", "head"],
-            "macs=0.6 cannot be achieved: the closest achievable budget is macs=",
-        ),
-        (
-            ["--budget", "params=0.99", "--axes", "head"],
-            "params=0.99 cannot be achieved: the closest achievable budget is params=",
-        ),
-        (["--ratio", "0.01"], "ratio=0.01 removes nothing: the smallest possible cut of every layer is larger"),
-    ],
-    ids=str,
-)
-def test_what_no_scores_can_change_is_said_before_training_and_in_the_same_words(
-    here: Path, command: Command, words: list[str], said: str
-) -> None:
-    early = command("prune", "--run", "runs/new", "--recipe", "toolkit.yaml", *words)
-    assert (early.code, early.made) == (2, []), early.err
-    late = command("prune", *words)
-    assert late.code == 2, late.err
-    for ended in (early, late):
-        assert said in ended.err
-    assert early.err[early.err.index("error:") :] == late.err[late.err.index("error:") :]
-
-
-def test_a_budget_that_no_training_can_meet_is_refused_before_any(here: Path, command: Command) -> None:
-    ended = command("prune", "--run", "runs/new", "--budget", "macs=0.01", "--recipe", "toolkit.yaml")
-    assert (ended.code, ended.made) == (2, [])
-    assert "the closest achievable budget" in ended.err
-    assert not Path("runs/new").exists()
-    ended = command("prune", "--image-size", "48", "--budget", "macs=0.01")
-    assert (ended.code, ended.made) == (2, []), "nor a new one in place of another model's"
-
-
-def test_what_was_made_before_bad_input_keeps_its_settings(
-    here: Path, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Only the trained model's scores may show a budget to be bad; it is not trained again for other settings."""
-    monkeypatch.setattr("toolkit.stages.prune._check_budget", lambda run: None)
-    ended = command("prune", "--run", "runs/new", "--seed", "9", "--budget", "macs=0.01", "--recipe", "toolkit.yaml")
-    assert (ended.code, ended.made) == (2, ["dense", "pruned"])
-    ended = command("prune", "--run", "runs/new", "--ratio", "0.3")
-    assert (ended.code, ended.made) == (0, ["pruned"]), ended.err
-
-
-def test_what_an_earlier_command_gave_is_named_as_such(
+def test_an_error_in_an_earlier_flag_names_flags_yaml(
     here: Path, command: Command, in_our_words: Callable[[Any], str]
 ) -> None:
     Path("runs/default/flags.yaml").write_text("flags: {train.epochs: -1}\n")
@@ -316,7 +246,7 @@ def odd_flags() -> list[tuple[str, str, str, str]]:
     return [*found, ("train", "--seed", "two", "seed"), ("prune", "--axes", "head,x", "prune.axes")]
 
 
-def test_no_flag_with_a_wrong_value_is_refused_in_words_of_pydantic(
+def test_wrong_flag_values_are_refused_without_pydantics_words(
     here: Path, command: Command, in_our_words: Callable[[Any], str]
 ) -> None:
     odd = odd_flags()

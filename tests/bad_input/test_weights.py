@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import pickle
-import shutil
 import struct
 from argparse import Namespace
 from collections.abc import Callable
@@ -154,14 +153,6 @@ FILES: dict[str, tuple[str, Callable[[], bytes], str, str]] = {
         "--weights-key student",
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def same_here(finished: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the finished run, shared by all commands that must not change it."""
-    folder = tmp_path_factory.mktemp("bad") / "work"
-    shutil.copytree(finished[0], folder)
-    return folder
 
 
 @pytest.mark.parametrize("case", FILES)
@@ -345,39 +336,3 @@ def test_plain_float8_is_converted_exactly(here: Path, command: Command, dtype: 
     loaded = load_file(here / "runs/default/dense/model.safetensors")
     assert loaded["blocks.0.mlp.fc1.weight"].dtype == torch.float32
     assert torch.equal(loaded["blocks.0.mlp.fc1.weight"], tensors["blocks.0.mlp.fc1.weight"].float())
-
-
-CONFIGS = {
-    "": "cannot read the preprocessing from w/preprocessor_config.json: it is empty",
-    " \n": "cannot read the preprocessing from w/preprocessor_config.json: it is empty",
-    "{}": "it has no 'size' to resize images to",
-    "{": "error: cannot read the preprocessing: w/preprocessor_config.json is not JSON from line 1, column 2 on",
-    '{"do_resize": false, "image_mean": [NaN, 0, 0], "image_std": 1}': "'image_mean' contains NaN or infinity",
-    '{"do_resize": false, "image_mean": 0, "image_std": Infinity}': "'image_std' contains NaN or infinity",
-    '{"do_resize": false, "rescale_factor": NaN}': "'rescale_factor' contains NaN or infinity",
-}
-
-
-@pytest.mark.parametrize("content", CONFIGS)
-def test_invalid_preprocessor_configs(
-    same_here: Path,
-    command: Command,
-    in_our_words: Callable[[Any], str],
-    monkeypatch: pytest.MonkeyPatch,
-    content: str,
-) -> None:
-    monkeypatch.chdir(same_here)
-    Path("w").mkdir(exist_ok=True)
-    save_file(plain_weights(), "w/a.safetensors")
-    Path("w/preprocessor_config.json").write_text(content)
-    message = in_our_words(command("train", "--recipe", "toolkit.yaml", "--weights", "w/a.safetensors", "--dry-run"))
-    assert CONFIGS[content] in message
-    assert message.count("preprocessor_config.json") == 1, "the file is named once"
-
-
-def test_resizing_despite_do_resize_false_is_reported(here: Path, command: Command) -> None:
-    save_file(plain_weights(), here / "a.safetensors")
-    (here / "preprocessor_config.json").write_text('{"do_resize": false, "image_mean": 0.5, "image_std": 0.5}')
-    ended = command("train", "--weights", "a.safetensors", "--epochs", "0")
-    assert ended.code == 0, ended.err
-    assert "(from preprocessor_config.json, but images of other sizes are resized despite do_resize=false)" in ended.err

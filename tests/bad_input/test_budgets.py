@@ -1,0 +1,73 @@
+"""Budgets that cannot be achieved, before and after training."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolkit import records
+
+Command = Callable[..., Any]
+Unchanged = Callable[..., AbstractContextManager[None]]
+
+
+def test_an_unreachable_budget_suggests_the_closest_one(here: Path, command: Command, unchanged: Unchanged) -> None:
+    with unchanged(here):
+        ended = command("prune", "--budget", "macs=0.01")
+    assert ended.code == 2
+    (closest,) = re.findall(r"macs=0.01 cannot be achieved: the closest achievable budget is (macs=\S+)", ended.err)
+    assert "--round-to" in ended.err
+    assert command("prune", "--budget", closest).code == 0
+    assert records.load(records.PrunePlan, Path("runs/default/pruned/plan.json")).budget == closest
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["--budget", "macs=0.6", "--axes", "head"],
+            "macs=0.6 cannot be achieved: the closest achievable budget is macs=",
+        ),
+        (
+            ["--budget", "params=0.99", "--axes", "head"],
+            "params=0.99 cannot be achieved: the closest achievable budget is params=",
+        ),
+        (["--ratio", "0.01"], "ratio=0.01 removes nothing: the smallest possible cut of every layer is larger"),
+    ],
+    ids=str,
+)
+def test_a_budget_that_fails_for_any_scores_has_the_same_message_before_training(
+    here: Path, command: Command, words: list[str], said: str
+) -> None:
+    early = command("prune", "--run", "runs/new", "--recipe", "toolkit.yaml", *words)
+    assert (early.code, early.made) == (2, []), early.err
+    late = command("prune", *words)
+    assert late.code == 2, late.err
+    for ended in (early, late):
+        assert said in ended.err
+    assert early.err[early.err.index("error:") :] == late.err[late.err.index("error:") :]
+
+
+def test_an_unreachable_budget_is_refused_before_training(here: Path, command: Command) -> None:
+    ended = command("prune", "--run", "runs/new", "--budget", "macs=0.01", "--recipe", "toolkit.yaml")
+    assert (ended.code, ended.made) == (2, [])
+    assert "the closest achievable budget" in ended.err
+    assert not Path("runs/new").exists()
+    ended = command("prune", "--image-size", "48", "--budget", "macs=0.01")
+    assert (ended.code, ended.made) == (2, []), "nor a new one in place of another model's"
+
+
+def test_results_made_before_the_error_keep_their_settings(
+    here: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the trained model's scores may show a budget to be bad; it is not trained again for other settings."""
+    monkeypatch.setattr("toolkit.stages.prune._check_budget", lambda run: None)
+    ended = command("prune", "--run", "runs/new", "--seed", "9", "--budget", "macs=0.01", "--recipe", "toolkit.yaml")
+    assert (ended.code, ended.made) == (2, ["dense", "pruned"])
+    ended = command("prune", "--run", "runs/new", "--ratio", "0.3")
+    assert (ended.code, ended.made) == (0, ["pruned"]), ended.err
