@@ -115,16 +115,16 @@ def test_layout_of_the_file_leaves_names_alone(name: str) -> None:
 @pytest.mark.parametrize(
     ("edits", "fault"),
     [
-        ({"macs": "1"}, "expected int, found '1' @ ModelInfo.macs"),
-        ({"macs": 1.0}, "expected int, found 1.0 @ ModelInfo.macs"),
-        ({"macs": True}, "expected int, found True @ ModelInfo.macs"),
-        ({"name": 3}, "expected str, found 3 @ ModelInfo.name"),
-        ({"preprocessing": {**PREPARED, "mean": [0.5, "0.5"]}}, "found '0.5' @ ModelInfo.preprocessing.mean[1]"),
+        ({"macs": "1"}, "expected int, got '1' @ ModelInfo.macs"),
+        ({"macs": 1.0}, "expected int, got 1.0 @ ModelInfo.macs"),
+        ({"macs": True}, "expected int, got True @ ModelInfo.macs"),
+        ({"name": 3}, "expected str, got 3 @ ModelInfo.name"),
+        ({"preprocessing": {**PREPARED, "mean": [0.5, "0.5"]}}, "got '0.5' @ ModelInfo.preprocessing.mean[1]"),
         ({"preprocessing": {**PREPARED, "interpolation": "cubic"}}, "'cubic' @ ModelInfo.preprocessing.interpolation"),
-        ({"classes": "ab"}, "expected a list, found 'ab' @ ModelInfo.classes"),
-        ({"classes": {"a": 1}}, "expected a list, found {'a': 1} @ ModelInfo.classes"),
-        ({"classes": None}, "expected a list, found None @ ModelInfo.classes"),
-        ({"args": {"depth": [1]}}, "found [1] @ ModelInfo.args['depth']"),
+        ({"classes": "ab"}, "expected a list, got 'ab' @ ModelInfo.classes"),
+        ({"classes": {"a": 1}}, "expected a list, got {'a': 1} @ ModelInfo.classes"),
+        ({"classes": None}, "expected a list, got None @ ModelInfo.classes"),
+        ({"args": {"depth": [1]}}, "got [1] @ ModelInfo.args['depth']"),
         ({"args": [1]}, "expected a mapping @ ModelInfo.args"),
         ({"layouts": [{"heads": [[64]]}]}, "@ ModelInfo.layouts[0].heads[0]"),
         ({"layouts": [{"heads": ["64"]}]}, "@ ModelInfo.layouts[0].heads[0]"),
@@ -151,7 +151,7 @@ def test_a_missing_field_is_named() -> None:
 
 def test_a_choice_must_be_one_of_its_values() -> None:
     text = json.dumps({"place": "blocks", "axis": "blok", "units": [1]})
-    with pytest.raises(RecordError, match=r"expected one of block, head, .*, found 'blok' @ Cut\.axis"):
+    with pytest.raises(RecordError, match=r"expected one of block, head, .*, got 'blok' @ Cut\.axis"):
         records.loads(Cut, text)
 
 

@@ -163,7 +163,7 @@ def _made_for(artifact: Artifact) -> str:
 
 
 def _lowered(lowered: Lowered | None) -> dict[str, str]:
-    """What stays in float32 in a lower precision, and the accuracy loss."""
+    """Layers kept in float32 in a lower precision, and the accuracy loss."""
     if lowered is None:
         return {}
     in_float32 = {

@@ -45,7 +45,7 @@ class Resolved:
     file: Path | None
     flags: Flags
     reused: Flags
-    """Those of `flags` that come from earlier commands."""
+    """The part of `flags` that comes from earlier commands."""
     reset: Flags
     """Settings that this command reset by naming another model or other data."""
 

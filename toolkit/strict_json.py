@@ -1,7 +1,8 @@
-"""Frozen dataclasses as JSON that a person can diff, read back strictly.
+"""Frozen dataclasses as diffable JSON, read strictly.
 
-cattrs turns "3" into 3 and a string into a tuple of its characters; here a value of another type, an unknown field or a
-missing one is a `RecordError` that names the source and the field. Pure Python, so that it runs on any device.
+By default cattrs converts "3" to 3 and a string to a tuple of characters. Here, a value of another type, an unknown
+field or a missing field is a `RecordError` that names the source and the field. Pure Python, so that it runs on any
+device.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_or
 from toolkit.characters import listed
 from toolkit.errors import RecordError
 
-if TYPE_CHECKING:  # cattrs is loaded with the first record: their kinds are of use where it is not installed
+if TYPE_CHECKING:  # cattrs is imported with the first record, so that the classes can be used without it
     from cattrs import BaseConverter
     from cattrs.preconf.json import JsonConverter
 
@@ -25,29 +26,29 @@ Record = TypeVar("Record")
 Hook = Callable[[Any, Any], Any]
 
 _PLAIN = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
-"""A field's type and what JSON may hold for it."""
+"""Accepted JSON types by field type."""
 _PLAIN_LIST = re.compile(r"\[\n[^\[\]{}]*\n\s*\]")
 
 
 def dumps(record: object) -> str:
-    """A record as JSON: a line for each field, a list of plain values on one line."""
+    """A record as JSON: one line per field, lists of plain values on one line."""
     text = json.dumps(_converter().unstructure(record), indent=2)
     # A line break is always structure, never content: JSON escapes those inside strings.
-    return _PLAIN_LIST.sub(lambda found: _on_one_line(found[0]), text) + "\n"
+    return _PLAIN_LIST.sub(lambda match: _on_one_line(match[0]), text) + "\n"
 
 
 def save(record: object, path: Path) -> None:
-    """Write a record. The caller makes the folder; a stage's folder appears as a whole (see runfolder)."""
+    """Write a record into an existing folder."""
     path.write_text(dumps(record), encoding="utf-8")
 
 
 def load(kind: type[Record], path: Path, schema: int) -> Record:
-    """The record of this kind that a file holds; see `loads`."""
+    """Read a record of this kind from a file; see `loads`."""
     return loads(kind, text_of(path), str(path), schema)
 
 
 def text_of(path: Path) -> str:
-    """What a file holds. Other OSErrors than that it is not there are the caller's."""
+    """A file's text; RecordError if it does not exist or is not UTF-8. Other OSErrors are raised as they are."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -57,7 +58,7 @@ def text_of(path: Path) -> str:
 
 
 def parse(text: str, source: str) -> Any:
-    """The plain values that `text` holds; RecordError with `source`, line and column where it is not JSON."""
+    """Parse JSON; RecordError with `source`, line and column for invalid JSON."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -69,14 +70,14 @@ def parse(text: str, source: str) -> Any:
 
 
 def loads(kind: type[Record], text: str, source: str, schema: int) -> Record:
-    """The record of this kind that `text` holds; `source` names the text in errors, `schema` is the format we read."""
+    """Read a record of this kind from a string; `source` names it in errors, `schema` is the supported version."""
     content = parse(text, source)
     if not isinstance(content, dict):
         raise RecordError(f"{source} is not a {kind.__name__}: it holds no JSON object")
-    found = content.get("schema", schema)
-    if found != schema:
+    version = content.get("schema", schema)
+    if version != schema:
         raise RecordError(
-            f"{source} has schema {found}; this version of the toolkit reads schema {schema}",
+            f"{source} has schema {version}; this version of the toolkit reads schema {schema}",
             "make it again with this version, or read it with the version that wrote it",
         )
     from cattrs import transform_error
@@ -84,36 +85,36 @@ def loads(kind: type[Record], text: str, source: str, schema: int) -> Record:
 
     try:
         record = _converter().structure(content, kind)
-        if left_out := sorted(_left_out(content, _converter().unstructure(record), kind.__name__)):
-            raise TypeError(f"required field missing: {', '.join(left_out)}")
+        if missing := sorted(_missing_fields(content, _converter().unstructure(record), kind.__name__)):
+            raise TypeError(f"required field missing: {', '.join(missing)}")
         return record
     except (ClassValidationError, ValueError, TypeError) as error:
-        faults = transform_error(error, path=kind.__name__, format_exception=_described)
+        faults = transform_error(error, path=kind.__name__, format_exception=_message_of)
         raise RecordError(
             f"{source} is not a {kind.__name__}: {listed(faults, separator='; ')}",
             "another version may have written it: make it again",
         ) from None
 
 
-def _left_out(content: Any, whole: Any, path: str) -> Iterator[str]:
-    """Fields that a default has filled in: we write every field, so a missing one was lost."""
-    if isinstance(whole, dict) and isinstance(content, dict):
-        for name, value in whole.items():
+def _missing_fields(content: Any, complete: Any, path: str) -> Iterator[str]:
+    """Fields absent from the file: records are written completely, so defaults do not count."""
+    if isinstance(complete, dict) and isinstance(content, dict):
+        for name, value in complete.items():
             if name not in content:
                 yield f"{path}.{name}"
             else:
-                yield from _left_out(content[name], value, f"{path}.{name}")
-    elif isinstance(whole, list | tuple) and isinstance(content, list):
-        for index, (own, value) in enumerate(zip(content, whole, strict=True)):
-            yield from _left_out(own, value, f"{path}[{index}]")
+                yield from _missing_fields(content[name], value, f"{path}.{name}")
+    elif isinstance(complete, list | tuple) and isinstance(content, list):
+        for index, (item, value) in enumerate(zip(content, complete, strict=True)):
+            yield from _missing_fields(item, value, f"{path}[{index}]")
 
 
 def _on_one_line(text: str) -> str:
     return re.sub(r"\n\s*", " ", text).replace("[ ", "[").replace(" ]", "]")
 
 
-def _described(error: BaseException, kind: type[Any] | None) -> str:
-    """Our own messages as they are; cattrs words the rest."""
+def _message_of(error: BaseException, kind: type[Any] | None) -> str:
+    """Our own messages unchanged; cattrs formats the others."""
     from cattrs.v import format_exception
 
     return str(error) if type(error) is TypeError else format_exception(error, kind)
@@ -135,7 +136,7 @@ def _converter() -> JsonConverter:
 def _exactly(kind: type[Any], accepted: tuple[type[Any], ...]) -> Hook:
     def structure(value: Any, _: Any) -> Any:
         if type(value) not in accepted:
-            raise TypeError(f"expected {kind.__name__}, found {value!r}")
+            raise TypeError(f"expected {kind.__name__}, got {value!r}")
         return kind(value)
 
     return structure
@@ -148,14 +149,14 @@ def _is_choice(kind: Any) -> bool:
 def _one_of(kind: Any) -> Hook:
     def structure(value: Any, _: Any) -> Any:
         if value not in get_args(kind):
-            raise TypeError(f"expected one of {', '.join(map(str, get_args(kind)))}, found {value!r}")
+            raise TypeError(f"expected one of {', '.join(map(str, get_args(kind)))}, got {value!r}")
         return value
 
     return structure
 
 
 def _is_choice_of_plain_values(kind: Any) -> bool:
-    """int | str, but not int | None, where None decides."""
+    """Whether it is a union such as int | str; not int | None, which cattrs handles."""
     members = set(get_args(kind)) - {NoneType}
     return get_origin(kind) in (Union, UnionType) and len(members) > 1 and members <= set(_PLAIN)
 
@@ -163,7 +164,7 @@ def _is_choice_of_plain_values(kind: Any) -> bool:
 def _as_it_is(kind: Any) -> Hook:
     def structure(value: Any, _: Any) -> Any:
         if type(value) not in get_args(kind):
-            raise TypeError(f"expected {kind}, found {value!r}")
+            raise TypeError(f"expected {kind}, got {value!r}")
         return value
 
     return structure
@@ -174,14 +175,14 @@ def _is_tuple_of_any_length(kind: Any) -> bool:
 
 
 def _only_a_list(kind: Any, converter: BaseConverter) -> Hook:
-    """A string or an object is iterable too, and would pass for a tuple of its characters or keys."""
+    """Reject strings and objects, which are iterable too and would become tuples of characters or keys."""
     from cattrs.cols import list_structure_factory
 
     items = list_structure_factory(kind, converter)
 
     def structure(value: Any, _: Any) -> Any:
         if not isinstance(value, list):
-            raise TypeError(f"expected a list, found {value!r}")
+            raise TypeError(f"expected a list, got {value!r}")
         return tuple(items(value, kind))
 
     return structure

@@ -1,0 +1,90 @@
+"""Exported files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from toolkit.records.model import ModelInfo, Setting
+from toolkit.records.schema import SCHEMA
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output of an artifact; dynamic dimensions have a name instead of a number."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+FusionStatus: TypeAlias = Literal["fused", "partly", "not", "unknown"]
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Fusion status of a block's attention in a file: one kernel per bucket of equal heads, or separate ones."""
+
+    block: int
+    """Index in the exported model."""
+    status: FusionStatus
+    kernels: tuple[str, ...]
+    """Kernels that compute the attention."""
+    reason: str = ""
+    """Why it is not fused, if known."""
+    mend: str = ""
+    """What to try; empty if the target has no fused attention."""
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """Layers kept in float32 in a lower precision, and the accuracy before and after."""
+
+    accuracy: dict[str, float]
+    """Accuracy on the sample of each source domain, in the lower precision."""
+    reference: dict[str, float]
+    """Accuracy of the float32 model on the same samples."""
+    unquantised: tuple[int, ...] = ()
+    """Blocks that are not quantised."""
+    blocks: tuple[int, ...] = ()
+    """Blocks that are entirely in float32."""
+    norms: tuple[str, ...] = ()
+    """Layer norms in float32 in other blocks."""
+    softmax: tuple[str, ...] = ()
+    """Attentions with the softmax in float32."""
+    residual: bool = False
+    """Whether the residual sum is in float32."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An exported file, with everything needed to refuse a mismatch before loading it."""
+
+    file: str
+    """Relative to the record's folder."""
+    sha256: str
+    target: str
+    precision: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    model: ModelInfo
+    """The exported model, with its classes and preprocessing."""
+    built_with: dict[str, str]
+    """Package versions of the builder."""
+    options: dict[str, Setting] = field(default_factory=dict)
+    """Target-specific choices: opset, ..."""
+    device_architecture: str | None = None
+    """The architecture it was compiled for; None: portable."""
+    max_abs_difference: float | None = None
+    """Largest logit difference from the PyTorch model, measured after the export; None: not run."""
+    also: dict[str, str] = field(default_factory=dict)
+    """Additional files with their sha256: external weights, the list of an engine's layers."""
+    rewrites: dict[str, int] = field(default_factory=dict)
+    """Exact rewrites, and how often each was applied."""
+    lowered: Lowered | None = None
+    """Layers kept in float32, and accuracies; None if everything is float32."""
+    fusion: tuple[Fusion, ...] = ()
+    """Fusion status of every block's attention; empty if unknown."""
+    notes: tuple[str, ...] = ()
+    """Notes for users."""
+    schema: int = SCHEMA

@@ -1,0 +1,42 @@
+"""Plans: which units to remove."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from toolkit.records.schema import SCHEMA
+
+Axis: TypeAlias = Literal["block", "head", "qk", "v", "mlp", "embed"]
+"""Removable units: blocks, heads, query/key units and value units of heads, hidden units of MLPs, residual channels."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Units removed along one axis at one place, by their index before the cut.
+
+    Places: "residual" for embed, "blocks" for block, else a module's name ("blocks.3.attn", "blocks.3.mlp").
+    Units of qk and v are numbered across all heads of a layer, in memory order.
+    """
+
+    place: str
+    axis: Axis
+    units: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PrunePlan:
+    """Units to remove from the model with this hash, and how they were selected."""
+
+    model_sha256: str
+    method: str
+    criterion: str
+    scope: str
+    budget: str
+    """The requested budget: "ratio=0.5", "macs=0.5", "params=0.3"."""
+    met: float
+    """The achieved value: fraction of MACs or parameters that remains, or of units removed (except for those inside
+    removed heads and blocks)."""
+    seed: int
+    cuts: tuple[Cut, ...]
+    schema: int = SCHEMA
