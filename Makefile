@@ -1,9 +1,9 @@
-# Every target sets itself up: Python 3.10 or newer and make are all it takes.
+# Every target installs what it needs; requires Python 3.10 or newer and make.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Processes of one thread each, eight at most: each needs a gigabyte. A file stays in one of them.
+# Single-threaded worker processes, at most eight: each needs a gigabyte. A test file runs in one worker.
 SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile \
 	--durations=25 --durations-min=1
 
@@ -28,23 +28,23 @@ demo: $(READY) ## run the whole chain on built-in images; ends with a table and 
 test: $(READY) ## run the tests and require their coverage
 	$(SIDE_BY_SIDE) --cov --cov-report=term --ignore=tests/test_layout.py
 
-check: $(READY) ## style, types, import order, and what a wheel holds
+check: $(READY) ## style, types, import order, and the contents of a wheel
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest tests/test_layout.py
 
-slow: $(READY) ## run the tests that take minutes, those that measure speed, and random plans in numbers
+slow: $(READY) ## run slow tests, speed tests, and many random pruning plans
 	$(SIDE_BY_SIDE) -m "slow and not speed and not gpu"
 	$(BIN)/pytest -m speed
 	TOOLKIT_MANY_EXAMPLES=1 $(BIN)/pytest tests/models/test_surgery.py
 
-models: $(READY) ## which of timm's models can be cut and exported: docs/models.md (10 minutes)
+models: $(READY) ## test which of timm's models can be pruned and exported: docs/models.md (10 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m toolkit.export.survey docs/models.md
 
-# With the packages that are there: a machine with a GPU may be one whose packages cannot be changed.
-gpu: ## on a machine with a GPU: are the kernels right, and how fast (20 minutes)
+# Uses the installed packages: those of a GPU machine may be fixed.
+gpu: ## on a machine with a GPU: correctness and speed of the kernels (20 minutes)
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m toolkit.bench.gpu
 
 clean: ## remove what the targets above made

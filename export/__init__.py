@@ -110,7 +110,7 @@ class Target(Protocol):
         """Raises MissingDependency, with what to install, if the target's library is not installed."""
         ...
 
-    def guest(self, hint: str) -> NativeLibrary:
+    def native_library(self, hint: str) -> NativeLibrary:
         """The library, with its version, that runs the files; `hint`: what to do if it crashes."""
         ...
 

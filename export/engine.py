@@ -79,10 +79,10 @@ def build(
     Raises CheckFailed, with the library's reason, if the graph cannot be parsed or the engine cannot be built, and
     LibraryDied.
     """
-    guest = NativeLibrary(
+    native = NativeLibrary(
         f"{library.package} {library.version}", "try another --builder-level, --precision or --attention"
     )
-    with Isolated(guest, "starting", Library, library.package, library.features) as process:
+    with Isolated(native, "starting", Library, library.package, library.features) as process:
         return process.call("building the engine", _build, onnx, options, timing_cache, progress=progress)
 
 

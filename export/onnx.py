@@ -41,10 +41,10 @@ class Onnx(Target):
             any_image_size=True,
         )
 
-    def guest(self, hint: str) -> NativeLibrary:
+    def native_library(self, hint: str) -> NativeLibrary:
         from toolkit.export import onnx_session
 
-        return onnx_session.guest(hint)
+        return onnx_session.native_library(hint)
 
     def check_runs_here(self, options: recipe.Export) -> None:
         """WrongMachine for bf16."""

@@ -11,7 +11,7 @@ from toolkit.export.calibrate import Array, Predict
 from toolkit.isolated import Isolated, NativeLibrary
 
 
-def guest(hint: str = "try another --attention, --opset or --precision") -> NativeLibrary:
+def native_library(hint: str = "try another --attention, --opset or --precision") -> NativeLibrary:
     """The installed onnxruntime with its version."""
     return NativeLibrary.installed("onnxruntime", ("onnxruntime-gpu", "onnxruntime"), hint)
 
@@ -20,7 +20,7 @@ def guest(hint: str = "try another --attention, --opset or --precision") -> Nati
 def opened(model: bytes | Path, optimised: Path | None = None) -> Iterator[Predict]:
     """Predictions of a graph; `optimised`: where to write onnxruntime's optimised graph, with external weights."""
     name = model.name if isinstance(model, Path) else "the graph"
-    with Isolated(guest(), f"opening {name}", OnnxSession, model, optimised) as session:
+    with Isolated(native_library(), f"opening {name}", OnnxSession, model, optimised) as session:
         yield lambda images: session.call(f"running {name}", OnnxSession.run, images)
 
 

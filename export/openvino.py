@@ -57,14 +57,15 @@ class OpenVino(Target):
             },
         )
 
-    def guest(self, hint: str) -> NativeLibrary:
+    def native_library(self, hint: str) -> NativeLibrary:
         return NativeLibrary.installed("OpenVINO", NEEDS, hint)
 
     def check_runs_here(self, options: recipe.Export) -> None:
         """WrongMachine for bf16 if OpenVINO would compute in float32."""
         if options.precision != "bf16":
             return
-        with Isolated(self.guest(""), "compiling one operator", _compiled_operator, options.precision) as process:
+        library = self.native_library("")
+        with Isolated(library, "compiling one operator", _compiled_operator, options.precision) as process:
             computed_in = process.call("querying its precision", computes_in)
         if not runs_in(computed_in, options.precision):
             raise WrongMachine(*NO_BF16)
@@ -76,7 +77,7 @@ class OpenVino(Target):
         onnx, metadata = check.serialized(prepared.proto), file_metadata(prepared.info)
         check.check_graph(prepared.proto, prepared.info, options)
         written = Written(FILE, (WEIGHTS,), ("onnx", "onnxscript", "openvino"))
-        with Isolated(self.guest(HINT), "reading the graph", _Model, onnx, metadata, out / FILE) as model:
+        with Isolated(self.native_library(HINT), "reading the graph", _Model, onnx, metadata, out / FILE) as model:
             if not runs_in(model.call(f"compiling {FILE}", _Model.compile, options.precision), options.precision):
                 return written
 

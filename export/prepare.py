@@ -20,7 +20,7 @@ from toolkit.export.calibrate import Array, Predict, Sample
 from toolkit.export.custom_node import add_bodies
 from toolkit.export.flat import flatten
 from toolkit.export.mixed_precision import select_fp32_blocks
-from toolkit.export.onnx_session import guest
+from toolkit.export.onnx_session import native_library
 from toolkit.export.precision import DTYPES, layers_in_fp32, lower, measure_ranges
 from toolkit.export.quantize import Candidates
 from toolkit.export.reference import Reference, check_rewritten, compute_reference, predict
@@ -180,7 +180,7 @@ class _Steps:
 
         num_blocks, doing = len(blocks_of(flat)), "quantising the graph"
         arguments = graph.SerializeToString(), calibration, self.settings.symmetric, self.options.quantize_attention
-        with Isolated(guest(), doing, Candidates, *arguments) as candidates:
+        with Isolated(native_library(), doing, Candidates, *arguments) as candidates:
 
             def mixed(blocks: Collection[int]) -> Predict:
                 return lambda images: candidates.call(doing, Candidates.predict, tuple(blocks), self.as_input(images))

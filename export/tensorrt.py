@@ -50,7 +50,7 @@ class TensorRT(Target):
             },
         )
 
-    def guest(self, hint: str) -> NativeLibrary:
+    def native_library(self, hint: str) -> NativeLibrary:
         return NativeLibrary.installed(PACKAGES[self.name], (PACKAGES[self.name],), hint)
 
     def check(self, options: recipe.Export) -> None:

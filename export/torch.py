@@ -54,7 +54,7 @@ class TorchExport(Target):
             unsupported={"int8": "Q/DQ nodes are supported in ONNX graphs only"},
         )
 
-    def guest(self, hint: str) -> NativeLibrary:
+    def native_library(self, hint: str) -> NativeLibrary:
         return NativeLibrary.installed("PyTorch", ("torch",), hint)
 
     def depends_on(self, options: recipe.Export) -> dict[str, str]:
@@ -76,8 +76,8 @@ class TorchExport(Target):
         if compiled:
             progress(0, 1, "compiling")
             _check_disk_space(program, out)
-            guest = self.guest("--no-compile writes the program without compiling it")
-            with Isolated(guest, f"compiling {PROGRAM}", _compiled, out / PROGRAM, out / FILE) as process:
+            library = self.native_library("--no-compile writes the program without compiling it")
+            with Isolated(library, f"compiling {PROGRAM}", _compiled, out / PROGRAM, out / FILE) as process:
                 difference, lowered = check.check_file(
                     prepared, options, lambda images: process.call(f"running {FILE}", _Program.run, images)
                 )

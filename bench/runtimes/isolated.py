@@ -29,8 +29,8 @@ class IsolatedSession(Session):
     def __init__(self, folder: Path, name: str, threads: int) -> None:
         self._file = folder.name
         artifact = records.load(Artifact, folder / "artifact.json")
-        guest = target(artifact.target).guest("export the file with other settings")
-        self._process = Isolated(guest, f"opening {self._file}", _open, folder, name, threads)
+        library = target(artifact.target).native_library("export the file with other settings")
+        self._process = Isolated(library, f"opening {self._file}", _open, folder, name, threads)
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """images: [batch, 3, S, S] -> logits: [batch, classes]."""
