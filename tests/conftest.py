@@ -1,4 +1,4 @@
-"""What tests of several rooms share: small models with random weights, the data beside the repository, one thread."""
+"""Fixtures for all packages, and the selection of parametrised cases for the default test run."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ if TYPE_CHECKING:
     from toolkit.models.model import Model
 
 if not Path("/dev/nvidiactl").exists():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton: its kernels run on the processor
-# Pictures that are drawn once for all processes of tests, and not into anybody's home.
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is imported: its kernels are interpreted on the CPU
+# Built-in images are generated once for all test processes, outside of the user's home.
 os.environ.setdefault("VIT_TOOLKIT_CACHE", str(Path(tempfile.gettempdir()) / "vit-toolkit-tests"))
-with suppress(ModuleNotFoundError):  # `make gpu` runs with the packages that are there
+with suppress(ModuleNotFoundError):  # `make gpu` runs without it
     from hypothesis import HealthCheck, settings
 
-    settings.register_profile(  # no clock, and the same examples every time
+    settings.register_profile(  # no time limits, reproducible examples
         "toolkit", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
     )
     settings.load_profile("toolkit")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 STRENGTHS = {"each_choice": 1, "pairwise": 2}
 TRACED_ONCE = ("export", "kernels", "models")
-"""Rooms where of a test's cases only the first counts for coverage: being traced doubles the time of exports and of
-interpreted kernels, and the other cases seldom run other lines."""
+"""Packages in which only the first case of a test counts for coverage: tracing doubles the time of exports and of
+interpreted kernels, and further cases rarely run other lines."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+@pytest.hookimpl(tryfirst=True)  # before tests are selected by their markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     products: dict[tuple[str, int], list[pytest.Function]] = {}
     for item in items:
@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if isinstance(item, pytest.Function) and item.get_closest_marker(name):
                 products.setdefault((_name(item), strength), []).append(item)
     for (_, strength), cases in products.items():
-        for case in _spare(cases, strength):
+        for case in _redundant(cases, strength):
             case.add_marker("slow")
     seen = set()
     for item in items:
@@ -63,12 +63,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _name(item: pytest.Item) -> str:
-    """The test's, without the values of its parameters."""
+    """Name of the test without its parameters."""
     return item.nodeid.partition("[")[0]
 
 
-def _spare(cases: list[pytest.Function], strength: int) -> list[pytest.Function]:
-    """Those that add no combination of `strength` values to the others, chosen greedily, rare values first."""
+def _redundant(cases: list[pytest.Function], strength: int) -> list[pytest.Function]:
+    """Cases that add no combination of `strength` values to the selected ones; greedy selection, rare values first."""
     values = {case: _values(case) for case in cases}
     left = {case: set(itertools.combinations(values[case], strength)) for case in cases}
     used = Counter[str]()
@@ -81,24 +81,24 @@ def _spare(cases: list[pytest.Function], strength: int) -> list[pytest.Function]
 
 
 def _values(case: pytest.Function) -> list[str]:
-    """What each `parametrize` has chosen: arguments that are given together are one value."""
+    """The value of each `parametrize` marker; arguments that are parametrised together are one value."""
     names = [mark.args[0] for mark in case.iter_markers("parametrize")]
-    together = [each.replace(" ", "").split(",") if isinstance(each, str) else each for each in names]
-    return [repr([(name, case.callspec.params[name]) for name in each]) for each in together]
+    groups = [group.replace(" ", "").split(",") if isinstance(group, str) else group for group in names]
+    return [repr([(name, case.callspec.params[name]) for name in group]) for group in groups]
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    """Small tensors are no faster on many threads, and tests that run side by side would disturb each other."""
+    """Use one thread: small tensors are no faster on several, and test processes run in parallel."""
     import torch
 
-    os.environ["OMP_NUM_THREADS"] = "1"  # for processes that tests start
+    os.environ["OMP_NUM_THREADS"] = "1"  # for subprocesses
     torch.set_num_threads(1)
 
 
 @pytest.fixture
 def interrupts_arrive() -> Iterator[None]:
-    """Also where the tests run in the background of a shell, which lets its processes ignore Ctrl-C."""
+    """Enable KeyboardInterrupt, which shells disable for background processes."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -106,26 +106,26 @@ def interrupts_arrive() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of images and weights beside the repository; tests that need it are skipped where it is missing."""
+    """The folder of images and weights next to the repository; tests that need it are skipped without it."""
     if not SHARED.is_dir():
-        pytest.skip(f"{SHARED} is not there")
+        pytest.skip(f"{SHARED} does not exist")
     return SHARED
 
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
-    """`made_once(name, make)`: a folder that `make(folder)` has filled in one of the processes that share the tests."""
+    """`made_once(name, make)`: a folder filled by `make(folder)` once for all test processes."""
     root = tmp_path_factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
 
     def made(name: str, make: Callable[[Path], None]) -> Path:
-        folder, whole = root / name, root / f"{name}.whole"
+        folder, complete = root / name, root / f"{name}.complete"
         with FileLock(root / f"{name}.lock"):
-            if not whole.exists():
-                shutil.rmtree(folder, ignore_errors=True)  # of a process in which making it failed
+            if not complete.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a failed attempt
                 folder.mkdir()
                 make(folder)
-                whole.touch()
+                complete.touch()
         return folder
 
     return made
@@ -133,13 +133,13 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
 
 @pytest.fixture(scope="session")
 def untraced() -> dict[str, str]:
-    """Variables of the environment for processes that do not count for coverage: being traced takes twice as long."""
+    """Environment variables for subprocesses without coverage, which would double their time."""
     return {name: value for name, value in os.environ.items() if not name.startswith("COV")}
 
 
 @pytest.fixture(scope="session")
 def measured() -> Callable[[str, str], dict[str, float]]:
-    """`measured(program, argument)`: the JSON that a Python program prints, run by itself on two threads."""
+    """`measured(program, argument)`: the JSON output of a Python program, run on two threads."""
 
     def run(program: str, argument: str) -> dict[str, float]:
         ended = subprocess.run(
@@ -150,16 +150,16 @@ def measured() -> Callable[[str, str], dict[str, float]]:
             check=False,
         )
         assert ended.returncode == 0, ended.stderr
-        found: dict[str, float] = json.loads(ended.stdout)
-        print(argument, found)
-        return found
+        values: dict[str, float] = json.loads(ended.stdout)
+        print(argument, values)
+        return values
 
     return run
 
 
 @pytest.fixture(scope="session")
 def randomised() -> Callable[[nn.Module], nn.Module]:
-    """Gives every parameter a random value: biases, layer scales and position tables start at zero or near it."""
+    """Randomises every parameter, even those initialised near zero (biases, layer scales, position tables)."""
     import torch
 
     def fill(module: nn.Module) -> nn.Module:
@@ -192,7 +192,7 @@ def small(randomised: Callable[[nn.Module], nn.Module]) -> Callable[..., Model]:
 
 @pytest.fixture(scope="session")
 def uneven(small: Callable[..., Model]) -> Callable[..., Model]:
-    """`uneven(name, depth)`: the same, cut so that the heads of a layer differ and so do the layers."""
+    """`uneven(name, depth)`: a `small` model pruned so that heads and layers differ in width."""
     from toolkit.models.surgery import remove
     from toolkit.records import Cut
 
@@ -213,7 +213,7 @@ def uneven(small: Callable[..., Model]) -> Callable[..., Model]:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended."""
+    """Result of a command."""
 
     code: int
     out: str
@@ -221,13 +221,13 @@ class Ended:
 
     @property
     def made(self) -> list[str]:
-        """The results that were made, in order."""
+        """Names of the results it made, in order."""
         return re.findall(r"^\w+: making (\S+)", self.err, re.MULTILINE)
 
 
 @pytest.fixture(scope="session")
 def command() -> Callable[..., Ended]:
-    """`command("prune", "--ratio", "0.5")`: the command line in this process; other errors than ours are raised."""
+    """`command("prune", "--ratio", "0.5")`: the command line in this process; unexpected exceptions propagate."""
     from typer.testing import CliRunner
 
     from toolkit.cli import app
@@ -258,8 +258,8 @@ bench: {seconds: 0.05, samples: 30, batch_size: [1], threads: 1}
 def finished(
     made_once: Callable[[str, Callable[[Path], None]], Path], command: Callable[..., Ended]
 ) -> tuple[Path, Ended]:
-    """A folder with the smallest toolkit.yaml and its images (3 domains, 3 classes) after `toolkit run`, and how that
-    ended. To be copied, not changed."""
+    """A folder with a tiny toolkit.yaml and its images (3 domains, 3 classes) after `toolkit run`, and that command's
+    result. Read-only: copy it."""
 
     def make(folder: Path) -> None:
         work = folder / "work"
@@ -290,7 +290,7 @@ def _draw_photos(root: Path) -> None:
 
 @pytest.fixture
 def here(finished: tuple[Path, Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: a copy of the working folder with its finished run, runs/default."""
+    """The current folder: a copy of `finished`, with its run in runs/default."""
     folder = tmp_path / "work"
     shutil.copytree(finished[0], folder)
     flags = folder / "runs" / "default" / "flags.yaml"
@@ -301,15 +301,15 @@ def here(finished: tuple[Path, Ended], tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.fixture(scope="session")
 def snapshot() -> Callable[..., dict[str, str]]:
-    """`snapshot(folder, "log.jsonl")`: hash of every file below it; the parts named are left out."""
+    """`snapshot(folder, "log.jsonl")`: hash of every file in it, except for the named ones."""
     from toolkit import hashing
 
-    def listed(folder: Path, *but: str) -> dict[str, str]:
-        found = {path.relative_to(folder): path for path in folder.rglob("*")}
+    def hashes(folder: Path, *excluded: str) -> dict[str, str]:
+        paths = {path.relative_to(folder): path for path in folder.rglob("*")}
         return {
             str(name): hashing.sha256(path) if path.is_file() else "folder"
-            for name, path in found.items()
-            if not any(name.match(part) or any(up.match(part) for up in name.parents) for part in but)
+            for name, path in paths.items()
+            if not any(name.match(part) or any(up.match(part) for up in name.parents) for part in excluded)
         }
 
-    return listed
+    return hashes

@@ -13,13 +13,13 @@ from toolkit.models import native
 
 
 def test_findings_name_versions() -> None:
-    found = {finding.capability: finding for finding in findings()}
+    reported = {finding.capability: finding for finding in findings()}
     import timm
 
-    assert found["timm"].available
-    assert found["timm"].detail == timm.__version__
-    assert "CPUExecutionProvider" in found["onnxruntime"].detail
-    assert "cores" in found["CPU"].detail
+    assert reported["timm"].available
+    assert reported["timm"].detail == timm.__version__
+    assert "CPUExecutionProvider" in reported["onnxruntime"].detail
+    assert "cores" in reported["CPU"].detail
 
 
 @pytest.mark.parametrize(
@@ -37,18 +37,18 @@ def test_a_library_that_cannot_be_imported(
 ) -> None:
     (tmp_path / "onnxruntime.py").write_text(program)
     monkeypatch.syspath_prepend(tmp_path)
-    (found,) = _runtimes()
-    assert not found.available
-    assert found.detail.startswith(detail)
+    (reported,) = _runtimes()
+    assert not reported.available
+    assert reported.detail.startswith(detail)
 
 
 def test_what_is_missing_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    found = {finding.capability: finding for finding in findings()}
-    assert (found["TensorRT"].available, found["GPU for training"].available) == (False,) * 2
-    assert "vit-toolkit[tensorrt]" in found["TensorRT"].detail
-    assert "no CUDA device" in found["GPU for training"].detail
+    reported = {finding.capability: finding for finding in findings()}
+    assert (reported["TensorRT"].available, reported["GPU for training"].available) == (False,) * 2
+    assert "vit-toolkit[tensorrt]" in reported["TensorRT"].detail
+    assert "no CUDA device" in reported["GPU for training"].detail
 
 
 def test_what_to_install_is_printed_to_the_letter(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +62,7 @@ def test_what_to_install_is_printed_to_the_letter(command: Callable[..., Any], m
 @pytest.mark.parametrize(("emulated", "detail"), [(True, "emulated: fp32 is faster"), (False, "native")])
 def test_number_formats_of_the_cpu(monkeypatch: pytest.MonkeyPatch, emulated: bool, detail: str) -> None:
     monkeypatch.setattr(native, "emulated", lambda precision: emulated)
-    found = {finding.capability: finding for finding in findings()}
+    reported = {finding.capability: finding for finding in findings()}
     for name in ("bf16 on the CPU", "fp16 on the CPU"):
-        assert found[name].available is not emulated
-        assert detail in found[name].detail
+        assert reported[name].available is not emulated
+        assert detail in reported[name].detail
