@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolkit import records
-from toolkit.dg.broken import ImageCheck
+from toolkit.dg.image_check import ImageCheck
 from toolkit.dg.summary import DataSummary
 from toolkit.errors import RecordError
 from toolkit.preprocessing import Preprocessing

@@ -6,12 +6,16 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from toolkit import records
+from toolkit.dg import image_check
+from toolkit.dg.image_check import ImageCheck
+from toolkit.stages import IMAGE_CHECK
 
 Command = Callable[..., Any]
 Unchanged = Callable[..., AbstractContextManager[None]]
@@ -90,9 +94,11 @@ def test_skip_broken_leaves_broken_images_out(here: Path, command: Command) -> N
 def test_an_image_damaged_after_the_check_is_named(here: Path, command: Command) -> None:
     assert command("train", "--epochs", "0").code == 0
     file = here / PHOTOS / "ink" / "class0" / "3.png"
-    before = file.stat()
-    file.write_bytes(bytes(before.st_size))
-    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # as if it had not changed
+    file.write_bytes(bytes(file.stat().st_size))
+    stored = here / "runs/default" / IMAGE_CHECK
+    check = records.load(ImageCheck, stored)
+    unnoticed = replace(check.files[str(file)], changed_ns=file.stat().st_ctime_ns)
+    records.save(replace(check, files=check.files | {str(file): unnoticed}), stored)
     ended = command("train", "--epochs", "1", "--workers", "1")
     assert ended.code == 2
     assert "error: ink/class0/3.png cannot be read: only zero bytes\n       it could be read when" in ended.err
@@ -102,9 +108,36 @@ def test_an_image_damaged_after_the_check_is_named(here: Path, command: Command)
     assert "data: 1 left out, only zero bytes: ink/class0/3.png" in ended.err
 
 
+@pytest.fixture
+def checked(here: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All images are checked, and none of them counts as one that has just changed."""
+    monkeypatch.setattr(image_check, "SETTLED_NS", -(10**12))
+    assert "checking images: 90/90" in command("train").err
+
+
+@pytest.mark.usefixtures("checked")
+def test_a_changed_image_makes_the_model_again(here: Path, command: Command) -> None:
+    file = here / PHOTOS / "ink" / "class0" / "3.png"
+    before = file.stat()
+    file.write_bytes((file.parent / "4.png").read_bytes().ljust(before.st_size, b"\0")[: before.st_size])
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    ended = command("train", "--epochs", "0", "--skip-broken")
+    assert ended.made == ["dense"]
+    assert "checking images: 1/1" in ended.err
+
+
+@pytest.mark.usefixtures("checked")
+def test_images_copied_to_another_path_retrain_nothing(here: Path, command: Command) -> None:
+    shutil.copytree(here / PHOTOS, here / "mounted" / "photos")
+    ended = command("train", "--data", "mounted/photos", "--hold-out", "sketch")
+    assert (ended.code, ended.made) == (0, []), ended.err
+    assert "checking images: 90/90" in ended.err
+    assert "checking images" not in command("train").err
+
+
 def test_restored_permissions_are_noticed(here: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They change neither size nor modification time of a file, and neither does a remounted network drive."""
-    (here / PHOTOS / "ink" / "class0" / "3.png").touch()  # makes the next command decode all images again
+    """The change of a parent's permissions, or a network drive that is back, changes no time stamp of a file."""
+    (here / "runs/default" / IMAGE_CHECK).unlink()
     opened = Path.open
 
     def refuse(path: Path, *how: Any, **more: Any) -> Any:
@@ -122,13 +155,14 @@ def test_restored_permissions_are_noticed(here: Path, command: Command, monkeypa
     assert ", 90 images" in ended.err
 
 
+@pytest.mark.usefixtures("checked")
 def test_another_split_does_not_decode_images_again(here: Path, command: Command) -> None:
     for words in (["--seed", "5"], ["--hold-out", "ink"], ["--validation-share", "0.4"]):
         ended = command("train", "--epochs", "0", *words)
         assert ended.made == ["dense"]
         assert "checking images" not in ended.err
     (here / PHOTOS / "ink" / "class0" / "3.png").touch()
-    assert "checking images: 90/90" in command("train", "--epochs", "0").err
+    assert "checking images: 1/1" in command("train", "--epochs", "0").err
 
 
 def test_a_single_domain_is_used_if_none_is_held_out(here: Path, command: Command) -> None:

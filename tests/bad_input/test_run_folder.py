@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from toolkit import records, runfolder
+from toolkit.dg.image_check import ImageCheck
+from toolkit.stages import IMAGE_CHECK
 
 Command = Callable[..., Any]
 Unchanged = Callable[..., AbstractContextManager[None]]
@@ -61,12 +63,12 @@ def test_flags_of_the_run_that_are_damaged(here: Path, command: Command, unchang
 
 @pytest.mark.parametrize("text", ["[1", "[]", '{"a": "b"}'])
 def test_notes_on_images_that_are_damaged_are_made_again(here: Path, command: Command, text: str) -> None:
-    (notes,) = Path("runs/default/.work").glob("images-*.json")
+    notes = Path("runs/default") / IMAGE_CHECK
     notes.write_text(text)
     ended = command("prune")
     assert (ended.code, ended.made) == (0, []), ended.err
     assert "checking images" in ended.err
-    assert '"unreadable": {}' in notes.read_text()
+    assert len(records.load(ImageCheck, notes).files) == 90
 
 
 def test_two_commands_in_one_run_folder(here: Path, command: Command, unchanged: Unchanged) -> None:

@@ -45,6 +45,18 @@ def three_domains(make_folder: MakeFolder) -> Domains:
 
 
 @pytest.fixture
+def damaged(make_folder: MakeFolder) -> Domains:
+    """Four images in each of two classes; one is truncated, one empty, one not an image, and one transparent."""
+    root = make_folder({"a": 4, "b": 4})
+    whole = (root / "a" / "00.png").read_bytes()
+    (root / "a" / "00.png").write_bytes(whole[: len(whole) // 2])
+    (root / "a" / "01.png").write_bytes(b"")
+    (root / "b" / "02.png").write_text("no image at all")
+    Pillow.new("RGBA", (4, 4), (0, 0, 0, 99)).save(root / "b" / "03.png")
+    return read_domains(recipe.Data(path=str(root), hold_out="none"), 0)
+
+
+@pytest.fixture
 def tiny_info() -> ModelInfo:
     return info_of(size=8)
 

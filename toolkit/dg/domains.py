@@ -86,10 +86,13 @@ class Domains:
         }
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
-    def files_fingerprint(self) -> str:
-        """Hash of names and stamps of all images; independent of split and seed."""
-        content = sorted((image.name, image.stamp) for domain in self.domains for image in domain.images)
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    def with_hashes(self, sha256: Mapping[str, str]) -> Domains:
+        """The dataset with known hashes of image files, by image name."""
+        domains = tuple(
+            Domain(domain.name, tuple(replace(image, sha256=sha256.get(image.name)) for image in domain.images))
+            for domain in self.domains
+        )
+        return replace(self, domains=domains)
 
     def without(self, left_out: Iterable[LeftOut]) -> Domains:
         """The dataset without these images, and without classes that then have no images in any domain.
@@ -131,7 +134,7 @@ class Domains:
 
 
 def read_domains(settings: recipe.Data, seed: int) -> Domains:
-    """The dataset of a recipe. Files are listed but not opened; `broken.find_broken` opens them.
+    """The dataset of a recipe. Files are listed but not opened; `image_check.check_images` opens them.
 
     Raises DataError for a folder that cannot be used, UnknownName for a held-out domain that does not exist.
     """

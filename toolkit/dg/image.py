@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pillow
 
+from toolkit import hashing
 from toolkit.dg import decoding
 from toolkit.dg.unreadable import Unreadable
 from toolkit.errors import DataError
@@ -36,18 +37,15 @@ class Image:
     source: Path | Pixels = field(repr=False, compare=False)
     background: str = "white"
     """Background colour for transparent images."""
+    sha256: str | None = None
+    """Hash of the file, if it is known already."""
 
     @property
     def stamp(self) -> str:
-        """Changes when the image does: file size and modification time (hashing all files for every command would take
-        minutes), background and decoder version; or a hash of the pixels."""
+        """Changes when the image does: hash of the file, with background and decoder version; or of the pixels."""
         if not isinstance(self.source, Path):
             return hashlib.sha256(self.source.tobytes()).hexdigest()
-        try:
-            status = self.source.stat()
-        except OSError:  # reported when the file is read
-            return "not there"
-        return f"{status.st_size}, {status.st_mtime_ns}, {self.background}, {decoding.DECODER_VERSION}"
+        return f"{self.sha256 or file_hash(self.source)}, {self.background}, {decoding.DECODER_VERSION}"
 
     def decode(self) -> Pillow.Image:
         """The image in RGB. Raises DataError for a file that cannot be read."""
@@ -61,6 +59,14 @@ class Image:
                 f"{self.name} cannot be read: {error}",
                 "it could be read when the images were checked: restore or delete it, and run the command again",
             ) from error
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file; "unreadable" for one that cannot be opened, which is reported when it is decoded."""
+    try:
+        return hashing.sha256(path)
+    except OSError:
+        return "unreadable"
 
 
 @dataclass(frozen=True)

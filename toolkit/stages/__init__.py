@@ -21,12 +21,14 @@ from toolkit.records import DENSE, SLIM
 from toolkit.runfolder import RunFolder
 
 if TYPE_CHECKING:
-    from toolkit.dg.broken import ImageCheck
     from toolkit.dg.domains import Domains
+    from toolkit.dg.image_check import ImageCheck
     from toolkit.models.model import Model
 
 PRUNED, FINETUNED, PARITY = "pruned", "finetuned", "parity"
 """Result folder names; the dense model's is `DENSE`."""
+IMAGE_CHECK = ".work/images.json"
+"""File in the run folder with the results of decoding every image once."""
 MODELS = {DENSE: DENSE, SLIM: FINETUNED}
 """Result folders of the models that are exported, measured and compared."""
 
@@ -64,31 +66,40 @@ class Run:
     def domains(self) -> Domains:
         """The dataset without unreadable files, summarised for the user on first access.
 
-        Every file is decoded once; again only if files change or a file could not be opened or read later.
+        Every file is decoded once; again only if it changes or could not be opened or read later.
         """
-        from toolkit.dg.broken import find_broken, without_broken
+        from toolkit.dg.broken import without_broken
         from toolkit.dg.domains import read_domains
+        from toolkit.dg.image_check import check_images, unchecked
         from toolkit.dg.summary import lines_of, summarise
 
         data = self.recipe.data
         listed = read_domains(data, self.recipe.seed)
-        name = f".work/images-{listed.files_fingerprint()[:16]}.json"
-        check = _read_check(self.folder.path / name)
-        stored = check is not None
-        if check is None:
+        check = self._image_check()
+        if new := unchecked(listed, check):
             with self.progress("checking images") as report:
-                check = find_broken(listed, report)
+                check = check_images(new, check, report)
         domains = without_broken(listed, check, data.skip_broken)
-        if not self.dry_run and not stored and check.reusable:
-            self.folder.write_text(name, records.dumps(check))
+        if new and not self.dry_run:
+            self.folder.write_text(IMAGE_CHECK, records.dumps(check))
         for line in lines_of(summarise(domains)):
             self.tell(f"data: {line}")
         return domains
 
+    def _image_check(self) -> ImageCheck:
+        """The results that earlier commands stored; empty if there are none that can be read and apply."""
+        from toolkit.dg.image_check import ImageCheck, empty_check
+
+        empty = empty_check(self.recipe.data.background)
+        try:
+            stored = records.load(ImageCheck, self.folder.path / IMAGE_CHECK)
+        except RecordError:
+            return empty
+        return stored if stored.conversion == empty.conversion else empty
+
     def discard_image_check(self) -> None:
         """Make the next command decode every image again."""
-        for file in (self.folder.path / ".work").glob("images-*.json"):
-            file.unlink(missing_ok=True)
+        (self.folder.path / IMAGE_CHECK).unlink(missing_ok=True)
 
     @cached_property
     def outline(self) -> Model:
@@ -144,16 +155,6 @@ class Stage:
 
     def failure(self, run: Run) -> ToolkitError | None:
         """The check that the result fails, or None. Later stages still run; the command ends with its exit code."""
-        return None
-
-
-def _read_check(file: Path) -> ImageCheck | None:
-    """The image check that an earlier command stored; None if there is none that can be read."""
-    from toolkit.dg.broken import ImageCheck
-
-    try:
-        return records.load(ImageCheck, file)
-    except RecordError:
         return None
 
 
