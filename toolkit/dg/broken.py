@@ -20,7 +20,6 @@ from toolkit.dg.left_out import LeftOut, by_reason
 from toolkit.dg.unreadable import Unreadable, is_transient
 from toolkit.errors import DataError
 from toolkit.progress import Progress, silent
-from toolkit.records import SCHEMA
 
 LOG = logging.getLogger(__name__)
 THREADS = 8
@@ -35,7 +34,7 @@ class ImageCheck:
     """Reason by image name."""
     remarks: dict[str, int]
     """Number of images by conversion, of those that are not plain 8-bit RGB."""
-    schema: int = SCHEMA
+    schema: int = 1
 
     @property
     def reusable(self) -> bool:
