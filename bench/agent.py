@@ -54,7 +54,7 @@ def main() -> int:
     with _reserved_stdout() as output:
         code = 0
         try:
-            request = records.loads(BenchRequest, sys.stdin.read(), "the request")
+            request = records.loads(BenchRequest, sys.stdin.read(), "the request", validated=True)
             response: BenchReport | Failure = run_benchmark(request, _print_progress)
         except ToolkitError as error:
             response, code = Failure.from_error(error), error.exit_code
@@ -87,7 +87,7 @@ def run_benchmark(request: BenchRequest, progress: Progress = silent) -> BenchRe
 
 
 def _load(folder: Path, runtime_name: str, threads: int, stack: ExitStack) -> LoadedSubject:
-    identity = identify(folder)
+    identity = identify(folder, validated=True)
     library = runtime(runtime_name)
     with library.open(folder, threads):
         pass  # Warm up: one-time library initialisation must not be charged to the first subject.

@@ -41,10 +41,11 @@ class Identity:
             )
 
 
-def identify(folder: Path) -> Identity:
-    """Read `artifact.json` or `model.json`; raises BadInput if the folder has neither."""
+def identify(folder: Path, *, validated: bool = False) -> Identity:
+    """Read `artifact.json` or `model.json`, which `validated` says the host has checked; raises BadInput if the folder
+    has neither."""
     if (folder / "artifact.json").exists():
-        artifact = records.load(Artifact, folder / "artifact.json")
+        artifact = records.load(Artifact, folder / "artifact.json", validated=validated)
         batch = artifact.inputs[0].shape[0]
         smallest, largest = (artifact.options.get(name) for name in ("least_batch", "largest_batch"))
         return Identity(
@@ -56,7 +57,7 @@ def identify(folder: Path) -> Identity:
             largest if isinstance(largest, int) else None,
         )
     if (folder / "model.json").exists():
-        model = records.load(ModelInfo, folder / "model.json")
+        model = records.load(ModelInfo, folder / "model.json", validated=validated)
         return Identity(model.weights_sha256, model)
     raise BadInput(
         f"{folder} contains neither artifact.json nor model.json", "use a folder that a stage of the toolkit wrote"

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from toolkit.errors import ToolkitError
-from toolkit.records import SCHEMA
 
 PROGRESS = "progress: "
 
@@ -41,7 +40,7 @@ class BenchRequest:
     """Number of threads; None: one per usable core."""
     device: str
     """Name of the device, copied to the measurements."""
-    schema: int = SCHEMA
+    schema: int = 1
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Failure:
     """Class name."""
     message: str
     hint: str
-    schema: int = SCHEMA
+    schema: int = 1
 
     @classmethod
     def from_error(cls, error: ToolkitError) -> Failure:

@@ -71,7 +71,7 @@ def _record(
         options={"opset": settings.opset, "attention": settings.attention, **written.options},
         device_architecture=written.architecture,
         max_abs_difference=written.difference,
-        also={file: hashing.sha256(folder / file) for file in written.extra_files},
+        extra_files={file: hashing.sha256(folder / file) for file in written.extra_files},
         rewrites=prepared.rewrites,
         lowered=written.lowered or prepared.lowered,
         fusion=written.fusion,

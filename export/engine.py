@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit import records
 from toolkit.errors import BadInput, CheckFailed, DeviceUnreachable, plainly
 from toolkit.export.libraries import AMPERE, Library
 from toolkit.isolated import Isolated, NativeLibrary
@@ -59,7 +58,7 @@ class EngineLayers:
     """`layers.json`: an engine's layers in execution order."""
 
     layers: tuple[EngineLayer, ...]
-    schema: int = records.SCHEMA
+    schema: int = 1
 
 
 @dataclass(frozen=True)

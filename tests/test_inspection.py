@@ -64,7 +64,7 @@ def test_json_is_the_record(command: Command, path: str, kind: type) -> None:
 def test_a_plan_shows_budget_and_cuts(command: Command) -> None:
     plan = records.load(records.PrunePlan, RUN / "pruned" / "plan.json")
     text = " ".join(command("inspect", RUN / "pruned" / "plan.json").err.split())
-    assert f"{plan.budget} requested, {plan.met:.3f} achieved" in text
+    assert f"{plan.budget} requested, {plan.achieved:.3f} achieved" in text
     assert all(cut.place in text for cut in plan.cuts)
 
 

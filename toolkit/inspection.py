@@ -121,7 +121,7 @@ def _heads(layout: HeadLayout) -> str:
 
 
 def _plan_table(plan: PrunePlan) -> Table:
-    title = f"{plan.method}, {plan.criterion}, {plan.scope}: {plan.budget} requested, {plan.met:.3f} achieved"
+    title = f"{plan.method}, {plan.criterion}, {plan.scope}: {plan.budget} requested, {plan.achieved:.3f} achieved"
     table = _table(title, "place", "axis", "units removed")
     for cut in plan.cuts:
         table.add_row(cut.place, cut.axis, f"{len(cut.units):,}")
@@ -183,4 +183,4 @@ def _fusion(fusion: Fusion) -> str:
     if fusion.status == "fused":
         return f"fused ({', '.join(fusion.kernels)})"
     status = {"partly": "partly fused", "not": "not fused", "unknown": "fused or not: unknown"}[fusion.status]
-    return f"{status}: {fusion.reason}{f'; try {fusion.mend}' if fusion.mend else ''}"
+    return f"{status}: {fusion.reason}{f'; try {fusion.hint}' if fusion.hint else ''}"

@@ -16,10 +16,10 @@ def read_artifact(folder: Path, runtime: str, *targets: str) -> Artifact:
     """
     if not (folder / "artifact.json").exists():
         raise BadInput(f"{folder} contains no artifact.json, so {runtime} cannot run it", "export the model first")
-    artifact = records.load(Artifact, folder / "artifact.json")
+    artifact = records.load(Artifact, folder / "artifact.json", validated=True)
     if artifact.target not in targets:
         raise BadInput(f"{folder} contains a file for {artifact.target}; {runtime} runs {' and '.join(targets)} files")
-    for name, sha256 in {artifact.file: artifact.sha256, **artifact.also}.items():
+    for name, sha256 in {artifact.file: artifact.sha256, **artifact.extra_files}.items():
         if not (folder / name).is_file():
             raise WeightsError(f"{folder / name} does not exist, but artifact.json lists it", _EXPORT_AGAIN)
         if hashing.sha256(folder / name) != sha256:

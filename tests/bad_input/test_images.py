@@ -14,7 +14,7 @@ import pytest
 
 from toolkit import records
 from toolkit.dg import image_check
-from toolkit.dg.image_check import ImageCheck
+from toolkit.dg.image_check import CheckedImages
 from toolkit.stages import IMAGE_CHECK
 
 Command = Callable[..., Any]
@@ -96,7 +96,7 @@ def test_an_image_damaged_after_the_check_is_named(here: Path, command: Command)
     file = here / PHOTOS / "ink" / "class0" / "3.png"
     file.write_bytes(bytes(file.stat().st_size))
     stored = here / "runs/default" / IMAGE_CHECK
-    check = records.load(ImageCheck, stored)
+    check = records.load(CheckedImages, stored)
     unnoticed = replace(check.files[str(file)], changed_ns=file.stat().st_ctime_ns)
     records.save(replace(check, files=check.files | {str(file): unnoticed}), stored)
     ended = command("train", "--epochs", "1", "--workers", "1")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from toolkit import records, runfolder
-from toolkit.dg.image_check import ImageCheck
+from toolkit.dg.image_check import CheckedImages
 from toolkit.stages import IMAGE_CHECK
 
 Command = Callable[..., Any]
@@ -68,7 +68,7 @@ def test_notes_on_images_that_are_damaged_are_made_again(here: Path, command: Co
     ended = command("prune")
     assert (ended.code, ended.made) == (0, []), ended.err
     assert "checking images" in ended.err
-    assert len(records.load(ImageCheck, notes).files) == 90
+    assert len(records.load(CheckedImages, notes).files) == 90
 
 
 def test_two_commands_in_one_run_folder(here: Path, command: Command, unchanged: Unchanged) -> None:

@@ -8,13 +8,13 @@ import pytest
 from toolkit import recipe
 from toolkit.dg.broken import without_broken
 from toolkit.dg.domains import Domains, read_domains
-from toolkit.dg.image_check import CheckedFile, ImageCheck, check_images, empty_check, unchecked
+from toolkit.dg.image_check import CheckedFile, CheckedImages, check_images, empty_check, unchecked
 from toolkit.errors import DataError
 
 MakeFolder = Callable[[Mapping[str, int]], Path]
 
 
-def checked(domains: Domains) -> ImageCheck:
+def checked(domains: Domains) -> CheckedImages:
     empty = empty_check("white")
     return check_images(unchecked(domains, empty), empty)
 

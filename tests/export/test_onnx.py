@@ -140,7 +140,7 @@ def test_weights_too_large_for_one_file_are_external(
 ) -> None:
     monkeypatch.setattr(trace, "MAX_WEIGHT_BYTES", 1000)
     artifact = exported(models())
-    assert artifact.also == {"model.onnx.data": hashing.sha256(tmp_path / "out" / "model.onnx.data")}
+    assert artifact.extra_files == {"model.onnx.data": hashing.sha256(tmp_path / "out" / "model.onnx.data")}
     assert artifact.max_abs_difference is not None
     assert (tmp_path / "out" / "model.onnx").stat().st_size < (tmp_path / "out" / "model.onnx.data").stat().st_size
 

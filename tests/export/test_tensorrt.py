@@ -95,7 +95,7 @@ def test_engines_are_cross_compiled(
     assert artifact.built_with["tensorrt_rtx"]
     engine = records.load(EngineLayers, tmp_path / "out" / "layers.json")
     assert any("blocks.1.attn" in node for layer in engine.layers for node in layer.nodes)
-    assert artifact.also.keys() == {"layers.json"}
+    assert artifact.extra_files.keys() == {"layers.json"}
     assert records.load(Artifact, tmp_path / "out" / "artifact.json") == artifact
 
 
@@ -105,7 +105,7 @@ def test_heads_of_64_are_fused_in_half_precision_and_not_in_fp32(models: Models,
     assert {block.status for block in exported(model, "rtx", precision="fp16", gpus="sm_89").fusion} == {"fused"}
     blocks = exported(model, "rtx", precision="fp32", gpus="sm_89").fusion
     assert {block.status for block in blocks} == {"not"}
-    assert {block.mend for block in blocks} == {"--precision fp16 or bf16"}
+    assert {block.hint for block in blocks} == {"--precision fp16 or bf16"}
 
 
 @pytest.mark.parametrize("precision", ["fp16", pytest.param("int8", marks=pytest.mark.slow)])

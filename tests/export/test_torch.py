@@ -40,7 +40,7 @@ def test_compiled_code_and_its_program_give_the_models_logits(
     artifact = exported(model, "torch")
     assert artifact.options["compiled"] is True
     assert artifact.device_architecture == cpu_kind()
-    assert artifact.also.keys() == {"program.pt2"}
+    assert artifact.extra_files.keys() == {"program.pt2"}
     with runtime("torch").open(tmp_path / "out", threads=1) as session:
         np.testing.assert_allclose(session.run(IMAGES), eager(model), atol=1e-5)
     program = torch.export.load(tmp_path / "out" / "program.pt2").module()
@@ -62,7 +62,7 @@ def test_a_program_without_compiled_code(
     assert artifact.options["compiled"] is False
     assert artifact.notes == (("not compiled: there is no C++ compiler",) if reason == "no compiler" else ())
     assert artifact.device_architecture is None
-    assert not artifact.also
+    assert not artifact.extra_files
     with runtime("torch").open(tmp_path / "out", threads=1) as session:
         np.testing.assert_allclose(session.run(IMAGES), eager(model), atol=1e-5)
 

@@ -35,8 +35,8 @@ def dense(small: Callable[..., Model]) -> Model:
 def test_one_step_achieves_the_budget(dense: Model, job: Jobs, criterion: str, scope: str) -> None:
     plan = method("grouped").prune(dense, job(criterion=criterion, scope=scope, budget="macs=0.5", round_to=1))
     slim = remove(dense, plan.cuts).model.module
-    assert plan.met == pytest.approx(profile(slim, 16).macs / dense.info.macs)
-    assert 0.495 <= plan.met <= 0.5
+    assert plan.achieved == pytest.approx(profile(slim, 16).macs / dense.info.macs)
+    assert 0.495 <= plan.achieved <= 0.5
     assert (plan.model_sha256, plan.method, plan.criterion) == ("ab" * 32, "grouped", criterion)
     assert (plan.scope, plan.budget, plan.seed) == (scope, "macs=0.5", 0)
     assert {cut.axis for cut in plan.cuts} <= {"head", "mlp", "embed"}
@@ -63,7 +63,7 @@ def test_steps_extend_each_other_and_achieve_the_budget(
     monkeypatch.setattr(grouped_module, "remove", recorded)
     several = job(criterion="taylor", scope=scope, budget="params=0.4", steps=steps, axes=axes, round_to=1)
     plan = method("grouped").prune(dense, several)
-    assert 0.396 <= plan.met <= 0.4
+    assert 0.396 <= plan.achieved <= 0.4
     cuts_by_step.append(plan.cuts)
     assert len(cuts_by_step) == steps
     for before, after in pairwise(cuts_by_step):
@@ -116,7 +116,7 @@ def test_units_removed_by_a_step_stay_removed(
     for before, after in pairwise(removed):
         assert before <= after
     value = float(plan.budget.partition("=")[2])
-    assert value - (0.1 if "ratio" in budget else 0.01 * value) <= plan.met <= value
+    assert value - (0.1 if "ratio" in budget else 0.01 * value) <= plan.achieved <= value
 
 
 def with_contained(groups: Groups, cut: Cut, unit: int) -> set[Unit]:
@@ -134,8 +134,8 @@ def test_ratios_are_achieved_and_macs_counted_by_hand(
     prune = job(criterion="magnitude-l2", scope=scope, ratio=ratio, steps=steps, axes=("mlp", "embed"), round_to=1)
     plan = method("grouped").prune(dense, prune)
     units = 3 * 192 + 48
-    assert ratio - 4 / units <= plan.met <= ratio
-    assert sum(len(cut.units) for cut in plan.cuts) == round(plan.met * units)
+    assert ratio - 4 / units <= plan.achieved <= ratio
+    assert sum(len(cut.units) for cut in plan.cuts) == round(plan.achieved * units)
     removed = {(cut.place, cut.axis): len(cut.units) for cut in plan.cuts}
     width = 48 - removed.get(("residual", "embed"), 0)
     hidden = [192 - removed.get((f"blocks.{block}.mlp", "mlp"), 0) for block in range(3)]
@@ -151,7 +151,7 @@ def test_a_last_step_that_removes_nothing_more_is_no_error(dense: Model, job: Jo
         method("grouped").prune(dense, job(criterion="magnitude-l1", scope=scope, ratio=0.99, steps=steps, round_to=24))
         for steps in (1, 3)
     ]
-    assert plans[0].met == plans[1].met > 0.3
+    assert plans[0].achieved == plans[1].achieved > 0.3
 
 
 def test_each_step_scores_the_remaining_model(dense: Model, job: Jobs) -> None:

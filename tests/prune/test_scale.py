@@ -25,7 +25,7 @@ plan = method("grouped").prune(model, Job(prune, Calibration(list, 0), progress.
 remove(model, plan.cuts)
 seconds = time.perf_counter() - start
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-print(json.dumps({"seconds": seconds, "peak_bytes": peak, "met": plan.met}))
+print(json.dumps({"seconds": seconds, "peak_bytes": peak, "met": plan.achieved}))
 """
 
 

@@ -52,7 +52,7 @@ def test_head_shapes_are_grouped() -> None:
     ],
 )
 def test_requested_and_achieved_budget(plan: PrunePlan, budget: str, met: float, requested: str, achieved: str) -> None:
-    facts = dict(tables.plan_facts(replace(plan, budget=budget, met=met)))
+    facts = dict(tables.plan_facts(replace(plan, budget=budget, achieved=met)))
     assert (plain(facts["Requested budget"]), plain(facts["Achieved budget"])) == (requested, achieved)
 
 

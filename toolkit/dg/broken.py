@@ -8,14 +8,14 @@ from dataclasses import replace
 
 from toolkit.characters import listed, printable
 from toolkit.dg.domains import Domains
-from toolkit.dg.image_check import ImageCheck
+from toolkit.dg.image_check import CheckedImages
 from toolkit.dg.left_out import LeftOut, by_reason
 from toolkit.errors import DataError
 
 LOG = logging.getLogger(__name__)
 
 
-def without_broken(domains: Domains, check: ImageCheck, skip: bool) -> Domains:
+def without_broken(domains: Domains, check: CheckedImages, skip: bool) -> Domains:
     """The dataset without unreadable images, and with the hash of every file; all images are in `check`.
 
     Raises DataError with these and all other errors in its folder (`LeftOut.is_error`), unless `skip` is set.

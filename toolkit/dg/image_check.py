@@ -17,7 +17,6 @@ from toolkit.dg.domains import Domains
 from toolkit.dg.image import Image, file_hash
 from toolkit.dg.unreadable import Unreadable, is_transient
 from toolkit.progress import Progress, silent
-from toolkit.records import SCHEMA
 
 THREADS = 8
 """Reading waits for the disk and decoding releases the GIL, so oversubscription is harmless."""
@@ -41,31 +40,31 @@ class CheckedFile:
 
 
 @dataclass(frozen=True)
-class ImageCheck:
+class CheckedImages:
     """Results of decoding image files; stored as a record."""
 
     conversion: str
     """Version of the decoder, and the background colour; results of another conversion do not count."""
     files: dict[str, CheckedFile]
     """By absolute path."""
-    schema: int = SCHEMA
+    schema: int = 1
 
     def by_name(self, domains: Domains) -> dict[str, CheckedFile]:
         """Results of all image files of a dataset, by sorted image name."""
         return {image.name: self.files[_path(image)] for image in sorted(_files(domains), key=lambda image: image.name)}
 
 
-def empty_check(background: str) -> ImageCheck:
+def empty_check(background: str) -> CheckedImages:
     """No results yet, for images composited on this background colour."""
-    return ImageCheck(f"{decoding.DECODER_VERSION}, {background}", {})
+    return CheckedImages(f"{decoding.DECODER_VERSION}, {background}", {})
 
 
-def unchecked(domains: Domains, check: ImageCheck) -> tuple[Image, ...]:
+def unchecked(domains: Domains, check: CheckedImages) -> tuple[Image, ...]:
     """Images whose file is not in `check`, or has changed since."""
     return tuple(image for image in _files(domains) if not _is_unchanged(image, check))
 
 
-def check_images(images: Sequence[Image], check: ImageCheck, progress: Progress = silent) -> ImageCheck:
+def check_images(images: Sequence[Image], check: CheckedImages, progress: Progress = silent) -> CheckedImages:
     """`check` with these images, whose files are read and decoded completely."""
     files = dict(check.files)
     pool = ThreadPoolExecutor(THREADS)
@@ -97,7 +96,7 @@ def _check(image: Image) -> CheckedFile:
     return CheckedFile(size, changed_ns if holds else 0, file_hash(image.source), unreadable, remarks)
 
 
-def _is_unchanged(image: Image, check: ImageCheck) -> bool:
+def _is_unchanged(image: Image, check: CheckedImages) -> bool:
     assert isinstance(image.source, Path)
     file = check.files.get(_path(image))
     try:

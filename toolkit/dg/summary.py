@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from toolkit.characters import counted, listed, printable
 from toolkit.dg.left_out import by_reason, descriptions
-from toolkit.records import SCHEMA
 
 if TYPE_CHECKING:  # the report reads the record without loading the dataset code
     from toolkit.dg.domains import Domains
@@ -28,7 +27,7 @@ class DataSummary:
     """Number of images by conversion, of those that are not plain 8-bit RGB."""
     notes: tuple[str, ...]
     """Warnings for the user."""
-    schema: int = SCHEMA
+    schema: int = 1
 
 
 def summarise(domains: Domains) -> DataSummary:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from toolkit import hashing, recipe, strict_json
+from toolkit import hashing, recipe, records, strict_json
 from toolkit.characters import is_url
 from toolkit.errors import WeightsError
 from toolkit.models.weight_formats import (
@@ -25,7 +25,7 @@ from toolkit.models.weight_formats import (
     unsafe_file_error,
     unsupported_dtypes,
 )
-from toolkit.records import SCHEMA, ModelInfo
+from toolkit.records import ModelInfo
 
 SAVE_STATE_DICT = "save the tensors by name: torch.save(model.state_dict(), FILE)"
 MAX_DEPTH = 4
@@ -74,7 +74,7 @@ def adjacent_record(file: Path) -> tuple[Path, ModelInfo] | None:
     content = strict_json.parse(text, str(record))
     if not isinstance(content, dict) or not OUR_FIELDS & content.keys():
         return None
-    return record, strict_json.loads(ModelInfo, text, str(record), SCHEMA)
+    return record, records.loads(ModelInfo, text, str(record))
 
 
 def read(file: Path) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from toolkit.records.model import ModelInfo, Setting
-from toolkit.records.schema import SCHEMA
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Fusion:
     """Kernels that compute the attention."""
     reason: str = ""
     """Why it is not fused, if known."""
-    mend: str = ""
+    hint: str = ""
     """What to try; empty if the target has no fused attention."""
 
 
@@ -77,7 +76,7 @@ class Artifact:
     """The architecture it was compiled for; None: portable."""
     max_abs_difference: float | None = None
     """Largest logit difference from the PyTorch model, measured after the export; None: not run."""
-    also: dict[str, str] = field(default_factory=dict)
+    extra_files: dict[str, str] = field(default_factory=dict)
     """Additional files with their sha256: external weights, the list of an engine's layers."""
     rewrites: dict[str, int] = field(default_factory=dict)
     """Exact rewrites, and how often each was applied."""
@@ -87,4 +86,4 @@ class Artifact:
     """Fusion status of every block's attention; empty if unknown."""
     notes: tuple[str, ...] = ()
     """Notes for users."""
-    schema: int = SCHEMA
+    schema: int = 2

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from toolkit.records.schema import SCHEMA
-
 
 @dataclass(frozen=True)
 class Environment:
@@ -23,7 +21,7 @@ class Environment:
     libraries: dict[str, str]
     power_mode: str | None = None
     clocks_mhz: tuple[float, ...] = ()
-    schema: int = SCHEMA
+    schema: int = 1
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class Measurement:
     environment: Environment
     reasons: tuple[str, ...]
     """Reasons why it is INVALID; empty if VALID."""
-    schema: int = SCHEMA
+    schema: int = 1
 
     @property
     def valid(self) -> bool:
@@ -74,4 +72,4 @@ class BenchReport:
     """Interleaved measurements of one session."""
 
     measurements: tuple[Measurement, ...]
-    schema: int = SCHEMA
+    schema: int = 1

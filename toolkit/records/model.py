@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import TypeAlias
 
 from toolkit.preprocessing import Preprocessing
-from toolkit.records.schema import SCHEMA
+from toolkit.records.schema import since
 
 DENSE = "dense"
 """Name of the model before pruning."""
@@ -44,6 +44,16 @@ class HeadLayout:
 
 
 @dataclass(frozen=True)
+class Merge:
+    """Merging of tokens in a block."""
+
+    block: int
+    """Index in the source architecture."""
+    tokens: int
+    """Number of tokens that are left after the attention of this block."""
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """`model.json` of a model folder: how to build the model for the tensors in `model.safetensors`."""
 
@@ -66,7 +76,9 @@ class ModelInfo:
     """Hash of model.safetensors, which identifies the model in other records."""
     made_from: str | None = None
     """`weights_sha256` of the model that this one was pruned or fine-tuned from."""
-    schema: int = SCHEMA
+    merges: tuple[Merge, ...] = since(2, ())
+    """Blocks that merge tokens, in order."""
+    schema: int = 2
 
 
 @dataclass(frozen=True)

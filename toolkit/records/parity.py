@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from toolkit.records.schema import SCHEMA
+from toolkit.records.schema import since
 
 Verdict: TypeAlias = Literal["pass", "fail", "undecided"]
 
@@ -53,6 +53,6 @@ class ParityReport:
     runtime crashed."""
     unopened: dict[str, str] = field(default_factory=dict)
     """Exported sides that this machine cannot run, with reasons."""
-    crashed: tuple[str, ...] = ()
+    crashed: tuple[str, ...] = since(2, ())
     """Unopened sides whose runtime crashed."""
-    schema: int = SCHEMA
+    schema: int = 2

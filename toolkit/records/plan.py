@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from toolkit.records.schema import SCHEMA
+from toolkit.records.model import Merge
+from toolkit.records.schema import since
 
 Axis: TypeAlias = Literal["block", "head", "qk", "v", "mlp", "embed"]
 """Removable units: blocks, heads, query/key units and value units of heads, hidden units of MLPs, residual channels."""
@@ -34,9 +35,11 @@ class PrunePlan:
     scope: str
     budget: str
     """The requested budget: "ratio=0.5", "macs=0.5", "params=0.3"."""
-    met: float
-    """The achieved value: fraction of MACs or parameters that remains, or of units removed (except for those inside
+    achieved: float
+    """Fraction of MACs or parameters that remains, or of units removed (except for those inside
     removed heads and blocks)."""
     seed: int
     cuts: tuple[Cut, ...]
-    schema: int = SCHEMA
+    merges: tuple[Merge, ...] = since(2, ())
+    """Tokens to merge, by block."""
+    schema: int = 2

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from toolkit.records.schema import SCHEMA
-
 
 @dataclass(frozen=True)
 class StageRecord:
@@ -18,4 +16,4 @@ class StageRecord:
     seconds: float
     finished_at: str
     """ISO 8601, UTC."""
-    schema: int = SCHEMA
+    schema: int = 1

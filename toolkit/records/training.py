@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from toolkit.records.schema import SCHEMA
-
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -27,4 +25,4 @@ class TrainingHistory:
     seconds: float
     evaluations: tuple[Evaluation, ...]
     selected_step: int
-    schema: int = SCHEMA
+    schema: int = 1

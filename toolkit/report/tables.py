@@ -170,7 +170,7 @@ def _requested_budget(budget: str) -> str:
 def _achieved_budget(plan: PrunePlan) -> str:
     kind = plan.budget.partition("=")[0]
     texts = {"ratio": "of the units removed", "macs": "of the MACs left", "params": "of the parameters left"}
-    return f"{numbers.percent(plan.met)} {texts.get(kind, '')}".rstrip()
+    return f"{numbers.percent(plan.achieved)} {texts.get(kind, '')}".rstrip()
 
 
 def _training_facts(history: TrainingHistory) -> dict[str, str]:

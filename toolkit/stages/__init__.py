@@ -22,7 +22,7 @@ from toolkit.runfolder import RunFolder
 
 if TYPE_CHECKING:
     from toolkit.dg.domains import Domains
-    from toolkit.dg.image_check import ImageCheck
+    from toolkit.dg.image_check import CheckedImages
     from toolkit.models.model import Model
 
 PRUNED, FINETUNED, PARITY = "pruned", "finetuned", "parity"
@@ -86,13 +86,13 @@ class Run:
             self.tell(f"data: {line}")
         return domains
 
-    def _image_check(self) -> ImageCheck:
+    def _image_check(self) -> CheckedImages:
         """The results that earlier commands stored; empty if there are none that can be read and apply."""
-        from toolkit.dg.image_check import ImageCheck, empty_check
+        from toolkit.dg.image_check import CheckedImages, empty_check
 
         empty = empty_check(self.recipe.data.background)
         try:
-            stored = records.load(ImageCheck, self.folder.path / IMAGE_CHECK)
+            stored = records.load(CheckedImages, self.folder.path / IMAGE_CHECK)
         except RecordError:
             return empty
         return stored if stored.conversion == empty.conversion else empty

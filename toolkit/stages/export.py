@@ -127,7 +127,7 @@ def _fusion_lines(artifact: Artifact) -> list[str]:
     groups: dict[tuple[str, str, str], list[int]] = {}
     for block in artifact.fusion:
         if block.status != "fused":
-            groups.setdefault((block.status, block.reason, block.mend), []).append(block.block)
+            groups.setdefault((block.status, block.reason, block.hint), []).append(block.block)
     for (status, reason, hint), blocks in groups.items():
         words = {"partly": "partly fused in", "not": "not fused in", "unknown": "fusion unknown in"}[status]
         warning = "warning: " if hint else ""

@@ -52,7 +52,7 @@ class Prune(Stage):
         parameters = (
             f"{dense.parameters:,} -> {slim.parameters:,} parameters ({slim.parameters / dense.parameters:.1%})"
         )
-        return [f"{plan.budget} requested, {plan.met:.3f} achieved: {macs}, {parameters}"]
+        return [f"{plan.budget} requested, {plan.achieved:.3f} achieved: {macs}, {parameters}"]
 
 
 def _check_budget(run: Run) -> None:

@@ -53,7 +53,7 @@ class Grouped:
             criterion=settings.criterion,
             scope=settings.scope,
             budget=str(budget),
-            met=_achieved(budget, cuts, constraints, model.groups),
+            achieved=_achieved(budget, cuts, constraints, model.groups),
             seed=job.calibration.seed,
             cuts=cuts,
         )

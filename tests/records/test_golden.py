@@ -1,0 +1,110 @@
+"""Files of every released schema, written by the version that had it, are read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from toolkit import records
+from toolkit.dg.image_check import CheckedImages
+from toolkit.dg.summary import DataSummary
+from toolkit.errors import RecordError
+from toolkit.export.engine import EngineLayers
+from toolkit.models import store
+from toolkit.records import (
+    Artifact,
+    BenchReport,
+    Environment,
+    ModelInfo,
+    ParityReport,
+    PrunePlan,
+    StageRecord,
+    TrainingHistory,
+)
+from toolkit.records.schema import current_schema
+from toolkit.runfolder import RunFolder
+
+GOLDEN = Path(__file__).parent / "golden"
+KINDS = {
+    kind.__name__: kind
+    for kind in (
+        Artifact,
+        BenchReport,
+        DataSummary,
+        EngineLayers,
+        Environment,
+        CheckedImages,
+        ModelInfo,
+        ParityReport,
+        PrunePlan,
+        StageRecord,
+        TrainingHistory,
+    )
+}
+FILES = sorted(GOLDEN.glob("schema-*/*.json"))
+
+
+def kind_of(file: Path) -> type:
+    return KINDS[file.stem.partition("-")[0]]
+
+
+def schema_of(file: Path) -> int:
+    schema: int = json.loads(file.read_text())["schema"]
+    return schema
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}-{file.stem}")
+def test_a_golden_file_is_read(file: Path) -> None:
+    """A failure for a file of the current schema: the fields changed, so raise the schema number of the record."""
+    record = records.load(kind_of(file), file)
+    assert f"schema-{schema_of(file)}" == file.parent.name
+    if schema_of(file) == current_schema(kind_of(file)):
+        assert records.dumps(record) == file.read_text()
+    else:
+        assert records.loads(kind_of(file), records.dumps(record)) == record
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_every_schema_of_a_kind_has_a_golden_file(kind: type) -> None:
+    current = current_schema(kind)
+    assert current is not None
+    numbers = {schema_of(file) for file in FILES if kind_of(file) is kind}
+    assert numbers == set(range(1, current + 1))
+
+
+def test_every_numbered_record_of_the_package_has_golden_files() -> None:
+    numbered = {name for name in records.__all__ if hasattr(getattr(records, name), "schema")}
+    assert numbered - {"Measurement"} <= KINDS.keys()  # a measurement is always in a report
+    assert {each.name for each in fields(BenchReport)} == {"measurements", "schema"}
+
+
+def test_old_names_are_converted() -> None:
+    folder = GOLDEN / "schema-1"
+    artifact = records.load(Artifact, folder / "Artifact.json")
+    assert artifact.extra_files == {"model.onnx.data": artifact.sha256}
+    assert [block.hint for block in artifact.fusion] == ["", "--precision fp16 or bf16"]
+    assert (artifact.schema, artifact.model.schema) == (2, 2)
+    assert records.load(PrunePlan, folder / "PrunePlan.json").achieved == pytest.approx(0.497, abs=1e-3)
+    info = records.load(ModelInfo, folder / "ModelInfo.json")
+    assert (info.preprocessing.mean[0], info.preprocessing.crop_mode, info.merges) == (0.485, "squash", ())
+
+
+def test_an_old_name_is_refused_in_a_new_file() -> None:
+    content = json.loads(records.dumps(records.load(PrunePlan, GOLDEN / "schema-1" / "PrunePlan.json")))
+    content["met"] = content.pop("achieved")
+    with pytest.raises(RecordError, match=r"required field missing @ PrunePlan\.achieved"):
+        records.loads(PrunePlan, json.dumps(content))
+
+
+def test_a_result_of_schema_1_is_read() -> None:
+    model = store.load(GOLDEN / "schema-1" / "pruned")
+    assert model.info.parameters == sum(parameter.numel() for parameter in model.module.parameters())
+    assert model.info.macs == model.cost.macs
+    stage = RunFolder(GOLDEN / "schema-1").stage("pruned")
+    assert stage is not None
+    assert (stage.stage, stage.inputs["seed"]) == ("pruned", "0")
+    plan = RunFolder(GOLDEN / "schema-1").read("pruned", "plan.json", PrunePlan)
+    assert plan.model_sha256 == model.info.made_from
