@@ -100,6 +100,14 @@ def resolve(file: Path | None, run: Path | None, flags: Flags, origins: Mapping[
     return Resolved(recipe, file, merged, reused, _reset_settings(before, values, sections))
 
 
+def recipe_of(values: Values) -> Recipe:
+    """A recipe with these settings, by section, and defaults for all others. Raises RecipeError for invalid ones."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise explained(error, Origins(None)) from None
+
+
 def parse_assignment(text: str) -> tuple[str, Any]:
     """ "prune.ratio=0.75" -> ("prune.ratio", 0.75); the value is read as YAML."""
     name, equals, value = text.partition("=")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
-from torch import nn
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
 
+from toolkit import hashing, records
+from toolkit.errors import StorageError, plainly
 from toolkit.models.adapt import attentions
 from toolkit.models.cost_model import CostModel
 from toolkit.models.dependency_graph import find_groups
@@ -67,3 +73,30 @@ class Model:
             cached = ("groups", "layer_calls", "cost_model", "cost")
             vars(other).update({name: vars(self)[name] for name in cached if name in vars(self)})
         return other
+
+    def identified(self) -> Model:
+        """The model with the hash that its saved weights have, which identifies it in records."""
+        content = safetensors.torch.save(self._tensors())
+        return self.with_info(replace(self.info, weights_sha256=hashlib.sha256(content).hexdigest()))
+
+    def save(self, folder: Path | str) -> Model:
+        """Write `model.safetensors` and `model.json` to `folder`; returns the model with the file's hash in its info.
+
+        Raises StorageError if the disk cannot be written.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / "model.safetensors"
+        try:
+            safetensors.torch.save_file(self._tensors(), file)
+        except SafetensorError as error:
+            raise StorageError(
+                f"cannot write {file}: {plainly(error)}", "free disk space and run the command again"
+            ) from error
+        model = self.with_current_info()
+        model = model.with_info(replace(model.info, weights_sha256=hashing.sha256(file)))
+        records.save(model.info, folder / "model.json")
+        return model
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.module.state_dict().items()}

@@ -7,16 +7,15 @@ recorded: loading builds the source model on the meta device, sets the shapes of
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from toolkit import hashing, records
-from toolkit.errors import StorageError, WeightsError, plainly
+from toolkit.errors import WeightsError
 from toolkit.models.adapt import attentions, canonicalise
 from toolkit.models.model import Model
 from toolkit.models.shapes import blocks_of, drop_blocks, set_shapes
@@ -25,19 +24,7 @@ from toolkit.records import ModelInfo
 
 
 def save(model: Model, folder: Path) -> Model:
-    """Write `model.safetensors` and `model.json` to `folder`; returns the model with the file's hash in its info."""
-    file = folder / "model.safetensors"
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.module.state_dict().items()}
-    try:
-        save_file(tensors, file)
-    except SafetensorError as error:
-        raise StorageError(
-            f"cannot write {file}: {plainly(error)}", "free disk space and run the command again"
-        ) from error
-    model = model.with_current_info()
-    model = model.with_info(replace(model.info, weights_sha256=hashing.sha256(file)))
-    records.save(model.info, folder / "model.json")
-    return model
+    return model.save(folder)
 
 
 _DAMAGED = "run the stage that wrote it again with --force"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from toolkit import hashing, records
 from toolkit.errors import InvalidMeasurement, RecipeError, ToolkitError
-from toolkit.records import DENSE, SLIM, BenchReport
+from toolkit.records import BenchReport
 from toolkit.stages import MODELS, Output, Run, Stage, hash_of
 from toolkit.stages.export import artifact_folder, not_running_here
 
@@ -42,20 +42,9 @@ class Bench(Stage):
         return run.folder.read(bench_folder(run), "bench.json", BenchReport)
 
     def summary_lines(self, run: Run) -> list[str]:
-        from toolkit.bench.statistics import percentiles, ratio_of_medians
+        from toolkit.bench.summary import latency_lines
 
-        by_subject = {(result.batch_size, result.subject): result for result in self.record(run).measurements}
-        lines = []
-        for size in sorted({size for size, _ in by_subject}):
-            dense, slim = by_subject[size, DENSE], by_subject[size, SLIM]
-            ratio = ratio_of_medians(dense.latency_ms, slim.latency_ms)
-            medians = [percentiles(subject.latency_ms, [50])[0] for subject in (dense, slim)]
-            valid = dense.valid and slim.valid
-            lines.append(
-                f"{'' if valid else 'INVALID: '}batch {size}: dense {medians[0]:.2f} ms, slim {medians[1]:.2f} ms, "
-                f"dense / slim {ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
-            )
-        return lines
+        return latency_lines(self.record(run))
 
     def failure(self, run: Run) -> ToolkitError | None:
         invalid = [

@@ -1,0 +1,150 @@
+"""The Python API on a small model, from loading to a measurement."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import toolkit
+from toolkit import api
+from toolkit.errors import BadInput, DataError, MissingDependency, RecipeError, UnknownName
+from toolkit.models.model import Model
+
+Small = Callable[..., Model]
+Images = list[tuple[Tensor, Tensor]]
+
+
+@pytest.fixture(scope="module")
+def batches() -> Images:
+    """Two batches of four images of 16 pixels, of three classes."""
+    generator = torch.Generator().manual_seed(0)
+    return [(torch.randn(4, 3, 16, 16, generator=generator), torch.tensor([0, 1, 2, 0])) for _ in range(2)]
+
+
+@pytest.fixture(scope="module")
+def slim(small: Small, batches: Images) -> Model:
+    return toolkit.prune(small(), iter(batches), budget="macs=0.6", settings={"round_to": 4})
+
+
+@pytest.fixture(scope="module")
+def exported(slim: Model, tmp_path_factory: pytest.TempPathFactory) -> api.Exported:
+    return toolkit.export(slim, "onnx", tmp_path_factory.mktemp("onnx"))
+
+
+def test_functions_are_reached_whatever_is_imported() -> None:
+    """Three functions have the names of subpackages, which Python sets as attributes when it imports them."""
+    program = (
+        "import toolkit; first = toolkit.export; import toolkit.export.settings, toolkit.bench, toolkit.prune;"
+        "from toolkit import api; import inspect;"
+        "assert first is api.export and toolkit.export.settings;"
+        "assert all(callable(getattr(toolkit, name)) for name in toolkit.__all__);"
+        "assert inspect.signature(toolkit.prune) == inspect.signature(api.prune)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    with pytest.raises(AttributeError, match="'prunes'"):
+        _ = toolkit.prunes  # type: ignore[attr-defined]
+
+
+def test_functions_are_documented() -> None:
+    for name in toolkit.__all__:
+        function = getattr(api, name)
+        assert function.__doc__
+        assert all(parameter.annotation for parameter in inspect.signature(function).parameters.values())
+
+
+def test_a_model_is_built_saved_and_loaded(tmp_path: Path) -> None:
+    args = {"patch_size": 8, "depth": 1, "embed_dim": 24, "num_heads": 3}
+    model = toolkit.load("deit_tiny_patch16_224", ["a", "b"], weights="none", image_size=16, args=args)
+    saved = model.save(tmp_path / "new" / "model")
+    assert saved.info.weights_sha256 == model.info.weights_sha256
+    loaded = toolkit.load(tmp_path / "new" / "model")
+    assert loaded.info == saved.info
+    assert loaded.info.classes == ("a", "b")
+    images = torch.randn(1, 3, 16, 16)
+    assert torch.equal(loaded.module(images), model.module(images))
+
+
+def test_a_pruned_model_is_smaller_and_the_given_one_unchanged(small: Small, slim: Model) -> None:
+    dense = small()
+    assert 0.5 < slim.info.macs / dense.info.macs <= 0.6
+    assert slim.info.made_from == dense.identified().info.weights_sha256
+    assert dense.info == small().info
+    assert slim.module(torch.zeros(2, 3, 16, 16)).shape == (2, 3)
+
+
+def test_criteria_without_data_need_no_images(small: Small) -> None:
+    slim = toolkit.prune(small(), budget="params=0.71", criterion="magnitude-l2", settings={"round_to": 4})
+    assert slim.info.parameters <= 0.71 * small().info.parameters
+
+
+def test_a_model_is_finetuned_on_a_folder(small: Small, slim: Model) -> None:
+    names = [str(digit) for digit in range(10)]
+    dense = toolkit.load("deit_tiny_patch16_224", names, weights="none", image_size=16, args=ARGS)
+    trained = toolkit.finetune(
+        dense, "digits", teacher=dense, epochs=1, settings={"batch_size": 512, "evaluations": 1, "optimizer": "sgd"}
+    )
+    before, after = dense.module.state_dict(), trained.module.state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    with pytest.raises(DataError, match="classes"):
+        toolkit.finetune(slim, "digits")
+
+
+ARGS = {"patch_size": 8, "depth": 1, "embed_dim": 24, "num_heads": 3}
+
+
+def test_an_exported_file_has_the_models_predictions(slim: Model, exported: api.Exported, batches: Images) -> None:
+    assert exported.artifact.target == "onnx"
+    report = toolkit.parity({"slim": slim, "onnx": exported, "again": exported.folder}, {"photos": batches})
+    (domain,) = report.domains
+    assert report.sides["onnx"] == exported.artifact.sha256
+    assert {pair.agreement for pair in domain.comparisons} == {1.0}
+    assert [(pair.reference, pair.candidate) for pair in domain.comparisons] == [("slim", "onnx"), ("slim", "again")]
+    assert domain.predictions["slim"] == tuple(
+        int(label) for images, _ in batches for label in slim.module(images).argmax(1)
+    )
+
+
+def test_lower_precision_is_chosen_by_a_sample(slim: Model, batches: Images, tmp_path: Path) -> None:
+    exported = toolkit.export(slim, "onnx", tmp_path, precision="int8", sample=batches, settings={"opset": 20})
+    assert exported.artifact.precision == "int8"
+    assert exported.artifact.lowered is not None
+    with pytest.raises(BadInput, match="int8 needs labelled images"):
+        toolkit.export(slim, "onnx", tmp_path / "other", precision="int8")
+
+
+def test_a_measurement_prints_medians_and_ratios(small: Small, slim: Model, exported: api.Exported) -> None:
+    latencies = toolkit.bench({"dense": small(), "slim": slim, "onnx": exported}, batch_sizes=[1], seconds=0.01)
+    runtimes = [(measurement.subject, measurement.runtime) for measurement in latencies.report.measurements]
+    assert runtimes == [("dense", "torch"), ("slim", "torch"), ("onnx", "onnxruntime")]
+    assert "batch 1: dense " in str(latencies)
+    assert "dense / onnx" in str(latencies)
+
+
+def test_what_cannot_be_used_is_explained(small: Small, batches: Images, tmp_path: Path) -> None:
+    model = small()
+    with pytest.raises(BadInput, match="not a model folder, and a new model needs class names"):
+        toolkit.load(tmp_path)
+    with pytest.raises(UnknownName, match="deit_tini"):
+        toolkit.load("deit_tini_patch16_224", ["a", "b"])
+    with pytest.raises(DataError, match="there are no images in 'images'"):
+        toolkit.prune(model, budget="macs=0.6", settings={"round_to": 4})
+    with pytest.raises(DataError, match=r"a batch has images \[4, 16, 16\] torch.float32 and labels \[4\]"):
+        toolkit.prune(
+            model, [(images[:, 0], labels) for images, labels in batches], budget="macs=0.6", settings={"round_to": 4}
+        )
+    with pytest.raises(RecipeError, match=r"unknown setting 'prune.round'") as raised:
+        toolkit.prune(model, batches, settings={"round": 4})
+    assert "round_to" in raised.value.hint
+    with pytest.raises(UnknownName, match="onxx"):
+        toolkit.export(model, "onxx", tmp_path)
+    with pytest.raises(BadInput, match="there are no models"):
+        toolkit.bench({})
+    with pytest.raises((BadInput, MissingDependency), match="contains neither"):
+        toolkit.parity({"a": tmp_path, "b": model}, batches)
