@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -148,3 +149,19 @@ def test_what_cannot_be_used_is_explained(small: Small, batches: Images, tmp_pat
         toolkit.bench({})
     with pytest.raises((BadInput, MissingDependency), match="contains neither"):
         toolkit.parity({"a": tmp_path, "b": model}, batches)
+
+
+@pytest.mark.parametrize("page", ["docs/python.md"])
+def test_the_example_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parent.parent / page).read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    load = '"deit_tiny_patch16_224", classes)'
+    assert load in program
+    program = program.replace(
+        load, f'{load[:-1]}, weights="none", image_size=32, args={{"depth": 3, "embed_dim": 96}})'
+    )
+    batches = [(torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 1, 0]))]
+    monkeypatch.chdir(tmp_path)
+    exec(program.replace("[1, 8]", "[1], seconds=0.01"), {"classes": ["cat", "dog"], "batches": batches})
+    assert Path("slim/model.json").exists()
+    assert Path("slim-onnx/artifact.json").exists()
