@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Marks an environment with what the toolkit runs with, and one with what its tests and checks need as well.
+INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 # Single-threaded worker processes, at most eight: each needs a gigabyte. A test file runs in one worker.
 SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile \
@@ -16,12 +18,16 @@ help: ## list the targets
 
 setup: $(READY) ## install everything into .venv (the first time: minutes and about 6 GB)
 
-$(READY): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(READY): $(INSTALLED)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[test,dev]"
 	@touch $@
 
-demo: $(READY) ## run the whole chain on built-in images; ends with a table and a report
+demo: $(INSTALLED) ## run the whole chain on built-in images; ends with a table and a report
 	rm -rf runs/demo
 	$(BIN)/toolkit run --recipe toolkit/default.yaml --run runs/demo --allow-invalid
 
