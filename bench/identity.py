@@ -42,8 +42,10 @@ class Identity:
 
 
 def identify(folder: Path, *, validated: bool = False) -> Identity:
-    """Read `artifact.json` or `model.json`, which `validated` says the host has checked; raises BadInput if the folder
-    has neither."""
+    """Read `artifact.json` or `model.json`; raises BadInput if the folder has neither.
+
+    On a device, they are `validated` by the host: see `records.loads`.
+    """
     if (folder / "artifact.json").exists():
         artifact = records.load(Artifact, folder / "artifact.json", validated=validated)
         batch = artifact.inputs[0].shape[0]

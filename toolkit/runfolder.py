@@ -62,7 +62,7 @@ class RunFolder:
         except RecordError as error:
             raise RunFolderError(
                 f"{folder} was written by another version of the toolkit, or not by it: {error.message}",
-                "use another run folder (--run DIR), or remove this one",
+                ", or ".join(filter(None, (error.hint, "use another run folder (--run DIR)"))),
             ) from error
 
     def changed(self, result: str, inputs: Mapping[str, str]) -> list[str]:

@@ -3,25 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from toolkit.errors import RecordError
-
-_PLAIN_LIST = re.compile(r"\[\n[^\[\]{}]*\n\s*\]")
-
-
-def dumps(content: object) -> str:
-    """JSON that diffs well: one line per field of a dataclass, lists of plain values on one line."""
-    text = json.dumps(content, indent=2, default=asdict)
-    # A line break is always structure, never content: JSON escapes those inside strings.
-    return _PLAIN_LIST.sub(lambda match: _on_one_line(match[0]), text) + "\n"
-
-
-def _on_one_line(text: str) -> str:
-    return re.sub(r"\n\s*", " ", text).replace("[ ", "[").replace(" ]", "]")
 
 
 def text_of(path: Path) -> str:

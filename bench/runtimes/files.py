@@ -10,7 +10,7 @@ from toolkit.records import Artifact
 
 
 def read_artifact(folder: Path, runtime: str, *targets: str) -> Artifact:
-    """The record in `folder`, after checking its target and the hashes of its files.
+    """The record in `folder`, which the host has validated, after checking its target and the hashes of its files.
 
     Raises BadInput for another kind of folder or another target, WeightsError for missing or changed files.
     """

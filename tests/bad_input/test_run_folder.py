@@ -44,6 +44,7 @@ def test_run_folder_of_another_version(
     assert ended.code == 2
     assert f"runs/default/{Path(file).parent} was written by another version of the toolkit, or not by it" in ended.err
     assert "--run DIR" in ended.err
+    assert ("pip install -U vit-toolkit" in ended.err) == ("schema 99" in ended.err)
 
 
 def test_run_folder_that_is_a_file(here: Path, command: Command, unchanged: Unchanged) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import asdict, fields
 from itertools import repeat
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -16,13 +18,20 @@ from toolkit.records.upgrades import UPGRADES, Content
 
 Record = TypeVar("Record")
 
+_PLAIN_LIST = re.compile(r"\[\n[^\[\]{}]*\n\s*\]")
 _NO_STEPS = range(sys.maxsize, sys.maxsize)
 """Schema steps of a record that has no number and is not inside another."""
 
 
 def dumps(record: object) -> str:
     """A record, or a list of records, as JSON: one line per field, lists of plain values on one line."""
-    return strict_json.dumps(record)
+    text = json.dumps(record, indent=2, default=asdict)
+    # A line break is always structure, never content: JSON escapes those inside strings.
+    return _PLAIN_LIST.sub(lambda match: _on_one_line(match[0]), text) + "\n"
+
+
+def _on_one_line(text: str) -> str:
+    return re.sub(r"\n\s*", " ", text).replace("[ ", "[").replace(" ]", "]")
 
 
 def save(record: object, path: Path) -> None:

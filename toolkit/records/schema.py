@@ -1,7 +1,7 @@
 """Schema numbers of records.
 
-A kind of record that has files or messages ends with `schema: int = N`: its current schema number, which is raised with
-every change of its fields, or of those of the records inside it that have no number. A new field is declared with
+The last field of a record that is a file or a message is `schema: int = N`, the current schema number of its kind.
+Raise it with every change of the fields, also of those of inner records without a number. Declare new fields with
 `since`; if a default is not enough for older files, `upgrades.py` converts them.
 """
 
@@ -17,16 +17,16 @@ Value = TypeVar("Value")
 
 
 def since(schema: int, default: Value) -> Value:
-    """A field that files of this schema number and later have; `default` is its value in older ones.
+    """A field that was added with this schema number; `default` is its value in older files.
 
-    In a record without a number of its own, the number is that of the record around it.
+    In a record without a number of its own, this is the number of the record around it.
     """
     return field(default_factory=lambda: copy(default), metadata={"since": schema})
 
 
 @cache
 def types_of(kind: type) -> dict[str, Any]:
-    """Type of each field of a record; `Kind` instead of `Kind | None`."""
+    """Type of each field of a record."""
     hints = get_type_hints(kind)
     return {each.name: hints[each.name] for each in fields(kind)}
 
@@ -37,7 +37,7 @@ def is_record(hint: object) -> TypeGuard[type]:
 
 
 def without_none(hint: Any) -> Any:
-    """`Kind` instead of `Kind | None`; unions of several types as they are."""
+    """`Kind` for `Kind | None`, all other types unchanged."""
     members = [member for member in get_args(hint) if member is not NoneType]
     return members[0] if get_origin(hint) in (Union, UnionType) and len(members) == 1 else hint
 
