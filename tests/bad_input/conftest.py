@@ -12,16 +12,19 @@ from typing import Any
 
 import pytest
 
+from toolkit.stages import IMAGE_CHECK
+
 
 @pytest.fixture(scope="session")
 def unchanged(snapshot: Callable[..., dict[str, str]]) -> Callable[..., AbstractContextManager[None]]:
-    """`with unchanged(folder, ".work"):` nothing in the folder changes, but for the parts named."""
+    """`with unchanged(folder, ".work"):` nothing in the folder changes, except for the named parts and for the results
+    of checking images, which any command writes."""
 
     @contextmanager
     def watched(folder: Path, *but: str) -> Iterator[None]:
-        before = snapshot(folder, *but)
+        before = snapshot(folder, IMAGE_CHECK, *but)
         yield
-        assert snapshot(folder, *but) == before
+        assert snapshot(folder, IMAGE_CHECK, *but) == before
 
     return watched
 
