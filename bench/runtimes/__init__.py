@@ -9,14 +9,21 @@ from typing import Protocol
 import numpy as np
 
 from toolkit import plugins
+from toolkit.bench.identity import Identity
 
 
 class Session(Protocol):
     """A loaded model that is ready to run; a context manager that closes it on exit."""
 
+    spec: Identity
+
     def run(self, images: np.ndarray) -> np.ndarray:
-        """images: [batch, 3, S, S] float32, normalised -> logits: [batch, classes] float32."""
+        """images: [batch, 3, S, S] in the format `spec.input` -> logits: [batch, classes] float32."""
         ...
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """images: [any number, 3, S, S] float32, normalised -> logits: [any number, classes] float32."""
+        return self.spec.input.logits(self.run, images)
 
     def close(self) -> None:
         """Free the model; `run` raises RuntimeError from now on."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from toolkit.bench.identity import Identity
 from toolkit.bench.runtimes import Runtime, Session
 from toolkit.bench.runtimes.files import read_artifact
 from toolkit.errors import WrongMachine
@@ -20,6 +21,7 @@ class OnnxRuntimeSession(Session):
     """Session around an `InferenceSession`."""
 
     def __init__(self, session: onnxruntime.InferenceSession, artifact: Artifact) -> None:
+        self.spec = Identity.of_artifact(artifact)
         self._session: onnxruntime.InferenceSession | None = session
         self._input = artifact.inputs[0].name
         self._output = artifact.outputs[0].name

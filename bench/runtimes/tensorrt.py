@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from toolkit import gpu
+from toolkit.bench.identity import Identity
 from toolkit.bench.runtimes import Runtime, Session
 from toolkit.bench.runtimes.files import read_artifact
 from toolkit.errors import BadInput, CheckFailed, WrongMachine
@@ -25,6 +26,7 @@ class TensorRtSession(Session):
     """Session around an execution context and its GPU buffers."""
 
     def __init__(self, engine: Any, artifact: Artifact) -> None:
+        self.spec = Identity.of_artifact(artifact)
         self._engine, self._cuda = engine, gpu.runtime()
         self._context: Any | None = engine.create_execution_context()
         if self._context is None:

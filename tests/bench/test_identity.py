@@ -33,3 +33,13 @@ def test_an_engine_supports_the_batch_sizes_of_its_profile(folders: Path, tmp_pa
     for size in (1, 9):
         with pytest.raises(BadInput, match=f"supports batch sizes 2 to 8, not {size}"):
             identify(tmp_path).check_batch(size)
+
+
+def test_a_fixed_batch_size_is_the_only_one(folders: Path, tmp_path: Path) -> None:
+    artifact = records.load(Artifact, folders / "slim-onnx" / "artifact.json")
+    (images,) = artifact.inputs
+    records.save(replace(artifact, inputs=(replace(images, shape=(8, *images.shape[1:])),)), tmp_path / "artifact.json")
+    identify(folders / "slim-onnx").check_batch(1000)
+    identify(tmp_path).check_batch(8)
+    with pytest.raises(BadInput, match="fixed batch size of 8, got 1"):
+        identify(tmp_path).check_batch(1)

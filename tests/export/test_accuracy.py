@@ -18,16 +18,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from toolkit import recipe, records
-from toolkit.bench.feed import predict_logits
-from toolkit.bench.identity import identify
 from toolkit.bench.runtimes import runtime
 from toolkit.export import onnx_session
 from toolkit.export.artifact import export
-from toolkit.export.calibrate import Array, DomainSample, Sample, batches
+from toolkit.export.calibrate import DomainSample, Sample, batches
 from toolkit.export.upcast import upcast
 from toolkit.models.adapt import attentions
 from toolkit.models.model import Model
-from toolkit.pixels import to_pixels
+from toolkit.pixels import Array, InputFormat
 from toolkit.records import Artifact, Lowered, TrainingHistory
 
 MARGIN = 0.02
@@ -126,9 +124,8 @@ def logits_of(exported: Export, images: Array) -> Array:
         graph = upcast(onnx.load(exported.folder / exported.artifact.file))
         with onnx_session.opened(graph.SerializeToString()) as predict:
             return predict(images)
-    identity = identify(exported.folder)
     with runtime("onnxruntime").open(exported.folder, threads=1) as session:
-        return np.concatenate([predict_logits(session, batch, identity) for batch in batches(images)])
+        return np.concatenate([session.predict(batch) for batch in batches(images)])
 
 
 def test_a_model_with_outliers_keeps_blocks_in_fp32(exports: Callable[..., Export]) -> None:
@@ -163,7 +160,7 @@ def test_the_export_command_keeps_the_accuracy_of_a_model_with_outliers(
     save_file(timm_weights(model.module), "weights.safetensors")
     Path("toolkit.yaml").write_text(RECIPE)
     images, labels = digits(model)
-    pixels = to_pixels(images.numpy(), model.info.preprocessing)
+    pixels = InputFormat.of(model.info.preprocessing, "uint8").encode(images.numpy())
     for number in range(1400, 1700):
         folder = Path("photos", "one" if number % 2 else "two", str(int(labels[number])))
         folder.mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,6 @@ import pytest
 import torch
 
 from toolkit import plugins, records
-from toolkit.bench.feed import predict_logits
-from toolkit.bench.identity import identify
 from toolkit.bench.runtimes import runtime
 from toolkit.errors import RecipeError, WrongMachine
 from toolkit.export import target as load_target
@@ -73,7 +71,7 @@ def test_every_file(
     with torch.inference_mode():
         expected = model.module(torch.from_numpy(images)).numpy()
     with runtime(load_target(target).runtime).open(tmp_path / "out", threads=1) as session:
-        logits = predict_logits(session, images, identify(tmp_path / "out"))
+        logits = session.predict(images)
     assert np.abs(logits - expected).max() <= TOLERANCES[precision] * np.abs(expected).max()
 
 

@@ -8,7 +8,7 @@ that names the file and the field. Devices read records with the standard librar
 
 from __future__ import annotations
 
-from toolkit.records.artifact import Artifact, Fusion, FusionStatus, Lowered, TensorSpec
+from toolkit.records.artifact import Artifact, BatchRange, Fusion, FusionStatus, Lowered, TensorSpec
 from toolkit.records.bench import BenchReport, Environment, Measurement, Telemetry
 from toolkit.records.files import dumps, load, loads, save
 from toolkit.records.model import DENSE, SLIM, BlockSummary, HeadLayout, Merge, ModelInfo, ModelSummary, Setting
@@ -23,6 +23,7 @@ __all__ = [
     "SLIM",
     "Artifact",
     "Axis",
+    "BatchRange",
     "BenchReport",
     "BlockSummary",
     "Comparison",

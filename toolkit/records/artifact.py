@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -15,6 +16,27 @@ class TensorSpec:
     name: str
     dtype: str
     shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class BatchRange:
+    """Batch sizes that a file accepts."""
+
+    least: int = 1
+    usual: int | None = None
+    """The size that it is optimised for; None: none in particular."""
+    most: int | None = None
+    """None: unlimited."""
+
+    @classmethod
+    def of(cls, sizes: Sequence[int]) -> BatchRange:
+        """One size (fixed), or the minimum, typical and maximum size."""
+        return cls(sizes[0], sizes[len(sizes) // 2], sizes[-1])
+
+    @property
+    def fixed(self) -> int | None:
+        """The only size, if there is only one."""
+        return self.least if self.least == self.most else None
 
 
 FusionStatus: TypeAlias = Literal["fused", "partly", "not", "unknown"]

@@ -16,7 +16,7 @@ from toolkit.stages import MODELS, PARITY, Output, Run, Stage, hash_of
 from toolkit.stages.export import artifact_folder, not_running_here, predictions
 
 if TYPE_CHECKING:
-    from toolkit.bench.parity import Predictions
+    from toolkit.bench.parity import Side
 
 
 class Parity(Stage):
@@ -107,7 +107,6 @@ def _sides(run: Run) -> dict[str, tuple[Path, str]]:
 
 
 def _compare(run: Run, out: Path) -> None:
-    from toolkit.bench.identity import identify
     from toolkit.bench.parity import Pair, by_domain, compare, worst
 
     sides = _sides(run)
@@ -118,7 +117,7 @@ def _compare(run: Run, out: Path) -> None:
         raise type(first)("; ".join(error.message for error in unopened.values()), first.hint)
     report = compare(
         domains=by_domain(results),
-        sides={side: identify(sides[side][0]).sha256 for side in results},
+        sides={name: side.sha256 for name, side in results.items()},
         pairs=[Pair(DENSE, SLIM, judged=False)]
         + [Pair(SLIM, side, judged=True) for side in results if side not in MODELS],
         margin=run.recipe.parity.margin,
@@ -131,12 +130,10 @@ def _compare(run: Run, out: Path) -> None:
     records.save(report, out / "parity.json")
 
 
-def _predictions(
-    run: Run, sides: Mapping[str, tuple[Path, str]]
-) -> tuple[dict[str, dict[str, Predictions]], dict[str, ToolkitError]]:
+def _predictions(run: Run, sides: Mapping[str, tuple[Path, str]]) -> tuple[dict[str, Side], dict[str, ToolkitError]]:
     """Predictions of every side by domain, and the errors of the sides that do not run here."""
     parts = run.domains.evaluation_images()
-    results: dict[str, dict[str, Predictions]] = {}
+    results: dict[str, Side] = {}
     unopened: dict[str, ToolkitError] = {}
     steps, total = itertools.count(), len(sides) * len(parts)
     with run.progress("parity") as progress:
