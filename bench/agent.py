@@ -20,7 +20,9 @@ import numpy as np
 
 from toolkit import limits, records
 from toolkit.bench import environment, telemetry
-from toolkit.bench.measure import Samples, StopCondition, time_interleaved, timed_open
+from toolkit.bench.clocks import Clock, clock
+from toolkit.bench.clocks.host import timed
+from toolkit.bench.measure import NS_PER_MS, Samples, StopCondition, interleaved
 from toolkit.bench.messages import BenchRequest, Failure, progress_line
 from toolkit.bench.runtimes import Session, runtime
 from toolkit.bench.validity import invalid_reasons
@@ -43,6 +45,7 @@ class BenchContext:
     """Everything that the measurements of one request have in common."""
 
     request: BenchRequest
+    clock: Clock
     threads: int
     environment: Environment
     load_average: float | None
@@ -66,7 +69,7 @@ def run_benchmark(request: BenchRequest, progress: Progress = silent) -> BenchRe
     load_average = telemetry.load_average()
     _validate(request)
     threads = request.threads or limits.cores()
-    context = BenchContext(request, threads, environment.capture(), load_average)
+    context = BenchContext(request, clock(request.clock), threads, environment.capture(), load_average)
     measurements: list[Measurement] = []
     total = len(request.batch_sizes)
     with ExitStack() as stack:
@@ -89,8 +92,8 @@ def _load(folder: Path, runtime_name: str, threads: int, stack: ExitStack) -> Lo
     library = runtime(runtime_name)
     with library.open(folder, threads):
         pass  # Warm up: one-time library initialisation must not be charged to the first subject.
-    session, load_ms = timed_open(lambda: library.open(folder, threads))
-    return LoadedSubject(stack.enter_context(session), load_ms)
+    session, nanoseconds = timed(lambda: library.open(folder, threads))
+    return LoadedSubject(stack.enter_context(session), nanoseconds / NS_PER_MS)
 
 
 def _measure_batch_size(
@@ -107,9 +110,11 @@ def _measure_batch_size(
         _check_logits(name, subject.session.run(images), (batch_size, len(subject.session.spec.model.classes)))
     step(f"measuring {', '.join(subjects)} at batch size {batch_size}")
     before = telemetry.read()
-    sessions = {name: subject.session for name, subject in subjects.items()}
-    stop = StopCondition(context.request.seconds, context.request.samples)
-    samples = time_interleaved(sessions, images, stop)
+    timers = {
+        name: context.clock.timer([subject.session.call(images, on_device=context.clock.on_device)])
+        for name, subject in subjects.items()
+    }
+    samples = interleaved(timers, StopCondition(context.request.seconds, context.request.samples))
     activity = telemetry.between(before, telemetry.read(), context.load_average)
     return [_measurement(name, subjects[name], samples[name], batch_size, context, activity) for name in subjects]
 
