@@ -56,6 +56,9 @@ class Session(Protocol):
 class Runtime(Protocol):
     """An inference library."""
 
+    opens_models: bool
+    """Whether it opens model folders."""
+
     def open(self, folder: Path, threads: int) -> Session:
         """Load an artifact folder or a model folder, depending on the runtime, to run on `threads` threads.
 

@@ -40,6 +40,8 @@ class OnnxRuntimeSession(Session):
 class OnnxRuntime:
     """ONNX Runtime with its CPU execution provider."""
 
+    opens_models = False
+
     def open(self, folder: Path, threads: int) -> Session:
         """Check the files' hashes, then load the graph with `threads` intra-op threads."""
         artifact = read_artifact(folder, "onnxruntime", "onnx")

@@ -38,6 +38,8 @@ class OpenVinoSession(Session):
 class OpenVino:
     """OpenVINO with its CPU plugin."""
 
+    opens_models = False
+
     def open(self, folder: Path, threads: int) -> Session:
         """Check the files' hashes, then compile the model for `threads` threads."""
         artifact = read_artifact(folder, "openvino", "openvino")

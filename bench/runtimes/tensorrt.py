@@ -75,6 +75,8 @@ class TensorRtSession(Session):
 class TensorRt:
     """TensorRT and TensorRT for RTX."""
 
+    opens_models = False
+
     def open(self, folder: Path, threads: int) -> Session:
         """Check hashes, library version and GPU architecture, then load the engine. `threads` is ignored."""
         artifact = read_artifact(folder, "tensorrt", *PACKAGES)

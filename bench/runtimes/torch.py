@@ -42,6 +42,8 @@ class TorchSession(Session):
 class Torch:
     """PyTorch, eager or compiled ahead of time."""
 
+    opens_models = True
+
     def open(self, folder: Path, threads: int) -> Session:
         """Load a model folder, or an artifact of the torch target; checks the hashes."""
         if (folder / "artifact.json").exists():

@@ -18,7 +18,7 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def reading(
     busy_s: float | None, total_s: float | None, process_s: float, throttle_events: int | None = None
 ) -> Reading:
-    return Reading(busy_s, total_s, process_s, throttle_events, (41.5,))
+    return Reading(busy_s, total_s, process_s, throttle_events, (41.5,), None, throttle_events)
 
 
 def test_cpu_time_of_other_processes() -> None:
@@ -40,7 +40,9 @@ def test_an_unknown_or_unchanged_total_gives_no_fraction(total_s: float | None) 
 
 def test_throttling_is_detected_by_a_rising_counter() -> None:
     def throttled(before: int | None, after: int | None) -> bool | None:
-        return between(reading(0, 0, 0, before), reading(0, 0, 0, after), None).throttled
+        activity = between(reading(0, 0, 0, before), reading(0, 0, 0, after), None)
+        assert activity.throttled == activity.gpu_throttled
+        return activity.throttled
 
     assert throttled(4, 5) is True
     assert throttled(4, 4) is False

@@ -9,7 +9,7 @@ that names the file and the field. Devices read records with the standard librar
 from __future__ import annotations
 
 from toolkit.records.artifact import Artifact, BatchRange, Fusion, FusionStatus, Lowered, TensorSpec
-from toolkit.records.bench import BenchReport, Environment, Measurement, Telemetry
+from toolkit.records.bench import BenchReport, Environment, GpuState, Measurement, Telemetry
 from toolkit.records.files import dumps, load, loads, save
 from toolkit.records.model import DENSE, SLIM, BlockSummary, HeadLayout, Merge, ModelInfo, ModelSummary, Setting
 from toolkit.records.parity import Comparison, DomainParity, ParityReport, Verdict
@@ -33,6 +33,7 @@ __all__ = [
     "Evaluation",
     "Fusion",
     "FusionStatus",
+    "GpuState",
     "HeadLayout",
     "Lowered",
     "Measurement",

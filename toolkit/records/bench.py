@@ -25,6 +25,16 @@ class Environment:
 
 
 @dataclass(frozen=True)
+class GpuState:
+    """Clocks, temperature and power of a GPU; None: unknown."""
+
+    sm_clock_mhz: float | None
+    memory_clock_mhz: float | None
+    temperature_c: float | None
+    power_w: float | None
+
+
+@dataclass(frozen=True)
 class Telemetry:
     """State of the machine during a measurement; None: unknown."""
 
@@ -34,6 +44,9 @@ class Telemetry:
     """CPU time of other processes during the measurement, as a fraction of all cores."""
     temperature_c: tuple[float, ...] = ()
     throttled: bool | None = None
+    gpu: GpuState | None = None
+    """Right after the measurement; None without an NVIDIA GPU."""
+    gpu_throttled: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from toolkit.records import Artifact
 
 FOLDERS = {"onnxruntime": ("slim-onnx",), "openvino": ("slim-openvino",), "torch": ("slim", "slim-torch")}
 """Folders of the fixture that each runtime supports."""
-NEEDS_A_GPU = ("tensorrt",)
-"""Tested without a GPU in test_tensorrt.py."""
+NEEDS_A_GPU = ("tensorrt", "torch-compiled", "torch-cuda")
+"""Tested without a GPU in test_tensorrt.py and test_torch_gpu.py."""
 CASES = [(name, folder) for name, subjects in FOLDERS.items() for folder in subjects]
 
 
