@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import TypeAlias
 
-import torch
-
 from toolkit.bench.clocks import Call, Clock, Timer
+from toolkit.machine import cuda
 
 MIN_INTERVAL_NS = 5e6
 """Minimum time between two events: about 1000 times their resolution."""
@@ -52,13 +52,12 @@ def repeated(calls: Sequence[Call], count: int) -> Call:
 
 def nanoseconds(run: Call) -> float:
     """Time on the GPU between the start and the end of `run`."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    start.record()
-    run()
-    end.record()
-    end.synchronize()
-    return 1e6 * float(start.elapsed_time(end))
+    with closing(cuda.runtime().event()) as start, closing(cuda.runtime().event()) as end:
+        cuda.runtime().synchronize()
+        start.record()
+        run()
+        end.record()
+        return 1e6 * end.milliseconds_since(start)
 
 
 PLUGIN: Clock = CudaEvents()

@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit import gpu, records
+from toolkit import records
 from toolkit.characters import counted
 from toolkit.errors import CheckFailed, DeviceUnreachable, LibraryDied, MissingDependency, ToolkitError, WrongMachine
+from toolkit.machine import cuda
 from toolkit.records import DENSE, SLIM, Comparison, DomainParity, ParityReport
 from toolkit.stages import MODELS, PARITY, Output, Run, Stage, hash_of
 from toolkit.stages.export import artifact_folder, not_running_here, predictions
@@ -43,7 +44,7 @@ class Parity(Stage):
         inputs |= {"data": run.domains.fingerprint(), "images": run.images_of(DENSE)}
         inputs["parity"] = hash_of(run.recipe.parity)
         if any(runtime == "tensorrt" for _, runtime in _sides(run).values()):
-            inputs["gpu"] = gpu.architecture_or_none() or "none"  # a GPU makes engines comparable that were not
+            inputs["gpu"] = cuda.architecture_or_none() or "none"  # a GPU makes engines comparable that were not
         return [Output(PARITY, inputs, lambda out: _compare(run, out))]
 
     def record(self, run: Run) -> ParityReport:

@@ -10,6 +10,7 @@ import torch
 
 from toolkit.bench.clocks import Call, clock, host
 from toolkit.errors import UnknownName
+from toolkit.machine import cuda
 
 
 def recorded(names: str) -> tuple[list[Call], list[str]]:
@@ -46,11 +47,13 @@ class Gpu:
         else:
             self.milliseconds += 1
 
-    def event(self, enable_timing: bool) -> Any:
-        event = SimpleNamespace(at=0.0, synchronize=lambda: None)
+    def event(self) -> Any:
+        event = SimpleNamespace(at=0.0, close=lambda: None)
         event.record = lambda: setattr(event, "at", self.milliseconds)
-        event.elapsed_time = lambda end: end.at - event.at
+        event.milliseconds_since = lambda start: event.at - start.at
         return event
+
+    def synchronize(self) -> None: ...
 
     def graph(self, graph: Any) -> Any:
         gpu = self
@@ -72,10 +75,9 @@ class Gpu:
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     gpu = Gpu()
+    monkeypatch.setattr(cuda, "runtime", lambda: gpu)
     stream = SimpleNamespace(wait_stream=lambda other: None)
     for name, value in {
-        "Event": gpu.event,
-        "synchronize": lambda: None,
         "Stream": lambda: stream,
         "current_stream": lambda: stream,
         "stream": lambda stream: torch.inference_mode(),

@@ -83,7 +83,7 @@ def test_an_incompatible_engine_is_refused_before_loading(
     """Only the versions are queried: the file is not a real engine and would not load."""
     installed = SimpleNamespace(__version__=version)
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", installed)
-    monkeypatch.setattr("toolkit.gpu.architecture", lambda: gpu)
+    monkeypatch.setattr("toolkit.machine.cuda.architecture", lambda: gpu)
     with pytest.raises(WrongMachine, match=message) as caught:
         runtime("tensorrt").open(folder, 1)
     assert "export it again" in caught.value.hint
