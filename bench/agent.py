@@ -29,7 +29,7 @@ from toolkit.bench.validity import invalid_reasons
 from toolkit.errors import BadInput, CheckFailed, ToolkitError
 from toolkit.pixels import InputFormat
 from toolkit.progress import Progress, silent
-from toolkit.records import BenchReport, Environment, Measurement, Telemetry
+from toolkit.records import BenchReport, Measurement, Telemetry
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,6 @@ class BenchContext:
     request: BenchRequest
     clock: Clock
     threads: int
-    environment: Environment
-    load_average: float | None
 
 
 def main() -> int:
@@ -66,10 +64,9 @@ def main() -> int:
 
 def run_benchmark(request: BenchRequest, progress: Progress = silent) -> BenchReport:
     """Open every subject, then measure all of them interleaved, one batch size after the other."""
-    load_average = telemetry.load_average()
     _validate(request)
     threads = request.threads or limits.cores()
-    context = BenchContext(request, clock(request.clock), threads, environment.capture(), load_average)
+    context = BenchContext(request, clock(request.clock), threads)
     measurements: list[Measurement] = []
     total = len(request.batch_sizes)
     with ExitStack() as stack:
@@ -85,7 +82,7 @@ def run_benchmark(request: BenchRequest, progress: Progress = silent) -> BenchRe
             step = partial(progress, done, total)
             measurements += _measure_batch_size(batch_size, image_size, subjects, context, step)
         progress(total, total, "measured")
-    return BenchReport(tuple(measurements))
+    return BenchReport(tuple(measurements), environment.capture())
 
 
 def _load(folder: Path, runtime_name: str, threads: int, stack: ExitStack) -> LoadedSubject:
@@ -115,7 +112,7 @@ def _measure_batch_size(
         for name, subject in subjects.items()
     }
     samples = interleaved(timers, StopCondition(context.request.seconds, context.request.samples))
-    activity = telemetry.between(before, telemetry.read(), context.load_average)
+    activity = telemetry.between(before, telemetry.read())
     return [_measurement(name, subjects[name], samples[name], batch_size, context, activity) for name in subjects]
 
 
@@ -139,17 +136,15 @@ def _measurement(
         artifact_sha256=subject.session.spec.sha256,
         runtime=context.request.subjects[name].runtime,
         device=context.request.device,
-        scenario="latency",
         batch_size=batch_size,
         threads=context.threads,
         latency_ms=samples.latency_ms,
         warmup_ms=samples.warmup_ms,
         load_ms=subject.load_ms,
         peak_memory_bytes=telemetry.peak_memory_bytes() if alone else None,
-        energy_j=None,
         telemetry=activity,
-        environment=context.environment,
         reasons=invalid_reasons(samples.latency_ms, context.request.samples, activity),
+        clock=context.request.clock,
     )
 
 

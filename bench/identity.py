@@ -8,7 +8,7 @@ from pathlib import Path
 from toolkit import records
 from toolkit.errors import BadInput
 from toolkit.pixels import InputFormat
-from toolkit.records import Artifact, BatchRange, ModelInfo
+from toolkit.records import Artifact, ModelInfo
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,7 @@ class Identity:
     def of_artifact(cls, artifact: Artifact) -> Identity:
         """An exported file."""
         images, info = artifact.inputs[0], artifact.model
-        batch = images.shape[0]
-        smallest, largest = (artifact.options.get(name) for name in ("least_batch", "largest_batch"))
-        if isinstance(batch, int):
-            sizes = BatchRange.of([batch])
-        else:
-            sizes = BatchRange(
-                smallest if isinstance(smallest, int) else 1, most=largest if isinstance(largest, int) else None
-            )
-        return cls(artifact.sha256, info, InputFormat.of(info.preprocessing, images.dtype, sizes))
+        return cls(artifact.sha256, info, InputFormat.of(info.preprocessing, images.dtype, artifact.batch))
 
     def check_batch(self, size: int) -> None:
         """Raise BadInput for an unsupported batch size."""

@@ -48,24 +48,15 @@ def read(proc: Path = PROC, sys: Path = SYS) -> Reading:
     )
 
 
-def between(before: Reading, after: Reading, load_average: float | None) -> Telemetry:
+def between(before: Reading, after: Reading) -> Telemetry:
     """Activity between two readings, with the temperatures of the second."""
     return Telemetry(
-        load_average,
         _other_cpu_fraction(before, after),
         after.temperature_c,
         _increased(before.throttle_events, after.throttle_events),
         after.gpu,
         _increased(before.gpu_throttled_ns, after.gpu_throttled_ns),
     )
-
-
-def load_average() -> float | None:
-    """Runnable processes in the last minute, or None. Call it before the work starts, which would be counted."""
-    try:
-        return os.getloadavg()[0]
-    except (AttributeError, OSError):  # unavailable on Windows and in some containers
-        return None
 
 
 def peak_memory_bytes(proc: Path = PROC) -> int | None:

@@ -14,6 +14,7 @@ from toolkit.export.libraries import AMPERE, PACKAGES, Library, library
 from toolkit.isolated import NativeLibrary
 from toolkit.machine import cuda
 from toolkit.progress import Progress
+from toolkit.records import BatchRange, EngineTraits
 
 if TYPE_CHECKING:
     from toolkit import recipe
@@ -105,22 +106,15 @@ class TensorRT(Target):
             ("onnx", "onnxscript"),
             tied_to={builder.package: builder.version},
             fusion=fusion.in_engine(engine.layers, prepared.layouts, options.precision),
-            options=_recorded(build_options, difference),
+            batch=BatchRange.of(build_options.batch_sizes),
+            engine=EngineTraits(
+                build_options.level,
+                build_options.version_compatible,
+                build_options.hardware_compatible or not build_options.architectures,
+            ),
+            graph_difference=difference,
             architecture=_architecture(build_options),
         )
-
-
-def _recorded(options: EngineOptions, graph_difference: float | None) -> dict[str, records.Setting]:
-    """Options in the record."""
-    return {
-        "least_batch": options.batch_sizes[0],
-        "usual_batch": options.batch_sizes[len(options.batch_sizes) // 2],
-        "largest_batch": options.batch_sizes[-1],
-        "builder_level": options.level,
-        "version_compatible": options.version_compatible,
-        "hardware_compatible": options.hardware_compatible or not options.architectures,
-        "graph_difference": graph_difference,
-    }
 
 
 def _architecture(options: EngineOptions) -> str:

@@ -89,7 +89,7 @@ class TorchExport(Target):
             lowered=lowered,
             tied_to={"torch": str(torch.__version__)},
             notes=tuple(_notes(options, compiled)),
-            options={"compiled": compiled},
+            compiled=compiled,
             architecture=cpu_kind() if compiled else None,
         )
 

@@ -99,7 +99,7 @@ class TensorRt:
             raise WrongMachine(f"{folder / artifact.file} {reason}", "export it again here, or for this GPU (--force)")
         trt = built_by.module
         loader = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-        if artifact.options.get("version_compatible"):
+        if artifact.engine and artifact.engine.version_compatible:
             loader.engine_host_code_allowed = True  # the engine contains its own runtime
         engine = loader.deserialize_cuda_engine((folder / artifact.file).read_bytes())
         if engine is None:
@@ -115,15 +115,16 @@ def mismatch(artifact: Artifact, version: str, architecture: str) -> str:
     built_by = artifact.built_with.get(package)
     if built_by is None:
         return f"does not record the version of {package} that built it"
-    forward_compatible = artifact.options.get("version_compatible") and _version_numbers(built_by) <= _version_numbers(
-        version
+    traits = artifact.engine
+    forward_compatible = (
+        traits and traits.version_compatible and _version_numbers(built_by) <= _version_numbers(version)
     )
     if built_by != version and not forward_compatible:
         return f"was built by {package} {built_by}, and {version} is installed"
     built_for = artifact.device_architecture
-    ampere_or_later = artifact.options.get("hardware_compatible") and _version_numbers(
-        architecture
-    ) >= _version_numbers(AMPERE)
+    ampere_or_later = (
+        traits and traits.hardware_compatible and _version_numbers(architecture) >= _version_numbers(AMPERE)
+    )
     if built_for is not None and architecture not in built_for.split(",") and not ampere_or_later:
         return f"was built for {built_for}, and this GPU is {architecture}"
     return ""

@@ -48,15 +48,14 @@ class Torch:
         """Load a model folder, or an artifact of the torch target; checks the hashes."""
         if (folder / "artifact.json").exists():
             artifact = read_artifact(folder, "torch", "torch")
-            compiled = bool(artifact.options.get("compiled"))
             built_for = (artifact.device_architecture, artifact.built_with.get("torch"))
-            if compiled and built_for != (current := (pt2.cpu_kind(), str(torch.__version__))):
+            if artifact.compiled and built_for != (current := (pt2.cpu_kind(), str(torch.__version__))):
                 raise WrongMachine(
                     f"{folder / artifact.file} was compiled for {' and torch '.join(map(str, built_for))}, and this is "
                     f"{' and torch '.join(current)}",
                     f"export it again here; {folder / pt2.PROGRAM} runs anywhere (torch.export.load)",
                 )
-            program = pt2.load(folder / artifact.file, compiled=compiled)
+            program = pt2.load(folder / artifact.file, compiled=artifact.compiled)
             return TorchSession(program, Identity.of_artifact(artifact), threads)
         if not (folder / "model.json").exists():
             raise BadInput(

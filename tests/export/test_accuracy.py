@@ -107,13 +107,13 @@ def test_a_file_keeps_the_models_accuracy(exports: Callable[..., Export], case: 
     expected = [accuracy(*pair) for pair in zip(logits, domains, strict=True)]
     assert min(expected) > 0.75, "it is trained"
     assert list(exported.lowered.reference.values()) == expected
-    assert exported.artifact.options["attention"] == form
+    assert exported.artifact.attention == form
     assert exported.in_fp32 == exports(name, kind, precision, "decomposed").in_fp32
     actual = [accuracy(logits_of(exported, domain.images), domain) for domain in domains]
     assert all(after >= before - MARGIN - 1e-9 for before, after in zip(expected, actual, strict=True))
     if precision == "bf16":  # the file cannot run here; its graph runs upcast to float32
         assert exported.artifact.max_abs_difference is None
-        assert exported.artifact.options["graph_difference"] is not None
+        assert exported.artifact.graph_difference is not None
     else:
         assert list(exported.lowered.accuracy.values()) == actual
 

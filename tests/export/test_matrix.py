@@ -83,5 +83,5 @@ def test_custom_attention_in_every_precision(
     models: Callable[..., Model], exported: Callable[..., Artifact], precision: str
 ) -> None:
     artifact = exported(models(heads="uneven"), "onnx", precision=precision, attention="custom")
-    assert artifact.options["attention"] == "custom"
+    assert artifact.attention == "custom"
     assert (artifact.max_abs_difference is None) == (precision == "bf16")

@@ -8,7 +8,7 @@ that names the file and the field. Devices read records with the standard librar
 
 from __future__ import annotations
 
-from toolkit.records.artifact import Artifact, BatchRange, Fusion, FusionStatus, Lowered, TensorSpec
+from toolkit.records.artifact import Artifact, BatchRange, EngineTraits, Fusion, FusionStatus, Lowered, TensorSpec
 from toolkit.records.bench import BenchReport, Environment, GpuState, Measurement, Telemetry
 from toolkit.records.files import dumps, load, loads, save
 from toolkit.records.model import DENSE, SLIM, BlockSummary, HeadLayout, Merge, ModelInfo, ModelSummary, Setting
@@ -29,6 +29,7 @@ __all__ = [
     "Comparison",
     "Cut",
     "DomainParity",
+    "EngineTraits",
     "Environment",
     "Evaluation",
     "Fusion",

@@ -112,7 +112,7 @@ def _difference(artifact: Artifact) -> str:
     """Difference of the file's logits from PyTorch's, as far as it was measured."""
     if artifact.max_abs_difference is not None:
         return f"logits differ from PyTorch's by at most {artifact.max_abs_difference:.1e}"
-    graph = artifact.options.get("graph_difference")
+    graph = artifact.graph_difference
     if graph is None:
         return "not run on this machine; not compared with PyTorch"
     return f"not run on this machine; its graph's logits differ from PyTorch's by at most {graph:.1e}"

@@ -28,21 +28,18 @@ def model(name: str, mode: str, slim_ms: float = 5.5) -> ModelReport:
             artifact_sha256="00",
             runtime=models.MODES[mode].runtime,
             device="local",
-            scenario="latency",
             batch_size=128,
             threads=1,
             latency_ms=(milliseconds,) * 30,
             warmup_ms=(),
             load_ms=1.0,
             peak_memory_bytes=None,
-            energy_j=None,
             telemetry=Telemetry(gpu=GPU),
-            environment=MACHINE,
             reasons=(),
         )
         for subject, milliseconds in (("dense", 10.0), ("slim", slim_ms))
     )
-    return ModelReport(name, mode, 128, {"dense": 200, "slim": 100}, BenchReport(measurements))
+    return ModelReport(name, mode, 128, {"dense": 200, "slim": 100}, BenchReport(measurements, MACHINE))
 
 
 @pytest.fixture
