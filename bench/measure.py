@@ -9,11 +9,11 @@ images or normally distributed values, and check that the logits are finite.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from toolkit.bench.clocks import Timer
+from toolkit.bench.clocks import Timer, host
 from toolkit.errors import InvalidMeasurement
 
 NS_PER_MS = 1e6
@@ -25,7 +25,7 @@ class StopCondition:
     """Minimum duration and number of samples; both must be reached, in warm-up and in measurement."""
 
     seconds: float
-    """Sum of all samples of all subjects."""
+    """Duration for all subjects together."""
     samples: int
     """Samples of each subject."""
     warmup_seconds: float = 1.0
@@ -41,8 +41,10 @@ class Samples:
     """Sample i was taken in round i, for every subject."""
 
 
-def interleaved(timers: Mapping[str, Timer], stop: StopCondition) -> dict[str, Samples]:
-    """Samples of every subject: one each per round, in alternating order.
+def interleaved(
+    timers: Mapping[str, Timer], stop: StopCondition, now: Callable[[], int] = host.now
+) -> dict[str, Samples]:
+    """Samples of every subject: one each per round, in alternating order. `now` limits the duration, in nanoseconds.
 
     Interleaved subjects see the same clock frequency, temperature and competing processes, so that their ratio is valid
     even if these change during the measurement. The garbage collector is disabled meanwhile.
@@ -50,8 +52,8 @@ def interleaved(timers: Mapping[str, Timer], stop: StopCondition) -> dict[str, S
     if not timers:
         raise InvalidMeasurement("there is nothing to measure")
     with _no_garbage_collection():
-        warmups = _rounds(timers, stop.warmup_seconds, stop.warmup_samples)
-        latencies = _rounds(timers, stop.seconds, stop.samples)
+        warmups = _rounds(timers, stop.warmup_seconds, stop.warmup_samples, now)
+        latencies = _rounds(timers, stop.seconds, stop.samples, now)
     return {name: Samples(_milliseconds(warmups[name]), _milliseconds(latencies[name])) for name in timers}
 
 
@@ -65,14 +67,15 @@ def order(names: Sequence[str], round_: int) -> list[str]:
     return rotated[::-1] if round_ % 2 else rotated
 
 
-def _rounds(timers: Mapping[str, Timer], seconds: float, samples: int) -> dict[str, list[float]]:
+def _rounds(
+    timers: Mapping[str, Timer], seconds: float, samples: int, now: Callable[[], int]
+) -> dict[str, list[float]]:
     """Samples in nanoseconds, round by round, until both minimums are reached."""
     durations: dict[str, list[float]] = {name: [] for name in timers}
-    total, rounds = 0.0, 0
-    while rounds < samples or total < seconds * NS_PER_S:
+    start, rounds = now(), 0
+    while rounds < samples or now() - start < seconds * NS_PER_S:
         for name in order(list(timers), rounds):
             durations[name].append(timers[name]())
-            total += durations[name][-1]
         rounds += 1
     return durations
 

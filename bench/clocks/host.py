@@ -10,13 +10,14 @@ from typing import TypeVar
 from toolkit.bench.clocks import Call, Clock, Timer
 
 Result = TypeVar("Result")
+now = perf_counter_ns
 
 
 def timed(function: Callable[[], Result]) -> tuple[Result, float]:
     """The result of a call, and its duration in nanoseconds."""
-    start = perf_counter_ns()
+    start = now()
     result = function()
-    return result, perf_counter_ns() - start
+    return result, now() - start
 
 
 class Host:

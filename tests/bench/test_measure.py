@@ -63,11 +63,21 @@ def test_the_garbage_collector_is_disabled_while_measuring() -> None:
 
 
 def test_duration_and_count_must_both_be_reached() -> None:
-    timers = {"dense": taking(5), "slim": taking(2)}
-    by_count = interleaved(timers, SHORT)
+    time = 0
+
+    def passing(milliseconds: int) -> Timer:
+        def take() -> float:
+            nonlocal time
+            time += milliseconds * 1_000_000
+            return 1.0
+
+        return take
+
+    timers = {"dense": passing(5), "slim": passing(2)}
+    by_count = interleaved(timers, SHORT, lambda: time)
     assert len(by_count["slim"].latency_ms) == len(by_count["dense"].latency_ms) == 8
     stop = StopCondition(seconds=0.3, samples=1, warmup_seconds=0.1, warmup_samples=1)
-    by_time = interleaved(timers, stop)
+    by_time = interleaved(timers, stop, lambda: time)
     assert [len(by_time[name].latency_ms) for name in timers] == [43, 43], "300 ms in rounds of 7 ms"
     assert [len(by_time[name].warmup_ms) for name in timers] == [15, 15]
 
