@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = options.out or default_folder()
     for results in run("checks", out, partial(_steps, time.monotonic() + options.seconds)):
         write(results, out)
-    return exit_code(read(out, environment.capture()))
+    return exit_code(read(out, environment.capture()), "checks")
 
 
 def _steps(deadline: float, results: Results, out: Path) -> Iterator[Results]:

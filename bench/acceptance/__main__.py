@@ -2,7 +2,7 @@
 
 Results are written after every step. Steps with results of the same code and libraries are skipped, so that a part that
 was interrupted, or had too little time, goes on where it ended.
-Exit codes: 0 no claim failed (some may not have been measured); 1 a claim failed; 4 there is no GPU.
+Exit codes: 0 no claim of the part failed (some may not have been measured); 1 one failed; 4 there is no GPU.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("the time is up; the next call goes on here", file=sys.stderr)
             break
     print(out / page.FILE, file=sys.stderr)
-    return exit_code(read(out, environment.capture()))
+    return exit_code(read(out, environment.capture()), options.part)
 
 
 def default_folder() -> Path:
@@ -69,9 +69,10 @@ def write(results: Results, out: Path) -> None:
     (out / page.FILE).write_text(page.render(results, load_claims()), encoding="utf-8")
 
 
-def exit_code(results: Results) -> int:
-    """1 if a claim is not met, else 0."""
-    failed = any(judgement.met is False for _, judgement in judge(results, load_claims()))
+def exit_code(results: Results, part: Part) -> int:
+    """1 if a claim of this part is not met, else 0."""
+    claims = [claim for claim in load_claims() if claim.part == part]
+    failed = any(judgement.met is False for _, judgement in judge(results, claims))
     return CheckFailed.exit_code if failed else 0
 
 

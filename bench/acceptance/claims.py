@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Annotated, Literal, NamedTuple, TypeAlias
+from typing import Annotated, ClassVar, Literal, NamedTuple, TypeAlias
 
-from toolkit.bench.acceptance.results import Results
+from toolkit.bench.acceptance.results import Part, Results
 from toolkit.bench.kernels.attention import KernelReport
 from toolkit.bench.kernels.cases import HEADWISE
 from toolkit.bench.statistics import ratio_of_medians
@@ -28,10 +28,11 @@ class Judgement(NamedTuple):
 class CheckClaim:
     """A check passes."""
 
+    part: ClassVar[Part] = "checks"
     kind: Literal["check"]
     check: str
     what: str
-    limit = "passes"
+    limit: ClassVar[str] = "passes"
 
     def judge(self, results: Results) -> Judgement:
         report = next((each for each in results.checks if each.name == self.check), None)
@@ -42,6 +43,7 @@ class CheckClaim:
 class KernelSpeedUp:
     """Median of the fastest SDPA backend over that of the headwise kernel."""
 
+    part: ClassVar[Part] = "kernels"
     kind: Literal["kernel-speed-up"]
     case: str
     at_least: float
@@ -68,6 +70,7 @@ class KernelSpeedUp:
 class KernelBandwidth:
     """Memory bandwidth that the headwise kernel achieves, as a fraction of the theoretical one."""
 
+    part: ClassVar[Part] = "kernels"
     kind: Literal["kernel-bandwidth"]
     case: str
     at_least: float
@@ -91,6 +94,7 @@ class KernelBandwidth:
 class ModelSpeedUp:
     """Speed-up of a pruned model over its ratio of MACs: 1 if time is proportional to work."""
 
+    part: ClassVar[Part] = "models"
     kind: Literal["model-speed-up"]
     model: str
     mode: str

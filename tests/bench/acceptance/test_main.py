@@ -50,6 +50,12 @@ def test_a_failed_claim_is_an_exit_code(tmp_path: Path, results: Results, monkey
     assert "**not met**" in Path("bench/results/NVIDIA-H100/README.md").read_text()
 
 
+def test_claims_of_other_parts_do_not_fail_a_part(results: Results) -> None:
+    failed = replace(results.models[0], bench=None, failure="out of memory")
+    mixed = replace(results, models=(failed,))
+    assert [command.exit_code(mixed, part) for part in ("checks", "kernels", "models")] == [0, 0, 1]
+
+
 def test_results_of_other_code_are_dropped_by_part(results: Results) -> None:
     same, other = continued(results, "kernels", "ab"), continued(results, "kernels", "cd")
     assert same == results
