@@ -72,7 +72,7 @@ def measure(step: Step, folder: Path, mode: Mode) -> ModelReport:
         batch_sizes=(step.batch_size,),
         seconds=STOP.seconds,
         samples=STOP.samples,
-        threads=None,
+        threads=1,  # the GPU computes
         device="local",
         clock=mode.clock,
     )
