@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import platform
-import subprocess
 from importlib import metadata
 from pathlib import Path
 
 import toolkit
 from toolkit import limits
 from toolkit.limits import PROC, SYS, text_of
+from toolkit.machine import nvidia
 from toolkit.records import Environment
 
 LIBRARIES = (
@@ -25,13 +25,11 @@ LIBRARIES = (
     "numpy",
     "scipy",
 )
-NVIDIA_SMI_SECONDS = 20
-"""Timeout: the first call may have to initialise the driver."""
 
 
 def capture(proc: Path = PROC, sys: Path = SYS) -> Environment:
     """Describe the machine now. `proc` and `sys` are the mount points of procfs and sysfs."""
-    gpu, driver = _gpu()
+    nvidia_driver = nvidia.driver()
     return Environment(
         toolkit=toolkit.__version__,
         python=platform.python_version(),
@@ -39,8 +37,8 @@ def capture(proc: Path = PROC, sys: Path = SYS) -> Environment:
         processor=_cpu_name(proc),
         cores=limits.cores(proc, sys),
         memory_bytes=limits.memory_bytes(proc, sys),
-        gpu=gpu,
-        driver=driver,
+        gpu=", ".join(nvidia_driver.gpus) or None if nvidia_driver else None,
+        driver=nvidia_driver.version if nvidia_driver else None,
         libraries=_versions(),
         power_mode=text_of(sys / "devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
         clocks_mhz=_clocks(proc, sys),
@@ -63,19 +61,6 @@ def _clocks(proc: Path, sys: Path) -> tuple[float, ...]:
         return tuple(float(value) for value in frequencies)
     files = sorted(sys.glob("devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"))
     return tuple(int(text) / 1000 for text in map(text_of, files) if text)
-
-
-def _gpu() -> tuple[str | None, str | None]:
-    """(names of the GPUs, driver version) from nvidia-smi; (None, None) without a GPU."""
-    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    try:
-        output = subprocess.run(query, capture_output=True, text=True, timeout=NVIDIA_SMI_SECONDS, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None, None
-    rows = [line.rsplit(", ", 1) for line in output.stdout.splitlines() if ", " in line]
-    if not rows:
-        return None, None
-    return ", ".join(name for name, _ in rows), rows[0][1]
 
 
 def _versions() -> dict[str, str]:

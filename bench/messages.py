@@ -40,6 +40,8 @@ class BenchRequest:
     """Number of threads; None: one per usable core."""
     device: str
     """Name of the device, copied to the measurements."""
+    clock: str = "host"
+    """Name of the clock."""
     schema: int = 1
 
 

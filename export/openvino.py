@@ -22,8 +22,8 @@ from toolkit.records import Fusion
 
 if TYPE_CHECKING:
     from toolkit import recipe
-    from toolkit.export.calibrate import Array
     from toolkit.export.prepare import Prepared
+    from toolkit.pixels import Array
 
 NEEDS = ("openvino",)
 FILE, WEIGHTS = "model.xml", "model.bin"

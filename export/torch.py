@@ -29,8 +29,8 @@ from toolkit.progress import Progress
 
 if TYPE_CHECKING:
     from toolkit import recipe
-    from toolkit.export.calibrate import Array
     from toolkit.export.prepare import Prepared
+    from toolkit.pixels import Array
 
 FILE, PROGRAM = "model.pt2", "program.pt2"
 METADATA = "facts.json"
@@ -66,9 +66,8 @@ class TorchExport(Target):
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, progress: Progress) -> Written:
         """Write the program, compile it, load the result, and compare it with PyTorch in eager mode."""
         from toolkit.export import check
-        from toolkit.export.prepare import random_images
 
-        example = torch.from_numpy(random_images(prepared.info, options, options.fixed_batch or 2))
+        example = torch.from_numpy(prepared.input.random(options.fixed_batch or 2, prepared.info.image_size))
         shapes = None if options.fixed_batch else ({0: torch.export.Dim("batch")},)
         program = torch.export.export(prepared.module, (example,), dynamic_shapes=shapes)
         compiled = options.compile and compiler() is not None
@@ -90,7 +89,7 @@ class TorchExport(Target):
             lowered=lowered,
             tied_to={"torch": str(torch.__version__)},
             notes=tuple(_notes(options, compiled)),
-            options={"compiled": compiled},
+            compiled=compiled,
             architecture=cpu_kind() if compiled else None,
         )
 

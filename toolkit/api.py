@@ -20,9 +20,8 @@ import torch
 
 from toolkit import limits, records, resolve
 from toolkit.bench.devices import device as load_device
-from toolkit.bench.identity import identify
 from toolkit.bench.messages import BenchRequest, Subject
-from toolkit.bench.parity import Pair, by_domain, compare, predict
+from toolkit.bench.parity import Pair, Side, by_domain, compare, predict
 from toolkit.bench.runtimes.isolated import open_session
 from toolkit.bench.summary import latency_lines
 from toolkit.dg import objectives
@@ -192,17 +191,15 @@ def parity(
     """
     reference, *candidates = models
     with _opened(models) as subjects:
-        identities = {name: identify(Path(subject.folder)) for name, subject in subjects.items()}
         domains = _by_domain(data, None)
-        predictions = {}
+        sides = {}
         for name, subject in subjects.items():
             with open_session(Path(subject.folder), subject.runtime, limits.cores()) as session:
-                predictions[name] = {
-                    domain: predict(session, batches, identities[name]) for domain, batches in domains.items()
-                }
-    hashes = {name: identity.sha256 for name, identity in identities.items()}
+                predictions = {domain: predict(session, batches) for domain, batches in domains.items()}
+                sides[name] = Side(session.spec.sha256, predictions)
+    hashes = {name: side.sha256 for name, side in sides.items()}
     pairs = [Pair(reference, candidate, judged=True) for candidate in candidates]
-    return compare(by_domain(predictions), hashes, pairs, margin, held_out)
+    return compare(by_domain(sides), hashes, pairs, margin, held_out)
 
 
 def bench(

@@ -249,7 +249,11 @@ class Bench(Section):
     device: str = "local"
     """Device to measure on."""
     runtime: str | None = None
-    """Runtime; default: that of the first exported file. torch also runs model folders."""
+    """Runtime; default: that of the first exported file. torch also runs model folders; torch-cuda and torch-compiled
+    run them on a GPU in bfloat16."""
+    clock: str = "host"
+    """Clock: host times whole calls; cuda-events and cuda-graph time calls of torch-cuda and torch-compiled without
+    copies to and from the GPU."""
     batch_size: Annotated[tuple[Positive, ...], Listed, Some] = (1, 8)
     """Batch sizes, measured one after the other."""
     seconds: Annotated[float, Field(gt=0)] = 10.0

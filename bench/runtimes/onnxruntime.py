@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from toolkit.bench.identity import Identity
 from toolkit.bench.runtimes import Runtime, Session
 from toolkit.bench.runtimes.files import read_artifact
 from toolkit.errors import WrongMachine
@@ -20,6 +21,7 @@ class OnnxRuntimeSession(Session):
     """Session around an `InferenceSession`."""
 
     def __init__(self, session: onnxruntime.InferenceSession, artifact: Artifact) -> None:
+        self.spec = Identity.of_artifact(artifact)
         self._session: onnxruntime.InferenceSession | None = session
         self._input = artifact.inputs[0].name
         self._output = artifact.outputs[0].name
@@ -37,6 +39,8 @@ class OnnxRuntimeSession(Session):
 
 class OnnxRuntime:
     """ONNX Runtime with its CPU execution provider."""
+
+    opens_models = False
 
     def open(self, folder: Path, threads: int) -> Session:
         """Check the files' hashes, then load the graph with `threads` intra-op threads."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.bench.identity import Identity
 from toolkit.bench.runtimes import Runtime, Session
 from toolkit.bench.runtimes.files import read_artifact
 from toolkit.errors import WrongMachine
@@ -18,7 +19,8 @@ NEEDS = ("openvino",)
 class OpenVinoSession(Session):
     """Session around an inference request of a compiled model."""
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, compiled: Any, spec: Identity) -> None:
+        self.spec = spec
         self._request: Any | None = compiled.create_infer_request()
 
     def run(self, images: np.ndarray) -> np.ndarray:
@@ -36,6 +38,8 @@ class OpenVinoSession(Session):
 class OpenVino:
     """OpenVINO with its CPU plugin."""
 
+    opens_models = False
+
     def open(self, folder: Path, threads: int) -> Session:
         """Check the files' hashes, then compile the model for `threads` threads."""
         artifact = read_artifact(folder, "openvino", "openvino")
@@ -48,7 +52,7 @@ class OpenVino:
         if not runs_in(computes_in(compiled), artifact.precision):
             message, hint = NO_BF16
             raise WrongMachine(f"{folder} is in bf16, and {message}", hint)
-        return OpenVinoSession(compiled)
+        return OpenVinoSession(compiled, Identity.of_artifact(artifact))
 
 
 PLUGIN: Runtime = OpenVino()

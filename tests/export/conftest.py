@@ -20,7 +20,7 @@ from toolkit.models.build import build
 from toolkit.models.model import Model
 from toolkit.models.resize import resized
 from toolkit.models.surgery import remove
-from toolkit.pixels import normalised
+from toolkit.pixels import InputFormat
 from toolkit.progress import silent
 from toolkit.prune.criteria import Calibration
 from toolkit.prune.methods import Job, method
@@ -97,7 +97,7 @@ def digits() -> Callable[[Model], tuple[torch.Tensor, torch.Tensor]]:
     pixels = np.stack([grey] * 3, axis=1)
 
     def read(model: Model) -> tuple[torch.Tensor, torch.Tensor]:
-        images = normalised(pixels, model.info.preprocessing)
+        images = InputFormat.of(model.info.preprocessing, "uint8").decode(pixels)
         return torch.from_numpy(images), torch.from_numpy(dataset.target[order].astype(np.int64))
 
     return read

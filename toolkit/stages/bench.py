@@ -17,10 +17,12 @@ class Bench(Stage):
     needs = ("export",)
 
     def check(self, run: Run) -> None:
+        from toolkit.bench.clocks import clock
         from toolkit.bench.devices import device
         from toolkit.bench.runtimes import runtime
 
         device(run.recipe.bench.device)
+        clock(run.recipe.bench.clock)
         runtime(_runtime(run))
         _subjects(run)
         name, unavailable = _target(run), not_running_here(run)
@@ -87,14 +89,16 @@ def _target(run: Run) -> str | None:
 
 
 def _subjects(run: Run) -> dict[str, Path]:
-    """Folders to measure: the artifacts that the runtime opens, or for torch without any, the models."""
-    runtime, name = _runtime(run), _target(run)
+    """Folders to measure: the artifacts that the runtime opens, or without any, the models."""
+    from toolkit.bench.runtimes import runtime
+
+    library, name = _runtime(run), _target(run)
     if name is not None:
         return {subject: run.folder.path / artifact_folder(run, name, subject) for subject in MODELS}
-    if runtime == "torch":
+    if runtime(library).opens_models:
         return {subject: run.folder.path / result for subject, result in MODELS.items()}
     raise RecipeError(
-        f"no exported artifact can be opened by runtime {runtime!r}",
+        f"no exported artifact can be opened by runtime {library!r}",
         f"export.targets is {list(run.recipe.export.targets)}",
     )
 
@@ -111,6 +115,7 @@ def _bench(run: Run, out: Path) -> None:
         samples=settings.samples,
         threads=settings.threads,
         device=settings.device,
+        clock=settings.clock,
     )
     with run.progress("bench") as progress:
         report = device(settings.device).bench(request, progress)

@@ -22,7 +22,7 @@ from toolkit.stages import MODELS, Output, Run, Stage, hash_of
 from toolkit.stages.train import accuracies
 
 if TYPE_CHECKING:
-    from toolkit.bench.parity import Predictions
+    from toolkit.bench.parity import Side
     from toolkit.dg.image import Image
     from toolkit.export.calibrate import Sample
     from toolkit.progress import Progress
@@ -112,7 +112,7 @@ def _difference(artifact: Artifact) -> str:
     """Difference of the file's logits from PyTorch's, as far as it was measured."""
     if artifact.max_abs_difference is not None:
         return f"logits differ from PyTorch's by at most {artifact.max_abs_difference:.1e}"
-    graph = artifact.options.get("graph_difference")
+    graph = artifact.graph_difference
     if graph is None:
         return "not run on this machine; not compared with PyTorch"
     return f"not run on this machine; its graph's logits differ from PyTorch's by at most {graph:.1e}"
@@ -199,7 +199,8 @@ def _verify(run: Run, name: str, result: str, out: Path, progress: Progress) -> 
         for side, (folder, library) in sides.items()
     }
     pairs, margin = [Pair(result, name, judged=True)], run.recipe.parity.margin
-    parity = compare(by_domain(by_side), dict.fromkeys(sides, ""), pairs, margin, run.domains.held_out)
+    hashes = {side: by_side[side].sha256 for side in sides}
+    parity = compare(by_domain(by_side), hashes, pairs, margin, run.domains.held_out)
     if parity.verdict == "fail":
         comparisons = [comparison for domain in parity.domains for comparison in domain.comparisons]
         worst = min(comparisons, key=lambda comparison: comparison.difference)
@@ -213,21 +214,20 @@ def _verify(run: Run, name: str, result: str, out: Path, progress: Progress) -> 
 
 def predictions(
     run: Run, folder: Path, library: str, domains: Mapping[str, Sequence[Image]], tell: Callable[[], None]
-) -> dict[str, Predictions]:
+) -> Side:
     """Predictions in every domain of the model in a folder, exported or not; calls `tell` before each domain."""
     from toolkit import limits
-    from toolkit.bench.identity import identify
-    from toolkit.bench.parity import predict
+    from toolkit.bench.parity import Side, predict
     from toolkit.bench.runtimes.isolated import open_session
     from toolkit.dg.batches import evaluation_batches
 
-    identity, predicted = identify(folder), {}
+    predicted = {}
     size, workers = run.recipe.parity.batch_size, run.recipe.data.workers
     with open_session(folder, library, limits.cores()) as session:
         for domain, images in domains.items():
             tell()
-            predicted[domain] = predict(session, evaluation_batches(images, identity.model, size, workers), identity)
-    return predicted
+            predicted[domain] = predict(session, evaluation_batches(images, session.spec.model, size, workers))
+    return Side(session.spec.sha256, predicted)
 
 
 def _subset(images: Sequence[Image]) -> Sequence[Image]:

@@ -8,15 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit import gpu, records
+from toolkit import records
 from toolkit.characters import counted
 from toolkit.errors import CheckFailed, DeviceUnreachable, LibraryDied, MissingDependency, ToolkitError, WrongMachine
+from toolkit.machine import cuda
 from toolkit.records import DENSE, SLIM, Comparison, DomainParity, ParityReport
 from toolkit.stages import MODELS, PARITY, Output, Run, Stage, hash_of
 from toolkit.stages.export import artifact_folder, not_running_here, predictions
 
 if TYPE_CHECKING:
-    from toolkit.bench.parity import Predictions
+    from toolkit.bench.parity import Side
 
 
 class Parity(Stage):
@@ -43,7 +44,7 @@ class Parity(Stage):
         inputs |= {"data": run.domains.fingerprint(), "images": run.images_of(DENSE)}
         inputs["parity"] = hash_of(run.recipe.parity)
         if any(runtime == "tensorrt" for _, runtime in _sides(run).values()):
-            inputs["gpu"] = gpu.architecture_or_none() or "none"  # a GPU makes engines comparable that were not
+            inputs["gpu"] = cuda.architecture_or_none() or "none"  # a GPU makes engines comparable that were not
         return [Output(PARITY, inputs, lambda out: _compare(run, out))]
 
     def record(self, run: Run) -> ParityReport:
@@ -107,7 +108,6 @@ def _sides(run: Run) -> dict[str, tuple[Path, str]]:
 
 
 def _compare(run: Run, out: Path) -> None:
-    from toolkit.bench.identity import identify
     from toolkit.bench.parity import Pair, by_domain, compare, worst
 
     sides = _sides(run)
@@ -118,7 +118,7 @@ def _compare(run: Run, out: Path) -> None:
         raise type(first)("; ".join(error.message for error in unopened.values()), first.hint)
     report = compare(
         domains=by_domain(results),
-        sides={side: identify(sides[side][0]).sha256 for side in results},
+        sides={name: side.sha256 for name, side in results.items()},
         pairs=[Pair(DENSE, SLIM, judged=False)]
         + [Pair(SLIM, side, judged=True) for side in results if side not in MODELS],
         margin=run.recipe.parity.margin,
@@ -131,12 +131,10 @@ def _compare(run: Run, out: Path) -> None:
     records.save(report, out / "parity.json")
 
 
-def _predictions(
-    run: Run, sides: Mapping[str, tuple[Path, str]]
-) -> tuple[dict[str, dict[str, Predictions]], dict[str, ToolkitError]]:
+def _predictions(run: Run, sides: Mapping[str, tuple[Path, str]]) -> tuple[dict[str, Side], dict[str, ToolkitError]]:
     """Predictions of every side by domain, and the errors of the sides that do not run here."""
     parts = run.domains.evaluation_images()
-    results: dict[str, dict[str, Predictions]] = {}
+    results: dict[str, Side] = {}
     unopened: dict[str, ToolkitError] = {}
     steps, total = itertools.count(), len(sides) * len(parts)
     with run.progress("parity") as progress:

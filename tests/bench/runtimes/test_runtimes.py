@@ -18,13 +18,14 @@ from toolkit.records import Artifact
 
 FOLDERS = {"onnxruntime": ("slim-onnx",), "openvino": ("slim-openvino",), "torch": ("slim", "slim-torch")}
 """Folders of the fixture that each runtime supports."""
-NEEDS_A_GPU = ("tensorrt",)
-"""Tested without a GPU in test_tensorrt.py."""
+COMPUTES_NOTHING = ("null",)
+NEEDS_A_GPU = ("tensorrt", "torch-compiled", "torch-cuda")
+"""Tested without a GPU in test_tensorrt.py and test_torch_gpu.py."""
 CASES = [(name, folder) for name, subjects in FOLDERS.items() for folder in subjects]
 
 
 def test_every_runtime_is_tested_here() -> None:
-    assert plugins.names("toolkit.bench.runtimes") == sorted((*FOLDERS, *NEEDS_A_GPU))
+    assert plugins.names("toolkit.bench.runtimes") == sorted((*FOLDERS, *COMPUTES_NOTHING, *NEEDS_A_GPU))
 
 
 @pytest.mark.parametrize(("name", "subject"), CASES)
