@@ -177,6 +177,10 @@ class Finetune(Training):
     """Weight of the distillation loss; the labels' loss has the rest."""
     distill_temperature: Annotated[float, Field(gt=0)] = 2.0
     """Distillation temperature."""
+    average: bool = False
+    """Keep the mean of the weights of many steps instead of those of one step."""
+    average_from: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Fraction of the steps after which averaging starts."""
 
 
 class Export(Section):
