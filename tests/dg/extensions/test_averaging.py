@@ -81,7 +81,7 @@ def test_before_its_first_step_the_current_weights_are_evaluated(make_model: Cal
     assert averaging.evaluated({}).keys() == weights.keys()
 
 
-def test_a_checkpoint_without_averaging_is_not_resumed_with_it(
+def test_a_checkpoint_without_averaging_is_not_used(
     make_model: Callable[[], Model], three_domains: Domains, tmp_path: Path
 ) -> None:
     fit(make_model(), three_domains, plan_of(tmp_path))
