@@ -158,7 +158,11 @@ class Prune(Section):
     steps: Positive = 1
     """Pruning rounds, each with new scores; 1 is one-shot."""
     samples: Positive = 256
-    """Training images of the source domains for data-driven criteria."""
+    """Training images of the source domains for data-driven criteria and compensation."""
+    basis: str = "none"
+    """Exact change of basis before scoring: none, or svd (query and key units by their singular value)."""
+    compensation: str = "none"
+    """Compensation of removed units: none, or bias (their mean output moves into the next layer's bias)."""
 
     @model_validator(mode="after")
     def _ratio_or_budget(self) -> Prune:

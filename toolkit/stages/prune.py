@@ -32,7 +32,9 @@ class Prune(Stage):
     needs = ("train",)
 
     def check(self, run: Run) -> None:
+        from toolkit.prune.bases import basis
         from toolkit.prune.budget import budget_of
+        from toolkit.prune.compensate import compensation
         from toolkit.prune.criteria import criterion
         from toolkit.prune.methods import method
         from toolkit.prune.scopes import scope
@@ -44,6 +46,8 @@ class Prune(Stage):
             )
         criterion(settings.criterion)
         scope(settings.scope)
+        basis(settings.basis)
+        compensation(settings.compensation)
         budget_of(settings)
 
     def check_data(self, run: Run) -> None:
@@ -91,21 +95,22 @@ def _check_budget(run: Run) -> None:
 
 
 def _prune(run: Run, inputs: dict[str, str], out: Path) -> None:
-    from toolkit.models import store, surgery
-    from toolkit.prune.methods import Job, method
+    from toolkit.models import store
+    from toolkit.prune.methods import Job
+    from toolkit.prune.pruning import prune
 
-    settings = run.recipe.prune
     dense = store.load(run.folder.path / DENSE)
     with run.progress("prune") as progress:
         train = _training(run, inputs, out, progress)
-        job = Job(settings, _calibration(run, dense), run.recipe.seed, train, progress)
-        outcome = method(settings.method).prune(dense, job)
-    plan, source = outcome.plan, outcome.model
+        job = Job(run.recipe.prune, _calibration(run, dense), run.recipe.seed, train, progress)
+        pruned = prune(dense, job)
+    source = pruned.source
     if source is not dense:
         (out / SOURCE).mkdir()
-        source = store.save(source.with_info(replace(source.info, made_from=dense.info.weights_sha256)), out / SOURCE)
-    records.save(replace(plan, model_sha256=source.info.weights_sha256), out / "plan.json")
-    store.save(surgery.remove(source, plan.cuts).model, out)
+        source = store.save(source, out / SOURCE)
+    sha256 = source.info.weights_sha256
+    records.save(replace(pruned.plan, model_sha256=sha256), out / "plan.json")
+    store.save(pruned.slim.with_info(replace(pruned.slim.info, made_from=sha256)), out)
 
 
 def _calibration(run: Run, dense: Model) -> Calibration:
