@@ -18,12 +18,12 @@ class Pruned:
 
     plan: PrunePlan
     source: Model
-    """The dense model itself, or a rotated or trained copy, whose hash is empty until it is saved."""
+    """The dense model itself, or a rotated or trained copy."""
     slim: Model
 
 
 def prune(dense: Model, job: Job) -> Pruned:
-    """Prune with the basis, method and compensation of the job's settings; `dense` is not changed.
+    """Prune with the basis, method and compensation of the job's settings; `dense`, which has a hash, is not changed.
 
     Raises UnknownName for unknown names, BudgetError for a budget that cannot be achieved, CheckFailed if an invariant
     of the basis or of surgery does not hold.
@@ -35,6 +35,7 @@ def prune(dense: Model, job: Job) -> Pruned:
     slim = compensation(settings.compensation).repair(outcome.model, removal, job.calibration)
     source = outcome.model
     if source is not dense:
-        source = source.with_info(replace(source.info, weights_sha256="", made_from=dense.info.weights_sha256))
-    plan = replace(outcome.plan, basis=settings.basis, compensation=settings.compensation)
-    return Pruned(plan, source, slim)
+        source = source.with_info(replace(source.info, made_from=dense.info.weights_sha256)).identified()
+    sha256 = source.info.weights_sha256
+    plan = replace(outcome.plan, model_sha256=sha256, basis=settings.basis, compensation=settings.compensation)
+    return Pruned(plan, source, slim.with_info(replace(slim.info, made_from=sha256)))

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from toolkit import records
 from toolkit.records import DENSE, ModelInfo
 from toolkit.stages import FINETUNED, PRUNED, Output, Run, Stage, hash_of
 from toolkit.stages.train import check_training, describe
-
-if TYPE_CHECKING:
-    from toolkit.dg.extensions import TrainingExtension
-    from toolkit.models.model import Model
 
 
 class Finetune(Stage):
@@ -44,38 +39,23 @@ class Finetune(Stage):
 
 def _finetune(run: Run, inputs: dict[str, str], out: Path) -> None:
     from toolkit.dg import objectives
-    from toolkit.dg.fit import fit
+    from toolkit.dg.extensions.chosen import extensions
+    from toolkit.dg.fit import fit, total_steps
     from toolkit.dg.plan import TrainingPlan
     from toolkit.models import store
 
     settings, recipe = run.recipe.finetune, run.recipe
     slim = store.load(run.folder.path / PRUNED)
+    teacher = store.load(run.folder.path / DENSE).module if settings.distill else None
     plan = TrainingPlan(
         settings,
         objectives.build(settings),
         recipe.seed,
         run.folder.scratch(FINETUNED, inputs) / "checkpoint.pt",
         recipe.data.workers,
-        _extensions(run, slim),
+        extensions(settings, slim.module, teacher, total_steps(run.domains, settings)),
     )
     with run.progress("finetune") as progress:
         history = fit(slim, run.domains, plan, progress)
     records.save(history, out / "history.json")
     store.save(slim.with_info(replace(slim.info, made_from=slim.info.weights_sha256)), out)
-
-
-def _extensions(run: Run, slim: Model) -> tuple[TrainingExtension, ...]:
-    from toolkit.dg.extensions.averaging import WeightAveraging
-    from toolkit.dg.extensions.distillation import Distillation
-    from toolkit.dg.fit import total_steps
-    from toolkit.models import store
-
-    settings = run.recipe.finetune
-    extensions: list[TrainingExtension] = []
-    if settings.distill:
-        teacher = store.load(run.folder.path / DENSE).module
-        extensions.append(Distillation(teacher, settings.distill_weight, settings.distill_temperature))
-    if settings.average:
-        first = round(settings.average_from * total_steps(run.domains, settings))
-        extensions.append(WeightAveraging(slim.module, first))
-    return tuple(extensions)

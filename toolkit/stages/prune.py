@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,13 +103,10 @@ def _prune(run: Run, inputs: dict[str, str], out: Path) -> None:
         train = _training(run, inputs, out, progress)
         job = Job(run.recipe.prune, _calibration(run, dense), run.recipe.seed, train, progress)
         pruned = prune(dense, job)
-    source = pruned.source
-    if source is not dense:
-        (out / SOURCE).mkdir()
-        source = store.save(source, out / SOURCE)
-    sha256 = source.info.weights_sha256
-    records.save(replace(pruned.plan, model_sha256=sha256), out / "plan.json")
-    store.save(pruned.slim.with_info(replace(pruned.slim.info, made_from=sha256)), out)
+    if pruned.source is not dense:
+        pruned.source.save(out / SOURCE)
+    records.save(pruned.plan, out / "plan.json")
+    pruned.slim.save(out)
 
 
 def _calibration(run: Run, dense: Model) -> Calibration:

@@ -54,8 +54,8 @@ class SoftGates(Method):
             scores = {key: gate.detach().abs().double() for key, gate in gates.items()}
         cuts = fill_budget(scope(settings.scope).pools(scores, constraints), budget, constraints)
         cost = trained.cost_model.after_removing(Selection(trained.groups, cuts).removed)
-        met = budget.remaining(cost, trained.cost)
-        plan = PrunePlan("", "soft-gates", "gate", settings.scope, str(budget), met, job.seed, cuts)
+        achieved = budget.remaining(cost, trained.cost)
+        plan = PrunePlan("", "soft-gates", "gate", settings.scope, str(budget), achieved, job.seed, cuts)
         return Outcome(plan, trained)
 
 

@@ -48,7 +48,7 @@ class MeanIntoBias:
                 removed = list(reader.removed)
                 columns = before.module.get_parameter(f"{reader.before}.weight")[rows][:, removed]
                 bias = removal.model.module.get_parameter(f"{reader.after}.bias")
-                bias += (columns.double() @ means[reader.before][removed]).to(bias.dtype)
+                bias.add_(columns.double() @ means[reader.before][removed])
         return removal.model
 
 
