@@ -13,7 +13,11 @@ from toolkit import records
 from toolkit.dg.extensions import TrainingExtension
 from toolkit.models import store, surgery
 from toolkit.prune import methods
+from toolkit.recipe import Recipe
 from toolkit.records import ModelInfo, PrunePlan, TrainingHistory
+from toolkit.runfolder import RunFolder
+from toolkit.stages import Run
+from toolkit.stages.prune import calibration_of
 
 Command = Callable[..., Any]
 PRUNED = Path("runs/default/pruned")
@@ -105,3 +109,17 @@ def test_without_them_the_plan_refers_to_the_dense_model(here: Path) -> None:
     plan = records.load(PrunePlan, PRUNED / "plan.json")
     assert plan.model_sha256 == weights(Path("runs/default/dense"))
     assert not (PRUNED / "source").exists()
+
+
+def test_calibration_images_are_those_of_the_source_domains(here: Path) -> None:
+    settings = Recipe.model_validate(
+        {"data": {"path": "path/to/photos", "hold_out": "sketch", "workers": 0}, "prune": {"samples": 7}}
+    )
+    run = Run(settings, RunFolder(here / "runs" / "default"))
+    calibration = calibration_of(run, store.load(here / "runs/default/dense"))
+    assert calibration.domains == ("ink", "photo")
+    ink, photo = (torch.cat([batch.images for batch in calibration.of(name)]) for name in calibration.domains)
+    assert (len(ink), len(photo)) == (4, 3)
+    mixed = torch.cat([batch.images for batch in calibration.load()])
+    assert torch.equal(mixed[0::2], ink)
+    assert torch.equal(mixed[1::2], photo)

@@ -101,7 +101,7 @@ def _prune(run: Run, inputs: dict[str, str], out: Path) -> None:
     dense = store.load(run.folder.path / DENSE)
     with run.progress("prune") as progress:
         train = _training(run, inputs, out, progress)
-        job = Job(run.recipe.prune, _calibration(run, dense), run.recipe.seed, train, progress)
+        job = Job(run.recipe.prune, calibration_of(run, dense), run.recipe.seed, train, progress)
         pruned = prune(dense, job)
     if pruned.source is not dense:
         pruned.source.save(out / SOURCE)
@@ -109,7 +109,7 @@ def _prune(run: Run, inputs: dict[str, str], out: Path) -> None:
     pruned.slim.save(out)
 
 
-def _calibration(run: Run, dense: Model) -> Calibration:
+def calibration_of(run: Run, dense: Model) -> Calibration:
     from toolkit.dg.batches import Batch, calibration_batches, calibration_images
     from toolkit.prune.calibration import Calibration
 
