@@ -30,16 +30,6 @@ def test_a_checkpoint_round_trips_exactly(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["c.pt"]
 
 
-def test_a_checkpoint_written_before_extensions_is_read(tmp_path: Path) -> None:
-    checkpoint.save(make_checkpoint(), tmp_path / "c.pt")
-    content = torch.load(tmp_path / "c.pt", weights_only=True)
-    del content["extensions"]
-    torch.save(content, tmp_path / "c.pt")
-    loaded = checkpoint.load(tmp_path / "c.pt", "this")
-    assert loaded is not None
-    assert loaded.extensions == []
-
-
 def test_the_checkpoint_of_another_run_is_not_used(tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path / "c.pt", "this") is None
     checkpoint.save(make_checkpoint("other"), tmp_path / "c.pt")

@@ -79,8 +79,8 @@ def load(file: Path, identity: str) -> Checkpoint | None:
         if content["identity"] != identity:
             return None
         history = records.loads(TrainingHistory, content["history"], str(file))
-        extensions = content.get("extensions", [])  # missing in files of toolkit 0.1
-        return Checkpoint(identity, history, content["module"], content["best"], content["optimizer"], extensions)
+        tensors = content["module"], content["best"], content["optimizer"], content["extensions"]
+        return Checkpoint(identity, history, *tensors)
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
         raise RunFolderError(
             f"{file} is not a checkpoint of this toolkit: {plainly(error)}", "delete it to train from the beginning"

@@ -69,7 +69,7 @@ class Trainer:
     def extension_states(self) -> list[ExtensionState]:
         """A copy of each extension's state."""
         return [
-            {"modules": copied(extension.modules) if extension.modules else {}, "state": extension.state()}
+            {"modules": {} if extension.modules is None else copied(extension.modules), "state": extension.state()}
             for extension in self.plan.extensions
         ]
 

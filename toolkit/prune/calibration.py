@@ -13,7 +13,7 @@ class Calibration:
     """Training images of the source domains, without augmentation. They are decoded by each call of `load` or `of`."""
 
     read: Callable[[Sequence[str]], Sequence[Batch]]
-    """Decodes the images of these domains, alternating between domains."""
+    """Decodes the images of these domains. Results do not depend on their order."""
     domains: tuple[str, ...]
     """Names of the source domains."""
     seed: int

@@ -110,6 +110,7 @@ def _prune(run: Run, inputs: dict[str, str], out: Path) -> None:
 
 
 def calibration_of(run: Run, dense: Model) -> Calibration:
+    """`prune.samples` training images of the source domains, decoded as the dense model expects them."""
     from toolkit.dg.batches import Batch, calibration_batches, calibration_images
     from toolkit.prune.calibration import Calibration
 

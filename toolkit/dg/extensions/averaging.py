@@ -26,9 +26,8 @@ class WeightAveraging(TrainingExtension):
         self._average = AveragedModel(module)
 
     def after_step(self, step: int) -> None:
-        if step == self._first:
-            self._average.to(next(self._module.parameters()).device)
         if step >= self._first:
+            self._average.to(next(self._module.parameters()).device)
             self._average.update_parameters(self._module)
 
     def evaluated(self, weights: Weights) -> Weights:

@@ -13,7 +13,7 @@ from toolkit.recipe import Finetune
 def extensions(
     settings: Finetune, module: nn.Module, teacher: nn.Module | None, steps: int
 ) -> tuple[TrainingExtension, ...]:
-    """Distillation from `teacher` if there is one, and averaging of `module` over the last of all `steps`."""
+    """Distillation from `teacher` if there is one; if set, averaging of `module` from a fraction of all `steps` on."""
     chosen: list[TrainingExtension] = []
     if teacher is not None:
         chosen.append(Distillation(teacher, settings.distill_weight, settings.distill_temperature))
