@@ -1,9 +1,9 @@
 """Soft masks: one factor per unit, between 1 (the unit is unchanged) and 0 (it is removed).
 
-A gate scales what the rest of the model receives from a unit: the columns of the layer that reads an MLP unit, a value
-unit or a head; the query of a query/key unit; the output of a block relative to its input; the normalised residual
-channel, whose weight in the norm's statistics it is. The derivative by a gate is that of the mask variable in Michel et
-al., "Are sixteen heads really better than one?" (2019).
+A gate scales what the rest of the model receives from a unit: the columns of the layers that read an MLP unit, a value
+unit, a head or a residual channel, of which it is the weight in the statistics of norms as well; the query of a
+query/key unit; the output of a block relative to its input. The derivative by a gate is that of the mask variable in
+Michel et al., "Are sixteen heads really better than one?" (2019).
 """
 
 from __future__ import annotations
@@ -48,7 +48,6 @@ def _attach(module: nn.Module, group: Group, gate: nn.Parameter, stack: ExitStac
     if group.axis == "embed":
         for norm in [child for child in module.modules() if isinstance(child, nn.LayerNorm)]:
             stack.callback(norm.register_forward_hook(_weighted_norm(gate)).remove)
-        return
     for piece in read_slices(module, group):
         owner, _, name = piece.parameter.rpartition(".")
         layer = module.get_submodule(owner)
@@ -57,10 +56,10 @@ def _attach(module: nn.Module, group: Group, gate: nn.Parameter, stack: ExitStac
 
 
 def read_slices(module: nn.Module, group: Group) -> list[Slice]:
-    """The slices by which the rest of the model receives the units of a group inside a block.
+    """The slices by which the rest of the model receives the units of a group.
 
-    For `mlp`, `v` and `head` the input columns of the next linear layer; for `qk`, whose units are products of a query
-    and a key channel, the query's weights and bias.
+    The input columns of the linear layers that read them; for `qk`, whose units are products of a query and a key
+    channel, the query's weights and bias.
     """
     if group.axis == "qk":
         queries = attentions(module)[group.place].layout.qk_width
@@ -109,7 +108,7 @@ def _interpolate(gate: nn.Parameter, index: int) -> Hook:
 
 
 def _weighted_norm(gate: nn.Parameter) -> Hook:
-    """Layer norm with statistics over the gated channels: E[x] = sum(g * x) / sum(g), and its output times g."""
+    """Layer norm with statistics over the gated channels: E[x] = sum(g * x) / sum(g)."""
 
     def hook(norm: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         assert isinstance(norm, nn.LayerNorm)
@@ -119,8 +118,6 @@ def _weighted_norm(gate: nn.Parameter) -> Hook:
         normed = centred * torch.rsqrt(variance + norm.eps)
         if norm.weight is not None:
             normed = normed * norm.weight
-        if norm.bias is not None:
-            normed = normed + norm.bias
-        return normed * gate
+        return normed if norm.bias is None else normed + norm.bias
 
     return hook
