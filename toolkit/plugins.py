@@ -56,7 +56,7 @@ def load(package: str, name: str) -> Any:
 def kind_of(package: str) -> str:
     """What a plug-in in this package is called: toolkit.prune.criteria -> criterion."""
     folder = package.rsplit(".", 1)[-1]
-    return {"criteria": "criterion", "compensate": "compensation", "export": "target"}.get(
+    return {"criteria": "criterion", "compensate": "compensation", "bases": "basis", "export": "target"}.get(
         folder, folder.removesuffix("s")
     )
 

@@ -158,7 +158,11 @@ class Prune(Section):
     steps: Positive = 1
     """Pruning rounds, each with new scores; 1 is one-shot."""
     samples: Positive = 256
-    """Training images of the source domains for data-driven criteria."""
+    """Training images of the source domains for data-driven criteria and compensation."""
+    basis: str = "none"
+    """Exact change of basis before scoring: none, or svd (query and key units by their singular value)."""
+    compensation: str = "none"
+    """Compensation of removed units: none, or bias (their mean output moves into the next layer's bias)."""
 
     @model_validator(mode="after")
     def _ratio_or_budget(self) -> Prune:
@@ -177,6 +181,10 @@ class Finetune(Training):
     """Weight of the distillation loss; the labels' loss has the rest."""
     distill_temperature: Annotated[float, Field(gt=0)] = 2.0
     """Distillation temperature."""
+    average: bool = False
+    """Keep the mean of the weights of many steps instead of those of one step."""
+    average_from: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Fraction of the steps after which averaging starts."""
 
 
 class Export(Section):

@@ -158,11 +158,12 @@ def _sample(run: Run, info: ModelInfo) -> Sample:
     """Images of the source domains, for choosing a precision."""
     import numpy as np
 
-    from toolkit.dg.batches import calibration_batches, evaluation_batches
+    from toolkit.dg.batches import calibration_batches, calibration_images, evaluation_batches
     from toolkit.export.calibrate import DomainSample, Sample
 
     settings, domains = run.recipe.export, []
-    training = calibration_batches(_calibration_images(run), info, settings.calibration_images, 32, run.recipe.seed)
+    drawn = calibration_images(_calibration_images(run), settings.calibration_images, run.recipe.seed)
+    training = calibration_batches(drawn, info, 32)
     for name, images in run.domains.selection_images().items():
         batches = list(evaluation_batches(_subset(images), info, 32, run.recipe.data.workers))
         domains.append(DomainSample(name, *(np.concatenate([batch[part] for batch in batches]) for part in range(2))))

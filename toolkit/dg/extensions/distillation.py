@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
 
 from toolkit.dg.batches import Batch
-from toolkit.dg.objectives import Classifier, Objective
+from toolkit.dg.extensions import TrainingExtension
+from toolkit.dg.objectives import Classifier
 
 
-@dataclass(frozen=True)
-class Distilled:
-    """(1 - weight) * objective + weight * T^2 * KL(teacher || student), both softened by the temperature T.
+class Distillation(TrainingExtension):
+    """(1 - weight) * loss + weight * T^2 * KL(teacher || student), both softened by the temperature T.
 
     The factor T^2 keeps gradient magnitudes independent of T. The teacher gets the same augmented images; its weights
     are fixed.
     """
 
-    objective: Objective
-    teacher: nn.Module
-    weight: float
-    temperature: float
+    name = "distillation"
 
-    def __call__(self, model: Classifier, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
-        loss, logits = self.objective(model, batches)
+    def __init__(self, teacher: nn.Module, weight: float, temperature: float) -> None:
+        self.teacher = teacher
+        self.weight = weight
+        self.temperature = temperature
+
+    def loss(self, step: int, model: Classifier, batches: Sequence[Batch], loss: Tensor, logits: Tensor) -> Tensor:
         images = torch.cat([batch.images for batch in batches])
         with torch.no_grad():
             teacher_logits = self.teacher.to(images.device).eval()(images)
         divergence = softened_divergence(teacher_logits, logits, self.temperature)
-        return (1 - self.weight) * loss + self.weight * divergence, logits
+        return (1 - self.weight) * loss + self.weight * divergence
 
 
 def softened_divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
