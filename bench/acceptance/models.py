@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from toolkit import progress, recipe, records
+from toolkit import recipe, records
 from toolkit.bench.acceptance.results import ModelReport
 from toolkit.bench.agent import run_benchmark
 from toolkit.bench.kernels.attention import STOP, summary_of
@@ -48,9 +48,9 @@ def make_models(name: str, folder: Path, settings: recipe.Prune = PRUNE, image_s
     """Write `dense` and `slim`, with random weights, unless they exist."""
     from toolkit.models import store
     from toolkit.models.build import build
-    from toolkit.models.surgery import remove
-    from toolkit.prune.criteria import Calibration
-    from toolkit.prune.methods import Job, method
+    from toolkit.prune import pruning
+    from toolkit.prune.calibration import Calibration
+    from toolkit.prune.methods import Job
 
     if (folder / SLIM / "model.json").is_file():
         return
@@ -60,8 +60,8 @@ def make_models(name: str, folder: Path, settings: recipe.Prune = PRUNE, image_s
     dense = store.save(
         build(recipe.Model(name=name, weights="none", image_size=image_size), classes, seed=0), folder / DENSE
     )
-    plan = method(settings.method).prune(dense, Job(settings, Calibration(list, 0), progress.silent))
-    store.save(remove(dense, plan.cuts).model, folder / SLIM)
+    no_images = Calibration(lambda domains: [], (), seed=0)
+    store.save(pruning.prune(dense, Job(settings, no_images, seed=0)).slim, folder / SLIM)
 
 
 def measure(step: Step, folder: Path, mode: Mode) -> ModelReport:
