@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from toolkit.bench.gpu.clock import Clock
 from toolkit.bench.gpu.names import DENSE, MODELS, MODES, PRUNED, TIMM
-from toolkit.models.adapt import canonicalise
+from toolkit.models.architectures import architecture
 from toolkit.models.attention import HeadwiseAttention
+from toolkit.models.block import HeadwiseBlock, named_blocks
 from toolkit.models.profile import profile
-from toolkit.models.shapes import blocks_of
 from toolkit.records import HeadLayout
 
 BATCHES = (128, 1)
@@ -27,32 +27,29 @@ WIDTHS = (64, 48, 40, 32, 24, 16)
 def build_variants(name: str, depth: int = 12) -> dict[str, nn.Module]:
     """Three variants of an architecture with random weights: timm's own, with headwise attention, and pruned."""
     original, dense, pruned = (timm.create_model(name, depth=depth) for _ in range(3))
-    canonicalise(dense)
-    canonicalise(pruned)
-    for index, block in enumerate(blocks_of(pruned)):
+    for module in (dense, pruned):
+        architecture("timm").canonicalise(module)
+    for index, block in enumerate(named_blocks(pruned).values()):
         _prune(block, Random(index))
     return {TIMM: original, DENSE: dense, PRUNED: pruned}
 
 
-def _prune(block: nn.Module, rng: Random) -> None:
+def _prune(block: HeadwiseBlock, rng: Random) -> None:
     """Replace about half of a block: a quarter of the heads, units of the others, and half of the MLP's hidden units.
 
     Counts are drawn per head and block. Which units remain does not affect the speed, so their weights are random.
     """
-    attention, mlp = block.get_submodule("attn"), block.get_submodule("mlp")
-    fc1 = mlp.get_submodule("fc1")
-    assert isinstance(attention, HeadwiseAttention)
-    assert isinstance(fc1, nn.Linear)
+    attention, hidden = block.attn, block.mlp_input.out_features
     heads = len(attention.layout.heads)
     kept = max(1, heads - rng.randint(heads // 6, heads // 3))
     widths = sorted((rng.choice(WIDTHS) for _ in range(kept)), reverse=True)
     widest = max(map(max, attention.layout.heads))
     layout = HeadLayout(tuple((min(width, widest), min(width, widest)) for width in widths))
     channels = attention.proj.out_features
-    block.register_module("attn", HeadwiseAttention(layout, channels, attention.scale, None))
-    hidden = round(fc1.out_features * rng.uniform(0.4, 0.65) / 8) * 8
-    mlp.register_module("fc1", nn.Linear(channels, hidden))
-    mlp.register_module("fc2", nn.Linear(hidden, channels))
+    block.attn = HeadwiseAttention(layout, channels, attention.scale, None)
+    hidden = round(hidden * rng.uniform(0.4, 0.65) / 8) * 8
+    block.mlp.register_module("fc1", nn.Linear(channels, hidden))
+    block.mlp.register_module("fc2", nn.Linear(hidden, channels))
 
 
 def results(
@@ -60,8 +57,8 @@ def results(
 ) -> Iterator[dict[str, Any]]:
     """Yield one result per unfinished (model, batch, mode) until the time budget is spent."""
     for name in MODELS:
-        models = build_variants(name)
-        macs = {kind: profile(model, IMAGE_SIZE).macs for kind, model in models.items() if kind != TIMM}
+        models, example = build_variants(name), {"x": torch.empty(1, 3, IMAGE_SIZE, IMAGE_SIZE, device="meta")}
+        macs = {kind: profile(model, example).macs for kind, model in models.items() if kind != TIMM}
         for batch in BATCHES:
             missing = [mode for mode in MODES if (name, batch, mode) not in finished]
             torch.compiler.reset()  # torch.compile stops recompiling a function after eight variants

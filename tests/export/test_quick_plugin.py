@@ -211,7 +211,7 @@ def test_unsupported_graphs_are_refused(models: Callable[..., Model], sample_of:
         return prepare(model, export, resolve_settings("tensorrt", capabilities, export), sample_of(model), silent)
 
     padded = prepared()
-    assert padded.layouts[0].heads == ((8, 8), (8, 8), (8, 8))
+    assert padded.layouts["blocks.0.attn"].heads == ((8, 8), (8, 8), (8, 8))
     unpadded = prepared(rewrites=["norms"])
     with pytest.raises(CheckFailed, match="no kernel for block 0: not all head widths are multiples of 8"):
         quick_plugin.for_engine(unpadded, "sm_87")

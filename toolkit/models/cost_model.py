@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from toolkit.models.adapt import attentions
+from toolkit.models.block import attentions
 from toolkit.models.groups import Group, Groups, Key, Unit
 from toolkit.models.profile import Cost, LayerCall
 

@@ -39,9 +39,9 @@ class LayerCall:
     """Memory traffic in float32 if inputs and weights are read once and outputs are written once."""
 
 
-def profile(model: nn.Module, image_size: int) -> Cost:
-    """Cost of the whole model for one image of `image_size` x `image_size` pixels."""
-    return total_cost(model, trace(model, image_size))
+def profile(model: nn.Module, inputs: Mapping[str, Tensor]) -> Cost:
+    """Cost of the whole model for these inputs, by argument, which are for one image."""
+    return total_cost(model, trace(model, inputs))
 
 
 def total_cost(model: nn.Module, calls: Mapping[str, LayerCall]) -> Cost:
@@ -52,20 +52,20 @@ def total_cost(model: nn.Module, calls: Mapping[str, LayerCall]) -> Cost:
     )
 
 
-def trace(model: nn.Module, image_size: int) -> dict[str, LayerCall]:
-    """Calls of all layers with weights, by module name, for one image on the meta device."""
+def trace(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, LayerCall]:
+    """Calls of all layers with weights, by module name, on the meta device. `inputs` are as in `profile`."""
     with _recorded(model) as calls:
-        logits_shape(model, image_size)
+        logits_shape(model, inputs)
     return calls
 
 
-def logits_shape(model: nn.Module, image_size: int) -> tuple[int, ...]:
-    """Output shape for one image of `image_size` x `image_size` pixels, on the meta device: [1, classes]."""
+def logits_shape(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """Output shape for these inputs, on the meta device: [1, classes]."""
     weights = {name: tensor.detach().to("meta") for name, tensor in model.named_parameters()}
     weights |= {name: tensor.to("meta") for name, tensor in model.named_buffers()}
-    images = torch.empty(1, 3, image_size, image_size, device="meta")
+    on_meta = {name: tensor.to("meta") for name, tensor in inputs.items()}
     with evaluating(model), torch.no_grad():
-        logits: Tensor = functional_call(model, weights, (images,))
+        logits: Tensor = functional_call(model, weights, (), on_meta)
     return tuple(logits.shape)
 
 

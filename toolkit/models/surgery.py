@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from toolkit.errors import CheckFailed
-from toolkit.models.adapt import attentions
-from toolkit.models.groups import Groups, Key
+from toolkit.models.architectures import Architecture
+from toolkit.models.block import attentions, block_of
+from toolkit.models.groups import RESIDUAL, Groups, Key
 from toolkit.models.masking import masked
 from toolkit.models.model import Model
 from toolkit.models.modes import evaluating
@@ -40,14 +41,14 @@ def remove(model: Model, cuts: Sequence[Cut]) -> Removal:
     """
     selection = Selection(model.groups, cuts)
     slim = Model(
-        _pruned(model.module, selection), _info_after(model.info, selection.removed_blocks)
+        _pruned(model.module, model.architecture, selection), _info_after(model.info, selection.removed_blocks)
     ).with_current_info()
     _check_cost(model, slim, selection)
     _check_outputs(model, slim, selection)
     return Removal(slim, _origin(model.groups, selection))
 
 
-def _pruned(module: nn.Module, selection: Selection) -> nn.Module:
+def _pruned(module: nn.Module, architecture: Architecture, selection: Selection) -> nn.Module:
     """A copy of `module` with the kept units only, sharing no tensors with it."""
     kept = _kept_positions(selection.groups, selection)
     slim = copy_sharing_tensors(module)
@@ -65,7 +66,7 @@ def _pruned(module: nn.Module, selection: Selection) -> nn.Module:
         if not selection.in_removed_block(place):
             attention.layout = selection.layout(place)
     drop_blocks(slim, selection.removed_blocks)
-    sync_sizes(slim)
+    sync_sizes(slim, architecture)
     return slim
 
 
@@ -116,12 +117,13 @@ def _check_cost(model: Model, slim: Model, selection: Selection) -> None:
 
 
 def _check_outputs(model: Model, slim: Model, selection: Selection) -> None:
-    rng, size = torch.Generator().manual_seed(0), model.info.image_size
-    images = torch.randn(1, 3, size, size, generator=rng)
-    kept = selection.kept_units(selection.groups.find("residual", "embed"))
-    features, logits = _outputs(masked(model.module, selection), images)
-    slim_features, slim_logits = _outputs(slim.module, images)
-    features = features[:, kept]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        inputs = model.example()
+    kept, classifiers = selection.kept_units(selection.groups.find(*RESIDUAL)), model.parts.classifiers
+    features, logits = _outputs(masked(model.module, selection), inputs, classifiers)
+    slim_features, slim_logits = _outputs(slim.module, inputs, classifiers)
+    features = features[..., kept]
     scale = float(features.abs().max())
     if not scale > 0:
         raise CheckFailed("the model's features are all zero, so that the pruned model cannot be verified")
@@ -137,26 +139,32 @@ def _check_outputs(model: Model, slim: Model, selection: Selection) -> None:
             )
 
 
-def _outputs(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The classifier's input features [batch, width], from timm's interface, and logits [batch, classes]."""
-    with evaluating(module), torch.inference_mode():
-        tokens = module.forward_features(images)  # type: ignore[operator]
-        features = module.forward_head(tokens, pre_logits=True)  # type: ignore[operator]
-        return features, module.forward_head(tokens)  # type: ignore[operator]
+def _outputs(module: nn.Module, inputs: Mapping[str, Tensor], classifiers: Collection[str]) -> tuple[Tensor, Tensor]:
+    """Input features of all classifiers [classifiers, batch, width], and logits [batch, classes]."""
+    features: list[Tensor] = []
+
+    def record(classifier: nn.Module, received: tuple[Tensor, ...]) -> None:
+        features.append(received[0])
+
+    hooks = [module.get_submodule(name).register_forward_pre_hook(record) for name in classifiers]
+    try:
+        with evaluating(module), torch.inference_mode():
+            logits: Tensor = module(**inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.stack(features), logits
 
 
 def _origin(groups: Groups, selection: Selection) -> dict[Key, tuple[str, tuple[int, ...]]]:
-    kept = [index for index in range(_depth(groups)) if index not in selection.removed_blocks]
-    renamed = {f"blocks.{old}": f"blocks.{new}" for new, old in enumerate(kept)}
+    names = groups.blocks
+    kept = [index for index in range(len(names)) if index not in selection.removed_blocks]
+    renamed = {old: names[new] for new, old in enumerate(kept)}
     result = {}
     for group in groups:
         if selection.in_removed_block(group.place):
             continue
-        head, _, tail = group.place.rpartition(".")
-        place = f"{renamed[head]}.{tail}" if head in renamed else group.place
+        block = block_of(group.place, names)
+        place = group.place if block is None else renamed[block] + group.place.removeprefix(names[block])
         result[place, group.axis] = (group.place, tuple(selection.kept_units(group).tolist()))
     return result
-
-
-def _depth(groups: Groups) -> int:
-    return 1 + max(int(group.place.split(".")[1]) for group in groups if group.place.startswith("blocks."))
