@@ -160,6 +160,8 @@ def standard(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bucket: HeadB
     attributes: dict[str, Any] = {"q_num_heads": bucket.heads, "kv_num_heads": bucket.heads, "scale": bucket.scale}
     if bucket.softmax_float32:
         attributes["softmax_precision"] = onnx.TensorProto.FLOAT
+    if mask is not None and mask.dim() == 4:  # onnxruntime broadcasts a mask to images and heads, but not to queries
+        mask = mask.to(q.dtype).expand(-1, -1, q.shape[1], -1)
     return _node(Operator("Attention", attributes, 23), (q, k, v, mask), q.dtype, [*q.shape[:2], v.shape[-1]])
 
 
