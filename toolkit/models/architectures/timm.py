@@ -75,7 +75,7 @@ class Timm:
             classifier_norm=norm if foldable else "",
             classifier_tokens=read if pooling == "token" else None,
             patch_size=patch_embedding.patch_size(module),
-            image_size=patch_embedding.embedding(module).img_size[0],  # type: ignore[index]
+            image_size=patch_embedding.embedding(module).img_size[0],
         )
 
     def example(self, info: ModelInfo, batch: int) -> dict[str, Tensor]:
