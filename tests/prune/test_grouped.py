@@ -12,6 +12,8 @@ import torch
 
 from toolkit import plugins
 from toolkit.errors import BudgetError, UnknownName
+from toolkit.models import model as model_module
+from toolkit.models.dependency_graph import find_groups
 from toolkit.models.groups import Groups, Unit
 from toolkit.models.model import Model
 from toolkit.models.profile import profile
@@ -41,6 +43,25 @@ def test_one_step_achieves_the_budget(dense: Model, job: Jobs, criterion: str, s
     assert (plan.model_sha256, plan.method, plan.criterion) == ("ab" * 32, "grouped", criterion)
     assert (plan.scope, plan.budget, plan.seed) == (scope, "macs=0.5", 0)
     assert {cut.axis for cut in plan.cuts} <= {"head", "mlp", "embed"}
+
+
+def test_every_models_dependency_graph_is_built_once(
+    small: Callable[..., Model], job: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Building, pruning in three steps, removing, counting: the dense model, its excerpt, and two smaller models."""
+    traced: list[torch.nn.Module] = []
+
+    def counted(module: torch.nn.Module, *more: Any) -> Groups:
+        traced.append(module)
+        return find_groups(module, *more)
+
+    monkeypatch.setattr(model_module, "find_groups", counted)
+    model = small(depth=3)
+    plan = method("grouped").prune(model, job(steps=3, budget="macs=0.5", round_to=1))
+    slim = remove(model, plan.cuts).model
+    assert slim.with_current_info().info.macs < model.info.macs
+    assert len(traced) == len(set(traced)) == 4
+    assert slim.module not in traced
 
 
 @pytest.mark.pairwise
