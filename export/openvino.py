@@ -8,7 +8,7 @@ OpenVINO runs in a subprocess: its compiler crashes with a segmentation fault on
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +85,7 @@ class OpenVino(Target):
                 return model.call(f"running {FILE}", _Model.run, images)
 
             difference, lowered = check.check_file(prepared, options, predict)
-            blocks_fused = model.call("listing its operations", _Model.fusion, len(prepared.layouts))
+            blocks_fused = model.call("listing its operations", _Model.fusion, [*prepared.layouts])
         return replace(written, difference=difference, lowered=lowered, fusion=blocks_fused)
 
 
@@ -119,11 +119,11 @@ class _Model:
         logits: Array = self.compiled([images])[0]
         return logits
 
-    def fusion(self, blocks: int) -> tuple[Fusion, ...]:
+    def fusion(self, attentions: Sequence[str]) -> tuple[Fusion, ...]:
         """Fusion status of every block's attention."""
         from toolkit.export import fusion
 
-        return fusion.in_openvino(self.compiled, blocks)
+        return fusion.in_openvino(self.compiled, attentions)
 
 
 def _compiled_operator(precision: str) -> Any:
