@@ -57,7 +57,7 @@ def test_every_models_dependency_graph_is_built_once(
 
     monkeypatch.setattr(model_module, "find_groups", counted)
     model = small(depth=3)
-    plan = method("grouped").prune(model, job(steps=3, budget="macs=0.5", round_to=1))
+    plan = method("grouped").prune(model, job(steps=3, budget="macs=0.5", round_to=1)).plan
     slim = remove(model, plan.cuts).model
     assert slim.with_current_info().info.macs < model.info.macs
     assert len(traced) == len(set(traced)) == 4
