@@ -183,7 +183,7 @@ class Finetune(Training):
     """Distillation temperature."""
     average: bool = False
     """Keep the mean of the weights of many steps instead of those of one step."""
-    average_from: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    average_from: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Fraction of the steps after which averaging starts."""
 
 
