@@ -10,7 +10,6 @@ import torch
 
 from toolkit import recipe
 from toolkit.export.artifact import export
-from toolkit.models import store
 from toolkit.models.build import build
 
 
@@ -38,6 +37,6 @@ def _make_folders(root: Path) -> None:
             ) in model.module.parameters():  # with its initial weights, it predicts the same class for all images
                 parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
         (root / name).mkdir()
-        saved = store.save(model, root / name)
+        saved = model.save(root / name)
         for target in ("onnx", "openvino", "torch"):
             export(target, saved, recipe.Export(compile=False), root / f"{name}-{target}")

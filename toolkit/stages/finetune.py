@@ -58,4 +58,4 @@ def _finetune(run: Run, inputs: dict[str, str], out: Path) -> None:
     with run.progress("finetune") as progress:
         history = fit(slim, run.domains, plan, progress)
     records.save(history, out / "history.json")
-    store.save(slim.with_info(replace(slim.info, made_from=slim.info.weights_sha256)), out)
+    slim.with_info(replace(slim.info, made_from=slim.info.weights_sha256)).save(out)

@@ -65,7 +65,6 @@ def _train(run: Run, inputs: dict[str, str], out: Path) -> None:
     from toolkit.dg.fit import fit
     from toolkit.dg.plan import TrainingPlan
     from toolkit.dg.summary import summarise
-    from toolkit.models import store
     from toolkit.models.build import build
 
     recipe, domains = run.recipe, run.domains
@@ -82,7 +81,7 @@ def _train(run: Run, inputs: dict[str, str], out: Path) -> None:
         history = fit(model, domains, plan, progress)
     records.save(history, out / "history.json")
     records.save(summarise(domains), out / "data.json")
-    store.save(model, out)
+    model.save(out)
 
 
 def check_training(settings: Training) -> None:
