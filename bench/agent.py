@@ -22,7 +22,7 @@ from toolkit import limits, records
 from toolkit.bench import environment, telemetry
 from toolkit.bench.identity import Identity, identify
 from toolkit.bench.measure import Samples, StopCondition, time_interleaved, timed_open
-from toolkit.bench.messages import BenchRequest, Failure, progress_line
+from toolkit.bench.messages import BenchRequest, Failure, Subject, progress_line
 from toolkit.bench.runtimes import Session, runtime
 from toolkit.bench.validity import invalid_reasons
 from toolkit.errors import BadInput, CheckFailed, ToolkitError
@@ -67,14 +67,14 @@ def run_benchmark(request: BenchRequest, progress: Progress = silent) -> BenchRe
     load_average = telemetry.load_average()
     _validate(request)
     threads = request.threads or limits.cores()
-    context = BenchContext(request, threads, environment.capture(), load_average)
+    context = BenchContext(request, threads, environment.capture(request.libraries), load_average)
     measurements: list[Measurement] = []
     total = len(request.batch_sizes)
     with ExitStack() as stack:
         subjects = {}
         for name, subject in request.subjects.items():
             progress(0, total, f"opening {name} in {subject.runtime}")
-            subjects[name] = _load(Path(subject.folder), subject.runtime, threads, stack)
+            subjects[name] = _load(subject, threads, stack)
         image_size = _common_image_size(subjects)
         for loaded in subjects.values():
             for batch_size in request.batch_sizes:
@@ -86,9 +86,10 @@ def run_benchmark(request: BenchRequest, progress: Progress = silent) -> BenchRe
     return BenchReport(tuple(measurements))
 
 
-def _load(folder: Path, runtime_name: str, threads: int, stack: ExitStack) -> LoadedSubject:
+def _load(subject: Subject, threads: int, stack: ExitStack) -> LoadedSubject:
+    folder = Path(subject.folder)
     identity = identify(folder, validated=True)
-    library = runtime(runtime_name)
+    library = runtime(subject.runtime, subject.settings)
     with library.open(folder, threads):
         pass  # Warm up: one-time library initialisation must not be charged to the first subject.
     session, load_ms = timed_open(lambda: library.open(folder, threads))

@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from importlib import metadata
+from collections.abc import Iterable
 from pathlib import Path
 
 import toolkit
-from toolkit import limits
+from toolkit import limits, plugins
 from toolkit.limits import PROC, SYS, text_of
 from toolkit.records import Environment
 
-LIBRARIES = (
-    "torch",
-    "torchvision",
-    "timm",
-    "torch-pruning",
-    "lightning-fabric",
-    "onnx",
-    "onnxscript",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "numpy",
-    "scipy",
-)
 NVIDIA_SMI_SECONDS = 20
 """Timeout: the first call may have to initialise the driver."""
 
 
-def capture(proc: Path = PROC, sys: Path = SYS) -> Environment:
-    """Describe the machine now. `proc` and `sys` are the mount points of procfs and sysfs."""
+def capture(libraries: Iterable[str], proc: Path = PROC, sys: Path = SYS) -> Environment:
+    """Describe the machine now, with the versions of the packages of these modules.
+
+    `proc` and `sys` are the mount points of procfs and sysfs.
+    """
     gpu, driver = _gpu()
     return Environment(
         toolkit=toolkit.__version__,
@@ -41,7 +31,7 @@ def capture(proc: Path = PROC, sys: Path = SYS) -> Environment:
         memory_bytes=limits.memory_bytes(proc, sys),
         gpu=gpu,
         driver=driver,
-        libraries=_versions(),
+        libraries=plugins.versions(libraries),
         power_mode=text_of(sys / "devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
         clocks_mhz=_clocks(proc, sys),
     )
@@ -76,16 +66,6 @@ def _gpu() -> tuple[str | None, str | None]:
     if not rows:
         return None, None
     return ", ".join(name for name, _ in rows), rows[0][1]
-
-
-def _versions() -> dict[str, str]:
-    installed: dict[str, str] = {}
-    for library in LIBRARIES:
-        try:
-            installed[library] = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            continue
-    return installed
 
 
 def _fields(file: Path, key: str) -> list[str]:

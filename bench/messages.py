@@ -23,6 +23,8 @@ class Subject:
     folder: str
     """Artifact folder or model folder on the device."""
     runtime: str
+    settings: str = ""
+    """The runtime's own settings as JSON; empty: its defaults."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class BenchRequest:
     """Number of threads; None: one per usable core."""
     device: str
     """Name of the device, copied to the measurements."""
+    libraries: tuple[str, ...] = ()
+    """Modules whose versions the measurements record."""
     schema: int = 1
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from toolkit import yaml_file
 from toolkit.errors import RecipeError, suggestion
-from toolkit.recipe import FORMER_NAMES, Recipe
+from toolkit.setting_names import current_names, known_names
 from toolkit.setting_types import Conflict
 
 if TYPE_CHECKING:
@@ -88,11 +88,10 @@ def _message(details: ErrorDetails, origins: Origins) -> tuple[str, str]:
     """Message and hint for one of pydantic's errors."""
     path = [str(part) for part in details["loc"] if part != "[key]"]
     name, where = ".".join(path), origins.of(path)
-    if details["type"] == "extra_forbidden" and name in FORMER_NAMES:
-        return f"{where}: {name} is now called {FORMER_NAMES[name]}", ""
     if details["type"] == "extra_forbidden":
-        section = Recipe if len(path) == 1 else Recipe.model_fields[path[0]].default.__class__
-        return f"{where}: unknown setting {name!r}", suggestion(path[-1], section.model_fields)
+        if (current := current_names(name)) != [name]:
+            return f"{where}: {name} is now called {' or '.join(current)}", ""
+        return f"{where}: unknown setting {name!r}", _suggestion(path)
     conflict = details.get("ctx", {}).get("error")
     if isinstance(conflict, Conflict):
         settings = [
@@ -102,3 +101,12 @@ def _message(details: ErrorDetails, origins: Origins) -> tuple[str, str]:
         return f"{' and '.join(settings)} {conflict}", conflict.hint
     message, hint = expected(details)
     return f"{where}: {name} = {abbreviated(details['input'])}: {message}", hint
+
+
+def _suggestion(path: Sequence[str]) -> str:
+    """The closest settings to an unknown one and, for a plug-in's, all that it has."""
+    known = known_names(path)
+    hint = suggestion(path[-1], known)
+    if len(path) < 3:
+        return hint
+    return "; ".join(part for part in (hint, f"settings of {path[1]}: {', '.join(known) or 'none'}") if part)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -54,8 +55,8 @@ class Local:
             raise records.loads(Failure, response, "the agent's response").to_error()
         return records.loads(BenchReport, response, "the agent's response")
 
-    def environment(self) -> Environment:
-        return environment.capture()
+    def environment(self, libraries: Sequence[str]) -> Environment:
+        return environment.capture(libraries)
 
 
 def _run(request: str, output: IO[str], threads: int, progress: Progress) -> tuple[int, str, str]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from toolkit import plugins
+
+KIND = "runtime"
 
 
 class Session(Protocol):
@@ -32,7 +35,12 @@ class Session(Protocol):
 
 
 class Runtime(Protocol):
-    """An inference library."""
+    """An inference library. Its file is imported on devices too, where pydantic and torch may be missing."""
+
+    needs: tuple[str, ...]
+    """Packages that it runs files with."""
+    uses_gpu: bool = False
+    """Files run on the GPU, so that results depend on it."""
 
     def open(self, folder: Path, threads: int) -> Session:
         """Load an artifact folder or a model folder, depending on the runtime, to run on `threads` threads.
@@ -42,7 +50,15 @@ class Runtime(Protocol):
         ...
 
 
-def runtime(name: str) -> Runtime:
-    """The runtime plug-in called `name`; raises UnknownName, or MissingDependency if it is not installed."""
-    plugin: Runtime = plugins.load(__name__, name)
+def runtime(name: str, own: str = "") -> Runtime:
+    """The runtime called `name` with its own settings as JSON (empty: its defaults); raises UnknownName, or
+    MissingDependency if it is not installed."""
+    plugin: Any = plugins.load(__name__, name)
+    configured: Runtime = replace(plugin, settings=plugin.settings.model_validate_json(own)) if own else plugin
+    return configured
+
+
+def described(name: str) -> Runtime:
+    """The runtime called `name`, whose packages may be missing."""
+    plugin: Runtime = plugins.find(__name__, name)
     return plugin

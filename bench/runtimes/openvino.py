@@ -10,9 +10,7 @@ import numpy as np
 from toolkit.bench.runtimes import Runtime, Session
 from toolkit.bench.runtimes.files import read_artifact
 from toolkit.errors import WrongMachine
-from toolkit.export.openvino import NO_BF16, compile_file, computes_in, runs_in
-
-NEEDS = ("openvino",)
+from toolkit.export.openvino_model import NO_BF16, compile_file, computes_in, runs_in
 
 
 class OpenVinoSession(Session):
@@ -33,8 +31,10 @@ class OpenVinoSession(Session):
         self._request = None
 
 
-class OpenVino:
+class OpenVino(Runtime):
     """OpenVINO with its CPU plugin."""
+
+    needs = ("openvino",)
 
     def open(self, folder: Path, threads: int) -> Session:
         """Check the files' hashes, then compile the model for `threads` threads."""

@@ -70,8 +70,11 @@ class TensorRtSession(Session):
         return self._buffers[name][0]
 
 
-class TensorRt:
+class TensorRt(Runtime):
     """TensorRT and TensorRT for RTX."""
+
+    needs = ("cuda.bindings",)
+    uses_gpu = True
 
     def open(self, folder: Path, threads: int) -> Session:
         """Check hashes, library version and GPU architecture, then load the engine. `threads` is ignored."""

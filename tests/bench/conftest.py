@@ -40,4 +40,6 @@ def _make_folders(root: Path) -> None:
         (root / name).mkdir()
         saved = store.save(model, root / name)
         for target in ("onnx", "openvino", "torch"):
-            export(target, saved, recipe.Export(compile=False), root / f"{name}-{target}")
+            export(
+                target, saved, recipe.Export.model_validate({"torch": {"compile": False}}), root / f"{name}-{target}"
+            )

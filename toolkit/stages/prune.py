@@ -23,9 +23,9 @@ class Prune(Stage):
         from toolkit.prune.scopes import scope
 
         settings = run.recipe.prune
-        method(settings.method)
-        criterion(settings.criterion)
-        scope(settings.scope)
+        method(settings.method, settings.own(settings.method))
+        criterion(settings.criterion, settings.own(settings.criterion))
+        scope(settings.scope, settings.own(settings.scope))
         budget_of(settings)
 
     def check_data(self, run: Run) -> None:
@@ -65,7 +65,8 @@ def _check_budget(run: Run) -> None:
     settings = run.recipe.prune
     model = outline(run.recipe.model, run.domains.classes)
     constraints = Constraints(model.groups.along(settings.axes), model.cost_model, settings.round_to)
-    check_reachable(scope(settings.scope), budget_of(settings), constraints, settings.steps)
+    ranking = scope(settings.scope, settings.own(settings.scope))
+    check_reachable(ranking, budget_of(settings), constraints, settings.steps)
 
 
 def _prune(run: Run, out: Path) -> None:
@@ -82,7 +83,8 @@ def _prune(run: Run, out: Path) -> None:
         return calibration_batches(images, dense.info, settings.samples, CALIBRATION_BATCH, seed)
 
     with run.progress("prune") as progress:
-        plan = method(settings.method).prune(dense, Job(settings, Calibration(load, seed), progress))
+        pruning = method(settings.method, settings.own(settings.method))
+        plan = pruning.prune(dense, Job(settings, Calibration(load, seed), progress))
     slim = surgery.remove(dense, plan.cuts).model
     records.save(plan, out / "plan.json")
     store.save(slim, out)

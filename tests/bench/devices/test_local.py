@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from toolkit import plugins
@@ -29,7 +30,7 @@ def test_every_device_measures_and_describes_itself(name: str, folders: Path) ->
     assert [measurement.batch_size for measurement in report.measurements] == [1, 2]
     assert all(len(measurement.latency_ms) >= 10 for measurement in report.measurements)
     assert steps == [0, 0, 0, 1, 1, 2]
-    assert plugin.environment().cores >= 1
+    assert plugin.environment(["numpy"]).libraries == {"numpy": np.__version__}
 
 
 def test_relative_folders_refer_to_the_working_directory(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:

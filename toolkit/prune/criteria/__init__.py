@@ -11,6 +11,9 @@ from torch import nn
 from toolkit import plugins
 from toolkit.dg.batches import Batch
 from toolkit.models.groups import Groups, Scores
+from toolkit.section import Section
+
+KIND = "criterion"
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,9 @@ class Criterion(Protocol):
         ...
 
 
-def criterion(name: str) -> Criterion:
-    """The criterion of this name. Raises UnknownName with the closest names."""
-    return cast(Criterion, plugins.load(__name__, name))
+def criterion(name: str, own: Section | None = None) -> Criterion:
+    """The criterion of this name with its own settings (None: its defaults).
+
+    Raises UnknownName with the closest names.
+    """
+    return cast(Criterion, plugins.load(__name__, name, own))

@@ -10,6 +10,9 @@ from toolkit.models.model import Model
 from toolkit.progress import Progress
 from toolkit.prune.criteria import Calibration
 from toolkit.records import PrunePlan
+from toolkit.section import Section
+
+KIND = "method"
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,6 @@ class Method(Protocol):
         ...
 
 
-def method(name: str) -> Method:
-    """The method of this name. Raises UnknownName with the closest names."""
-    return cast(Method, plugins.load(__name__, name))
+def method(name: str, own: Section | None = None) -> Method:
+    """The method of this name with its own settings (None: its defaults). Raises UnknownName with the closest names."""
+    return cast(Method, plugins.load(__name__, name, own))
