@@ -60,7 +60,8 @@ class Origins:
 
 def explained(error: ValidationError, origins: Origins) -> RecipeError:
     """Convert pydantic's error to a RecipeError."""
-    messages = [_message(details, origins) for details in error.errors()]
+    by_place = {_place(details, origins): details for details in reversed(error.errors())}
+    messages = [_message(details, origins) for details in reversed(by_place.values())]
     return RecipeError("; ".join(message for message, _ in messages), next((hint for _, hint in messages if hint), ""))
 
 
@@ -82,6 +83,13 @@ def abbreviated(value: object, longest: int = 100) -> str:
     """A value's repr, cut off after `longest` characters."""
     text = repr(value)
     return text if len(text) <= longest else f"{text[:longest]}..."
+
+
+def _place(details: ErrorDetails, origins: Origins) -> tuple[str, ...]:
+    """What an error is about: the path of a setting, or of a flag that several plug-ins share."""
+    path = [str(part) for part in details["loc"]]
+    shared = len(path) > 2 and ".".join(path) in origins.overrides
+    return (origins.of(path), path[-1]) if shared else (*path, details["type"])
 
 
 def _message(details: ErrorDetails, origins: Origins) -> tuple[str, str]:

@@ -21,8 +21,8 @@ Unchanged = Callable[..., AbstractContextManager[None]]
 SmallDisk = Callable[[int], AbstractContextManager[None]]
 
 CASES = [
-    (["--onnx", "--opset", "16"], 2, "export.opset = 16", ""),
-    (["--onnx", "--opset", "24"], 2, "export.opset = 24", ""),
+    (["--onnx", "--opset", "16"], 2, "--opset: export.onnx.opset = 16", ""),
+    (["--onnx", "--opset", "24"], 2, "--opset: export.onnx.opset = 24", ""),
     (["--onnx", "--opset", "20", "--attention", "standard"], 2, "opset 20 has no Attention node", "--opset 23"),
     (["--rtx", "--opset", "23", "--attention", "standard"], 2, "rtx does not support standard attention", "decomposed"),
     (["--rtx", "--attention", "custom"], 2, "rtx does not support custom attention", "supported: decomposed"),
@@ -35,7 +35,7 @@ CASES = [
     (
         ["--set", "export.target=sm_89"],
         2,
-        "--set export.target: export.target is now called export.rtx.gpus or export.tensorrt.gpus",
+        "export.target is now called export.rtx.gpus or export.tensorrt.gpus",
         "",
     ),
     (["--rtx", "--gpu", "orin"], 2, "export.rtx.gpus = 'orin'", ""),

@@ -39,7 +39,6 @@ def _make_folders(root: Path) -> None:
                 parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
         (root / name).mkdir()
         saved = store.save(model, root / name)
+        settings = recipe.Export.model_validate({"torch": {"compile": False}})
         for target in ("onnx", "openvino", "torch"):
-            export(
-                target, saved, recipe.Export.model_validate({"torch": {"compile": False}}), root / f"{name}-{target}"
-            )
+            export(target, saved, settings, root / f"{name}-{target}")
