@@ -23,7 +23,7 @@ from toolkit.bench import environment, telemetry
 from toolkit.bench.identity import Identity, identify
 from toolkit.bench.measure import Samples, StopCondition, time_interleaved, timed_open
 from toolkit.bench.messages import BenchRequest, Failure, Subject, progress_line
-from toolkit.bench.runtimes import Session, runtime
+from toolkit.bench.runtimes import Session, described, runtime
 from toolkit.bench.validity import invalid_reasons
 from toolkit.errors import BadInput, CheckFailed, ToolkitError
 from toolkit.progress import Progress, silent
@@ -67,7 +67,9 @@ def run_benchmark(request: BenchRequest, progress: Progress = silent) -> BenchRe
     load_average = telemetry.load_average()
     _validate(request)
     threads = request.threads or limits.cores()
-    context = BenchContext(request, threads, environment.capture(request.libraries), load_average)
+    needs = [need for subject in request.subjects.values() for need in described(subject.runtime).needs]
+    captured = environment.capture((*request.libraries, *needs))
+    context = BenchContext(request, threads, captured, load_average)
     measurements: list[Measurement] = []
     total = len(request.batch_sizes)
     with ExitStack() as stack:

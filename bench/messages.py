@@ -43,7 +43,7 @@ class BenchRequest:
     device: str
     """Name of the device, copied to the measurements."""
     libraries: tuple[str, ...] = ()
-    """Modules whose versions the measurements record."""
+    """Modules whose versions the measurements record, besides those of the runtimes."""
     schema: int = 1
 
 

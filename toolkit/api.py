@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from toolkit import limits, records, resolve
+from toolkit import limits, plugins, records, resolve
 from toolkit.bench.devices import device as load_device
 from toolkit.bench.identity import identify
 from toolkit.bench.messages import BenchRequest, Subject
@@ -119,7 +119,8 @@ def prune(
         return [batch for batches in _by_domain(data, model).values() for batch in batches]
 
     model = model.identified()
-    plan = load_method(chosen.method).prune(model, Job(chosen, Calibration(images, seed), silent))
+    pruning = load_method(chosen.method, chosen.own(chosen.method))
+    plan = pruning.prune(model, Job(chosen, Calibration(images, seed), silent))
     return surgery.remove(model, plan.cuts).model.identified()
 
 
@@ -220,7 +221,8 @@ def bench(
     measurements are marked as INVALID.
     """
     with _opened(models) as subjects:
-        request = BenchRequest(subjects, tuple(batch_sizes), seconds, samples, threads, device)
+        libraries = tuple(plugins.requirements())
+        request = BenchRequest(subjects, tuple(batch_sizes), seconds, samples, threads, device, libraries)
         return Latencies(load_device(device).bench(request))
 
 

@@ -71,7 +71,7 @@ def _artifact_of(path: Path) -> Path | None:
     if not path.is_file() or not beside.is_file():
         return None
     artifact = records.load(Artifact, beside)
-    return beside if path.name in (artifact.file, *artifact.also) else None
+    return beside if path.name in (artifact.file, *artifact.extra_files) else None
 
 
 def _print(record: object, table: RenderableType, as_json: bool) -> None:
