@@ -18,7 +18,6 @@ import importlib
 import importlib.util
 import logging
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -126,9 +125,11 @@ def needs_of(plugin: Any) -> tuple[str, ...]:
 def installed(module: str) -> bool:
     """Whether a module can be found; it is not imported."""
     try:
-        return module in sys.modules or importlib.util.find_spec(module) is not None
+        return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # of its parent
         return False
+    except ValueError:  # imported without a file
+        return True
 
 
 def versions(modules: Iterable[str]) -> dict[str, str]:

@@ -11,20 +11,24 @@ import pytest
 import torch
 
 from toolkit import plugins, records
-from toolkit.bench.runtimes import runtime
+from toolkit.bench.runtimes import described, runtime
 from toolkit.errors import BadInput, UnknownName, WeightsError
 from toolkit.models import store
 from toolkit.records import Artifact
 
-FOLDERS = {"onnxruntime": ("slim-onnx",), "openvino": ("slim-openvino",), "torch": ("slim", "slim-torch")}
-"""Folders of the fixture that each runtime supports."""
-NEEDS_A_GPU = ("tensorrt",)
-"""Tested without a GPU in test_tensorrt.py."""
+EXPORTED = {f"slim-{name}": target.runtime for name, target in plugins.importable("toolkit.export")}
+OPENED_BY = {"slim": "torch", **EXPORTED}
+"""The runtime of each folder of the fixture."""
+FOLDERS = {
+    name: [folder for folder, runtime_name in OPENED_BY.items() if runtime_name == name]
+    for name in plugins.names("toolkit.bench.runtimes")
+    if not described(name).uses_gpu  # those are tested in test_tensorrt.py
+}
 CASES = [(name, folder) for name, subjects in FOLDERS.items() for folder in subjects]
 
 
-def test_every_runtime_is_tested_here() -> None:
-    assert plugins.names("toolkit.bench.runtimes") == sorted((*FOLDERS, *NEEDS_A_GPU))
+def test_every_runtime_opens_a_file() -> None:
+    assert [name for name, folders in FOLDERS.items() if not folders] == []
 
 
 @pytest.mark.parametrize(("name", "subject"), CASES)
