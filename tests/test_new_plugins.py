@@ -32,6 +32,8 @@ FILES = {
         class Position:
             settings: Settings = Settings()
 
+            needs = ("yaml",)
+
             def score(self, model, calibration, groups):
                 places = groups.reduce(lambda name, weight: torch.ones_like(weight))
                 return {key: torch.arange(len(units)).double() ** self.settings.power for key, units in places.items()}
@@ -181,6 +183,7 @@ def test_plugins_of_every_kind_are_used(package: Path, here: Path, command: Call
     plan = records.load(PrunePlan, run / "pruned" / "plan.json")
     assert (plan.method, plan.criterion, plan.scope) == ("mine", "position", "layers")
     assert plan.cuts[0].units == tuple(range(len(plan.cuts[0].units)))
+    assert "PyYAML" in records.load(StageRecord, run / "pruned" / "stage.json").inputs
 
     ended = command("finetune", "--objective", "scaled", "--set", "finetune.scaled.factor=0", "--no-distill")
     assert ended.code == 0, ended.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from toolkit.setting_flags import SettingFlag, default_text, help_text, setting_flags, switches_of
 
+LOG = logging.getLogger(__name__)
 NUMBERS: Mapping[object, tuple[type[int | float], str]] = {int: (int, "INTEGER"), float: (float, "FLOAT")}
 """Numeric types: parser and metavar."""
 
@@ -117,7 +119,7 @@ def with_options(
     """Build a Typer command: `callback` receives the values of the sections' flags, of `extra` and of COMMON."""
     switches = {
         flag: Annotated[bool, typer.Option(f"--{flag}", help=escaped(plugin.help), rich_help_panel="Stage")]
-        for plugins_by_flag in switches_of(sections).values()
+        for plugins_by_flag in switches_of(sections, LOG.warning).values()
         for flag, (_, plugin) in plugins_by_flag.items()
     }
     flags = {flag.parameter: _option(flag) for flag in setting_flags(sections)}

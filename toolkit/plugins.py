@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from importlib import metadata
@@ -30,7 +29,6 @@ from toolkit.errors import MissingDependency, PluginError, ToolkitError, Unknown
 if TYPE_CHECKING:
     from importlib.abc import Traversable
 
-LOG = logging.getLogger(__name__)
 DISTRIBUTION = "vit-toolkit"
 ENTRY_POINTS = "vit_toolkit"
 """Prefix of the groups of entry points."""
@@ -47,6 +45,10 @@ class Place(NamedTuple):
     attribute: str
     origin: str
     """A path, or an entry point and its package; for messages."""
+
+
+def ignore(message: str) -> None:
+    """Discard a message."""
 
 
 def names(package: str) -> list[str]:
@@ -107,13 +109,13 @@ def load(package: str, name: str, settings: object | None = None) -> Any:
     return plugin if settings is None else replace(plugin, settings=settings)
 
 
-def importable(package: str) -> Iterator[tuple[str, Any]]:
-    """The plug-ins of `package` by name, without those that cannot be imported, which are logged."""
+def importable(package: str, tell: Callable[[str], None] = ignore) -> Iterator[tuple[str, Any]]:
+    """The plug-ins of `package` by name, without those that cannot be imported; `tell` gets a message about each."""
     for name in names(package):
         try:
             yield name, find(package, name)
         except ToolkitError as error:
-            LOG.warning("%s", error.message)
+            tell(error.message)
 
 
 def needs_of(plugin: Any) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ A flag of plug-ins sets every one that has a setting of its name.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
@@ -95,10 +95,15 @@ def fields(sections: Sequence[str]) -> list[tuple[str, FieldInfo]]:
     return [(name, field) for name, field in settings if name not in NO_FLAG]
 
 
-def switches_of(sections: Sequence[str]) -> dict[str, dict[str, tuple[str, Any]]]:
-    """Settings that are given by a flag for each of their plug-ins: name and plug-in, by flag, by dotted setting."""
+def switches_of(
+    sections: Sequence[str], tell: Callable[[str], None] = plugins.ignore
+) -> dict[str, dict[str, tuple[str, Any]]]:
+    """Settings that are given by a flag for each of their plug-ins: name and plug-in, by flag, by dotted setting.
+
+    `tell` gets a message about each plug-in that cannot be imported, and so has no flag.
+    """
     return {
-        f"{section}.{setting}": {plugin.flag: (name, plugin) for name, plugin in plugins.importable(mark.package)}
+        f"{section}.{setting}": {plugin.flag: (name, plugin) for name, plugin in plugins.importable(mark.package, tell)}
         for section, setting, mark in _kinds(sections)
         if mark.flags
     }

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit import hashing, progress, records
+from toolkit import hashing, plugins, progress, records
 from toolkit.errors import RecordError, ToolkitError
 from toolkit.recipe import Recipe
 from toolkit.records import DENSE, SLIM
@@ -155,6 +155,11 @@ class Stage:
     def failure(self, run: Run) -> ToolkitError | None:
         """The check that the result fails, or None. Later stages still run; the command ends with its exit code."""
         return None
+
+
+def inputs_of(name: str, settings: PluginSection) -> dict[str, str]:
+    """Inputs of a result that a section determines: its hash, and the versions of what its plug-ins need."""
+    return {name: hash_of(settings), **plugins.versions(settings.needs())}
 
 
 def hash_of(settings: Section) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from toolkit import records
 from toolkit.records import DENSE, ModelInfo, PrunePlan
-from toolkit.stages import PRUNED, Output, Run, Stage, hash_of
+from toolkit.stages import PRUNED, Output, Run, Stage, inputs_of
 
 CALIBRATION_BATCH = 32
 """Batch size of calibration images; scores do not depend on it."""
@@ -37,7 +37,7 @@ class Prune(Stage):
             "dense": run.weights_of(DENSE),
             "images": run.images_of(DENSE),
             "data": run.domains.fingerprint(),
-            "prune": hash_of(run.recipe.prune),
+            **inputs_of("prune", run.recipe.prune),
             "seed": str(run.recipe.seed),
         }
         return [Output(PRUNED, inputs, lambda out: _prune(run, out))]
