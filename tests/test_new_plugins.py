@@ -93,7 +93,7 @@ FILES = {
         class Text(Target):
             settings: Settings = Settings()
 
-            flag, help, runtime, needs = "text", "Write a text.", "constant", ("yaml",)
+            flag, help, runtime, needs = "plain-text", "Write a text.", "constant", ("yaml",)
 
             def capabilities(self):
                 return Capabilities(("fp32",), (17, 23), 20, ("decomposed",))
@@ -190,7 +190,7 @@ def test_plugins_of_every_kind_are_used(package: Path, here: Path, command: Call
     history = records.load(TrainingHistory, run / "finetuned" / "history.json")
     assert {evaluation.train_loss for evaluation in history.evaluations} == {0.0}
 
-    ended = command("export", "--text", "--ending", ".words")
+    ended = command("export", "--plain-text", "--ending", ".words")
     assert ended.code == 0, ended.err
     artifact = records.load(Artifact, run / "artifacts" / "text-fp32" / "artifact.json")
     assert artifact.file == "model.words"
@@ -221,7 +221,7 @@ def test_plugins_of_every_kind_are_used(package: Path, here: Path, command: Call
         (["prune", "--criterion=position"], ["prune.position.SETTING=VALUE", "Exponent of the position."]),
         (["prune", "--scope", "local"], ["Settings of scope local: none.", "isomorphic, layers, local"]),
         (["finetune", "--objective", "scaled"], ["erm, scaled", "Factor of the loss."]),
-        (["export"], ["--text", "Write a text.", "--ending", "Settings of text"]),
+        (["export"], ["--plain-text", "Write a text.", "--ending", "Settings of text"]),
         (["bench", "--device", "here", "--runtime", "constant"], ["here, local", "Name of the device", "Value of all"]),
     ],
     ids=lambda value: value[0],

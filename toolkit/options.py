@@ -14,7 +14,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
-from toolkit.setting_flags import SettingFlag, default_text, help_text, setting_flags, switches_of
+from toolkit.setting_flags import SettingFlag, default_text, help_text, parameter_of, setting_flags, switches_of
 
 LOG = logging.getLogger(__name__)
 NUMBERS: Mapping[object, tuple[type[int | float], str]] = {int: (int, "INTEGER"), float: (float, "FLOAT")}
@@ -118,7 +118,9 @@ def with_options(
 ) -> Callable[..., None]:
     """Build a Typer command: `callback` receives the values of the sections' flags, of `extra` and of COMMON."""
     switches = {
-        flag: Annotated[bool, typer.Option(f"--{flag}", help=escaped(plugin.help), rich_help_panel="Stage")]
+        parameter_of(flag): Annotated[
+            bool, typer.Option(f"--{flag}", help=escaped(plugin.help), rich_help_panel="Stage")
+        ]
         for plugins_by_flag in switches_of(sections, LOG.warning).values()
         for flag, (_, plugin) in plugins_by_flag.items()
     }

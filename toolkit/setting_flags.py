@@ -50,7 +50,7 @@ class SettingFlag:
     @property
     def parameter(self) -> str:
         """Name of the Typer parameter."""
-        return self.name.replace("-", "_")
+        return parameter_of(self.name)
 
 
 def flags_in(values: Mapping[str, Any], sections: Sequence[str]) -> tuple[Flags, dict[str, str]]:
@@ -62,10 +62,15 @@ def flags_in(values: Mapping[str, Any], sections: Sequence[str]) -> tuple[Flags,
             flags |= dict.fromkeys(flag.settings, value)
             origins |= dict.fromkeys(flag.settings, f"--{flag.name}")
     for setting, plugins_by_flag in switches_of(sections).items():
-        if chosen := [flag for flag in plugins_by_flag if values.get(flag)]:
+        if chosen := [flag for flag in plugins_by_flag if values.get(parameter_of(flag))]:
             flags[setting] = [plugins_by_flag[flag][0] for flag in chosen]
             origins[setting] = " ".join(f"--{flag}" for flag in chosen)
     return flags, origins
+
+
+def parameter_of(flag: str) -> str:
+    """Name of the Typer parameter of a flag."""
+    return flag.replace("-", "_")
 
 
 def setting_flags(sections: Sequence[str]) -> list[SettingFlag]:
