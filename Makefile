@@ -11,10 +11,10 @@ SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --maxprocess
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check slow models gpu clean
+.PHONY: help setup demo test check slow models gpu gpu-checks gpu-kernels gpu-models clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(READY) ## install everything into .venv (the first time: minutes and about 6 GB)
 
@@ -49,9 +49,21 @@ slow: $(READY) ## run slow tests, speed tests, and many random pruning plans
 models: $(READY) ## test which of timm's models can be pruned and exported: docs/models.md (10 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m toolkit.export.survey docs/models.md
 
-# Uses the installed packages: those of a GPU machine may be fixed.
-gpu: ## on a machine with a GPU: correctness and speed of the kernels (20 minutes)
-	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m toolkit.bench.gpu
+# These use the installed packages: those of a GPU machine may be fixed. Each takes at most 150 seconds on an H100, and
+# goes on where it ended when it is called again.
+GPU_PYTHON = PYTHONPATH=$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH} $(or $(wildcard $(BIN)/python),$(PYTHON))
+
+gpu: ## on a machine with a GPU: correctness and speed of kernels and models
+	$(MAKE) --no-print-directory --keep-going gpu-checks gpu-kernels gpu-models
+
+gpu-checks: ## tests of the kernels, and compute-sanitizer
+	$(GPU_PYTHON) .ci/gpu/checks.py
+
+gpu-kernels: ## the headwise kernel beside PyTorch's attention
+	$(GPU_PYTHON) -m toolkit.bench.acceptance kernels
+
+gpu-models: ## dense and pruned models: eager, compiled, in CUDA graphs
+	$(GPU_PYTHON) -m toolkit.bench.acceptance models
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) build dist *.egg-info runs/demo htmlcov .coverage .coverage.*

@@ -20,14 +20,16 @@ import numpy as np
 
 from toolkit import limits, records
 from toolkit.bench import environment, telemetry
-from toolkit.bench.identity import Identity, identify
-from toolkit.bench.measure import Samples, StopCondition, time_interleaved, timed_open
+from toolkit.bench.clocks import Clock, clock
+from toolkit.bench.clocks.host import timed
+from toolkit.bench.measure import NS_PER_MS, Samples, StopCondition, interleaved
 from toolkit.bench.messages import BenchRequest, Failure, Subject, progress_line
 from toolkit.bench.runtimes import Session, described, runtime
 from toolkit.bench.validity import invalid_reasons
 from toolkit.errors import BadInput, CheckFailed, ToolkitError
+from toolkit.pixels import InputFormat
 from toolkit.progress import Progress, silent
-from toolkit.records import BenchReport, Environment, Measurement, Telemetry
+from toolkit.records import BenchReport, Measurement, Telemetry
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,6 @@ class LoadedSubject:
     """A subject whose session is open."""
 
     session: Session
-    identity: Identity
     load_ms: float
 
 
@@ -44,9 +45,8 @@ class BenchContext:
     """Everything that the measurements of one request have in common."""
 
     request: BenchRequest
+    clock: Clock
     threads: int
-    environment: Environment
-    load_average: float | None
 
 
 def main() -> int:
@@ -64,12 +64,9 @@ def main() -> int:
 
 def run_benchmark(request: BenchRequest, progress: Progress = silent) -> BenchReport:
     """Open every subject, then measure all of them interleaved, one batch size after the other."""
-    load_average = telemetry.load_average()
     _validate(request)
     threads = request.threads or limits.cores()
-    needs = [need for subject in request.subjects.values() for need in described(subject.runtime).needs]
-    captured = environment.capture((*request.libraries, *needs))
-    context = BenchContext(request, threads, captured, load_average)
+    context = BenchContext(request, clock(request.clock, request.clock_settings), threads)
     measurements: list[Measurement] = []
     total = len(request.batch_sizes)
     with ExitStack() as stack:
@@ -80,22 +77,22 @@ def run_benchmark(request: BenchRequest, progress: Progress = silent) -> BenchRe
         image_size = _common_image_size(subjects)
         for loaded in subjects.values():
             for batch_size in request.batch_sizes:
-                loaded.identity.check_batch(batch_size)
+                loaded.session.spec.check_batch(batch_size)
         for done, batch_size in enumerate(request.batch_sizes):
             step = partial(progress, done, total)
             measurements += _measure_batch_size(batch_size, image_size, subjects, context, step)
         progress(total, total, "measured")
-    return BenchReport(tuple(measurements))
+    needs = [need for subject in request.subjects.values() for need in described(subject.runtime).needs]
+    return BenchReport(tuple(measurements), environment.capture((*request.libraries, *needs)))
 
 
 def _load(subject: Subject, threads: int, stack: ExitStack) -> LoadedSubject:
     folder = Path(subject.folder)
-    identity = identify(folder, validated=True)
     library = runtime(subject.runtime, subject.settings)
     with library.open(folder, threads):
         pass  # Warm up: one-time library initialisation must not be charged to the first subject.
-    session, load_ms = timed_open(lambda: library.open(folder, threads))
-    return LoadedSubject(stack.enter_context(session), identity, load_ms)
+    session, nanoseconds = timed(lambda: library.open(folder, threads))
+    return LoadedSubject(stack.enter_context(session), nanoseconds / NS_PER_MS)
 
 
 def _measure_batch_size(
@@ -106,31 +103,30 @@ def _measure_batch_size(
     step: Callable[[str], None],
 ) -> list[Measurement]:
     """Measure all subjects at one batch size. `step` names each subject first, in case it crashes this process."""
-    shape = (batch_size, 3, image_size, image_size)
-    images = _random_images(shape, {subject.identity.dtype for subject in subjects.values()})
+    images = _common_input(subjects).random(batch_size, image_size)
     for name, subject in subjects.items():
         step(f"running {name} at batch size {batch_size}")
-        _check_logits(name, subject.session.run(images), (batch_size, len(subject.identity.model.classes)))
+        _check_logits(name, subject.session.run(images), (batch_size, len(subject.session.spec.model.classes)))
     step(f"measuring {', '.join(subjects)} at batch size {batch_size}")
     before = telemetry.read()
-    sessions = {name: subject.session for name, subject in subjects.items()}
-    stop = StopCondition(context.request.seconds, context.request.samples)
-    samples = time_interleaved(sessions, images, stop)
-    activity = telemetry.between(before, telemetry.read(), context.load_average)
+    timers = {
+        name: context.clock.timer([subject.session.call(images, on_device=context.clock.on_device)])
+        for name, subject in subjects.items()
+    }
+    samples = interleaved(timers, StopCondition(context.request.seconds, context.request.samples))
+    activity = telemetry.between(before, telemetry.read())
     return [_measurement(name, subjects[name], samples[name], batch_size, context, activity) for name in subjects]
 
 
-def _random_images(shape: tuple[int, ...], dtypes: set[str]) -> np.ndarray:
-    """Random images [batch, 3, S, S] of the input dtype that all subjects share."""
-    if len(dtypes) > 1:
+def _common_input(subjects: dict[str, LoadedSubject]) -> InputFormat:
+    """Input format of all subjects; raises BadInput if their dtypes differ."""
+    formats = [subject.session.spec.input for subject in subjects.values()]
+    if len(dtypes := {form.dtype for form in formats}) > 1:
         raise BadInput(
             f"the subjects have different input dtypes: {', '.join(sorted(dtypes))}",
             "export all of them with the same settings",
         )
-    rng = np.random.default_rng(0)
-    if dtypes == {"uint8"}:
-        return rng.integers(0, 256, shape, dtype=np.uint8)
-    return rng.standard_normal(shape, dtype=np.float32)
+    return formats[0]
 
 
 def _measurement(
@@ -139,20 +135,18 @@ def _measurement(
     alone = len(context.request.subjects) == 1
     return Measurement(
         subject=name,
-        artifact_sha256=subject.identity.sha256,
+        artifact_sha256=subject.session.spec.sha256,
         runtime=context.request.subjects[name].runtime,
         device=context.request.device,
-        scenario="latency",
         batch_size=batch_size,
         threads=context.threads,
         latency_ms=samples.latency_ms,
         warmup_ms=samples.warmup_ms,
         load_ms=subject.load_ms,
         peak_memory_bytes=telemetry.peak_memory_bytes() if alone else None,
-        energy_j=None,
         telemetry=activity,
-        environment=context.environment,
         reasons=invalid_reasons(samples.latency_ms, context.request.samples, activity),
+        clock=context.request.clock,
     )
 
 
@@ -168,7 +162,7 @@ def _validate(request: BenchRequest) -> None:
 
 def _common_image_size(subjects: dict[str, LoadedSubject]) -> int:
     """Common input size (height and width); raises BadInput if the subjects differ."""
-    sizes = {name: subject.identity.model.image_size for name, subject in subjects.items()}
+    sizes = {name: subject.session.spec.model.image_size for name, subject in subjects.items()}
     if len(set(sizes.values())) > 1:
         raise BadInput(f"subjects with different input sizes cannot be compared: {sizes}", "measure them one by one")
     return next(iter(sizes.values()))

@@ -42,6 +42,10 @@ class BenchRequest:
     """Number of threads; None: one per usable core."""
     device: str
     """Name of the device, copied to the measurements."""
+    clock: str = "host"
+    """Name of the clock."""
+    clock_settings: str = ""
+    """The clock's own settings as JSON; empty: its defaults."""
     libraries: tuple[str, ...] = ()
     """Modules whose versions the measurements record, besides those of the runtimes."""
     schema: int = 1

@@ -13,8 +13,6 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from toolkit.bench import statistics
-from toolkit.bench.feed import predict_logits
-from toolkit.bench.identity import Identity
 from toolkit.bench.runtimes import Session
 from toolkit.bench.statistics import Estimate, paired_difference_interval
 from toolkit.errors import CheckFailed
@@ -25,6 +23,15 @@ SEVERITY: tuple[Verdict, ...] = ("pass", "undecided", "fail")
 
 Predictions: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]
 """(labels, top-1 classes), image by image."""
+
+
+class Side(NamedTuple):
+    """One side of a comparison."""
+
+    sha256: str
+    """Hash of the file that made the predictions."""
+    predictions: Mapping[str, Predictions]
+    """By domain."""
 
 
 class DomainPredictions(NamedTuple):
@@ -46,7 +53,7 @@ class Pair:
     to slim)."""
 
 
-def predict(session: Session, batches: Iterable[tuple[Any, Any]], identity: Identity) -> Predictions:
+def predict(session: Session, batches: Iterable[tuple[Any, Any]]) -> Predictions:
     """Predictions over batches of (images [batch, 3, S, S], labels [batch]), arrays or CPU tensors.
 
     Raises CheckFailed if there are no images, or if the logits are not finite or not one row per image.
@@ -55,7 +62,7 @@ def predict(session: Session, batches: Iterable[tuple[Any, Any]], identity: Iden
     predictions: list[int] = []
     for images, truth in batches:
         inputs = np.ascontiguousarray(np.asarray(images), dtype=np.float32)  # [batch, 3, S, S]
-        logits = predict_logits(session, inputs, identity)  # [batch, classes]
+        logits = session.predict(inputs)  # [batch, classes]
         if logits.ndim != 2 or len(logits) != len(truth):
             raise CheckFailed(f"{len(truth)} images have logits of shape {logits.shape}")
         if not np.isfinite(logits).all():
@@ -67,11 +74,11 @@ def predict(session: Session, batches: Iterable[tuple[Any, Any]], identity: Iden
     return tuple(labels), tuple(predictions)
 
 
-def by_domain(predictions: Mapping[str, Mapping[str, Predictions]]) -> dict[str, DomainPredictions]:
-    """Regroup {side: {domain: predictions}} by domain."""
-    domains = next(iter(predictions.values()))
+def by_domain(sides: Mapping[str, Side]) -> dict[str, DomainPredictions]:
+    """Regroup the predictions of all sides by domain."""
+    domains = next(iter(sides.values())).predictions
     return {
-        domain: DomainPredictions(labels, {side: by_side[domain][1] for side, by_side in predictions.items()})
+        domain: DomainPredictions(labels, {name: side.predictions[domain][1] for name, side in sides.items()})
         for domain, (labels, _) in domains.items()
     }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,32 +40,11 @@ def percentiles(samples: Sequence[float], percents: Sequence[float]) -> tuple[fl
     return tuple(float(value) for value in np.percentile(_checked(samples), percents))
 
 
-def coefficient_of_variation(samples: Sequence[float]) -> float:
-    """Sample standard deviation (n - 1) over mean; raises InvalidMeasurement below two samples or for a zero mean."""
-    values = _checked(samples, at_least=2)
-    mean = float(values.mean())
-    if mean == 0.0:
-        raise InvalidMeasurement("samples with mean 0 have no coefficient of variation")
-    return float(values.std(ddof=1)) / mean
-
-
 def drift(samples: Sequence[float]) -> float:
     """Median of the second half over median of the first half, minus one: 0.1 means 10 % slower towards the end."""
     values = _checked(samples, at_least=2)
     middle = len(values) // 2
     return float(np.median(values[middle:]) / np.median(values[:middle])) - 1.0
-
-
-def median_interval(samples: Sequence[float]) -> Estimate:
-    """Median with a distribution-free interval between two order statistics (Conover 1999, section 3.2).
-
-    Assumes independent samples; the interval is too narrow if slow phases of the machine last for many samples.
-    """
-    from scipy.stats import quantile_test
-
-    values = _checked(samples, at_least=MIN_MEDIAN_SAMPLES)
-    interval: Any = quantile_test(values, p=0.5).confidence_interval(CONFIDENCE)
-    return Estimate(float(np.median(values)), float(interval.low), float(interval.high))
 
 
 def ratio_of_medians(reference: Sequence[float], candidate: Sequence[float], seed: int = 0) -> Estimate:

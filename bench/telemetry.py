@@ -11,7 +11,8 @@ from pathlib import Path
 
 from toolkit import limits
 from toolkit.limits import PROC, SYS, text_of
-from toolkit.records import Telemetry
+from toolkit.machine import nvidia
+from toolkit.records import GpuState, Telemetry
 
 
 @dataclass(frozen=True)
@@ -27,29 +28,35 @@ class Reading:
     throttle_events: int | None
     """Thermal throttle events."""
     temperature_c: tuple[float, ...]
+    gpu: GpuState | None
+    gpu_throttled_ns: int | None
+    """Time that heat has lowered the GPU's clocks."""
 
 
 def read(proc: Path = PROC, sys: Path = SYS) -> Reading:
     """Take a reading."""
     busy_s, total_s = _cpu_time(proc)
     process = os.times()
-    return Reading(busy_s, total_s, process.user + process.system, _throttle_events(sys), _temperatures(sys))
+    return Reading(
+        busy_s,
+        total_s,
+        process.user + process.system,
+        _throttle_events(sys),
+        _temperatures(sys),
+        nvidia.state(),
+        nvidia.throttled_ns(),
+    )
 
 
-def between(before: Reading, after: Reading, load_average: float | None) -> Telemetry:
+def between(before: Reading, after: Reading) -> Telemetry:
     """Activity between two readings, with the temperatures of the second."""
-    throttled = None
-    if before.throttle_events is not None and after.throttle_events is not None:
-        throttled = after.throttle_events > before.throttle_events
-    return Telemetry(load_average, _other_cpu_fraction(before, after), after.temperature_c, throttled)
-
-
-def load_average() -> float | None:
-    """Runnable processes in the last minute, or None. Call it before the work starts, which would be counted."""
-    try:
-        return os.getloadavg()[0]
-    except (AttributeError, OSError):  # unavailable on Windows and in some containers
-        return None
+    return Telemetry(
+        _other_cpu_fraction(before, after),
+        after.temperature_c,
+        _increased(before.throttle_events, after.throttle_events),
+        after.gpu,
+        _increased(before.gpu_throttled_ns, after.gpu_throttled_ns),
+    )
 
 
 def peak_memory_bytes(proc: Path = PROC) -> int | None:
@@ -61,6 +68,11 @@ def peak_memory_bytes(proc: Path = PROC) -> int | None:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return None
+
+
+def _increased(before: int | None, after: int | None) -> bool | None:
+    """Whether a counter has increased; None if it is unknown."""
+    return None if before is None or after is None else after > before
 
 
 def _other_cpu_fraction(before: Reading, after: Reading) -> float | None:

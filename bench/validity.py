@@ -30,4 +30,6 @@ def invalid_reasons(latency_ms: Sequence[float], requested_samples: int, telemet
         reasons.append(f"other processes used {telemetry.cpu_share:.0%} of the CPU")
     if telemetry.throttled:
         reasons.append("the CPU was throttled due to heat")
+    if telemetry.gpu_throttled:
+        reasons.append("the GPU was throttled due to heat")
     return tuple(reasons)

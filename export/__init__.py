@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from toolkit import plugins
 from toolkit.isolated import NativeLibrary
 from toolkit.progress import Progress
-from toolkit.records import Fusion, Lowered, Setting
+from toolkit.records import BatchRange, EngineTraits, Fusion, Lowered
 
 if TYPE_CHECKING:
     from toolkit import recipe
@@ -83,8 +83,13 @@ class Written:
     """Fusion status of every block's attention."""
     lowered: Lowered | None = None
     """Accuracy in a precision that the runtime applies when it loads the file."""
-    options: dict[str, Setting] = field(default_factory=dict)
-    """Target-specific options."""
+    batch: BatchRange | None = None
+    """Batch sizes, if the file does not accept all of the graph's."""
+    compiled: bool = False
+    """Machine code of PyTorch's compiler."""
+    engine: EngineTraits | None = None
+    graph_difference: float | None = None
+    """`difference` of the graph that the file was built from, for a file that was not run."""
     architecture: str | None = None
 
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from toolkit.errors import CheckFailed
-from toolkit.pixels import normalised, to_pixels
-from toolkit.preprocessing import Preprocessing
+from toolkit.pixels import Array, InputFormat
 
-Array: TypeAlias = npt.NDArray[Any]
-"""Images [batch, 3, S, S], normalised float32 or, for files that take pixels, uint8; or logits [batch, classes]."""
 Predict: TypeAlias = Callable[[Array], Array]
 """images -> logits"""
 
@@ -50,14 +47,14 @@ class Sample:
         if not len(self.calibration) or not self.domains or not all(len(domain.labels) for domain in self.domains):
             raise CheckFailed("there are no images to choose a precision by")
 
-    def rounded_to_pixels(self, preprocessing: Preprocessing) -> Sample:
-        """The images after rounding to pixel values 0 to 255: the input of a file that takes pixels, normalised."""
+    def as_seen_by(self, file: InputFormat) -> Sample:
+        """The images after encoding: those for a file that takes pixels are rounded to values from 0 to 255."""
 
-        def rounded(images: Array) -> Array:
-            return normalised(to_pixels(images, preprocessing), preprocessing)
+        def seen(images: Array) -> Array:
+            return file.decode(file.encode(images))
 
-        domains = tuple(replace(domain, images=rounded(domain.images)) for domain in self.domains)
-        return replace(self, calibration=rounded(self.calibration), domains=domains)
+        domains = tuple(replace(domain, images=seen(domain.images)) for domain in self.domains)
+        return replace(self, calibration=seen(self.calibration), domains=domains)
 
     def accuracies(self, predict: Predict) -> tuple[float, ...]:
         """Top-1 accuracy in each domain; NaN, which never passes, if a logit is not finite."""
@@ -81,25 +78,10 @@ def _accuracy(logits: Array, labels: npt.NDArray[np.int64]) -> float:
     return float((logits.argmax(1) == labels).mean()) if np.isfinite(logits).all() else math.nan
 
 
-def batches(images: Array, size: int = BATCH_SIZE) -> Iterator[Array]:
-    """Consecutive batches of `size` images; the last one may be smaller."""
-    for start in range(0, len(images), size):
-        yield images[start : start + size]
-
-
-def in_fixed_batches(predict: Predict, size: int) -> Predict:
-    """`predict` for any number of images, by a model with a fixed batch size."""
-
-    def predict_all(images: Array) -> Array:
-        return np.concatenate([predict(batch) for batch in padded_batches(images, size)])[: len(images)]
-
-    return predict_all
-
-
-def padded_batches(images: Array, size: int) -> Iterator[Array]:
-    """Batches of exactly `size` images; the last one is padded with copies of its first image."""
-    for batch in batches(images, size):
-        yield np.concatenate([batch, *[batch[:1]] * (size - len(batch))])
+def batches(images: Array) -> Iterator[Array]:
+    """Consecutive batches of BATCH_SIZE images; the last one may be smaller."""
+    for start in range(0, len(images), BATCH_SIZE):
+        yield images[start : start + BATCH_SIZE]
 
 
 def percentages(accuracies: Sequence[float]) -> str:

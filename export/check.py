@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -12,13 +13,12 @@ from onnx import ModelProto, ValueInfoProto
 from toolkit import recipe
 from toolkit.errors import CheckFailed, UnsupportedModel, plainly
 from toolkit.export import INPUT, OUTPUT, onnx_session
-from toolkit.export.calibrate import Array, Predict, in_fixed_batches, percentages
-from toolkit.export.prepare import Prepared, random_images
+from toolkit.export.calibrate import Predict, percentages
+from toolkit.export.prepare import Prepared
 from toolkit.export.reference import FP32_TOLERANCE, max_difference, predict
 from toolkit.export.trace import fits_one_file
 from toolkit.export.upcast import upcast
 from toolkit.models.resize import resized
-from toolkit.pixels import normalised, to_pixels
 from toolkit.records import Lowered, ModelInfo, TensorSpec
 
 TOLERANCES = {"fp32": FP32_TOLERANCE, "fp16": 2e-2, "bf16": 1e-1, "int8": None}
@@ -61,10 +61,8 @@ def difference(prepared: Prepared, options: recipe.Export, predict_exported: Pre
     batches = (options.fixed_batch,) if options.fixed_batch else CHECKED_BATCHES
     models = [resized(prepared.model, size) for size in dict.fromkeys(options.image_size)] or [prepared.model]
     for batch, model in itertools.product(batches, models):
-        info = model.info
-        inputs = random_images(info, options, batch)
-        images = normalised(inputs, info.preprocessing) if options.input == "uint8" else inputs
-        expected = predict(model.module, images)  # [batch, classes]
+        inputs = prepared.input.random(batch, model.info.image_size)
+        expected = predict(model.module, prepared.input.decode(inputs))  # [batch, classes]
         largest = max(largest, max_difference(expected, predict_exported(inputs), TOLERANCES[options.precision]))
     return largest
 
@@ -77,14 +75,10 @@ def check_file(prepared: Prepared, options: recipe.Export, predict_exported: Pre
 
 def check_accuracy(prepared: Prepared, options: recipe.Export, predict_exported: Predict) -> Lowered:
     """Accuracy of the exported file on the sample; CheckFailed if any domain loses more than the margin."""
-    reference, info = prepared.reference, prepared.info
+    reference = prepared.reference
     assert reference is not None  # every precision except fp32 has one
-
-    def predict_images(images: Array) -> Array:
-        return predict_exported(to_pixels(images, info.preprocessing) if options.input == "uint8" else images)
-
-    sample, batch = reference.sample, options.fixed_batch
-    accuracies = sample.accuracies(in_fixed_batches(predict_images, batch) if batch else predict_images)
+    sample = reference.sample
+    accuracies = sample.accuracies(partial(prepared.input.logits, predict_exported))
     if not sample.passes(accuracies, reference.accuracies):
         raise CheckFailed(
             f"the accuracy on a sample drops from {percentages(reference.accuracies)} to {percentages(accuracies)}",

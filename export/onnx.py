@@ -72,7 +72,7 @@ class Onnx(Target):
         check.check_graph(prepared.proto, prepared.info, options, file)
         written = Written(FILE, extra_files, notes=NOTES.get(options.precision, ()))
         if options.precision == "bf16":  # onnxruntime has no bf16 CPU kernels
-            return replace(written, options={"graph_difference": check.difference_in_onnxruntime(prepared, options)})
+            return replace(written, graph_difference=check.difference_in_onnxruntime(prepared, options))
         with tempfile.TemporaryDirectory() as folder:
             optimised = Path(folder) / FILE
             with onnx_session.opened(file, optimised) as predict:

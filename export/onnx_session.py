@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from toolkit.export import INPUT, OUTPUT
-from toolkit.export.calibrate import Array, Predict
+from toolkit.export.calibrate import Predict
 from toolkit.isolated import Isolated, NativeLibrary
+from toolkit.pixels import Array
 
 
 def native_library(hint: str = "try another --attention, --opset or --precision") -> NativeLibrary:

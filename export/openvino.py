@@ -19,8 +19,8 @@ from toolkit.progress import Progress
 
 if TYPE_CHECKING:
     from toolkit import recipe
-    from toolkit.export.calibrate import Array
     from toolkit.export.prepare import Prepared
+    from toolkit.pixels import Array
 
 FILE, WEIGHTS = "model.xml", "model.bin"
 

@@ -15,7 +15,7 @@ from toolkit.errors import CheckFailed, StorageError, plainly
 from toolkit.records import Fusion
 
 if TYPE_CHECKING:
-    from toolkit.export.calibrate import Array
+    from toolkit.pixels import Array
 
 NO_BF16 = (
     "this CPU has no bf16 support: OpenVINO would compute in float32",

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.export.attention import MASKED, FlatAttention, HeadBucket, decomposed
-from toolkit.export.calibrate import Array, batches
+from toolkit.export.calibrate import batches
 from toolkit.models.shapes import blocks_of
+from toolkit.pixels import Array
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 MAX_LOGIT_STEP = 1 / 16

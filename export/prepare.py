@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
-import numpy as np
 import onnx
 import torch
 from onnx import ModelProto
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from toolkit import recipe
 from toolkit.errors import BadInput, UnsupportedModel
 from toolkit.export.attention import FORMS, FlatAttention
-from toolkit.export.calibrate import Array, Predict, Sample
+from toolkit.export.calibrate import Predict, Sample
 from toolkit.export.custom_node import add_bodies
 from toolkit.export.flat import flatten
 from toolkit.export.mixed_precision import select_fp32_blocks
@@ -32,9 +31,9 @@ from toolkit.models.model import Model
 from toolkit.models.patches import patch_size
 from toolkit.models.resize import allow_dynamic_size
 from toolkit.models.shapes import blocks_of
-from toolkit.pixels import to_pixels
+from toolkit.pixels import InputFormat
 from toolkit.progress import Progress
-from toolkit.records import HeadLayout, Lowered, ModelInfo
+from toolkit.records import BatchRange, HeadLayout, Lowered, ModelInfo
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,8 @@ class Prepared:
 
     model: Model
     """The unmodified model, which the file is compared with."""
+    input: InputFormat
+    """What the file takes."""
     module: nn.Module
     """Rewritten; in fp16 or bf16 if that is the precision."""
     make_graph: Callable[[], ModelProto]
@@ -80,28 +81,26 @@ def prepare(
         raise BadInput("the model has no hash, so its export could not be traced back to it", "save the model first")
     if sample is None and options.precision != "fp32":
         raise BadInput(f"{options.precision} needs images of the source domains for calibration", "see data.path")
-    steps = _Steps(model.info, options, settings)
+    file = input_format(model.info, options)
+    steps = _Steps(model.info, file, options, settings)
     module, rewrites = steps.rewrite(model.module)
     if sample is None or options.precision == "fp32":
-        return Prepared(model, module, partial(steps.trace, module), rewrites, None, None)
-    if options.input == "uint8":
-        sample = sample.rounded_to_pixels(model.info.preprocessing)
-    reference = compute_reference(model, sample)
+        return Prepared(model, file, module, partial(steps.trace, module), rewrites, None, None)
+    reference = compute_reference(model, sample.as_seen_by(file))
     check_rewritten(reference, steps.predictor(module))
     if settings.precision == "fp32":  # the runtime lowers the precision when it loads the file
-        return Prepared(model, module, partial(steps.trace, module), rewrites, None, reference)
+        return Prepared(model, file, module, partial(steps.trace, module), rewrites, None, reference)
     if settings.precision == "int8":
         proto, lowered = steps.quantize(module, reference, progress)
-        return Prepared(model, module, lambda: proto, rewrites, lowered, reference)
+        return Prepared(model, file, module, lambda: proto, rewrites, lowered, reference)
     module, lowered = steps.to_half_precision(module, reference, progress)
-    return Prepared(model, module, partial(steps.trace, module), rewrites, lowered, reference)
+    return Prepared(model, file, module, partial(steps.trace, module), rewrites, lowered, reference)
 
 
-def random_images(info: ModelInfo, options: recipe.Export, batch: int) -> Array:
-    """Random input [batch, 3, S, S] for the file: normalised images or pixels."""
-    rng = np.random.default_rng(0)
-    images = rng.standard_normal((batch, 3, info.image_size, info.image_size), dtype=np.float32)
-    return to_pixels(images, info.preprocessing) if options.input == "uint8" else images
+def input_format(info: ModelInfo, options: recipe.Export) -> InputFormat:
+    """What a file with these settings takes."""
+    fixed = options.fixed_batch
+    return InputFormat.of(info.preprocessing, options.input, BatchRange.of([fixed]) if fixed else None)
 
 
 @dataclass(frozen=True)
@@ -109,6 +108,7 @@ class _Steps:
     """Steps of one preparation."""
 
     info: ModelInfo
+    input: InputFormat
     options: recipe.Export
     settings: ResolvedSettings
 
@@ -134,7 +134,7 @@ class _Steps:
     def trace(self, module: nn.Module) -> ModelProto:
         """The ONNX graph of a rewritten module."""
         batch = self.options.fixed_batch or 2  # torch.export treats sizes 0 and 1 as constants
-        example = torch.from_numpy(random_images(self.info, self.options, batch))
+        example = torch.from_numpy(self.input.random(batch, self.info.image_size))
         dynamic = {} if self.options.fixed_batch else {0: torch.export.Dim("batch")}
         if self.options.any_image_size:
             patch, smallest, largest = patch_size(module), min(self.options.image_size), max(self.options.image_size)
@@ -149,7 +149,7 @@ class _Steps:
     def to_half_precision(self, flat: nn.Module, reference: Reference, progress: Progress) -> tuple[nn.Module, Lowered]:
         """The module in fp16 or bf16."""
         dtype, sample = DTYPES[self.settings.base], reference.sample
-        in_fp32 = layers_in_fp32(measure_ranges(flat, self.as_input(sample.calibration)), dtype)
+        in_fp32 = layers_in_fp32(measure_ranges(flat, self.input.encode(sample.calibration)), dtype)
 
         def mixed(blocks: Collection[int]) -> nn.Module:
             module = copy.deepcopy(flat)
@@ -174,7 +174,7 @@ class _Steps:
         """The graph in int8; the rest of it is in the target's base precision."""
         fp32 = self.settings.base == "fp32"
         module, lowered = (flat, None) if fp32 else self.to_half_precision(flat, reference, progress)
-        graph, calibration = self.trace(module), self.as_input(reference.sample.calibration)
+        graph, calibration = self.trace(module), self.input.encode(reference.sample.calibration)
         if not fits_one_file(graph):
             raise UnsupportedModel("int8 supports graphs up to 2 GiB, and this one is larger", "another --precision")
 
@@ -183,7 +183,9 @@ class _Steps:
         with Isolated(native_library(), doing, Candidates, *arguments) as candidates:
 
             def mixed(blocks: Collection[int]) -> Predict:
-                return lambda images: candidates.call(doing, Candidates.predict, tuple(blocks), self.as_input(images))
+                return lambda images: candidates.call(
+                    doing, Candidates.predict, tuple(blocks), self.input.encode(images)
+                )
 
             selected = select_fp32_blocks(mixed, reference, num_blocks, progress)
             quantized = candidates.call(doing, Candidates.graph, selected.blocks)
@@ -197,11 +199,7 @@ class _Steps:
 
     def predictor(self, module: nn.Module) -> Predict:
         """Predictions of a rewritten module in PyTorch, from normalised images."""
-        return lambda images: predict(module, self.as_input(images))
-
-    def as_input(self, images: Array) -> Array:
-        """Normalised images as the file's input: unchanged, or as pixels."""
-        return to_pixels(images, self.info.preprocessing) if self.options.input == "uint8" else images
+        return lambda images: predict(module, self.input.encode(images))
 
 
 def _from_pixels(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import onnx
 from onnx import ModelProto
 
 from toolkit.export import INPUT
-from toolkit.export.calibrate import BATCH_SIZE, Array, Predict, in_fixed_batches, padded_batches
+from toolkit.export.calibrate import BATCH_SIZE, Predict
 from toolkit.export.onnx_session import OnnxSession
+from toolkit.pixels import Array, padded_batches, run_in_batches
+from toolkit.records import BatchRange
 
 QUANTIZED = ["Conv", "Gemm", "MatMul"]
 """Operators whose inputs are quantised."""
@@ -91,19 +93,20 @@ def quantized(
 
 def predict_with(proto: ModelProto) -> Predict:
     """Predictions of a graph in onnxruntime on the CPU."""
-    return in_fixed_batches(OnnxSession(proto.SerializeToString()).run, _batch(proto))
+    return partial(run_in_batches, OnnxSession(proto.SerializeToString()).run, sizes=_batch(proto))
 
 
-def _batch(proto: ModelProto) -> int:
-    """Batch size: the graph's if it is fixed."""
-    return int(proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value) or BATCH_SIZE
+def _batch(proto: ModelProto) -> BatchRange:
+    """Batch sizes: that of the graph if it is fixed, else up to BATCH_SIZE."""
+    fixed = int(proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value)
+    return BatchRange.of([fixed]) if fixed else BatchRange(most=BATCH_SIZE)
 
 
 class _Reader:
     """A `CalibrationDataReader` of onnxruntime."""
 
-    def __init__(self, images: Array, size: int) -> None:
-        self.batches = padded_batches(images, size)
+    def __init__(self, images: Array, sizes: BatchRange) -> None:
+        self.batches = padded_batches(images, sizes)
 
     def get_next(self) -> dict[str, Array] | None:
         batch = next(self.batches, None)

@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, helper
 
-from toolkit import gpu
 from toolkit.errors import BadInput, CheckFailed
 from toolkit.export import HeadWidths
 from toolkit.export.attention import DOMAIN, node_name
 from toolkit.kernels.heads import ALIGNMENT, unsupported
+from toolkit.machine import cuda
 
 if TYPE_CHECKING:
     from toolkit.export.prepare import Prepared
@@ -67,7 +67,7 @@ def for_engine(prepared: Prepared, architecture: str) -> ModelProto:
                 f"custom attention has no kernel for block {block}: {reason}",
                 "keep pad-heads in --rewrites, or --attention decomposed",
             )
-    return specialized(prepared.proto, architecture, gpu.sm_count())
+    return specialized(prepared.proto, architecture, cuda.sm_count())
 
 
 def specialized(proto: ModelProto, architecture: str, sms: int) -> ModelProto:

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from toolkit.errors import CheckFailed
-from toolkit.export.calibrate import Array, Predict, Sample, batches
+from toolkit.export.calibrate import Predict, Sample, batches
 from toolkit.models.model import Model
 from toolkit.models.modes import evaluating
 from toolkit.models.resize import resized
+from toolkit.pixels import Array
 
 FP32_TOLERANCE = 1e-4
 """Largest difference between two float32 computations of logits, as a fraction of the largest logit; rounding errors

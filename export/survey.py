@@ -30,7 +30,7 @@ from toolkit.models.shapes import blocks_of
 from toolkit.models.surgery import remove
 from toolkit.models.timm_model import known_models
 from toolkit.progress import Progress, display, silent
-from toolkit.prune.criteria import Calibration
+from toolkit.prune.calibration import Calibration
 from toolkit.prune.methods import Job, method
 from toolkit.records import Axis, Setting
 
@@ -85,7 +85,7 @@ def run_all_stages(name: str, folder: Path) -> None:
 
 def _prune(model: Model, axes: tuple[Axis, ...]) -> Model:
     settings = recipe.Prune(criterion="magnitude-l2", ratio=0.34, axes=axes, round_to=1)
-    plan = method("grouped").prune(model, Job(settings, Calibration(list, 0), silent))
+    plan = method("grouped").prune(model, Job(settings, Calibration(lambda _: [], (), 0), 0)).plan
     if unchanged := set(axes) - {cut.axis for cut in plan.cuts}:
         raise CheckFailed(f"nothing was removed along {', '.join(sorted(unchanged))}")
     return remove(model, plan.cuts).model

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from toolkit import gpu, plugins, records
+from toolkit import plugins, records
 from toolkit.errors import BadInput, StorageError, WrongMachine, plainly
 from toolkit.export import Capabilities, HeadWidths, Target, Written
 from toolkit.export.engine import EngineLayers, EngineOptions, build
 from toolkit.export.graph_settings import GRAPH_LIBRARIES, GraphSettings
 from toolkit.export.libraries import AMPERE, PACKAGES, Library, library
 from toolkit.isolated import NativeLibrary
+from toolkit.machine import cuda
 from toolkit.progress import Progress
+from toolkit.records import BatchRange, EngineTraits
 from toolkit.section import FlagName
 from toolkit.setting_types import Architectures, Positive
 
@@ -95,7 +97,7 @@ class TensorRT(Target):
 
     def check_runs_here(self, options: recipe.Export) -> None:
         """DeviceUnreachable without a usable GPU, WrongMachine for engines for other GPUs."""
-        here, engine = gpu.architecture(), engine_options(options, self.settings, library(self.name))
+        here, engine = cuda.architecture(), engine_options(options, self.settings, library(self.name))
         if not engine.hardware_compatible and engine.architectures and here not in engine.architectures:
             raise WrongMachine(
                 f"the engine is for {', '.join(engine.architectures)} (--gpu), and this GPU is {here}",
@@ -108,7 +110,7 @@ class TensorRT(Target):
         builder = library(self.name)
         version = {} if self.settings.version_compatible else {builder.package: builder.version}
         any_gpu = builder.features.architectures or self.settings.hardware_compatible
-        return plugins.versions(GRAPH_LIBRARIES) | version | ({} if any_gpu else {"gpu": gpu.architecture()})
+        return plugins.versions(GRAPH_LIBRARIES) | version | ({} if any_gpu else {"gpu": cuda.architecture()})
 
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, progress: Progress) -> Written:
         """Build `model.engine`, and write its layers to `layers.json`. The engine runs only on its GPU."""
@@ -135,22 +137,15 @@ class TensorRT(Target):
             (LAYERS,),
             built_with={builder.package: builder.version},
             fusion=fusion.in_engine(engine.layers, prepared.layouts, options.precision),
-            options=_recorded(build_options, difference),
+            batch=BatchRange.of(build_options.batch_sizes),
+            engine=EngineTraits(
+                build_options.level,
+                build_options.version_compatible,
+                build_options.hardware_compatible or not build_options.architectures,
+            ),
+            graph_difference=difference,
             architecture=_architecture(build_options),
         )
-
-
-def _recorded(options: EngineOptions, graph_difference: float | None) -> dict[str, records.Setting]:
-    """Options in the record."""
-    return {
-        "least_batch": options.batch_sizes[0],
-        "usual_batch": options.batch_sizes[len(options.batch_sizes) // 2],
-        "largest_batch": options.batch_sizes[-1],
-        "builder_level": options.level,
-        "version_compatible": options.version_compatible,
-        "hardware_compatible": options.hardware_compatible or not options.architectures,
-        "graph_difference": graph_difference,
-    }
 
 
 def _architecture(options: EngineOptions) -> str:
@@ -217,7 +212,7 @@ def _architectures(requested: tuple[str, ...], library: Library) -> tuple[str, .
 
     Empty: all from Ampere on, the default of TensorRT for RTX.
     """
-    supported = library.features.architectures or (gpu.architecture(),)
+    supported = library.features.architectures or (cuda.architecture(),)
     if unsupported := [architecture for architecture in requested if architecture not in supported]:
         raise BadInput(
             f"{library.package} {library.version} cannot build for {', '.join(unsupported)} here",

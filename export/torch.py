@@ -73,10 +73,9 @@ class TorchExport(Target):
         import torch
 
         from toolkit.export import check
-        from toolkit.export.prepare import random_images
         from toolkit.export.torch_program import PROGRAM, Program, compiled_program, cpu_kind, write_program
 
-        example = torch.from_numpy(random_images(prepared.info, options, options.fixed_batch or 2))
+        example = torch.from_numpy(prepared.input.random(options.fixed_batch or 2, prepared.info.image_size))
         shapes = None if options.fixed_batch else ({0: torch.export.Dim("batch")},)
         program = torch.export.export(prepared.module, (example,), dynamic_shapes=shapes)
         compiled = self._compiles()
@@ -98,7 +97,7 @@ class TorchExport(Target):
             lowered=lowered,
             built_with={"torch": str(torch.__version__)},
             notes=tuple(self._notes(options)),
-            options={"compiled": compiled},
+            compiled=compiled,
             architecture=cpu_kind() if compiled else None,
         )
 

@@ -16,7 +16,7 @@ from toolkit.errors import CheckFailed, StorageError, plainly
 from toolkit.limits import cpu_flags
 
 if TYPE_CHECKING:
-    from toolkit.export.calibrate import Array
+    from toolkit.pixels import Array
 
 PROGRAM = "program.pt2"
 METADATA = "facts.json"

@@ -1,33 +1,27 @@
-"""Autotune the kernels on this machine's GPU and store the fastest configurations in `tuned/GPU.json`.
-
-    python -m toolkit.kernels.tune --tokens 197,577 --widths 64,32 --kinds forward,backward_keys,backward_queries
+"""Candidate configurations of the kernels, and the fastest of those that qualify.
 
 A candidate qualifies if it compiles, fits the GPU, and matches the heuristic configuration's results. Compilation
-dominates the run time and is spread across processes; the candidates are then timed in turn, in CUDA graphs.
+dominates the run time and is spread across processes. The caller brings the clock
+(`python -m toolkit.bench.kernels.tune`).
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from multiprocessing import get_context
-from typing import Literal, get_args
+from typing import Literal, TypeAlias
 
 import torch
 import triton
 from torch import Tensor
-from triton.testing import do_bench_cudagraph
 
 from toolkit.kernels import headwise_launch
 from toolkit.kernels.eager import split_qkv
-from toolkit.kernels.heads import MAX_HEAD_DIM, total_widths, unsupported
+from toolkit.kernels.heads import total_widths
 from toolkit.kernels.headwise_settings import (
     WHOLE_ROW_DIM,
     WHOLE_ROW_KEYS_ON_HOPPER,
@@ -37,11 +31,12 @@ from toolkit.kernels.headwise_settings import (
     constants,
     heuristic_config,
 )
-from toolkit.kernels.tuned import TunedConfig, capability_of, save, tuning_key
+from toolkit.kernels.tuned import TunedConfig, capability_of, tuning_key
 
 Kind = Literal["forward", "backward_keys", "backward_queries"]
-ROUNDS, REPETITION_MS = 5, 20
-"""Every candidate is timed in this many rounds of this many milliseconds; the median counts."""
+MedianTimes: TypeAlias = Callable[[Sequence[Sequence[Callable[[], object]]]], Sequence[float]]
+"""Median time of one call of each subject in microseconds; a subject is a list of equivalent calls on different inputs,
+to rotate over."""
 MIN_SPEEDUP = 1.01
 """The heuristic configuration is kept unless another one is faster by more than this."""
 SCALE = 0.125
@@ -135,7 +130,9 @@ class Problem:
         return "" if difference <= TOLERANCE else f"differs by {difference:.1e} from the heuristic's result"
 
 
-def fastest(problem: Problem, pool: ProcessPoolExecutor) -> tuple[TunedConfig, dict[str, int]]:
+def fastest(
+    problem: Problem, pool: ProcessPoolExecutor, median_times: MedianTimes
+) -> tuple[TunedConfig, dict[str, int]]:
     """The fastest configuration of a problem, and the number of disqualified candidates by reason."""
     capability = capability_of(torch.device(problem.device))
     configs = list(candidates(problem.workload, capability))
@@ -144,7 +141,8 @@ def fastest(problem: Problem, pool: ProcessPoolExecutor) -> tuple[TunedConfig, d
     qualified = [config for config, reason in zip(configs, reasons, strict=True) if not reason]
     if not qualified:
         raise RuntimeError(f"no configuration works: {reasons[0]}")
-    medians = _medians_us(problem, qualified)
+    inputs = [problem.inputs() for _ in range(problem.copies())]
+    medians = median_times([[partial(problem.run, config, each) for each in inputs] for config in qualified])
     best = min(range(len(qualified)), key=medians.__getitem__)
     heuristic_works = not reasons[0]
     heuristic_us = medians[0] if heuristic_works else medians[best]
@@ -158,63 +156,3 @@ def fastest(problem: Problem, pool: ProcessPoolExecutor) -> tuple[TunedConfig, d
     key = tuning_key(problem.workload)
     config = TunedConfig(key, kernel, tunable, medians[best], heuristic_us, measured_with)
     return config, dict(Counter(filter(None, reasons)))
-
-
-def _medians_us(problem: Problem, configs: Sequence[KernelConfig]) -> list[float]:
-    """Median time of each configuration in microseconds, timed in turn."""
-    inputs = [problem.inputs() for _ in range(problem.copies())]
-
-    def run(config: KernelConfig) -> None:
-        for tensors in inputs:
-            problem.run(config, tensors)
-
-    times: list[list[float]] = [[] for _ in configs]
-    for _ in range(ROUNDS):
-        for config, samples in zip(configs, times, strict=True):
-            milliseconds = do_bench_cudagraph(partial(run, config), rep=REPETITION_MS, return_mode="median")
-            samples.append(1e3 * milliseconds / len(inputs))
-    return [statistics.median(samples) for samples in times]
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; bad arguments end it with exit code 2."""
-    parser = argparse.ArgumentParser(prog="python -m toolkit.kernels.tune", description=__doc__.split("\n")[0])
-    parser.add_argument("--tokens", type=_integers, default=(197, 577), help="tokens, with class token (197,577)")
-    parser.add_argument("--widths", type=_integers, default=(64, 32), help=f"head widths, up to {MAX_HEAD_DIM} (64,32)")
-    parser.add_argument("--heads", type=int, default=12, help="heads per layer (12)")
-    parser.add_argument("--batch", type=int, default=128, help="batch size (128)")
-    parser.add_argument("--kinds", default="forward", help=f"any of {','.join(get_args(Kind))} (forward)")
-    parser.add_argument("--bias", action="store_true", help="with a bias per head (BEiT)")
-    options = parser.parse_args(arguments)
-    kinds = options.kinds.split(",")
-    if wrong := [kind for kind in kinds if kind not in get_args(Kind)]:
-        parser.error(f"{wrong[0]} is not one of {', '.join(get_args(Kind))}")
-    if reason := unsupported([(width, width) for width in options.widths]):
-        parser.error(reason)
-    if not torch.cuda.is_available():
-        parser.error("this machine has no NVIDIA GPU")
-    gpu = torch.cuda.get_device_name()
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        for kind, tokens, width in product(kinds, options.tokens, options.widths):
-            heads = ((width, width),) * options.heads
-            config, reasons = fastest(Problem(Workload(kind, tokens, heads, options.bias), options.batch), pool)
-            path = save(gpu, [config])
-            print(
-                f"{kind}, {tokens} tokens, head width {width}: {config.kernel} {config.settings}, {config.us:.1f} us, "
-                f"heuristic {config.heuristic_us:.1f} us"
-            )
-            for reason, count in reasons.items():
-                print(f"  {count} disqualified: {reason}", file=sys.stderr)
-    print(path)
-
-
-def _integers(text: str) -> tuple[int, ...]:
-    """197,577 -> (197, 577)"""
-    parts = text.split(",")
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise argparse.ArgumentTypeError(f"expected integers such as 197,577, got {text!r}")
-    return tuple(int(part) for part in parts)
-
-
-if __name__ == "__main__":
-    main()

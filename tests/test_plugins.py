@@ -16,6 +16,8 @@ FOLDERS = (
     "toolkit.prune.criteria",
     "toolkit.prune.scopes",
     "toolkit.prune.methods",
+    "toolkit.prune.bases",
+    "toolkit.prune.compensate",
     "toolkit.export",
     "toolkit.dg.objectives",
     "toolkit.bench.runtimes",

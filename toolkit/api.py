@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,29 +21,28 @@ import torch
 
 from toolkit import limits, plugins, records, resolve
 from toolkit.bench.devices import device as load_device
-from toolkit.bench.identity import identify
 from toolkit.bench.messages import BenchRequest, Subject
-from toolkit.bench.parity import Pair, by_domain, compare, predict
+from toolkit.bench.parity import Pair, Side, by_domain, compare, predict
 from toolkit.bench.runtimes.isolated import open_session
 from toolkit.bench.summary import latency_lines
 from toolkit.dg import objectives
 from toolkit.dg.batches import Batch
 from toolkit.dg.broken import without_broken
-from toolkit.dg.distill import Distilled
 from toolkit.dg.domains import read_domains
-from toolkit.dg.fit import TrainingPlan, fit
+from toolkit.dg.extensions.chosen import extensions
+from toolkit.dg.fit import fit, total_steps
 from toolkit.dg.image_check import check_images, empty_check, unchecked
+from toolkit.dg.plan import TrainingPlan
 from toolkit.errors import BadInput, DataError
 from toolkit.export import artifact as artifacts
 from toolkit.export import target as load_target
 from toolkit.export.calibrate import DomainSample, Sample
-from toolkit.models import store, surgery
+from toolkit.models import store
 from toolkit.models.build import build
 from toolkit.models.model import Model
-from toolkit.progress import silent
-from toolkit.prune.criteria import Calibration
+from toolkit.prune import pruning
+from toolkit.prune.calibration import Calibration
 from toolkit.prune.methods import Job
-from toolkit.prune.methods import method as load_method
 from toolkit.records import Artifact, BenchReport, ParityReport, Setting
 
 Batches: TypeAlias = Iterable[tuple[Any, Any]]
@@ -115,13 +115,16 @@ def prune(
     section = {"budget": budget, "criterion": criterion, "axes": [*axes], **(settings or {})}
     chosen = resolve.recipe_of({"prune": section}).prune
 
-    def images() -> list[Batch]:
-        return [batch for batches in _by_domain(data, model).values() for batch in batches]
+    @cache
+    def batches() -> dict[str, list[Batch]]:
+        return _by_domain(data, model)
 
-    model = model.identified()
-    pruning = load_method(chosen.method, chosen.own(chosen.method))
-    plan = pruning.prune(model, Job(chosen, Calibration(images, seed), silent))
-    return surgery.remove(model, plan.cuts).model.identified()
+    def read(domains: Sequence[str]) -> list[Batch]:
+        return [batch for domain in domains for batch in batches()[domain]]
+
+    names = tuple(data) if isinstance(data, Mapping) else (ONE_DOMAIN,)
+    job = Job(chosen, Calibration(read, names, seed), seed)
+    return pruning.prune(model.identified(), job).slim.identified()
 
 
 def finetune(
@@ -147,14 +150,13 @@ def finetune(
     if domains.classes != model.info.classes:
         raise DataError(f"{data} has the classes {domains.classes}, the model has {model.info.classes}")
     objective = objectives.build(chosen.finetune)
-    if teacher is not None:
-        weight, temperature = chosen.finetune.distill_weight, chosen.finetune.distill_temperature
-        objective = Distilled(objective, deepcopy(teacher.module), weight, temperature)
     origin = model.identified().info.weights_sha256
     trained = replace(model, module=deepcopy(model.module), info=replace(model.info, made_from=origin))
     with tempfile.TemporaryDirectory() as scratch:
-        plan = TrainingPlan(chosen.finetune, objective, seed, Path(scratch) / "checkpoint.pt")
-        fit(trained, domains, plan)
+        steps = total_steps(domains, chosen.finetune)
+        extended = extensions(chosen.finetune, trained.module, deepcopy(teacher.module) if teacher else None, steps)
+        checkpoint = Path(scratch) / "checkpoint.pt"
+        fit(trained, domains, TrainingPlan(chosen.finetune, objective, seed, checkpoint, None, extended))
     return trained.identified()
 
 
@@ -193,17 +195,15 @@ def parity(
     """
     reference, *candidates = models
     with _opened(models) as subjects:
-        identities = {name: identify(Path(subject.folder)) for name, subject in subjects.items()}
         domains = _by_domain(data, None)
-        predictions = {}
+        sides = {}
         for name, subject in subjects.items():
             with open_session(Path(subject.folder), subject.runtime, limits.cores()) as session:
-                predictions[name] = {
-                    domain: predict(session, batches, identities[name]) for domain, batches in domains.items()
-                }
-    hashes = {name: identity.sha256 for name, identity in identities.items()}
+                predictions = {domain: predict(session, batches) for domain, batches in domains.items()}
+                sides[name] = Side(session.spec.sha256, predictions)
+    hashes = {name: side.sha256 for name, side in sides.items()}
     pairs = [Pair(reference, candidate, judged=True) for candidate in candidates]
-    return compare(by_domain(predictions), hashes, pairs, margin, held_out)
+    return compare(by_domain(sides), hashes, pairs, margin, held_out)
 
 
 def bench(
@@ -222,7 +222,7 @@ def bench(
     """
     with _opened(models) as subjects:
         libraries = tuple(plugins.requirements())
-        request = BenchRequest(subjects, tuple(batch_sizes), seconds, samples, threads, device, libraries)
+        request = BenchRequest(subjects, tuple(batch_sizes), seconds, samples, threads, device, libraries=libraries)
         return Latencies(load_device(device).bench(request))
 
 

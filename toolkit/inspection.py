@@ -150,7 +150,7 @@ def _artifact_table(artifact: Artifact) -> Table:
         "difference from torch": "unknown"
         if artifact.max_abs_difference is None  # not run on this machine
         else f"{artifact.max_abs_difference:.1e}",
-        "options": ", ".join(f"{name} {value}" for name, value in artifact.options.items()),
+        "built": ", ".join(artifact.facts()),
         "rewrites": ", ".join(f"{name} x {count}" for name, count in artifact.rewrites.items() if count) or "none",
         **_lowered(artifact.lowered),
         "made for": _made_for(artifact),
@@ -166,7 +166,7 @@ def _artifact_table(artifact: Artifact) -> Table:
 
 
 def _made_for(artifact: Artifact) -> str:
-    later = " and newer" if artifact.options.get("hardware_compatible") else ""
+    later = " and newer" if artifact.engine and artifact.engine.hardware_compatible else ""
     return f"{artifact.device_architecture}{later}" if artifact.device_architecture else "any machine"
 
 

@@ -109,6 +109,12 @@ def load(package: str, name: str, settings: object | None = None) -> Any:
     return plugin if settings is None else replace(plugin, settings=settings)
 
 
+def load_with_json(package: str, name: str, settings: str) -> Any:
+    """The `PLUGIN` called `name` with settings as JSON (empty: its defaults), which validates them."""
+    plugin = load(package, name)
+    return replace(plugin, settings=type(plugin.settings).model_validate_json(settings)) if settings else plugin
+
+
 def importable(package: str, tell: Callable[[str], None] = ignore) -> Iterator[tuple[str, Any]]:
     """The plug-ins of `package` by name, without those that cannot be imported; `tell` gets a message about each."""
     for name in names(package):

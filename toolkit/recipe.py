@@ -142,7 +142,11 @@ class Prune(PluginSection):
     steps: Positive = 1
     """Pruning rounds, each with new scores; 1 is one-shot."""
     samples: Positive = 256
-    """Training images of the source domains for data-driven criteria."""
+    """Training images of the source domains for data-driven criteria and compensation."""
+    basis: Annotated[str, PluginsOf("toolkit.prune.bases")] = "none"
+    """Exact change of basis before scoring: none, or svd (query and key units by their singular value)."""
+    compensation: Annotated[str, PluginsOf("toolkit.prune.compensate")] = "none"
+    """Compensation of removed units: none, or bias (their mean output moves into the next layer's bias)."""
 
     @model_validator(mode="after")
     def _ratio_or_budget(self) -> Prune:
@@ -161,6 +165,10 @@ class Finetune(Training):
     """Weight of the distillation loss; the labels' loss has the rest."""
     distill_temperature: Annotated[float, Field(gt=0)] = 2.0
     """Distillation temperature."""
+    average: bool = False
+    """Keep the mean of the weights of many steps instead of those of one step."""
+    average_from: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Fraction of the steps after which averaging starts."""
 
 
 class Export(PluginSection):
@@ -216,7 +224,11 @@ class Bench(PluginSection):
     device: Annotated[str, PluginsOf("toolkit.bench.devices")] = "local"
     """Device to measure on."""
     runtime: Annotated[str | None, PluginsOf("toolkit.bench.runtimes")] = None
-    """Runtime; default: that of the first exported file. torch also runs model folders."""
+    """Runtime; default: that of the first exported file. torch also runs model folders; torch-cuda and torch-compiled
+    run them on a GPU in bfloat16."""
+    clock: Annotated[str, PluginsOf("toolkit.bench.clocks")] = "host"
+    """Clock: host times whole calls; cuda-events and cuda-graph time calls of torch-cuda and torch-compiled without
+    copies to and from the GPU."""
     batch_size: Annotated[tuple[Positive, ...], Listed, Some] = (1, 8)
     """Batch sizes, measured one after the other."""
     seconds: Annotated[float, Field(gt=0)] = 10.0

@@ -32,16 +32,19 @@ class Local:
 
     is_this_machine = True
 
+    def __init__(self, agent: Sequence[str] = AGENT) -> None:
+        """agent: the command that starts the agent."""
+        self._agent = agent
+
     def bench(self, request: BenchRequest, progress: Progress = silent) -> BenchReport:
         """Run the agent on this machine; this process sleeps meanwhile."""
         subjects = {
             name: replace(subject, folder=str(Path(subject.folder).resolve()))
             for name, subject in request.subjects.items()
         }
-        threads = request.threads or limits.cores()
-        request = replace(request, subjects=subjects, threads=threads)
+        request = replace(request, subjects=subjects, threads=request.threads or limits.cores())
         with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
-            code, step, log = _run(records.dumps(request), output, threads, progress)
+            code, step, log = _run(self._agent, request, output, progress)
             output.seek(0)
             response = output.read()
         if not response:
@@ -59,12 +62,17 @@ class Local:
         return environment.capture(libraries)
 
 
-def _run(request: str, output: IO[str], threads: int, progress: Progress) -> tuple[int, str, str]:
+def _run(agent: Sequence[str], request: BenchRequest, output: IO[str], progress: Progress) -> tuple[int, str, str]:
     """Run the agent and forward its progress; returns its exit code, its last step, and the end of its log."""
     step, log = "starting", deque[str](maxlen=isolated.SHOWN_LINES)
     try:
         process = subprocess.Popen(
-            AGENT, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.PIPE, text=True, env=_environment(threads)
+            agent,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=_environment(request.threads or limits.cores()),
         )
     except OSError as error:
         raise DeviceUnreachable(f"cannot start the benchmark process: {plainly(error)}") from error
@@ -73,7 +81,7 @@ def _run(request: str, output: IO[str], threads: int, progress: Progress) -> tup
         assert process.stderr is not None
         try:
             with suppress(BrokenPipeError):  # an agent that crashes before reading is detected by its empty output
-                process.stdin.write(request)
+                process.stdin.write(records.dumps(request))
                 process.stdin.close()
             for line in process.stderr:
                 update = read_progress(line)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from toolkit import plugins
+from toolkit.bench.clocks import Call
+from toolkit.bench.identity import Identity
+from toolkit.errors import BadInput
 
 KIND = "runtime"
 
@@ -17,9 +20,27 @@ KIND = "runtime"
 class Session(Protocol):
     """A loaded model that is ready to run; a context manager that closes it on exit."""
 
+    spec: Identity
+
     def run(self, images: np.ndarray) -> np.ndarray:
-        """images: [batch, 3, S, S] float32, normalised -> logits: [batch, classes] float32."""
+        """images: [batch, 3, S, S] in the format `spec.input` -> logits: [batch, classes] float32."""
         ...
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """images: [any number, 3, S, S] float32, normalised -> logits: [any number, classes] float32."""
+        return self.spec.input.logits(self.run, images)
+
+    def call(self, images: np.ndarray, *, on_device: bool) -> Call:
+        """One call on these images for a clock to time, without the copies to and from a GPU if it is `on_device`.
+
+        Raises BadInput for `on_device` if the runtime keeps no images in GPU memory.
+        """
+        if on_device:
+            raise BadInput(
+                "this runtime takes images from host memory, and a clock of a GPU times calls without copies",
+                "use the clock host, or another runtime",
+            )
+        return partial(self.run, images)
 
     def close(self) -> None:
         """Free the model; `run` raises RuntimeError from now on."""
@@ -42,6 +63,9 @@ class Runtime(Protocol):
     uses_gpu: bool = False
     """Files run on the GPU, so that results depend on it."""
 
+    opens_models: bool
+    """Whether it opens model folders."""
+
     def open(self, folder: Path, threads: int) -> Session:
         """Load an artifact folder or a model folder, depending on the runtime, to run on `threads` threads.
 
@@ -53,9 +77,8 @@ class Runtime(Protocol):
 def runtime(name: str, own: str = "") -> Runtime:
     """The runtime called `name` with its own settings as JSON (empty: its defaults); raises UnknownName, or
     MissingDependency if it is not installed."""
-    plugin: Any = plugins.load(__name__, name)
-    configured: Runtime = replace(plugin, settings=plugin.settings.model_validate_json(own)) if own else plugin
-    return configured
+    plugin: Runtime = plugins.load_with_json(__name__, name, own)
+    return plugin
 
 
 def described(name: str) -> Runtime:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from toolkit import records
+from toolkit.bench.identity import Identity
 from toolkit.bench.runtimes import Session, runtime
 from toolkit.export import target
 from toolkit.isolated import Isolated
@@ -29,6 +30,7 @@ class IsolatedSession(Session):
     def __init__(self, folder: Path, name: str, threads: int) -> None:
         self._file = folder.name
         artifact = records.load(Artifact, folder / "artifact.json")
+        self.spec = Identity.of_artifact(artifact)
         library = target(artifact.target).native_library("export the file with other settings")
         self._process = Isolated(library, f"opening {self._file}", _open, folder, name, threads)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from toolkit.bench.identity import Identity
 from toolkit.bench.runtimes import Runtime, Session
 from toolkit.bench.runtimes.files import read_artifact
 from toolkit.errors import WrongMachine
@@ -23,6 +24,7 @@ class OnnxRuntimeSession(Session):
     """Session around an `InferenceSession`."""
 
     def __init__(self, session: onnxruntime.InferenceSession, artifact: Artifact) -> None:
+        self.spec = Identity.of_artifact(artifact)
         self._session: onnxruntime.InferenceSession | None = session
         self._input = artifact.inputs[0].name
         self._output = artifact.outputs[0].name
@@ -42,6 +44,7 @@ class OnnxRuntime(Runtime):
     """ONNX Runtime with its CPU execution provider."""
 
     needs = ("onnxruntime",)
+    opens_models = False
 
     def open(self, folder: Path, threads: int) -> Session:
         """Check the files' hashes, then load the graph with `threads` intra-op threads."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.bench.identity import Identity
 from toolkit.bench.runtimes import Runtime, Session
 from toolkit.bench.runtimes.files import read_artifact
 from toolkit.errors import WrongMachine
@@ -16,7 +17,8 @@ from toolkit.export.openvino_model import NO_BF16, compile_file, computes_in, ru
 class OpenVinoSession(Session):
     """Session around an inference request of a compiled model."""
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, compiled: Any, spec: Identity) -> None:
+        self.spec = spec
         self._request: Any | None = compiled.create_infer_request()
 
     def run(self, images: np.ndarray) -> np.ndarray:
@@ -35,6 +37,7 @@ class OpenVino(Runtime):
     """OpenVINO with its CPU plugin."""
 
     needs = ("openvino",)
+    opens_models = False
 
     def open(self, folder: Path, threads: int) -> Session:
         """Check the files' hashes, then compile the model for `threads` threads."""
@@ -48,7 +51,7 @@ class OpenVino(Runtime):
         if not runs_in(computes_in(compiled), artifact.precision):
             message, hint = NO_BF16
             raise WrongMachine(f"{folder} is in bf16, and {message}", hint)
-        return OpenVinoSession(compiled)
+        return OpenVinoSession(compiled, Identity.of_artifact(artifact))
 
 
 PLUGIN: Runtime = OpenVino()

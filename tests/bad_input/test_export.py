@@ -117,7 +117,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
             "this machine has no NVIDIA driver", "TensorRT engines need a machine with an NVIDIA GPU"
         )
 
-    monkeypatch.setattr("toolkit.gpu.architecture", refuse)
+    monkeypatch.setattr("toolkit.machine.cuda.architecture", refuse)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # for the process in which an engine is opened
 
 

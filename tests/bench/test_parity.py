@@ -9,8 +9,17 @@ import pytest
 import torch
 
 from toolkit import records
-from toolkit.bench.identity import identify
-from toolkit.bench.parity import DomainPredictions, Pair, by_domain, compare, images_needed, predict, verdict, worst
+from toolkit.bench.parity import (
+    DomainPredictions,
+    Pair,
+    Side,
+    by_domain,
+    compare,
+    images_needed,
+    predict,
+    verdict,
+    worst,
+)
 from toolkit.bench.runtimes import runtime
 from toolkit.bench.statistics import Estimate
 from toolkit.errors import CheckFailed
@@ -26,11 +35,11 @@ def all_correct(labels: tuple[int, ...] = LABELS) -> DomainPredictions:
 
 
 def test_predictions_are_regrouped_by_domain() -> None:
-    predictions = {
-        "slim": {"ink": ((0, 1), (0, 0)), "oil": ((2,), (2,))},
-        "onnx": {"ink": ((0, 1), (1, 1)), "oil": ((2,), (0,))},
+    sides = {
+        "slim": Side("5", {"ink": ((0, 1), (0, 0)), "oil": ((2,), (2,))}),
+        "onnx": Side("0", {"ink": ((0, 1), (1, 1)), "oil": ((2,), (0,))}),
     }
-    assert by_domain(predictions) == {
+    assert by_domain(sides) == {
         "ink": DomainPredictions((0, 1), {"slim": (0, 0), "onnx": (1, 1)}),
         "oil": DomainPredictions((2,), {"slim": (2,), "onnx": (0,)}),
     }
@@ -131,25 +140,25 @@ def test_predictions_of_torch_and_onnxruntime_agree(folders: Path) -> None:
     rng = torch.Generator().manual_seed(0)
     batches = [(torch.randn(size, 3, 32, 32, generator=rng), torch.arange(size) % 3) for size in (8, 8, 4)]
     predictions: dict[str, tuple[int, ...]] = {}
+    sides: dict[str, str] = {}
     for name, folder, side in (("torch", "slim", "slim"), ("onnxruntime", "slim-onnx", "onnx-fp32")):
         with runtime(name).open(folders / folder, threads=1) as session:
-            labels, predictions[side] = predict(session, batches, identify(folders / folder))
+            labels, predictions[side] = predict(session, batches)
+            sides[side] = session.spec.sha256
             images = np.asarray(batches[0][0])
             assert predictions[side][:8] == tuple(session.run(images).argmax(axis=1))
     assert labels == (*range(3), *range(3), 0, 1) * 2 + (0, 1, 2, 0)
     assert len(set(predictions["slim"])) > 1
-    sides = {"slim": identify(folders / "slim").sha256, "onnx-fp32": identify(folders / "slim-onnx").sha256}
     report = compare({"noise": DomainPredictions(labels, predictions)}, sides, PAIRS[1:], margin=0.01, held_out=None)
     assert report.domains[0].comparisons[0].agreement == 1.0
 
 
 def test_unusable_predictions_are_errors(folders: Path) -> None:
     images = np.zeros((2, 3, 32, 32), dtype=np.float32)
-    identity = identify(folders / "slim")
     with runtime("torch").open(folders / "slim", threads=1) as session:
         with pytest.raises(CheckFailed, match="no images"):
-            predict(session, [], identity)
+            predict(session, [])
         with pytest.raises(CheckFailed, match="3 images have logits"):
-            predict(session, [(images, (0, 1, 2))], identity)
+            predict(session, [(images, (0, 1, 2))])
         with pytest.raises(CheckFailed, match="not finite"):
-            predict(session, [(images * np.float32("nan"), (0, 1))], identity)
+            predict(session, [(images * np.float32("nan"), (0, 1))])

@@ -18,29 +18,30 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def reading(
     busy_s: float | None, total_s: float | None, process_s: float, throttle_events: int | None = None
 ) -> Reading:
-    return Reading(busy_s, total_s, process_s, throttle_events, (41.5,))
+    return Reading(busy_s, total_s, process_s, throttle_events, (41.5,), None, throttle_events)
 
 
 def test_cpu_time_of_other_processes() -> None:
     """20 s of CPU time, 9 s of them busy, 6 s of those in this process."""
-    activity = between(reading(100.0, 1000.0, 3.0), reading(109.0, 1020.0, 9.0), load_average=0.25)
+    activity = between(reading(100.0, 1000.0, 3.0), reading(109.0, 1020.0, 9.0))
     assert activity.cpu_share == pytest.approx(3.0 / 20.0)
-    assert activity.load_average == 0.25
     assert activity.temperature_c == (41.5,)
 
 
 def test_different_clock_resolutions_give_no_negative_fraction() -> None:
-    assert between(reading(0.0, 0.0, 0.0), reading(1.0, 2.0, 1.01), None).cpu_share == 0.0
+    assert between(reading(0.0, 0.0, 0.0), reading(1.0, 2.0, 1.01)).cpu_share == 0.0
 
 
 @pytest.mark.parametrize("total_s", [None, 5.0])
 def test_an_unknown_or_unchanged_total_gives_no_fraction(total_s: float | None) -> None:
-    assert between(reading(1.0, total_s, 0.0), reading(1.0, total_s, 0.0), None).cpu_share is None
+    assert between(reading(1.0, total_s, 0.0), reading(1.0, total_s, 0.0)).cpu_share is None
 
 
 def test_throttling_is_detected_by_a_rising_counter() -> None:
     def throttled(before: int | None, after: int | None) -> bool | None:
-        return between(reading(0, 0, 0, before), reading(0, 0, 0, after), None).throttled
+        activity = between(reading(0, 0, 0, before), reading(0, 0, 0, after))
+        assert activity.throttled == activity.gpu_throttled
+        return activity.throttled
 
     assert throttled(4, 5) is True
     assert throttled(4, 4) is False
@@ -84,11 +85,10 @@ def test_telemetry_of_this_machine() -> None:
     total = 0
     while telemetry.read().process_s - before.process_s < 0.1:
         total += sum(range(10_000))
-    activity = between(before, telemetry.read(), telemetry.load_average())
+    activity = between(before, telemetry.read())
     assert total > 0
     assert activity.cpu_share is not None
     assert 0.0 <= activity.cpu_share <= 1.0
-    assert activity.load_average is not None
     peak = telemetry.peak_memory_bytes()
     assert peak is not None
     assert peak > 10_000_000

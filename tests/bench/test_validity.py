@@ -7,7 +7,7 @@ import pytest
 from toolkit.bench.validity import invalid_reasons
 from toolkit.records import Telemetry
 
-QUIET = Telemetry(load_average=0.1, cpu_share=0.03, temperature_c=(50.0,), throttled=False)
+QUIET = Telemetry(cpu_share=0.03, temperature_c=(50.0,), throttled=False)
 STEADY = (10.0, 10.2, 9.9, 10.1, 10.0, 10.3, 9.8, 10.0)
 
 

@@ -12,7 +12,13 @@ import torch
 from PIL import Image as Pillow
 
 from toolkit import recipe
-from toolkit.dg.batches import TrainingBatches, calibration_batches, evaluation_batches, images_per_domain
+from toolkit.dg.batches import (
+    TrainingBatches,
+    calibration_batches,
+    calibration_images,
+    evaluation_batches,
+    images_per_domain,
+)
 from toolkit.dg.domains import Domains
 from toolkit.dg.image import Image
 from toolkit.errors import DataError, ToolkitError
@@ -135,15 +141,15 @@ def test_calibration_draws_equally_from_all_domains(three_domains: Domains, tiny
         name: [replace(image, label=index) for image in images]
         for index, (name, images) in enumerate(three_domains.training_images().items())
     }
-    batches = calibration_batches(images_by_domain, tiny_info, samples=10, batch_size=4, seed=0)
+    batches = calibration_batches(calibration_images(images_by_domain, 10, seed=0), tiny_info, 4)
     assert [len(batch.labels) for batch in batches] == [4, 4, 2]
     assert torch.cat([batch.labels for batch in batches]).tolist() == [0, 1] * 5
-    same = calibration_batches(images_by_domain, tiny_info, samples=10, batch_size=4, seed=0)
+    same = calibration_batches(calibration_images(images_by_domain, 10, seed=0), tiny_info, 4)
     assert all(torch.equal(one.images, other.images) for one, other in zip(batches, same, strict=True))
-    other_seed = calibration_batches(images_by_domain, tiny_info, samples=10, batch_size=4, seed=1)
+    other_seed = calibration_batches(calibration_images(images_by_domain, 10, seed=1), tiny_info, 4)
     assert not torch.equal(batches[0].images, other_seed[0].images)
 
 
 def test_calibration_takes_all_images_if_there_are_too_few(three_domains: Domains, tiny_info: ModelInfo) -> None:
-    batches = calibration_batches(three_domains.training_images(), tiny_info, 1000, 8, 0)
+    batches = calibration_batches(calibration_images(three_domains.training_images(), 1000, 0), tiny_info, 8)
     assert sum(len(batch.labels) for batch in batches) == 32

@@ -16,7 +16,7 @@ HISTORY = TrainingHistory("erm", 20, 1.25, (Evaluation(10, 0.1 + 0.2, {"art": 1 
 def make_checkpoint(identity: str = "this", value: float = 0.5) -> Checkpoint:
     weights = {"layer.weight": torch.full((2, 3), value)}
     optimizer = {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
-    return Checkpoint(identity, HISTORY, weights, {}, optimizer)
+    return Checkpoint(identity, HISTORY, weights, {}, optimizer, [{"modules": {}, "state": weights}])
 
 
 def test_a_checkpoint_round_trips_exactly(tmp_path: Path) -> None:
@@ -26,6 +26,7 @@ def test_a_checkpoint_round_trips_exactly(tmp_path: Path) -> None:
     assert loaded.history == HISTORY
     assert torch.equal(loaded.module["layer.weight"], make_checkpoint().module["layer.weight"])
     assert loaded.optimizer == make_checkpoint().optimizer
+    assert torch.equal(loaded.extensions[0]["state"]["layer.weight"], make_checkpoint().module["layer.weight"])
     assert [file.name for file in tmp_path.iterdir()] == ["c.pt"]
 
 

@@ -12,11 +12,12 @@ from torch import Tensor
 from toolkit import recipe
 from toolkit.dg import objectives
 from toolkit.dg.batches import Batch
-from toolkit.dg.distill import Distilled
 from toolkit.dg.domains import Domains
 from toolkit.dg.evaluate import accuracy
-from toolkit.dg.fit import TrainingPlan, evaluation_steps, fit, total_steps
+from toolkit.dg.extensions.distillation import Distillation
+from toolkit.dg.fit import evaluation_steps, fit, total_steps
 from toolkit.dg.objectives import Classifier, Objective
+from toolkit.dg.plan import TrainingPlan
 from toolkit.errors import CheckFailed, UnknownName
 from toolkit.models import native
 from toolkit.models.model import Model
@@ -127,9 +128,10 @@ def test_a_student_learns_from_its_teacher(make_model: MakeModel, three_domains:
     teacher, student = make_model(), make_model()
     fit(teacher, three_domains, plan(tmp_path))
     before = {name: tensor.clone() for name, tensor in teacher.module.state_dict().items()}
-    distilled = Distilled(objectives.build(SETTINGS), teacher.module, 0.5, 2.0)
+    distillation = Distillation(teacher.module, 0.5, 2.0)
     settings = recipe.Finetune(**SETTINGS.model_dump())
-    history = fit(student, three_domains, plan(tmp_path, settings, distilled))
+    history = fit(student, three_domains, replace(plan(tmp_path, settings), extensions=(distillation,)))
+    assert history.objective == "erm and distillation"
     assert history.evaluations[-1].train_loss < history.evaluations[0].train_loss
     assert all(torch.equal(before[name], tensor) for name, tensor in teacher.module.state_dict().items())
 

@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 from toolkit import recipe
-from toolkit.dg.optimise import SCHEDULES, build_optimizer, build_schedule
+from toolkit.dg.optimise import SCHEDULES, add_group, build_optimizer, build_schedule
 from toolkit.errors import UnknownName
 
 
@@ -67,3 +67,17 @@ def test_unknown_names_get_a_suggestion() -> None:
     optimizer = build_optimizer(nn.Linear(2, 2), recipe.Train())
     with pytest.raises(UnknownName, match="unknown schedule 'cosin'"):
         build_schedule(optimizer, recipe.Train(schedule="cosin"), 10)
+
+
+def test_parameters_of_their_own_group_have_their_own_rate_and_no_decay() -> None:
+    settings = recipe.Train(schedule="cosine", epochs=4, warmup_epochs=0.4, learning_rate=0.1, weight_decay=0.05)
+    model, probe = nn.Linear(2, 2), nn.Linear(2, 1)
+    optimizer = build_optimizer(model, settings)
+    add_group(optimizer, [model.weight, *probe.parameters()], 0.5)
+    schedule = build_schedule(optimizer, settings, 100)
+    schedule.step_update(10)  # the peak
+    *model_groups, own = optimizer.param_groups
+    assert [parameter.shape for group in model_groups for parameter in group["params"]] == [(2,)]
+    assert [parameter.shape for parameter in own["params"]] == [(2, 2), (1, 2), (1,)]
+    assert own["weight_decay"] == 0.0
+    assert own["lr"] / model_groups[0]["lr"] == pytest.approx(5.0)

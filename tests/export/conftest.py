@@ -20,9 +20,8 @@ from toolkit.models.build import build
 from toolkit.models.model import Model
 from toolkit.models.resize import resized
 from toolkit.models.surgery import remove
-from toolkit.pixels import normalised
-from toolkit.progress import silent
-from toolkit.prune.criteria import Calibration
+from toolkit.pixels import InputFormat
+from toolkit.prune.calibration import Calibration
 from toolkit.prune.methods import Job, method
 from toolkit.records import Artifact, Setting
 
@@ -46,7 +45,7 @@ def halved() -> Callable[..., Model]:
 
     def prune(model: Model, *axes: str) -> Model:
         settings = recipe.Prune.model_validate({"criterion": "magnitude-l2", "budget": "macs=0.5", "axes": axes})
-        plan = method("grouped").prune(model, Job(settings, Calibration(list, 0), silent))
+        plan = method("grouped").prune(model, Job(settings, Calibration(lambda _: [], (), 0), 0)).plan
         slim = remove(model, plan.cuts).model
         return slim.with_info(replace(slim.info, weights_sha256="cd" * 32))
 
@@ -102,7 +101,7 @@ def digits() -> Callable[[Model], tuple[torch.Tensor, torch.Tensor]]:
     pixels = np.stack([grey] * 3, axis=1)
 
     def read(model: Model) -> tuple[torch.Tensor, torch.Tensor]:
-        images = normalised(pixels, model.info.preprocessing)
+        images = InputFormat.of(model.info.preprocessing, "uint8").decode(pixels)
         return torch.from_numpy(images), torch.from_numpy(dataset.target[order].astype(np.int64))
 
     return read

@@ -18,16 +18,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from toolkit import recipe, records
-from toolkit.bench.feed import predict_logits
-from toolkit.bench.identity import identify
 from toolkit.bench.runtimes import runtime
 from toolkit.export import onnx_session
 from toolkit.export.artifact import export
-from toolkit.export.calibrate import Array, DomainSample, Sample, batches
+from toolkit.export.calibrate import DomainSample, Sample, batches
 from toolkit.export.upcast import upcast
 from toolkit.models.adapt import attentions
 from toolkit.models.model import Model
-from toolkit.pixels import to_pixels
+from toolkit.pixels import Array, InputFormat
 from toolkit.records import Artifact, Lowered, TrainingHistory
 
 MARGIN = 0.02
@@ -109,13 +107,13 @@ def test_a_file_keeps_the_models_accuracy(exports: Callable[..., Export], case: 
     expected = [accuracy(*pair) for pair in zip(logits, domains, strict=True)]
     assert min(expected) > 0.75, "it is trained"
     assert list(exported.lowered.reference.values()) == expected
-    assert exported.artifact.options["attention"] == form
+    assert exported.artifact.attention == form
     assert exported.in_fp32 == exports(name, kind, precision, "decomposed").in_fp32
     actual = [accuracy(logits_of(exported, domain.images), domain) for domain in domains]
     assert all(after >= before - MARGIN - 1e-9 for before, after in zip(expected, actual, strict=True))
     if precision == "bf16":  # the file cannot run here; its graph runs upcast to float32
         assert exported.artifact.max_abs_difference is None
-        assert exported.artifact.options["graph_difference"] is not None
+        assert exported.artifact.graph_difference is not None
     else:
         assert list(exported.lowered.accuracy.values()) == actual
 
@@ -126,9 +124,8 @@ def logits_of(exported: Export, images: Array) -> Array:
         graph = upcast(onnx.load(exported.folder / exported.artifact.file))
         with onnx_session.opened(graph.SerializeToString()) as predict:
             return predict(images)
-    identity = identify(exported.folder)
     with runtime("onnxruntime").open(exported.folder, threads=1) as session:
-        return np.concatenate([predict_logits(session, batch, identity) for batch in batches(images)])
+        return np.concatenate([session.predict(batch) for batch in batches(images)])
 
 
 def test_a_model_with_outliers_keeps_blocks_in_fp32(exports: Callable[..., Export]) -> None:
@@ -163,7 +160,7 @@ def test_the_export_command_keeps_the_accuracy_of_a_model_with_outliers(
     save_file(timm_weights(model.module), "weights.safetensors")
     Path("toolkit.yaml").write_text(RECIPE)
     images, labels = digits(model)
-    pixels = to_pixels(images.numpy(), model.info.preprocessing)
+    pixels = InputFormat.of(model.info.preprocessing, "uint8").encode(images.numpy())
     for number in range(1400, 1700):
         folder = Path("photos", "one" if number % 2 else "two", str(int(labels[number])))
         folder.mkdir(parents=True, exist_ok=True)

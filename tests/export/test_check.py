@@ -20,11 +20,12 @@ from toolkit.errors import BadInput, CheckFailed, WrongMachine
 from toolkit.export import check, target
 from toolkit.export.artifact import export
 from toolkit.export.attention import HeadBucket
-from toolkit.export.calibrate import Array, Sample
+from toolkit.export.calibrate import Sample
 from toolkit.export.prepare import Prepared, prepare
 from toolkit.export.reference import compute_reference, max_difference, predict
 from toolkit.export.settings import resolve_settings
 from toolkit.models.model import Model
+from toolkit.pixels import Array
 from toolkit.progress import silent
 from toolkit.records import Artifact
 

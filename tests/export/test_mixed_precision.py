@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from toolkit.errors import CheckFailed
-from toolkit.export.calibrate import Array, DomainSample, Predict, Sample
+from toolkit.export.calibrate import DomainSample, Predict, Sample
 from toolkit.export.mixed_precision import MixedModel, select_fp32_blocks
 from toolkit.export.reference import Reference
-from toolkit.pixels import to_pixels
-from toolkit.preprocessing import Preprocessing
+from toolkit.pixels import Array
 from toolkit.progress import silent
 
 LABELS = np.arange(100) % 2
@@ -85,10 +84,3 @@ def test_a_sample_without_images_is_an_error() -> None:
         Sample(IMAGES, (), 0.01)
     with pytest.raises(CheckFailed, match="no images"):
         Sample(IMAGES[:0], SAMPLE.domains, 0.01)
-
-
-def test_to_pixels_inverts_normalisation() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 5), dtype=np.uint8)
-    preprocessing = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", 1.0, "squash", "timm")
-    mean, std = (np.array(values, np.float32)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
-    np.testing.assert_array_equal(to_pixels((pixels.astype(np.float32) / 255 - mean) / std, preprocessing), pixels)

@@ -81,7 +81,7 @@ def test_from_opset_23_on_every_bucket_of_heads_is_an_attention_node(
     model = models(name, heads)
     artifact = exported(model)
     assert artifact.max_abs_difference is not None
-    assert artifact.options["attention"] == "standard"
+    assert artifact.attention == "standard"
     operators = [node.op_type for node in onnx.load(tmp_path / "out" / artifact.file).graph.node]
     assert operators.count("Attention") == sum(len(layout.buckets) for layout in model.info.layouts)
     assert {block.status for block in artifact.fusion} == {"fused"}
@@ -101,7 +101,7 @@ def test_the_folder_contains_a_file_and_its_record(models: Models, exported: Exp
     assert artifact.model == model.info
     assert artifact.inputs[0].shape == ("batch", 3, 16, 16)
     assert artifact.outputs[0].shape == ("batch", 3)
-    assert artifact.options == {"opset": 23, "attention": "standard"}
+    assert (artifact.opset, artifact.attention) == (23, "standard")
     assert artifact.rewrites["norms"] == 5
     assert artifact.built_with["torch"].split("+")[0] == torch.__version__.split("+")[0]
 

@@ -107,7 +107,7 @@ def check_engine(artifact: Artifact, folder: Path, case: tuple[str, ...], blocks
     statuses = [block.status for block in artifact.fusion]
     assert artifact.device_architecture == architecture
     assert artifact.inputs[0].shape[0] == "batch"
-    assert (artifact.options["least_batch"], artifact.options["largest_batch"]) == (1, 64)
+    assert (artifact.batch.least, artifact.batch.most) == (1, 64)
     assert len(statuses) == blocks
     assert "unknown" not in statuses
     assert ("fused" in statuses) == (precision != "fp32")

@@ -17,7 +17,7 @@ from toolkit.export.engine import Engine, EngineLayer, EngineLayers, EngineOptio
 from toolkit.export.libraries import TABLE, Features, Library, features_of, library
 from toolkit.export.tensorrt import EngineSettings, _write_cache, engine_options
 from toolkit.models.model import Model
-from toolkit.records import Artifact
+from toolkit.records import Artifact, BatchRange
 
 Models = Callable[..., Model]
 Exported = Callable[..., Artifact]
@@ -90,8 +90,7 @@ def test_engines_are_cross_compiled(
     assert artifact.device_architecture == architecture
     assert artifact.max_abs_difference is None
     assert [fusion.block for fusion in artifact.fusion] == [0, 1]
-    assert artifact.options["least_batch"] == 1
-    assert artifact.options["largest_batch"] == 64
+    assert artifact.batch == BatchRange(1, 8, 64)
     assert artifact.built_with["tensorrt_rtx"]
     engine = records.load(EngineLayers, tmp_path / "out" / "layers.json")
     assert any("blocks.1.attn" in node for layer in engine.layers for node in layer.nodes)

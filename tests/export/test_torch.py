@@ -39,7 +39,7 @@ def test_compiled_code_and_its_program_give_the_models_logits(
 ) -> None:
     model = models(heads="uneven")
     artifact = exported(model, "torch")
-    assert artifact.options["compiled"] is True
+    assert artifact.compiled is True
     assert artifact.device_architecture == cpu_kind()
     assert artifact.extra_files.keys() == {"program.pt2"}
     with runtime("torch").open(tmp_path / "out", threads=1) as session:
@@ -60,7 +60,7 @@ def test_a_program_without_compiled_code(
         monkeypatch.setattr(shutil, "which", lambda name: None)
     model = models()
     artifact = exported(model, "torch", compile=reason == "no compiler")
-    assert artifact.options["compiled"] is False
+    assert artifact.compiled is False
     assert artifact.notes == (("not compiled: there is no C++ compiler",) if reason == "no compiler" else ())
     assert artifact.device_architecture is None
     assert not artifact.extra_files
@@ -90,5 +90,5 @@ def test_every_precision_and_input_compiles(
     models: Models, exported: Exported, name: str, precision: str, inputs: dict[str, object]
 ) -> None:
     artifact = exported(models(name, "uneven"), "torch", precision=precision, **inputs)
-    assert artifact.options["compiled"] is True
+    assert artifact.compiled is True
     assert artifact.max_abs_difference is not None

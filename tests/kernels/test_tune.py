@@ -1,16 +1,17 @@
-"""Candidate configurations match the heuristic one; timing them needs a GPU."""
+"""Candidate configurations match the heuristic one, and the fastest is chosen."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from typing import cast
 
 import pytest
 import torch
 import triton
 
-from toolkit.kernels import tune
 from toolkit.kernels.headwise_settings import KernelConfig, Workload, heuristic_config
-from toolkit.kernels.tune import Problem, candidates
+from toolkit.kernels.tune import Problem, candidates, fastest
 
 HEADS = ((16, 8), (8, 16))
 WORKLOADS = [
@@ -51,22 +52,26 @@ def test_a_wrong_candidate_is_disqualified() -> None:
     assert "from the heuristic's result" in reason
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--widths", "136"], "a head is wider than 128"),
-        (["--widths", "60"], "not all head widths are multiples of 8"),
-        (["--tokens", "0"], "expected integers such as 197,577, got '0'"),
-        (["--kinds", "sideways"], "sideways is not one of forward, backward_keys, backward_queries"),
-        ([], "this machine has no NVIDIA GPU"),
-    ],
-    ids=str,
-)
-def test_bad_arguments(
-    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="with a GPU, see `make gpu`")
+@pytest.mark.parametrize(("slowdown", "chosen"), [(1.005, "heuristic"), (1.5, "fastest")])
+def test_the_heuristic_is_kept_unless_another_is_clearly_faster(
+    slowdown: float, chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit) as ended:
-        tune.main(arguments)
-    assert ended.value.code == 2
-    assert message in capsys.readouterr().err
+    workload = Workload("forward", 50, HEADS)
+    heuristic = heuristic_config(workload, 90)
+    faster = next(config for config in candidates(workload, 90) if config != heuristic)
+    monkeypatch.setattr("toolkit.kernels.tune.candidates", lambda *_: iter((heuristic, faster)))
+    monkeypatch.setattr("toolkit.kernels.tune.capability_of", lambda _: 90)
+    monkeypatch.setattr(Problem, "copies", lambda _: 2)
+
+    def times(subjects: Sequence[Sequence[Callable[[], object]]]) -> list[float]:
+        assert [len(calls) for calls in subjects] == [2, 2]
+        subjects[1][0]()
+        return [10 * slowdown, 10.0]
+
+    with ThreadPoolExecutor(1) as pool:
+        config, disqualified = fastest(
+            Problem(workload, 1, "cpu", torch.float32), cast(ProcessPoolExecutor, pool), times
+        )
+    assert disqualified == {}
+    assert (config.us, config.heuristic_us) == ((10 * slowdown,) * 2 if chosen == "heuristic" else (10.0, 15.0))

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from toolkit import progress, recipe
+from toolkit import recipe
 from toolkit.dg.batches import Batch
 from toolkit.models.model import Model
-from toolkit.prune.criteria import Calibration
+from toolkit.prune.calibration import Calibration
 from toolkit.prune.methods import Job
 
 
@@ -25,7 +25,7 @@ def batches() -> list[Batch]:
 
 @pytest.fixture(scope="session")
 def calibration(batches: list[Batch]) -> Calibration:
-    return Calibration(lambda: batches, seed=0)
+    return Calibration(lambda _: batches, ("all",), seed=0)
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,7 @@ def job(calibration: Calibration) -> Callable[..., Job]:
     """Function that makes a job from prune settings: `job(ratio=0.5, scope="local")`."""
 
     def make(**settings: object) -> Job:
-        return Job(recipe.Prune.model_validate(settings), calibration, progress.silent)
+        return Job(recipe.Prune.model_validate(settings), calibration, seed=0)
 
     return make
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +14,8 @@ from toolkit.dg.batches import Batch
 from toolkit.errors import DataError, UnknownName
 from toolkit.models.groups import Groups, Key, Scores
 from toolkit.models.model import Model
-from toolkit.prune.criteria import Calibration, criterion
+from toolkit.prune.calibration import Calibration
+from toolkit.prune.criteria import criterion
 from toolkit.prune.gradients import mean_gradients, mean_squared_gradients
 
 NAMES = plugins.names("toolkit.prune.criteria")
@@ -155,15 +158,15 @@ def test_batch_size_and_vectorisation_do_not_change_gradients(
 @pytest.mark.parametrize("name", ["taylor", "hessian"])
 def test_no_calibration_images_is_an_error(name: str, model: Model, groups: Groups) -> None:
     with pytest.raises(DataError, match="no calibration images"):
-        criterion(name).score(model.module, Calibration(list, seed=0), groups)
+        criterion(name).score(model.module, Calibration(lambda _: [], (), seed=0), groups)
 
 
 @pytest.mark.parametrize("name", ["magnitude-l1", "magnitude-l2", "lamp", "random"])
 def test_criteria_without_images_load_none(name: str, model: Model, groups: Groups) -> None:
-    def load() -> list[Batch]:
+    def load(domains: Sequence[str]) -> list[Batch]:
         raise AssertionError("images were loaded")
 
-    assert criterion(name).score(model.module, Calibration(load, seed=0), groups)
+    assert criterion(name).score(model.module, Calibration(load, (), seed=0), groups)
 
 
 def test_magnitudes_are_sums_over_coupled_weights(model: Model, groups: Groups, calibration: Calibration) -> None:
@@ -203,4 +206,4 @@ def test_random_depends_on_the_seed_only(model: Model, groups: Groups, calibrati
     first = scorer.score(model.module, calibration, groups)[key]
     torch.manual_seed(99)
     assert torch.equal(scorer.score(nn.Identity(), calibration, groups)[key], first)
-    assert not torch.equal(scorer.score(model.module, Calibration(list, seed=1), groups)[key], first)
+    assert not torch.equal(scorer.score(model.module, Calibration(lambda _: [], (), seed=1), groups)[key], first)

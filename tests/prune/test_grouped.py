@@ -33,7 +33,7 @@ def dense(small: Callable[..., Model]) -> Model:
 @pytest.mark.parametrize("criterion", plugins.names("toolkit.prune.criteria"))
 @pytest.mark.parametrize("scope", SCOPES)
 def test_one_step_achieves_the_budget(dense: Model, job: Jobs, criterion: str, scope: str) -> None:
-    plan = method("grouped").prune(dense, job(criterion=criterion, scope=scope, budget="macs=0.5", round_to=1))
+    plan = method("grouped").prune(dense, job(criterion=criterion, scope=scope, budget="macs=0.5", round_to=1)).plan
     slim = remove(dense, plan.cuts).model.module
     assert plan.achieved == pytest.approx(profile(slim, 16).macs / dense.info.macs)
     assert 0.495 <= plan.achieved <= 0.5
@@ -62,7 +62,7 @@ def test_steps_extend_each_other_and_achieve_the_budget(
 
     monkeypatch.setattr(grouped_module, "remove", recorded)
     several = job(criterion="taylor", scope=scope, budget="params=0.4", steps=steps, axes=axes, round_to=1)
-    plan = method("grouped").prune(dense, several)
+    plan = method("grouped").prune(dense, several).plan
     assert 0.396 <= plan.achieved <= 0.4
     cuts_by_step.append(plan.cuts)
     assert len(cuts_by_step) == steps
@@ -105,8 +105,10 @@ def test_units_removed_by_a_step_stay_removed(
         return remove(model, cuts)
 
     monkeypatch.setattr(grouped_module, "remove", recorded)
-    plan = method("grouped").prune(
-        model, job(criterion="magnitude-l2", scope=scope, steps=steps, axes=axes, round_to=1, **budget)
+    plan = (
+        method("grouped")
+        .prune(model, job(criterion="magnitude-l2", scope=scope, steps=steps, axes=axes, round_to=1, **budget))
+        .plan
     )
     removed = [
         {other for cut in cuts for unit in cut.units for other in with_contained(groups, cut, unit)}
@@ -132,7 +134,7 @@ def test_ratios_are_achieved_and_macs_counted_by_hand(
     dense: Model, job: Jobs, scope: str, ratio: float, steps: int
 ) -> None:
     prune = job(criterion="magnitude-l2", scope=scope, ratio=ratio, steps=steps, axes=("mlp", "embed"), round_to=1)
-    plan = method("grouped").prune(dense, prune)
+    plan = method("grouped").prune(dense, prune).plan
     units = 3 * 192 + 48
     assert ratio - 4 / units <= plan.achieved <= ratio
     assert sum(len(cut.units) for cut in plan.cuts) == round(plan.achieved * units)
@@ -148,7 +150,9 @@ def test_ratios_are_achieved_and_macs_counted_by_hand(
 @pytest.mark.parametrize("scope", SCOPES)
 def test_a_last_step_that_removes_nothing_more_is_no_error(dense: Model, job: Jobs, scope: str) -> None:
     plans = [
-        method("grouped").prune(dense, job(criterion="magnitude-l1", scope=scope, ratio=0.99, steps=steps, round_to=24))
+        method("grouped")
+        .prune(dense, job(criterion="magnitude-l1", scope=scope, ratio=0.99, steps=steps, round_to=24))
+        .plan
         for steps in (1, 3)
     ]
     assert plans[0].achieved == plans[1].achieved > 0.3
@@ -157,25 +161,25 @@ def test_a_last_step_that_removes_nothing_more_is_no_error(dense: Model, job: Jo
 def test_each_step_scores_the_remaining_model(dense: Model, job: Jobs) -> None:
     """Several steps select other units than one, and each step reports progress."""
     calls: list[tuple[int, int]] = []
-    one = method("grouped").prune(dense, job(budget="macs=0.3", round_to=1))
+    one = method("grouped").prune(dense, job(budget="macs=0.3", round_to=1)).plan
     several = replace(
         job(budget="macs=0.3", round_to=1, steps=3),
         progress=lambda done, total, message="": calls.append((done, total)),
     )
-    three = method("grouped").prune(dense, several)
+    three = method("grouped").prune(dense, several).plan
     assert calls == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert one.cuts != three.cuts
 
 
 def test_the_same_job_gives_the_same_plan(dense: Model, job: Jobs) -> None:
-    first, second = (method("grouped").prune(dense, job(criterion="hessian", round_to=1)) for _ in range(2))
+    first, second = (method("grouped").prune(dense, job(criterion="hessian", round_to=1)).plan for _ in range(2))
     assert first == second
 
 
 def test_a_slim_model_can_be_pruned_again(dense: Model, job: Jobs) -> None:
-    plan = method("grouped").prune(dense, job(budget="macs=0.6", round_to=1))
+    plan = method("grouped").prune(dense, job(budget="macs=0.6", round_to=1)).plan
     slim = remove(dense, plan.cuts).model
-    again = method("grouped").prune(slim, job(budget="macs=0.6", round_to=1, axes=("qk", "v", "mlp", "embed")))
+    again = method("grouped").prune(slim, job(budget="macs=0.6", round_to=1, axes=("qk", "v", "mlp", "embed"))).plan
     remaining = profile(remove(slim, again.cuts).model.module, 16).macs
     assert remaining / dense.info.macs == pytest.approx(0.36, rel=0.02)
 

@@ -11,17 +11,17 @@ Measured = Callable[[str, str], dict[str, float]]
 PROGRAM = """
 import json, resource, sys, time
 from dataclasses import replace
-from toolkit import progress, recipe
+from toolkit import recipe
 from toolkit.models.build import build
 from toolkit.models.surgery import remove
-from toolkit.prune.criteria import Calibration
+from toolkit.prune.calibration import Calibration
 from toolkit.prune.methods import Job, method
 
 settings = recipe.Model(name=sys.argv[1], weights="none")
 model = build(settings, ("cat", "dog"), seed=0)
 start = time.perf_counter()
 prune = recipe.Prune(criterion="magnitude-l2", budget="macs=0.5")
-plan = method("grouped").prune(model, Job(prune, Calibration(list, 0), progress.silent))
+plan = method("grouped").prune(model, Job(prune, Calibration(lambda _: [], (), 0), 0)).plan
 remove(model, plan.cuts)
 seconds = time.perf_counter() - start
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

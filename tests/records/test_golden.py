@@ -15,7 +15,9 @@ from toolkit.export.engine import EngineLayers
 from toolkit.models import store
 from toolkit.records import (
     Artifact,
+    BatchRange,
     BenchReport,
+    EngineTraits,
     Environment,
     ModelInfo,
     ParityReport,
@@ -83,11 +85,34 @@ def test_old_names_are_converted() -> None:
     folder = GOLDEN / "schema-1"
     artifact = records.load(Artifact, folder / "Artifact.json")
     assert artifact.extra_files == {"model.onnx.data": artifact.sha256}
+    assert (artifact.opset, artifact.attention, artifact.batch) == (23, "standard", BatchRange())
     assert [block.hint for block in artifact.fusion] == ["", "--precision fp16 or bf16"]
     assert (artifact.schema, artifact.model.schema) == (2, 2)
     assert records.load(PrunePlan, folder / "PrunePlan.json").achieved == pytest.approx(0.497, abs=1e-3)
+    report = records.load(BenchReport, folder / "BenchReport.json")
+    assert (report.environment.cores, report.measurements[1].clock) == (2, "host")
     info = records.load(ModelInfo, folder / "ModelInfo.json")
     assert (info.preprocessing.mean[0], info.preprocessing.crop_mode, info.merges) == (0.485, "squash", ())
+
+
+def test_options_of_engines_are_converted() -> None:
+    content = json.loads((GOLDEN / "schema-1" / "Artifact.json").read_text())
+    content["options"] |= {
+        "least_batch": 1,
+        "usual_batch": 8,
+        "largest_batch": 64,
+        "builder_level": 3,
+        "version_compatible": False,
+        "hardware_compatible": True,
+        "graph_difference": 1e-6,
+    }
+    artifact = records.loads(Artifact, json.dumps(content))
+    assert (artifact.batch, artifact.engine) == (BatchRange(1, 8, 64), EngineTraits(3, False, True))
+    assert (artifact.graph_difference, artifact.compiled) == (1e-6, False)
+    content["inputs"][0]["shape"][0] = 4
+    content["options"] = {"compiled": True}
+    fixed = records.loads(Artifact, json.dumps(content))
+    assert (fixed.batch, fixed.compiled, fixed.engine) == (BatchRange.of([4]), True, None)
 
 
 def test_an_old_name_is_refused_in_a_new_file() -> None:

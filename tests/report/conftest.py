@@ -127,7 +127,7 @@ def artifact() -> Artifact:
         outputs=(TensorSpec("logits", "float32", ("batch", 2)),),
         model=model,
         built_with={"torch": "2.15.0"},
-        options={"opset": 20},
+        opset=20,
         max_abs_difference=3.1e-6,
     )
 

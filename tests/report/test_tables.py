@@ -118,7 +118,7 @@ def test_unknown_environment_values_are_marked(page: Page) -> None:
 
 def test_artifact_shows_hashes_and_interface(artifact: Artifact) -> None:
     facts = dict(tables.artifact_facts(artifact))
-    assert facts["Target"] == "onnx, fp32, opset 20"
+    assert facts["Target"] == "onnx, fp32, opset 20, any batch size"
     assert facts["Inputs"] == "images: float32 [batch, 3, 160, 160]"
     assert facts["SHA-256, file"] == "a" * 64
     assert facts["SHA-256, model's weights"] == "5" * 64

@@ -99,19 +99,22 @@ def evaluation_batches(
         yield batch.images.numpy(), batch.labels.numpy()
 
 
-def calibration_batches(
-    images: ImagesByDomain, info: ModelInfo, samples: int, batch_size: int, seed: int
-) -> list[Batch]:
-    """`samples` images without augmentation, drawn in equal numbers from every domain, with domains alternating.
+def calibration_images(images: ImagesByDomain, samples: int, seed: int) -> dict[str, list[Image]]:
+    """`samples` images, drawn in equal numbers from every domain; all images of a domain that has fewer.
 
-    All images of a domain that has fewer. Pass training images: scores must not depend on evaluation images.
+    Pass training images: scores must not depend on evaluation images.
     """
-    samples_by_domain: list[list[Image]] = []
-    for domain, candidates in enumerate(images.values()):
+    drawn = {}
+    for domain, (name, candidates) in enumerate(images.items()):
         count = (samples + len(images) - 1 - domain) // len(images)
         order = _rng(seed, domain, 2).permutation(len(candidates))[:count]
-        samples_by_domain.append([candidates[index] for index in order])
-    mixed = [image for row in zip_longest(*samples_by_domain) for image in row if image is not None]
+        drawn[name] = [candidates[index] for index in order]
+    return drawn
+
+
+def calibration_batches(images: ImagesByDomain, info: ModelInfo, batch_size: int) -> list[Batch]:
+    """All images without augmentation, alternating between domains."""
+    mixed = [image for row in zip_longest(*images.values()) for image in row if image is not None]
     return list(_ordered_batches(mixed, info, batch_size, workers=0))  # too few to start worker processes
 
 

@@ -9,16 +9,23 @@ from __future__ import annotations
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from toolkit import records
 from toolkit.errors import RunFolderError, StorageError, plainly
 from toolkit.records import TrainingHistory
 
 Weights = dict[str, Tensor]
+ExtensionState = dict[Literal["modules", "state"], Weights]
+"""The state dict of an extension's modules, and its other state."""
+
+
+def copied(module: nn.Module) -> Weights:
+    """A copy of the module's state dict on the CPU."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in module.state_dict().items()}
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,8 @@ class Checkpoint:
     """Weights of the evaluation selected so far."""
     optimizer: dict[str, Any]
     """Optimizer.state_dict() of torch."""
+    extensions: list[ExtensionState]
+    """State of each training extension, in order."""
 
 
 def save(checkpoint: Checkpoint, file: Path) -> None:
@@ -44,6 +53,7 @@ def save(checkpoint: Checkpoint, file: Path) -> None:
         "module": checkpoint.module,
         "best": checkpoint.best,
         "optimizer": checkpoint.optimizer,
+        "extensions": checkpoint.extensions,
     }
     partial = file.with_name(f"{file.name}.partial")
     try:
@@ -69,7 +79,8 @@ def load(file: Path, identity: str) -> Checkpoint | None:
         if content["identity"] != identity:
             return None
         history = records.loads(TrainingHistory, content["history"], str(file))
-        return Checkpoint(identity, history, content["module"], content["best"], content["optimizer"])
+        tensors = content["module"], content["best"], content["optimizer"], content["extensions"]
+        return Checkpoint(identity, history, *tensors)
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
         raise RunFolderError(
             f"{file} is not a checkpoint of this toolkit: {plainly(error)}", "delete it to train from the beginning"

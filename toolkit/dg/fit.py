@@ -10,20 +10,23 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import reduce
+from itertools import chain
 
 import torch
 
 from toolkit import records
 from toolkit.dg import checkpoint
 from toolkit.dg.batches import Batch, TrainingBatches
-from toolkit.dg.checkpoint import Checkpoint
+from toolkit.dg.checkpoint import Checkpoint, ExtensionState, Weights, copied
 from toolkit.dg.domains import Domains
 from toolkit.dg.evaluate import accuracy
-from toolkit.dg.objectives import Objective
+from toolkit.dg.plan import TrainingPlan
 from toolkit.dg.select import source_accuracy, training_domain_validation
-from toolkit.dg.trainer import Trainer, best_device, weights
+from toolkit.dg.trainer import Trainer, best_device, extended_loss
 from toolkit.errors import CheckFailed
 from toolkit.models.model import Model
 from toolkit.progress import Progress, silent
@@ -31,32 +34,14 @@ from toolkit.recipe import Training
 from toolkit.records import Evaluation, TrainingHistory
 
 
-@dataclass(frozen=True)
-class TrainingPlan:
-    """Arguments of training besides the model and the data."""
-
-    settings: Training
-    objective: Objective
-    seed: int
-    checkpoint: Path
-    """File that is written after each evaluation and read by a later call. The caller deletes it."""
-    workers: int | None = None
-    """Worker processes that load images (recipe.Data.workers)."""
-    distilled: bool = False
-    """Whether the objective includes distillation; recorded in the history."""
-
-    @property
-    def name(self) -> str:
-        """Name of the objective, for users."""
-        return f"{self.settings.objective} and distillation" if self.distilled else self.settings.objective
-
-
 def fit(model: Model, domains: Domains, plan: TrainingPlan, progress: Progress = silent) -> TrainingHistory:
-    """Train `model.module` in place; it ends in the selected state, in evaluation mode, on the CPU.
+    """Train `model.module` in place; it ends in the selected state, in evaluation mode, on the CPU. Extensions end in
+    the state of the last step.
 
-    Resumes from `plan.checkpoint` if it is of the same run (settings, seed, images, initial weights), and replaces it
-    otherwise. With 0 epochs the model is only evaluated. Raises UnknownName for an unknown optimiser or schedule,
-    CheckFailed if the loss is not finite, StorageError if the checkpoint cannot be written.
+    Resumes from `plan.checkpoint` if it is of the same run (settings, seed, images, initial weights and extensions),
+    and replaces it otherwise. With 0 epochs the model is only evaluated. Raises UnknownName for an unknown optimiser or
+    schedule, CheckFailed if the loss is not finite or no state may be selected, StorageError if the checkpoint cannot
+    be written.
     """
     run = _Fit(model, domains, plan, progress)
     history = run.train() if plan.settings.epochs else run.evaluate_only()
@@ -85,8 +70,8 @@ class _Fit:
 
     def train(self) -> TrainingHistory:
         total = total_steps(self.domains, self.plan.settings)
-        trainer = Trainer(self.model.module, self._batches(), self.plan.objective, total)
-        identity = self._identity()
+        trainer = Trainer(self.model.module, self._batches(), self.plan, total)
+        identity = self._identity(trainer.extension_states())
         state = checkpoint.load(self.plan.checkpoint, identity) or self._initial(identity, trainer)
         trainer.restore(state)
         for end in evaluation_steps(total, self.plan.settings.evaluations):
@@ -94,43 +79,63 @@ class _Fit:
                 state = self._period(trainer, state, end)
                 checkpoint.save(state, self.plan.checkpoint)
                 self.progress(end, total, _summary(state.history.evaluations[-1]))
+        if not state.best:
+            raise CheckFailed(f"{self.plan.name}: no evaluated state may be selected, not even that of the last step")
         self.model.module.load_state_dict(state.best)
         return state.history
 
     def evaluate_only(self) -> TrainingHistory:
         """One evaluation at step 0 without training; its loss is that of the first batches."""
         module = self.model.module.to(best_device()).eval()
+        for extension in self.plan.extensions:
+            if extension.modules is not None:
+                extension.modules.to(best_device()).eval()
         batches = [Batch(*(part.to(best_device()) for part in batch)) for batch in next(self._batches().steps(0, 1))]
         started = time.monotonic()
         with torch.no_grad():
-            loss, _ = self.plan.objective(module, batches)
+            loss = extended_loss(self.plan, 0, module, batches)
         evaluation = self._evaluate(0, loss.item())
         self.progress(0, 0, _summary(evaluation))
         return TrainingHistory(self.plan.name, 0, time.monotonic() - started, (evaluation,), 0)
 
     def _initial(self, identity: str, trainer: Trainer) -> Checkpoint:
         history = TrainingHistory(self.plan.name, 0, 0.0, (), 0)
-        return Checkpoint(identity, history, weights(self.model.module), {}, trainer.optimizer_state())
+        states = trainer.extension_states()
+        return Checkpoint(identity, history, copied(self.model.module), {}, trainer.optimizer_state(), states)
 
     def _period(self, trainer: Trainer, state: Checkpoint, end: int) -> Checkpoint:
         """Train to step `end`, evaluate, and select the better of the best state so far and this one."""
         started = time.monotonic()
         history = state.history
         loss = trainer.run(history.steps, end, self.progress)
-        evaluations = (*history.evaluations, self._evaluate(end, loss))
-        selected = training_domain_validation(evaluations).step
-        current = weights(self.model.module)
+        current = copied(self.model.module)
         if not all(bool(torch.isfinite(tensor).all()) for tensor in current.values()):
             raise CheckFailed(f"training diverged: at step {end} some weights are not finite", "lower --learning-rate")
+        candidate = reduce(lambda tensors, extension: extension.evaluated(tensors), self.plan.extensions, current)
+        with self._loaded(candidate, current):
+            evaluation = self._evaluate(end, loss)
+        selected, best = history.selected_step, state.best
+        if all(extension.may_select(end) for extension in self.plan.extensions):
+            so_far = [item for item in history.evaluations if best and item.step == selected]
+            selected = training_domain_validation([*so_far, evaluation]).step
+            best = candidate if selected == end else best
         history = replace(
             history,
             steps=end,
             seconds=history.seconds + time.monotonic() - started,
-            evaluations=evaluations,
+            evaluations=(*history.evaluations, evaluation),
             selected_step=selected,
         )
-        best = current if selected == end else state.best
-        return Checkpoint(state.identity, history, current, best, trainer.optimizer_state())
+        return Checkpoint(state.identity, history, current, best, trainer.optimizer_state(), trainer.extension_states())
+
+    @contextmanager
+    def _loaded(self, weights: Weights, current: Weights) -> Iterator[None]:
+        """These weights in the module; the current ones are restored on exit."""
+        if weights is not current:
+            self.model.module.load_state_dict(weights)
+        yield
+        if weights is not current:
+            self.model.module.load_state_dict(current)
 
     def _evaluate(self, step: int, loss: float) -> Evaluation:
         size, workers = self.plan.settings.batch_size, self.plan.workers
@@ -147,7 +152,7 @@ class _Fit:
         images = self.domains.training_images()
         return TrainingBatches(images, self.model.info, self.plan.settings, self.plan.seed, self.plan.workers)
 
-    def _identity(self) -> str:
+    def _identity(self, extensions: Sequence[ExtensionState]) -> str:
         """Hash of everything that determines the result of training, except the code."""
         plan = self.plan
         digest = hashlib.sha256()
@@ -156,9 +161,11 @@ class _Fit:
             str(plan.seed),
             self.domains.fingerprint(),
             records.dumps(self.model.info),
+            *(extension.name for extension in plan.extensions),
         ):
             digest.update(text.encode())
-        for name, tensor in self.model.module.state_dict().items():
+        tensors = [state[part] for state in extensions for part in ("modules", "state")]
+        for name, tensor in chain(self.model.module.state_dict().items(), *(part.items() for part in tensors)):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()

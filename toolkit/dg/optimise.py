@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from timm.optim._optim_factory import create_optimizer_v2, list_optimizers
 from timm.scheduler.scheduler import Scheduler
 from timm.scheduler.scheduler_factory import create_scheduler_v2
@@ -29,6 +31,19 @@ def build_optimizer(module: nn.Module, settings: Training) -> Optimizer:
     return create_optimizer_v2(
         module, opt=settings.optimizer, lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
+
+
+def add_group(optimizer: Optimizer, parameters: Iterable[nn.Parameter], learning_rate: float | None) -> None:
+    """Move parameters to a group of their own without weight decay; default: the optimiser's learning rate.
+
+    To be called before `build_schedule`, which scales the learning rate of each group.
+    """
+    own = list(parameters)
+    moved = {id(parameter) for parameter in own}
+    for group in optimizer.param_groups:
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in moved]
+    rate = optimizer.defaults["lr"] if learning_rate is None else learning_rate
+    optimizer.add_param_group({"params": own, "lr": rate, "weight_decay": 0.0})
 
 
 def build_schedule(optimizer: Optimizer, settings: Training, steps: int) -> Scheduler:

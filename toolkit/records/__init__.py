@@ -8,8 +8,8 @@ that names the file and the field. Devices read records with the standard librar
 
 from __future__ import annotations
 
-from toolkit.records.artifact import Artifact, Fusion, FusionStatus, Lowered, TensorSpec
-from toolkit.records.bench import BenchReport, Environment, Measurement, Telemetry
+from toolkit.records.artifact import Artifact, BatchRange, EngineTraits, Fusion, FusionStatus, Lowered, TensorSpec
+from toolkit.records.bench import BenchReport, Environment, GpuState, Measurement, Telemetry
 from toolkit.records.files import dumps, load, loads, save
 from toolkit.records.model import DENSE, SLIM, BlockSummary, HeadLayout, Merge, ModelInfo, ModelSummary, Setting
 from toolkit.records.parity import Comparison, DomainParity, ParityReport, Verdict
@@ -23,15 +23,18 @@ __all__ = [
     "SLIM",
     "Artifact",
     "Axis",
+    "BatchRange",
     "BenchReport",
     "BlockSummary",
     "Comparison",
     "Cut",
     "DomainParity",
+    "EngineTraits",
     "Environment",
     "Evaluation",
     "Fusion",
     "FusionStatus",
+    "GpuState",
     "HeadLayout",
     "Lowered",
     "Measurement",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from toolkit.records.model import ModelInfo, Setting
+from toolkit.records.model import ModelInfo
+from toolkit.records.schema import since
 
 
 @dataclass(frozen=True)
@@ -15,6 +17,44 @@ class TensorSpec:
     name: str
     dtype: str
     shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class BatchRange:
+    """Batch sizes that a file accepts."""
+
+    least: int = 1
+    usual: int | None = None
+    """The size that it is optimised for; None: none in particular."""
+    most: int | None = None
+    """None: unlimited."""
+
+    @classmethod
+    def of(cls, sizes: Sequence[int]) -> BatchRange:
+        """One size (fixed), or the minimum, typical and maximum size."""
+        return cls(sizes[0], sizes[len(sizes) // 2], sizes[-1])
+
+    @property
+    def fixed(self) -> int | None:
+        """The only size, if there is only one."""
+        return self.least if self.least == self.most else None
+
+    @property
+    def text(self) -> str:
+        if self.fixed:
+            return f"batch size {self.fixed}"
+        return "any batch size" if self.most is None else f"batch sizes {self.least} to {self.most}"
+
+
+@dataclass(frozen=True)
+class EngineTraits:
+    """Where an engine of TensorRT can run, besides on the GPU and with the version that built it."""
+
+    builder_level: int
+    version_compatible: bool
+    """With later versions."""
+    hardware_compatible: bool
+    """On all GPUs from Ampere on."""
 
 
 FusionStatus: TypeAlias = Literal["fused", "partly", "not", "unknown"]
@@ -70,12 +110,21 @@ class Artifact:
     """The exported model, with its classes and preprocessing."""
     built_with: dict[str, str]
     """Package versions of the builder."""
-    options: dict[str, Setting] = field(default_factory=dict)
-    """Target-specific choices: opset, ..."""
+    batch: BatchRange = since(2, BatchRange())
+    opset: int | None = since(2, None)
+    """ONNX opset of the graph."""
+    attention: str | None = since(2, None)
+    """Form of attention in the graph."""
+    compiled: bool = since(2, False)
+    """Machine code of PyTorch's compiler."""
+    engine: EngineTraits | None = since(2, None)
+    """None: not an engine of TensorRT."""
     device_architecture: str | None = None
     """The architecture it was compiled for; None: portable."""
     max_abs_difference: float | None = None
     """Largest logit difference from the PyTorch model, measured after the export; None: not run."""
+    graph_difference: float | None = since(2, None)
+    """`max_abs_difference` of the graph that the file was built from, for a file that was not run."""
     extra_files: dict[str, str] = field(default_factory=dict)
     """Additional files with their sha256: external weights, the list of an engine's layers."""
     rewrites: dict[str, int] = field(default_factory=dict)
@@ -87,3 +136,18 @@ class Artifact:
     notes: tuple[str, ...] = ()
     """Notes for users."""
     schema: int = 2
+
+    def facts(self) -> list[str]:
+        """How the file was built, in words, as far as it applies."""
+        facts = []
+        if self.opset is not None:
+            facts.append(f"opset {self.opset}")
+        if self.attention is not None:
+            facts.append(f"{self.attention} attention")
+        facts.append(self.batch.text)
+        if self.compiled:
+            facts.append("compiled")
+        if self.engine:
+            facts.append(f"builder level {self.engine.builder_level}")
+            facts += ["for later versions too"] * self.engine.version_compatible
+        return facts

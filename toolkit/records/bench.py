@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from toolkit.records.schema import since
+
 
 @dataclass(frozen=True)
 class Environment:
@@ -25,15 +27,26 @@ class Environment:
 
 
 @dataclass(frozen=True)
+class GpuState:
+    """Clocks, temperature and power of a GPU; None: unknown."""
+
+    sm_clock_mhz: float | None
+    memory_clock_mhz: float | None
+    temperature_c: float | None
+    power_w: float | None
+
+
+@dataclass(frozen=True)
 class Telemetry:
     """State of the machine during a measurement; None: unknown."""
 
-    load_average: float | None = None
-    """Runnable processes at the start of the measurement, without this one."""
     cpu_share: float | None = None
     """CPU time of other processes during the measurement, as a fraction of all cores."""
     temperature_c: tuple[float, ...] = ()
     throttled: bool | None = None
+    gpu: GpuState | None = since(2, None)
+    """Right after the measurement; None without an NVIDIA GPU."""
+    gpu_throttled: bool | None = since(2, None)
 
 
 @dataclass(frozen=True)
@@ -45,7 +58,6 @@ class Measurement:
     artifact_sha256: str
     runtime: str
     device: str
-    scenario: str
     batch_size: int
     threads: int
     latency_ms: tuple[float, ...]
@@ -55,12 +67,11 @@ class Measurement:
     """Time to load the file and create a session."""
     peak_memory_bytes: int | None
     """Peak resident memory of the process; None if several models share it."""
-    energy_j: float | None
     telemetry: Telemetry
-    environment: Environment
     reasons: tuple[str, ...]
     """Reasons why it is INVALID; empty if VALID."""
-    schema: int = 1
+    clock: str = since(2, "host")
+    schema: int = 2
 
     @property
     def valid(self) -> bool:
@@ -72,4 +83,6 @@ class BenchReport:
     """Interleaved measurements of one session."""
 
     measurements: tuple[Measurement, ...]
-    schema: int = 1
+    environment: Environment
+    """The machine that they were taken on."""
+    schema: int = 2

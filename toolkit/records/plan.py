@@ -42,4 +42,8 @@ class PrunePlan:
     cuts: tuple[Cut, ...]
     merges: tuple[Merge, ...] = since(2, ())
     """Tokens to merge, by block."""
+    basis: str = since(2, "none")
+    """Basis of the model with this hash: the dense model's own, or one that it was rotated to."""
+    compensation: str = since(2, "none")
+    """Compensation after the removal."""
     schema: int = 2

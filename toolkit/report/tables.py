@@ -124,10 +124,9 @@ def environment_facts(environment: Environment) -> Facts:
 
 
 def artifact_facts(artifact: Artifact) -> Facts:
-    options = "".join(f", {name} {value}" for name, value in sorted(artifact.options.items()))
     difference = artifact.max_abs_difference
     return (
-        ("Target", f"{artifact.target}, {artifact.precision}{options}"),
+        ("Target", ", ".join((artifact.target, artifact.precision, *artifact.facts()))),
         ("Runs on", artifact.device_architecture or "any device"),
         ("Inputs", "; ".join(_tensor(spec) for spec in artifact.inputs)),
         ("Outputs", "; ".join(_tensor(spec) for spec in artifact.outputs)),

@@ -21,9 +21,11 @@ class Bench(Stage):
     needs = ("export",)
 
     def check(self, run: Run) -> None:
+        from toolkit.bench.clocks import clock
         from toolkit.bench.runtimes import runtime
 
-        runtime(_runtime(run), _runtime_settings(run))
+        clock(run.recipe.bench.clock, _settings_of(run, run.recipe.bench.clock))
+        runtime(_runtime(run), _settings_of(run, _runtime(run)))
         _subjects(run)
         name, unavailable, here = _target(run), not_running_here(run), _device(run).is_this_machine
         if name in unavailable and here:
@@ -94,9 +96,9 @@ def _runtime(run: Run) -> str:
     return run.recipe.bench.runtime or target(run.recipe.export.targets[0]).runtime
 
 
-def _runtime_settings(run: Run) -> str:
-    """The runtime's own settings as JSON; empty: its defaults."""
-    own = run.recipe.bench.own(_runtime(run))
+def _settings_of(run: Run, plugin: str) -> str:
+    """A plug-in's own settings as JSON; empty: its defaults."""
+    own = run.recipe.bench.own(plugin)
     return "" if own is None else own.model_dump_json()
 
 
@@ -108,14 +110,16 @@ def _target(run: Run) -> str | None:
 
 
 def _subjects(run: Run) -> dict[str, Path]:
-    """Folders to measure: the artifacts that the runtime opens, or for torch without any, the models."""
-    runtime, name = _runtime(run), _target(run)
+    """Folders to measure: the artifacts that the runtime opens, or without any, the models."""
+    from toolkit.bench.runtimes import runtime
+
+    library, name = _runtime(run), _target(run)
     if name is not None:
         return {subject: run.folder.path / artifact_folder(run, name, subject) for subject in MODELS}
-    if runtime == "torch":
+    if runtime(library).opens_models:
         return {subject: run.folder.path / result for subject, result in MODELS.items()}
     raise RecipeError(
-        f"no exported artifact can be opened by runtime {runtime!r}",
+        f"no exported artifact can be opened by runtime {library!r}",
         f"export.targets is {list(run.recipe.export.targets)}",
     )
 
@@ -123,7 +127,7 @@ def _subjects(run: Run) -> dict[str, Path]:
 def _bench(run: Run, out: Path) -> None:
     from toolkit.bench.messages import BenchRequest, Subject
 
-    settings, runtime, own = run.recipe.bench, _runtime(run), _runtime_settings(run)
+    settings, runtime, own = run.recipe.bench, _runtime(run), _settings_of(run, _runtime(run))
     request = BenchRequest(
         subjects={name: Subject(str(folder.resolve()), runtime, own) for name, folder in _subjects(run).items()},
         batch_sizes=settings.batch_size,
@@ -131,6 +135,8 @@ def _bench(run: Run, out: Path) -> None:
         samples=settings.samples,
         threads=settings.threads,
         device=settings.device,
+        clock=settings.clock,
+        clock_settings=_settings_of(run, settings.clock),
         libraries=tuple(dict.fromkeys((*plugins.requirements(), *_libraries(run)))),
     )
     with run.progress("bench") as progress:

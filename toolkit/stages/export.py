@@ -23,7 +23,7 @@ from toolkit.stages import MODELS, Output, Run, Stage, hash_of
 from toolkit.stages.train import accuracies
 
 if TYPE_CHECKING:
-    from toolkit.bench.parity import Predictions
+    from toolkit.bench.parity import Side
     from toolkit.dg.image import Image
     from toolkit.export.calibrate import Sample
     from toolkit.progress import Progress
@@ -125,7 +125,7 @@ def _difference(artifact: Artifact) -> str:
     """Difference of the file's logits from PyTorch's, as far as it was measured."""
     if artifact.max_abs_difference is not None:
         return f"logits differ from PyTorch's by at most {artifact.max_abs_difference:.1e}"
-    graph = artifact.options.get("graph_difference")
+    graph = artifact.graph_difference
     if graph is None:
         return "not run on this machine; not compared with PyTorch"
     return f"not run on this machine; its graph's logits differ from PyTorch's by at most {graph:.1e}"
@@ -171,11 +171,12 @@ def _sample(run: Run, info: ModelInfo) -> Sample:
     """Images of the source domains, for choosing a precision."""
     import numpy as np
 
-    from toolkit.dg.batches import calibration_batches, evaluation_batches
+    from toolkit.dg.batches import calibration_batches, calibration_images, evaluation_batches
     from toolkit.export.calibrate import DomainSample, Sample
 
     settings, domains = run.recipe.export, []
-    training = calibration_batches(_calibration_images(run), info, settings.calibration_images, 32, run.recipe.seed)
+    drawn = calibration_images(_calibration_images(run), settings.calibration_images, run.recipe.seed)
+    training = calibration_batches(drawn, info, 32)
     for name, images in run.domains.selection_images().items():
         batches = list(evaluation_batches(_subset(images), info, 32, run.recipe.data.workers))
         domains.append(DomainSample(name, *(np.concatenate([batch[part] for batch in batches]) for part in range(2))))
@@ -212,7 +213,8 @@ def _verify(run: Run, name: str, result: str, out: Path, progress: Progress) -> 
         for side, (folder, library) in sides.items()
     }
     pairs, margin = [Pair(result, name, judged=True)], run.recipe.parity.margin
-    parity = compare(by_domain(by_side), dict.fromkeys(sides, ""), pairs, margin, run.domains.held_out)
+    hashes = {side: by_side[side].sha256 for side in sides}
+    parity = compare(by_domain(by_side), hashes, pairs, margin, run.domains.held_out)
     if parity.verdict == "fail":
         comparisons = [comparison for domain in parity.domains for comparison in domain.comparisons]
         worst = min(comparisons, key=lambda comparison: comparison.difference)
@@ -226,21 +228,20 @@ def _verify(run: Run, name: str, result: str, out: Path, progress: Progress) -> 
 
 def predictions(
     run: Run, folder: Path, library: str, domains: Mapping[str, Sequence[Image]], tell: Callable[[], None]
-) -> dict[str, Predictions]:
+) -> Side:
     """Predictions in every domain of the model in a folder, exported or not; calls `tell` before each domain."""
     from toolkit import limits
-    from toolkit.bench.identity import identify
-    from toolkit.bench.parity import predict
+    from toolkit.bench.parity import Side, predict
     from toolkit.bench.runtimes.isolated import open_session
     from toolkit.dg.batches import evaluation_batches
 
-    identity, predicted = identify(folder), {}
+    predicted = {}
     size, workers = run.recipe.parity.batch_size, run.recipe.data.workers
     with open_session(folder, library, limits.cores()) as session:
         for domain, images in domains.items():
             tell()
-            predicted[domain] = predict(session, evaluation_batches(images, identity.model, size, workers), identity)
-    return predicted
+            predicted[domain] = predict(session, evaluation_batches(images, session.spec.model, size, workers))
+    return Side(session.spec.sha256, predicted)
 
 
 def _subset(images: Sequence[Image]) -> Sequence[Image]:

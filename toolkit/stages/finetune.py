@@ -39,18 +39,22 @@ class Finetune(Stage):
 
 def _finetune(run: Run, inputs: dict[str, str], out: Path) -> None:
     from toolkit.dg import objectives
-    from toolkit.dg.distill import Distilled
-    from toolkit.dg.fit import TrainingPlan, fit
+    from toolkit.dg.extensions.chosen import extensions
+    from toolkit.dg.fit import fit, total_steps
+    from toolkit.dg.plan import TrainingPlan
     from toolkit.models import store
 
     settings, recipe = run.recipe.finetune, run.recipe
     slim = store.load(run.folder.path / PRUNED)
-    objective = objectives.build(settings)
-    if settings.distill:
-        teacher = store.load(run.folder.path / DENSE).module
-        objective = Distilled(objective, teacher, settings.distill_weight, settings.distill_temperature)
-    checkpoint = run.folder.scratch(FINETUNED, inputs) / "checkpoint.pt"
-    plan = TrainingPlan(settings, objective, recipe.seed, checkpoint, recipe.data.workers, settings.distill)
+    teacher = store.load(run.folder.path / DENSE).module if settings.distill else None
+    plan = TrainingPlan(
+        settings,
+        objectives.build(settings),
+        recipe.seed,
+        run.folder.scratch(FINETUNED, inputs) / "checkpoint.pt",
+        recipe.data.workers,
+        extensions(settings, slim.module, teacher, total_steps(run.domains, settings)),
+    )
     with run.progress("finetune") as progress:
         history = fit(slim, run.domains, plan, progress)
     records.save(history, out / "history.json")

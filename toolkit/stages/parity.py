@@ -8,15 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit import gpu, plugins, records
+from toolkit import plugins, records
 from toolkit.characters import counted
 from toolkit.errors import CheckFailed, DeviceUnreachable, LibraryDied, MissingDependency, ToolkitError, WrongMachine
+from toolkit.machine import cuda
 from toolkit.records import DENSE, SLIM, Comparison, DomainParity, ParityReport
 from toolkit.stages import MODELS, PARITY, Output, Run, Stage, hash_of
 from toolkit.stages.export import artifact_folder, not_running_here, predictions, running_libraries
 
 if TYPE_CHECKING:
-    from toolkit.bench.parity import Predictions
+    from toolkit.bench.parity import Side
 
 
 class Parity(Stage):
@@ -46,7 +47,7 @@ class Parity(Stage):
         inputs["parity"] = hash_of(run.recipe.parity)
         inputs |= plugins.versions(running_libraries(runtimes, run.recipe.export.targets))
         if any(described(name).uses_gpu for name in runtimes):
-            inputs["gpu"] = gpu.architecture_or_none() or "none"  # a GPU makes engines comparable that were not
+            inputs["gpu"] = cuda.architecture_or_none() or "none"  # a GPU makes engines comparable that were not
         return [Output(PARITY, inputs, lambda out: _compare(run, out))]
 
     def record(self, run: Run) -> ParityReport:
@@ -110,7 +111,6 @@ def _sides(run: Run) -> dict[str, tuple[Path, str]]:
 
 
 def _compare(run: Run, out: Path) -> None:
-    from toolkit.bench.identity import identify
     from toolkit.bench.parity import Pair, by_domain, compare, worst
 
     sides = _sides(run)
@@ -121,7 +121,7 @@ def _compare(run: Run, out: Path) -> None:
         raise type(first)("; ".join(error.message for error in unopened.values()), first.hint)
     report = compare(
         domains=by_domain(results),
-        sides={side: identify(sides[side][0]).sha256 for side in results},
+        sides={name: side.sha256 for name, side in results.items()},
         pairs=[Pair(DENSE, SLIM, judged=False)]
         + [Pair(SLIM, side, judged=True) for side in results if side not in MODELS],
         margin=run.recipe.parity.margin,
@@ -134,12 +134,10 @@ def _compare(run: Run, out: Path) -> None:
     records.save(report, out / "parity.json")
 
 
-def _predictions(
-    run: Run, sides: Mapping[str, tuple[Path, str]]
-) -> tuple[dict[str, dict[str, Predictions]], dict[str, ToolkitError]]:
+def _predictions(run: Run, sides: Mapping[str, tuple[Path, str]]) -> tuple[dict[str, Side], dict[str, ToolkitError]]:
     """Predictions of every side by domain, and the errors of the sides that do not run here."""
     parts = run.domains.evaluation_images()
-    results: dict[str, dict[str, Predictions]] = {}
+    results: dict[str, Side] = {}
     unopened: dict[str, ToolkitError] = {}
     steps, total = itertools.count(), len(sides) * len(parts)
     with run.progress("parity") as progress:

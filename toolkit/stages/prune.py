@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from toolkit import records
-from toolkit.records import DENSE, ModelInfo, PrunePlan
-from toolkit.stages import PRUNED, Output, Run, Stage, inputs_of
+from toolkit.errors import RecipeError
+from toolkit.progress import Progress
+from toolkit.records import DENSE, ModelInfo, PrunePlan, TrainingHistory
+from toolkit.stages import PRUNED, Output, Run, Stage, hash_of, inputs_of
+
+if TYPE_CHECKING:
+    from toolkit.dg.extensions import TrainingExtension
+    from toolkit.models.model import Model
+    from toolkit.prune.calibration import Calibration
+    from toolkit.prune.methods import Train
+
+SOURCE = "source"
+"""Model folder inside the result: the model that the plan's indices refer to, if it is not the dense model."""
 
 CALIBRATION_BATCH = 32
 """Batch size of calibration images; scores do not depend on it."""
@@ -17,15 +31,22 @@ class Prune(Stage):
     needs = ("train",)
 
     def check(self, run: Run) -> None:
+        from toolkit.prune.bases import basis
         from toolkit.prune.budget import budget_of
+        from toolkit.prune.compensate import compensation
         from toolkit.prune.criteria import criterion
         from toolkit.prune.methods import method
         from toolkit.prune.scopes import scope
 
         settings = run.recipe.prune
-        method(settings.method, settings.own(settings.method))
+        if method(settings.method, settings.own(settings.method)).trains and not run.recipe.train.epochs:
+            raise RecipeError(
+                f"prune.method {settings.method!r} trains the model, but train.epochs is 0", "set --epochs for train"
+            )
         criterion(settings.criterion, settings.own(settings.criterion))
         scope(settings.scope, settings.own(settings.scope))
+        basis(settings.basis, settings.own(settings.basis))
+        compensation(settings.compensation, settings.own(settings.compensation))
         budget_of(settings)
 
     def check_data(self, run: Run) -> None:
@@ -33,6 +54,8 @@ class Prune(Stage):
             _check_budget(run)
 
     def outputs(self, run: Run) -> list[Output]:
+        from toolkit.prune.methods import method
+
         inputs = {
             "dense": run.weights_of(DENSE),
             "images": run.images_of(DENSE),
@@ -40,7 +63,9 @@ class Prune(Stage):
             **inputs_of("prune", run.recipe.prune),
             "seed": str(run.recipe.seed),
         }
-        return [Output(PRUNED, inputs, lambda out: _prune(run, out))]
+        if method(run.recipe.prune.method).trains:
+            inputs["train"] = hash_of(run.recipe.train)
+        return [Output(PRUNED, inputs, lambda out: _prune(run, inputs, out))]
 
     def record(self, run: Run) -> PrunePlan:
         return run.folder.read(PRUNED, "plan.json", PrunePlan)
@@ -69,22 +94,51 @@ def _check_budget(run: Run) -> None:
     check_reachable(ranking, budget_of(settings), constraints, settings.steps)
 
 
-def _prune(run: Run, out: Path) -> None:
-    from toolkit.dg.batches import Batch, calibration_batches
-    from toolkit.models import store, surgery
-    from toolkit.prune.criteria import Calibration
-    from toolkit.prune.methods import Job, method
+def _prune(run: Run, inputs: dict[str, str], out: Path) -> None:
+    from toolkit.models import store
+    from toolkit.prune.methods import Job
+    from toolkit.prune.pruning import prune
 
-    settings, seed = run.recipe.prune, run.recipe.seed
     dense = store.load(run.folder.path / DENSE)
-
-    def load() -> list[Batch]:
-        images = run.domains.training_images()
-        return calibration_batches(images, dense.info, settings.samples, CALIBRATION_BATCH, seed)
-
     with run.progress("prune") as progress:
-        pruning = method(settings.method, settings.own(settings.method))
-        plan = pruning.prune(dense, Job(settings, Calibration(load, seed), progress))
-    slim = surgery.remove(dense, plan.cuts).model
-    records.save(plan, out / "plan.json")
-    store.save(slim, out)
+        train = _training(run, inputs, out, progress)
+        job = Job(run.recipe.prune, calibration_of(run, dense), run.recipe.seed, train, progress)
+        pruned = prune(dense, job)
+    if pruned.source is not dense:
+        pruned.source.save(out / SOURCE)
+    records.save(pruned.plan, out / "plan.json")
+    pruned.slim.save(out)
+
+
+def calibration_of(run: Run, dense: Model) -> Calibration:
+    """`prune.samples` training images of the source domains, decoded as the dense model expects them."""
+    from toolkit.dg.batches import Batch, calibration_batches, calibration_images
+    from toolkit.prune.calibration import Calibration
+
+    images, seed = run.domains.training_images(), run.recipe.seed
+    drawn = calibration_images(images, run.recipe.prune.samples, seed)
+
+    def read(domains: Sequence[str]) -> list[Batch]:
+        return calibration_batches({name: drawn[name] for name in domains}, dense.info, CALIBRATION_BATCH)
+
+    return Calibration(read, tuple(images), seed)
+
+
+def _training(run: Run, inputs: dict[str, str], out: Path, progress: Progress) -> Train:
+    """`Job.train` with the settings of `train`; each call has its own checkpoint and its own history in `out`."""
+    from toolkit.dg import objectives
+    from toolkit.dg.fit import fit
+    from toolkit.dg.plan import TrainingPlan
+
+    recipe, calls = run.recipe, itertools.count()
+
+    def train(model: Model, extension: TrainingExtension) -> TrainingHistory:
+        call = next(calls)
+        checkpoint = run.folder.scratch(PRUNED, inputs) / f"checkpoint-{call}.pt"
+        objective, workers = objectives.build(recipe.train), recipe.data.workers
+        plan = TrainingPlan(recipe.train, objective, recipe.seed, checkpoint, workers, (extension,))
+        history = fit(model, run.domains, plan, progress)
+        records.save(history, out / f"history-{call}.json")
+        return history
+
+    return train

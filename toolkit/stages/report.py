@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from toolkit import plugins, resolve
@@ -51,12 +52,12 @@ def page_of(run: Run) -> Page:
     models = {run.weights_of(result) for result in MODELS.values() if folder.stage(result)}
     exported = [folder.read(result, "artifact.json", Artifact) for result in _results(run, "artifacts")]
     artifacts = [artifact for artifact in exported if artifact.model.weights_sha256 in models]
-    measurements = _current_measurements(run, artifacts)
-    rows, speedups = _latency(measurements)
+    reports = _current_reports(run, artifacts)
+    rows, speedups = _latency([measurement for report in reports for measurement in report.measurements])
     return Page(
         title=folder.path.name,
         dense=_summary(run, DENSE),
-        environment=measurements[0].environment if measurements else capture(plugins.requirements()),
+        environment=reports[0].environment if reports else capture(plugins.requirements()),
         recipe=resolve.as_yaml(run.recipe),
         data=folder.read(DENSE, "data.json", DataSummary),
         slim=_summary(run, FINETUNED) if folder.stage(FINETUNED) else None,
@@ -81,17 +82,16 @@ def _results(run: Run, parent: str) -> list[str]:
     return [f"{parent}/{folder.name}" for folder in folders if run.folder.stage(f"{parent}/{folder.name}")]
 
 
-def _current_measurements(run: Run, artifacts: list[Artifact]) -> list[Measurement]:
+def _current_reports(run: Run, artifacts: list[Artifact]) -> list[BenchReport]:
     """Measurements of the run's present models: those of another runtime or device may be of former ones."""
     present = {artifact.sha256 for artifact in artifacts}
     present |= {run.weights_of(result) for result in MODELS.values() if run.folder.stage(result)}
     reports = [run.folder.read(result, "bench.json", BenchReport) for result in _results(run, "bench")]
-    return [
-        measurement
+    current = [
+        replace(report, measurements=tuple(each for each in report.measurements if each.artifact_sha256 in present))
         for report in reports
-        for measurement in report.measurements
-        if measurement.artifact_sha256 in present
     ]
+    return [report for report in current if report.measurements]
 
 
 def _summary(run: Run, result: str) -> ModelSummary:

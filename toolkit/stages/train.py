@@ -62,7 +62,8 @@ class Train(Stage):
 
 def _train(run: Run, inputs: dict[str, str], out: Path) -> None:
     from toolkit.dg import objectives
-    from toolkit.dg.fit import TrainingPlan, fit
+    from toolkit.dg.fit import fit
+    from toolkit.dg.plan import TrainingPlan
     from toolkit.dg.summary import summarise
     from toolkit.models import store
     from toolkit.models.build import build

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from toolkit import plugins
+from toolkit import hashing, plugins
 from toolkit.bench.devices import Device, device, local
+from toolkit.bench.devices.local import Local
 from toolkit.bench.messages import BenchRequest, Subject
 from toolkit.errors import BadInput, DeviceUnreachable, LibraryDied, UnknownName, WeightsError
 
@@ -25,12 +26,18 @@ def request(folder: Path, runtime: str = "onnxruntime") -> BenchRequest:
 @pytest.mark.parametrize("name", plugins.names("toolkit.bench.devices"))
 def test_every_device_measures_and_describes_itself(name: str, folders: Path) -> None:
     plugin: Device = device(name)
-    steps: list[int] = []
-    report = plugin.bench(request(folders / "slim-onnx"), lambda done, total, message="": steps.append(done))
+    steps: list[tuple[int, int]] = []
+    report = plugin.bench(request(folders / "slim-onnx"), lambda done, total, message="": steps.append((done, total)))
     assert [measurement.batch_size for measurement in report.measurements] == [1, 2]
     assert all(len(measurement.latency_ms) >= 10 for measurement in report.measurements)
-    assert steps == [0, 0, 0, 1, 1, 2]
-    assert plugin.environment(["numpy"]).libraries == {"numpy": np.__version__}
+    assert {measurement.artifact_sha256 for measurement in report.measurements} == {
+        hashing.sha256(folders / "slim-onnx" / "model.onnx")
+    }
+    assert steps == sorted(steps)
+    assert steps[-1][0] == steps[-1][1]
+    environment = plugin.environment(["numpy"])
+    assert environment.cores == report.environment.cores >= 1
+    assert environment.libraries == {"numpy": np.__version__}
 
 
 def test_relative_folders_refer_to_the_working_directory(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +47,7 @@ def test_relative_folders_refer_to_the_working_directory(folders: Path, monkeypa
 
 
 def test_errors_of_the_agent_are_raised(folders: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="neither"):
+    with pytest.raises(BadInput, match=r"no artifact\.json"):
         device("local").bench(request(tmp_path))
     with pytest.raises(BadInput, match="unknown runtime 'onnx'"):
         device("local").bench(request(folders / "slim-onnx", "onnx"))
@@ -61,12 +68,9 @@ OPENING = "import signal, sys; print('progress: [0, 1, \"opening slim\"]', file=
         ("import sys; sys.stdin.read(); raise SystemError('no such instruction')", "no such instruction"),
     ],
 )
-def test_a_crashed_agent_raises_library_died(
-    program: str, message: str, folders: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(local, "AGENT", (sys.executable, "-c", program))
+def test_a_crashed_agent_raises_library_died(program: str, message: str, folders: Path) -> None:
     with pytest.raises(LibraryDied, match=message):
-        device("local").bench(request(folders / "slim-onnx"))
+        Local((sys.executable, "-c", program)).bench(request(folders / "slim-onnx"))
 
 
 def test_an_interrupt_kills_the_agent(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,10 +90,9 @@ def test_an_interrupt_kills_the_agent(folders: Path, monkeypatch: pytest.MonkeyP
     assert [process.returncode for process in started] == [-signal.SIGKILL]
 
 
-def test_an_agent_that_cannot_start_is_unreachable(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "AGENT", (str(folders / "no-such-python"),))
+def test_an_agent_that_cannot_start_is_unreachable(folders: Path) -> None:
     with pytest.raises(DeviceUnreachable, match="cannot start the benchmark process"):
-        device("local").bench(request(folders / "slim-onnx"))
+        Local((str(folders / "no-such-python"),)).bench(request(folders / "slim-onnx"))
 
 
 def test_only_the_request_controls_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:

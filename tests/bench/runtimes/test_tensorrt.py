@@ -14,13 +14,15 @@ from toolkit.bench.runtimes import runtime
 from toolkit.bench.runtimes.tensorrt import mismatch
 from toolkit.errors import DeviceUnreachable, WeightsError, WrongMachine
 from toolkit.preprocessing import Preprocessing
-from toolkit.records import Artifact, ModelInfo, Setting, TensorSpec
+from toolkit.records import Artifact, EngineTraits, ModelInfo, TensorSpec
 
 PREPROCESSING = Preprocessing((0.5,) * 3, (0.25,) * 3, "bicubic", 1.0, "squash", "timm")
 MODEL = ModelInfo("name", {}, ("a", "b"), 2, PREPROCESSING, (), (), 1, 1, "00")
 
 
-def engine(target: str = "tensorrt", architecture: str | None = "sm_87", **options: Setting) -> Artifact:
+def engine(
+    target: str = "tensorrt", architecture: str | None = "sm_87", *, newer: bool = False, any_gpu: bool = False
+) -> Artifact:
     return Artifact(
         file="model.engine",
         sha256="00",
@@ -30,7 +32,7 @@ def engine(target: str = "tensorrt", architecture: str | None = "sm_87", **optio
         outputs=(TensorSpec("logits", "float32", ("batch", 2)),),
         model=MODEL,
         built_with={"tensorrt": "10.3.0", "tensorrt_rtx": "1.7.1"},
-        options=options,
+        engine=EngineTraits(3, version_compatible=newer, hardware_compatible=any_gpu),
         device_architecture=architecture,
     )
 
@@ -40,17 +42,17 @@ def engine(target: str = "tensorrt", architecture: str | None = "sm_87", **optio
     [
         (engine(), "10.3.0", "sm_87", ""),
         (engine(), "11.4.0", "sm_87", "was built by tensorrt 10.3.0, and 11.4.0 is installed"),
-        (engine(version_compatible=True), "11.4.0", "sm_87", ""),
-        (engine(version_compatible=True), "10.2.0", "sm_87", "was built by tensorrt 10.3.0, and 10.2.0 is installed"),
+        (engine(newer=True), "11.4.0", "sm_87", ""),
+        (engine(newer=True), "10.2.0", "sm_87", "was built by tensorrt 10.3.0, and 10.2.0 is installed"),
         (engine(), "10.3.0", "sm_90", "was built for sm_87, and this GPU is sm_90"),
-        (engine(hardware_compatible=True), "10.3.0", "sm_120", ""),
-        (engine(hardware_compatible=True), "10.3.0", "sm_75", "was built for sm_87, and this GPU is sm_75"),
+        (engine(any_gpu=True), "10.3.0", "sm_120", ""),
+        (engine(any_gpu=True), "10.3.0", "sm_75", "was built for sm_87, and this GPU is sm_75"),
         (engine("rtx", "sm_86,sm_89"), "1.7.1", "sm_89", ""),
         (engine("rtx", "sm_86,sm_89"), "1.7.1", "sm_120", "was built for sm_86,sm_89, and this GPU is sm_120"),
         (engine(architecture=None), "10.3.0", "sm_90", ""),
         (replace(engine(), built_with={}), "10.3.0", "sm_87", "does not record the version of tensorrt that built it"),
         (
-            replace(engine(version_compatible=True), built_with={}),
+            replace(engine(newer=True), built_with={}),
             "10.3.0",
             "sm_87",
             "does not record the version of tensorrt that built it",
@@ -64,7 +66,7 @@ def test_the_mismatch_is_described(artifact: Artifact, version: str, gpu: str, r
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "model.engine").write_bytes(b"an engine")
-    record = engine("rtx", "sm_80", hardware_compatible=True)
+    record = engine("rtx", "sm_80", any_gpu=True)
     record = replace(record, sha256=hashing.sha256(tmp_path / "model.engine"))
     records.save(record, tmp_path / "artifact.json")
     return tmp_path
@@ -83,7 +85,7 @@ def test_an_incompatible_engine_is_refused_before_loading(
     """Only the versions are queried: the file is not a real engine and would not load."""
     installed = SimpleNamespace(__version__=version)
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", installed)
-    monkeypatch.setattr("toolkit.gpu.architecture", lambda: gpu)
+    monkeypatch.setattr("toolkit.machine.cuda.architecture", lambda: gpu)
     with pytest.raises(WrongMachine, match=message) as caught:
         runtime("tensorrt").open(folder, 1)
     assert "export it again" in caught.value.hint

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol, cast
 
 from torch import nn
 
 from toolkit import plugins
-from toolkit.dg.batches import Batch
 from toolkit.models.groups import Groups, Scores
+from toolkit.prune.calibration import Calibration
 from toolkit.section import Section
 
 KIND = "criterion"
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Data for criteria. `load` decodes the calibration images; criteria that need none do not call it."""
-
-    load: Callable[[], Sequence[Batch]]
-    seed: int
 
 
 class Criterion(Protocol):

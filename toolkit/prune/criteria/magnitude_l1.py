@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from toolkit.models.groups import Groups, Scores
-from toolkit.prune.criteria import Calibration, Criterion
+from toolkit.prune.calibration import Calibration
+from toolkit.prune.criteria import Criterion
 
 
 class MagnitudeL1:

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from toolkit.models.groups import Groups, Scores
-from toolkit.prune.criteria import Calibration, Criterion
+from toolkit.prune.calibration import Calibration
+from toolkit.prune.criteria import Criterion
 
 
 class Random:

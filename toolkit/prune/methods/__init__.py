@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import ClassVar, Protocol, TypeAlias, cast
 
 from toolkit import plugins, recipe
+from toolkit.dg.extensions import TrainingExtension
+from toolkit.errors import DataError
 from toolkit.models.model import Model
-from toolkit.progress import Progress
-from toolkit.prune.criteria import Calibration
-from toolkit.records import PrunePlan
+from toolkit.progress import Progress, silent
+from toolkit.prune.budget import Budget, budget_of
+from toolkit.prune.calibration import Calibration
+from toolkit.records import PrunePlan, TrainingHistory
 from toolkit.section import Section
 
 KIND = "method"
+
+Train: TypeAlias = Callable[[Model, TrainingExtension], TrainingHistory]
+"""Trains a model in place with an extension: settings of `train`, source domains, and a checkpoint for each call."""
+
+
+def no_training(model: Model, extension: TrainingExtension) -> TrainingHistory:
+    """`Job.train` without training images: DataError."""
+    raise DataError("this pruning method trains the model, but there are no training images")
 
 
 @dataclass(frozen=True)
@@ -21,12 +33,35 @@ class Job:
 
     settings: recipe.Prune
     calibration: Calibration
-    progress: Progress
+    seed: int
+    train: Train = no_training
+    progress: Progress = silent
+
+    @property
+    def budget(self) -> Budget:
+        """The requested budget."""
+        return budget_of(self.settings)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A plan, and the model that its indices refer to."""
+
+    plan: PrunePlan
+    model: Model
+    """The method's argument itself, or a trained copy of it."""
 
 
 class Method(Protocol):
-    def prune(self, model: Model, job: Job) -> PrunePlan:
-        """A plan for `model`, which is not changed."""
+    trains: ClassVar[bool] = False
+    """Whether it calls `Job.train`; the result then depends on the settings of `train`."""
+
+    def prune(self, model: Model, job: Job) -> Outcome:
+        """A plan for `model` or for a trained copy of it; `model` is not changed.
+
+        A killed run calls it again with the same arguments. Each `job.train` then resumes from its checkpoint, so that
+        a method that is deterministic in between ends with the same numbers.
+        """
         ...
 
 

@@ -16,19 +16,19 @@ from toolkit.models.groups import Groups, Scores
 from toolkit.models.model import Model
 from toolkit.models.selection import Selection
 from toolkit.models.surgery import Removal, remove
-from toolkit.prune.budget import Budget, budget_of
+from toolkit.prune.budget import Budget
 from toolkit.prune.criteria import criterion
 from toolkit.prune.fill_budget import check_reachable, fill_budget, ratio_of, removed_by
-from toolkit.prune.methods import Job, Method
+from toolkit.prune.methods import Job, Method, Outcome
 from toolkit.prune.scopes import Constraints, scope
 from toolkit.records import Cut, PrunePlan
 
 
-class Grouped:
+class Grouped(Method):
     """Score, select and remove units step by step; the budget holds for the last step."""
 
-    def prune(self, model: Model, job: Job) -> PrunePlan:
-        settings, budget = job.settings, budget_of(job.settings)
+    def prune(self, model: Model, job: Job) -> Outcome:
+        settings, budget = job.settings, job.budget
         scorer = criterion(settings.criterion, settings.own(settings.criterion))
         ranking = scope(settings.scope, settings.own(settings.scope))
         allowed = model.groups.along(settings.axes)
@@ -48,16 +48,17 @@ class Grouped:
             step_budget = _partial(budget, (done + 1) / settings.steps)
             cuts = fill_budget(ranking.pools(scores, constraints), step_budget, constraints)
         job.progress(settings.steps, settings.steps)
-        return PrunePlan(
+        plan = PrunePlan(
             model_sha256=model.info.weights_sha256,
             method="grouped",
             criterion=settings.criterion,
             scope=settings.scope,
             budget=str(budget),
             achieved=_achieved(budget, cuts, constraints, model.groups),
-            seed=job.calibration.seed,
+            seed=job.seed,
             cuts=cuts,
         )
+        return Outcome(plan, model)
 
 
 def _partial(budget: Budget, progress: float) -> Budget:

@@ -1,0 +1,99 @@
+"""Results of all parts: one record, written after every step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import toolkit
+from toolkit import hashing, records
+from toolkit.bench.kernels.attention import KernelReport
+from toolkit.records import BenchReport, Environment
+
+FILE = "results.json"
+Part: TypeAlias = Literal["checks", "kernels", "models"]
+SOURCES = ("kernels", "models", "bench/clocks", "bench/kernels", "bench/runtimes")
+"""Folders of the code that decides results."""
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """A check of correctness: the tests on a GPU, or a tool of compute-sanitizer."""
+
+    name: str
+    passed: bool | None
+    """None: not run."""
+    detail: str
+    output: str = ""
+    """End of its output, unless it passed."""
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """A dense model and a pruned one, in one mode at one batch size."""
+
+    model: str
+    mode: str
+    batch_size: int
+    macs: dict[str, int]
+    """By subject."""
+    bench: BenchReport | None
+    """None: it failed."""
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class Bandwidth:
+    """Memory bandwidth in bytes per second."""
+
+    nominal: float
+    """Theoretical."""
+    copy: float
+    """Reads plus writes of a copy."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """`results.json`."""
+
+    environment: Environment
+    code: dict[str, str] = field(default_factory=dict)
+    """By part: hash of the code and the libraries that its results were made with."""
+    bandwidth: Bandwidth | None = None
+    checks: tuple[CheckReport, ...] = ()
+    kernels: tuple[KernelReport, ...] = ()
+    models: tuple[ModelReport, ...] = ()
+    schema: int = 1
+
+    def save(self, out: Path) -> None:
+        """Replace `results.json` in this folder."""
+        draft = out / f".{FILE}"
+        records.save(self, draft)
+        draft.replace(out / FILE)
+
+
+def read(out: Path, environment: Environment) -> Results:
+    """Earlier results in this folder, or empty ones."""
+    file = out / FILE
+    return replace(records.load(Results, file), environment=environment) if file.is_file() else Results(environment)
+
+
+def continued(results: Results, part: Part, code: str) -> Results:
+    """The results, without those of this part if other code made them."""
+    if results.code.get(part) == code:
+        return results
+    dropped = {
+        "checks": replace(results, checks=()),
+        "kernels": replace(results, kernels=(), bandwidth=None),
+        "models": replace(results, models=()),
+    }
+    return replace(dropped[part], code={**results.code, part: code})
+
+
+def code_hash(libraries: Mapping[str, str]) -> str:
+    """Hash of the sources that decide results, and of the versions of the libraries."""
+    root = Path(toolkit.__file__).parent
+    files = sorted(file for folder in SOURCES for file in (root / folder).rglob("*.py"))
+    return hashing.digest({str(file.relative_to(root)): hashing.sha256(file) for file in files} | dict(libraries))

@@ -1,0 +1,31 @@
+"""The stage `finetune`: its settings choose the extensions of training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolkit import records
+from toolkit.records import ModelInfo, TrainingHistory
+
+FINETUNED = Path("runs/default/finetuned")
+
+
+@pytest.mark.usefixtures("here")
+def test_distillation_and_averaging_are_settings(command: Callable[..., Any]) -> None:
+    def result() -> tuple[str, str]:
+        history = records.load(TrainingHistory, FINETUNED / "history.json")
+        return history.objective, records.load(ModelInfo, FINETUNED / "model.json").weights_sha256
+
+    objective, distilled = result()
+    assert objective == "erm and distillation"
+    ended = command("finetune", "--average", "--average-from", "0.5")
+    assert ended.code == 0, ended.err
+    objective, averaged = result()
+    assert objective == "erm, distillation and weight averaging"
+    assert averaged != distilled
+    assert command("finetune", "--no-average", "--no-distill").code == 0
+    assert result()[0] == "erm"

@@ -1,0 +1,53 @@
+"""Training extensions: what takes part in the training loop besides the objective.
+
+Distillation, weight averaging, and the parts of pruning methods that train. An extension is bound to the module that is
+trained; its state is part of the checkpoint, so that a resumed run ends with the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from toolkit.dg.batches import Batch
+from toolkit.dg.checkpoint import Weights
+from toolkit.dg.objectives import Classifier
+
+
+class TrainingExtension(Protocol):
+    """The hooks of the training loop. Subclasses inherit neutral ones. Steps are numbered from 0."""
+
+    name: str
+    """For the training history: "erm and distillation"."""
+    modules: nn.Module | None = None
+    """Additional trained parameters: a parameter group of its own, clipped on its own, without weight decay, and part
+    of the checkpoint. They may be parameters of the model, which are then trained in this group only."""
+    learning_rate: float | None = None
+    """Peak learning rate of `modules`; None: that of the model."""
+
+    def loss(self, step: int, model: Classifier, batches: Sequence[Batch], loss: Tensor, logits: Tensor) -> Tensor:
+        """The loss to minimise, a scalar; `loss` and `logits` are those of the objective, or of the extension before
+        this one."""
+        return loss
+
+    def after_step(self, step: int) -> None:
+        """Called after the optimiser's update of each step."""
+        return
+
+    def evaluated(self, weights: Weights) -> Weights:
+        """The weights that are evaluated and kept in place of the current ones; copies on the CPU."""
+        return weights
+
+    def may_select(self, steps: int) -> bool:
+        """Whether the state after this number of steps may be selected."""
+        return True
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resumed run needs besides `modules`; no references to tensors that change."""
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from what `state` returned."""
+        return

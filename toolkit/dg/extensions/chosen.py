@@ -1,0 +1,22 @@
+"""The extensions that the settings of `finetune` ask for."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from toolkit.dg.extensions import TrainingExtension
+from toolkit.dg.extensions.averaging import WeightAveraging
+from toolkit.dg.extensions.distillation import Distillation
+from toolkit.recipe import Finetune
+
+
+def extensions(
+    settings: Finetune, module: nn.Module, teacher: nn.Module | None, steps: int
+) -> tuple[TrainingExtension, ...]:
+    """Distillation from `teacher` if there is one; if set, averaging of `module` from a fraction of all `steps` on."""
+    chosen: list[TrainingExtension] = []
+    if teacher is not None:
+        chosen.append(Distillation(teacher, settings.distill_weight, settings.distill_temperature))
+    if settings.average:
+        chosen.append(WeightAveraging(module, round(settings.average_from * steps)))
+    return tuple(chosen)

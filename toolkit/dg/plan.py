@@ -1,0 +1,31 @@
+"""Arguments of training besides the model and the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolkit.dg.extensions import TrainingExtension
+from toolkit.dg.objectives import Objective
+from toolkit.recipe import Training
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How to train."""
+
+    settings: Training
+    objective: Objective
+    seed: int
+    checkpoint: Path
+    """File that is written after each evaluation and read by a later call. The caller deletes it."""
+    workers: int | None = None
+    """Worker processes that load images (recipe.Data.workers)."""
+    extensions: tuple[TrainingExtension, ...] = ()
+    """Extensions of the training loop, applied in this order."""
+
+    @property
+    def name(self) -> str:
+        """Name of the objective and the extensions, for users: "erm, distillation and weight averaging"."""
+        names = [self.settings.objective, *(extension.name for extension in self.extensions)]
+        return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)

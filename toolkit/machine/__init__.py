@@ -1,0 +1,1 @@
+"""What this machine is. Importing this package loads neither torch nor numpy."""

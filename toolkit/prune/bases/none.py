@@ -1,0 +1,17 @@
+"""The model's own basis."""
+
+from __future__ import annotations
+
+from toolkit.models.model import Model
+from toolkit.prune.bases import Basis
+from toolkit.prune.calibration import Calibration
+
+
+class Unchanged:
+    """No change."""
+
+    def rotate(self, model: Model, calibration: Calibration) -> Model:
+        return model
+
+
+PLUGIN: Basis = Unchanged()
