@@ -41,7 +41,7 @@ def export(
     target = load_target(name, options.own(name))
     settings = resolve_settings(name, target.capabilities(), options)
     sizes = options.image_size or (model.info.image_size,)
-    check_sizes(model.module, sizes, dynamic=options.any_image_size)
+    check_sizes(model, sizes, dynamic=options.any_image_size)
     model = _for_size(model, options)
     out.mkdir(parents=True, exist_ok=True)
     prepared = prepare(model, options, settings, sample, progress)

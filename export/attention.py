@@ -48,9 +48,30 @@ class AttentionSpec(NamedTuple):
     """Compute the softmax in float32 even in lower precision."""
 
 
-AttentionForm: TypeAlias = Callable[[Tensor, Tensor | None, Tensor | None, AttentionSpec], Tensor]
+class Biases(NamedTuple):
+    """What is added to the logits."""
+
+    by_head: Tensor | None = None
+    """[heads or 1, queries, tokens], for every image."""
+    by_key: Tensor | None = None
+    """[batch, tokens], for every head and query."""
+
+    def of_heads(self, first: int, end: int) -> Biases:
+        """Biases of these heads."""
+        shared = self.by_head is None or len(self.by_head) == 1
+        return self if shared else self._replace(by_head=self.by_head[first:end])  # type: ignore[index]
+
+    def mask(self) -> Tensor | None:
+        """The sum, broadcastable to [batch, heads, queries, tokens]."""
+        if self.by_key is None:
+            return self.by_head
+        per_image = self.by_key[:, None, None, :]
+        return per_image if self.by_head is None else self.by_head + per_image.to(self.by_head.dtype)
+
+
+AttentionForm: TypeAlias = Callable[[Tensor, Tensor | None, Biases, AttentionSpec], Tensor]
 """qkv [batch * tokens, Q + Q + V] and None, or, if only some tokens are queries, kv [batch * tokens, Q + V] and queries
-[batch * queries, Q]; bias [heads or 1, queries, tokens] or None; spec -> [batch * queries, V]"""
+[batch * queries, Q]; biases; spec -> [batch * queries, V]"""
 
 
 class HeadBucket(NamedTuple):
@@ -65,17 +86,17 @@ class HeadBucket(NamedTuple):
 
 AttentionOp: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor | None, HeadBucket], Tensor]
 """q [batch, queries, heads * qk_dim], k [batch, tokens, heads * qk_dim], v [batch, tokens, heads * v_dim],
-bias [heads or 1, queries, tokens] or None, bucket -> [batch, queries, heads * v_dim]"""
+mask as in `Biases`, bucket -> [batch, queries, heads * v_dim]"""
 
 
-def packed(qkv: Tensor, queries: Tensor | None, bias: Tensor | None, spec: AttentionSpec) -> Tensor:
+def packed(qkv: Tensor, queries: Tensor | None, biases: Biases, spec: AttentionSpec) -> Tensor:
     """`decomposed`, but a single transpose for queries, keys and values if all heads are equal.
 
     OpenVINO runs this faster. TensorRT does not: it would copy what it otherwise reads in place.
     """
     (heads, width, v_dim), *others = spec.layout.buckets
     if others or width != v_dim:
-        return per_bucket(decomposed, qkv, queries, bias, spec)
+        return per_bucket(decomposed, qkv, queries, biases, spec)
 
     def heads_first(x: Tensor, num_tokens: int) -> Tensor:
         """[batch * num_tokens, any number of heads * width] -> [batch, heads, num_tokens, width]"""
@@ -85,10 +106,10 @@ def packed(qkv: Tensor, queries: Tensor | None, bias: Tensor | None, spec: Atten
     parts = heads_first(qkv, spec.num_tokens).split(heads, dim=1)
     q, k, v = parts if queries is None else (heads_first(queries, spec.num_queries), *parts)
     bucket = HeadBucket(heads, width, width, spec.scale, spec.softmax_float32)
-    return _products(q, k.transpose(2, 3), v, bias, bucket).view(-1, spec.layout.v_width)
+    return _products(q, k.transpose(2, 3), v, biases.mask(), bucket).view(-1, spec.layout.v_width)
 
 
-def decomposed(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, bucket: HeadBucket) -> Tensor:
+def decomposed(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bucket: HeadBucket) -> Tensor:
     """Scaled queries, product, softmax, product: runs in every runtime, and TensorRT and OpenVINO fuse this pattern.
 
     A single transpose prepares the keys for their product.
@@ -96,15 +117,15 @@ def decomposed(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, bucket: Hea
     queries = q.unflatten(-1, (bucket.heads, bucket.qk_dim)).transpose(1, 2)
     keys = k.unflatten(-1, (bucket.heads, bucket.qk_dim)).permute(0, 2, 3, 1)
     values = v.unflatten(-1, (bucket.heads, bucket.v_dim)).transpose(1, 2)
-    return _products(queries, keys, values, bias, bucket)
+    return _products(queries, keys, values, mask, bucket)
 
 
-def _products(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, bucket: HeadBucket) -> Tensor:
+def _products(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, bucket: HeadBucket) -> Tensor:
     """queries [batch, heads, queries, qk_dim], keys [batch, heads, qk_dim, tokens], values [batch, heads, tokens,
-    v_dim], bias as in `AttentionOp`, bucket -> [batch, queries, heads * v_dim]"""
+    v_dim], mask as in `Biases`, bucket -> [batch, queries, heads * v_dim]"""
     logits = (queries if bucket.scale == 1.0 else queries * bucket.scale) @ keys  # [batch, heads, queries, tokens]
-    if bias is not None:
-        logits = logits + bias
+    if mask is not None:
+        logits = logits + mask.to(logits.dtype)
     weights = (logits.float() if bucket.softmax_float32 else logits).softmax(dim=-1).to(values.dtype)
     mixed: Tensor = (weights @ values).transpose(1, 2).flatten(2)
     return mixed
@@ -134,21 +155,21 @@ def _node(
     return output
 
 
-def standard(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, bucket: HeadBucket) -> Tensor:
+def standard(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bucket: HeadBucket) -> Tensor:
     """ONNX's `Attention` operator (opset 23)."""
     attributes: dict[str, Any] = {"q_num_heads": bucket.heads, "kv_num_heads": bucket.heads, "scale": bucket.scale}
     if bucket.softmax_float32:
         attributes["softmax_precision"] = onnx.TensorProto.FLOAT
-    return _node(Operator("Attention", attributes, 23), (q, k, v, bias), q.dtype, [*q.shape[:2], v.shape[-1]])
+    if mask is not None and mask.dim() == 4:  # onnxruntime broadcasts a mask to images and heads, but not to queries
+        mask = mask.to(q.dtype).expand(-1, -1, q.shape[1], -1)
+    return _node(Operator("Attention", attributes, 23), (q, k, v, mask), q.dtype, [*q.shape[:2], v.shape[-1]])
 
 
-def per_bucket(
-    op: AttentionOp, qkv: Tensor, queries: Tensor | None, bias: Tensor | None, spec: AttentionSpec
-) -> Tensor:
+def per_bucket(op: AttentionOp, qkv: Tensor, queries: Tensor | None, biases: Biases, spec: AttentionSpec) -> Tensor:
     """Apply `op` to each bucket of equal heads; arguments as in `AttentionForm`."""
     buckets = spec.layout.buckets
-    if bias is not None and bias.shape[-1] > spec.num_tokens:  # padded for `custom`
-        bias = bias[..., : spec.num_tokens]
+    if biases.by_head is not None and biases.by_head.shape[-1] > spec.num_tokens:  # padded for `custom`
+        biases = biases._replace(by_head=biases.by_head[..., : spec.num_tokens])
     qk = [heads * qk_dim for heads, qk_dim, _ in buckets]
     v = [heads * v_dim for heads, _, v_dim in buckets]
     images = spec.batch.unflatten(qkv, spec.num_tokens)
@@ -163,7 +184,7 @@ def per_bucket(
             parts[index],
             parts[index + len(buckets)],
             parts[index + 2 * len(buckets)],
-            bias if bias is None or len(bias) == 1 else bias[ends[index] : ends[index + 1]],
+            biases.of_heads(ends[index], ends[index + 1]).mask(),
             HeadBucket(*bucket, spec.scale, spec.softmax_float32),
         )
         for index, bucket in enumerate(buckets)
@@ -171,24 +192,30 @@ def per_bucket(
     return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=-1)).view(-1, spec.layout.v_width)
 
 
-def node_name(*, has_queries: bool, has_bias: bool) -> str:
-    """Name of the custom node for these inputs: TensorRT plugins have a fixed number of inputs."""
-    return NODE + "Queries" * has_queries + "Bias" * has_bias
+def node_name(num_inputs: int) -> str:
+    """Name of the custom node with this many inputs: a TensorRT plugin has a fixed number of them."""
+    return f"{NODE}{num_inputs}"
 
 
-def custom(qkv: Tensor, queries: Tensor | None, bias: Tensor | None, spec: AttentionSpec) -> Tensor:
+def custom(qkv: Tensor, queries: Tensor | None, biases: Biases, spec: AttentionSpec) -> Tensor:
     """One node for the whole layer, whose function body is added to the file later (`add_bodies`); see `node_name`.
 
     Inputs: packed [batch, tokens, Q + Q + V], or packed [batch, tokens, Q + V] and queries [batch, queries, Q];
-    bias [heads or 1, queries, tokens + padding], if any, padded to a multiple of 8 keys for vectorised loads on GPUs.
-    Attributes: qk_dims, v_dims (of every head), scale. Output: [batch, queries, V].
+    then, if any, bias [heads or 1, queries, tokens + padding], padded to a multiple of 8 keys for vectorised loads on
+    GPUs, and key_bias [batch, tokens] float32. Attributes: qk_dims, v_dims (of every head), scale, and optional, the
+    names of the inputs after `packed`. Output: [batch, queries, V].
     """
     qk_dims, v_dims = ([head[part] for head in spec.layout.heads] for part in (0, 1))
     images = spec.batch.unflatten(qkv, spec.num_tokens)
-    optional = (images, None if queries is None else spec.batch.unflatten(queries, spec.num_queries), bias)
-    name = f"{DOMAIN}::{node_name(has_queries=queries is not None, has_bias=bias is not None)}"
-    operator = Operator(name, {"qk_dims": qk_dims, "v_dims": v_dims, "scale": spec.scale}, 1)
-    inputs = [tensor for tensor in optional if tensor is not None]
+    optional = {
+        "queries": None if queries is None else spec.batch.unflatten(queries, spec.num_queries),
+        "bias": biases.by_head,
+        "key_bias": biases.by_key,
+    }
+    present = {name: tensor for name, tensor in optional.items() if tensor is not None}
+    attributes = {"qk_dims": qk_dims, "v_dims": v_dims, "scale": spec.scale, "optional": ",".join(present)}
+    inputs = [images, *present.values()]
+    operator = Operator(f"{DOMAIN}::{node_name(len(inputs))}", attributes, 1)
     mixed = _node(operator, inputs, qkv.dtype, [images.shape[0], spec.num_queries, spec.layout.v_width])
     return mixed.view(-1, spec.layout.v_width)
 
@@ -241,14 +268,15 @@ class FlatAttention(nn.Module):
             bias = nn.functional.pad(bias, (0, -num_tokens % ALIGNMENT))
         self.register_buffer("bias", bias)
 
-    def forward(self, x: Tensor, **ignored: object) -> Tensor:
-        """x: [batch * tokens, width] -> [batch * queries, width]. Extra arguments from timm's blocks are ignored."""
+    def forward(self, x: Tensor, key_bias: Tensor | None = None) -> Tensor:
+        """x: [batch * tokens, width], key_bias: [batch, tokens] or None -> [batch * queries, width]"""
         attend: AttentionForm = self.form if torch.onnx.is_in_onnx_export() else partial(per_bucket, self.op)
+        biases = Biases(self.bias, key_bias)
         if self.spec.num_queries == self.spec.num_tokens:
-            mixed = attend(self.qkv(x), None, self.bias, self.spec)
+            mixed = attend(self.qkv(x), None, biases, self.spec)
         else:
             queries = first_tokens(x, self.spec.num_tokens, self.spec.num_queries, self.spec.batch)
-            mixed = attend(self.kv(x), self.q(queries), self.bias, self.spec)
+            mixed = attend(self.kv(x), self.q(queries), biases, self.spec)
         output: Tensor = self.proj(mixed)
         return output
 

@@ -13,7 +13,6 @@ from toolkit.export.reference import predict
 from toolkit.export.settings import ResolvedSettings, resolve_settings
 from toolkit.models.acceptance import excerpt
 from toolkit.models.model import Model
-from toolkit.models.patches import patch_size
 from toolkit.models.resize import check_sizes
 from toolkit.progress import silent
 
@@ -26,9 +25,9 @@ def check_feasible(name: str, model: Model, options: recipe.Export) -> None:
     cannot be rewritten.
     """
     settings = resolve_settings(name, target(name, options.own(name)).capabilities(), options)
-    check_sizes(model.module, options.image_size or (model.info.image_size,), dynamic=options.any_image_size)
+    check_sizes(model, options.image_size or (model.info.image_size,), dynamic=options.any_image_size)
     small = _excerpt(model)
-    patch, side = patch_size(small.module), small.info.image_size
+    patch, side = small.parts.patch_size, small.info.image_size
     sizes = (side, side + patch, side + 2 * patch) if options.any_image_size else ()
     options = options.model_copy(update={"image_size": sizes, "precision": "fp32"})
     prepared = prepare(small, options, _runnable_in_torch(settings), None, silent)

@@ -19,8 +19,6 @@ from toolkit.records import Fusion, FusionStatus, HeadLayout
 if TYPE_CHECKING:
     from toolkit.export.engine import EngineLayer
 
-_ATTENTION = re.compile(r"blocks\.(\d+)\.attn/")
-
 
 class AttentionKernel(NamedTuple):
     """A kernel that computes a block's attention, or a part of it."""
@@ -49,20 +47,27 @@ def by_block(
     return tuple(statuses)
 
 
-def in_engine(layers: Sequence[EngineLayer], layouts: Sequence[HeadLayout], precision: str) -> tuple[Fusion, ...]:
+def _block_of(names: str, attentions: Sequence[str]) -> int | None:
+    """Index of the attention to which the first node in `names` belongs: a node's name is "<module>/<operator>"."""
+    pattern = "|".join(map(re.escape, attentions))
+    match = re.search(rf"(?<![\w.])({pattern})/", names)
+    return attentions.index(match[1]) if match else None
+
+
+def in_engine(layers: Sequence[EngineLayer], layouts: Mapping[str, HeadLayout], precision: str) -> tuple[Fusion, ...]:
     """Fusion in a TensorRT engine, from its layers: fused kernels compute a softmax and both products, or the custom
-    node."""
+    node. `layouts`: the head layout of every attention, by name."""
     from toolkit.export.attention import NODE
 
-    kernels = []
+    kernels, attentions = [], [*layouts]
     for layer in layers:
-        nodes = [node for node in layer.nodes if _ATTENTION.match(node) and ("/Softmax" in node or NODE in node)]
-        if nodes:
-            block = int(_ATTENTION.match(nodes[0])[1])  # type: ignore[index]
+        nodes = [node for node in layer.nodes if "/Softmax" in node or NODE in node]
+        block = next((index for node in nodes if (index := _block_of(node, attentions)) is not None), None)
+        if block is not None:
             products = sum("/MatMul" in node for node in layer.nodes)
-            fused = NODE in nodes[0] or "mha" in layer.name.lower() or products >= 2
+            fused = any(NODE in node for node in nodes) or "mha" in layer.name.lower() or products >= 2
             kernels.append(AttentionKernel(block, layer.kernel or layer.name, fused))
-    reasons = {block: _engine_reason(layout, precision) for block, layout in enumerate(layouts)}
+    reasons = {block: _engine_reason(layout, precision) for block, layout in enumerate(layouts.values())}
     return by_block(kernels, len(layouts), reasons)
 
 
@@ -80,36 +85,38 @@ def _engine_reason(layout: HeadLayout, precision: str) -> tuple[str, str]:
     return "the builder chose unfused kernels", "another --builder-level"
 
 
-def in_onnxruntime(file: Path, optimised: Path, blocks: int, opset: int) -> tuple[Fusion, ...]:
-    """Fusion in onnxruntime, from its optimised graph."""
+def in_onnxruntime(file: Path, optimised: Path, attentions: Sequence[str], opset: int) -> tuple[Fusion, ...]:
+    """Fusion of the attentions of these names in onnxruntime, from its optimised graph."""
     import onnx
 
     from toolkit.export.attention import DOMAIN, NODE
 
     kernels = [
-        AttentionKernel(int(match[1]), f"{node.domain}::{node.op_type}".removeprefix("::"), "Attention" in node.op_type)
+        AttentionKernel(block, f"{node.domain}::{node.op_type}".removeprefix("::"), "Attention" in node.op_type)
         for node in onnx.load(optimised, load_external_data=False).graph.node
-        if (match := _ATTENTION.match(node.name)) and ("Attention" in node.op_type or "MatMul" in node.op_type)
+        if (block := _block_of(node.name, attentions)) is not None
+        and ("Attention" in node.op_type or "MatMul" in node.op_type)
     ]
     hint = "--attention standard" if opset >= ATTENTION_OPSET else f"--opset {ATTENTION_OPSET}, which has Attention"
     reason = ("onnxruntime does not fuse plain operators on CPUs", hint)
     custom = [
-        AttentionKernel(int(match[1]), f"{DOMAIN}::{NODE}", fused=False)  # inlined nodes lose their names
+        AttentionKernel(block, f"{DOMAIN}::{NODE}", fused=False)  # inlined nodes lose their names
         for node in onnx.load(file, load_external_data=False).graph.node
-        if node.domain == DOMAIN and (match := _ATTENTION.match(node.name))
+        if node.domain == DOMAIN and (block := _block_of(node.name, attentions)) is not None
     ]
-    return by_block(kernels + custom, blocks, dict.fromkeys(range(blocks), reason))
+    return by_block(kernels + custom, len(attentions), dict.fromkeys(range(len(attentions)), reason))
 
 
-def in_openvino(compiled: Any, blocks: int) -> tuple[Fusion, ...]:
-    """Fusion in OpenVINO, from its runtime model."""
+def in_openvino(compiled: Any, attentions: Sequence[str]) -> tuple[Fusion, ...]:
+    """Fusion of the attentions of these names in OpenVINO, from its runtime model."""
     kernels = []
     for operation in compiled.get_runtime_model().get_ops():
         info = operation.get_rt_info()
         names = info["originalLayersNames"].astype(str) if "originalLayersNames" in info else ""
         kind = info["layerType"].astype(str) if "layerType" in info else operation.get_type_name()
-        match = _ATTENTION.search(names) or _ATTENTION.search(operation.get_friendly_name())
-        if match and (kind in ("ScaledDotProductAttention", "MHA") or "/Softmax" in names):
+        block = _block_of(f"{names},{operation.get_friendly_name()}", attentions)
+        if block is not None and (kind in ("ScaledDotProductAttention", "MHA") or "/Softmax" in names):
             fused = kind in ("ScaledDotProductAttention", "MHA") or names.count("/MatMul") >= 2
-            kernels.append(AttentionKernel(int(match[1]), kind, fused))
-    return by_block(kernels, blocks, dict.fromkeys(range(blocks), ("OpenVINO does not fuse this pattern", "")))
+            kernels.append(AttentionKernel(block, kind, fused))
+    reason = ("OpenVINO does not fuse this pattern", "")
+    return by_block(kernels, len(attentions), dict.fromkeys(range(len(attentions)), reason))

@@ -79,7 +79,7 @@ class Onnx(Target):
                 difference = check.difference(prepared, options, predict)
                 # In int8, this graph's accuracy was measured when its blocks were selected.
                 lowered = check.check_accuracy(prepared, options, predict) if options.precision == "fp16" else None
-            blocks_fused = fusion.in_onnxruntime(file, optimised, len(prepared.layouts), prepared.opset)
+            blocks_fused = fusion.in_onnxruntime(file, optimised, [*prepared.layouts], prepared.opset)
         return replace(written, difference=difference, lowered=lowered, fusion=blocks_fused)
 
 

@@ -80,7 +80,7 @@ class OpenVino(Target):
                 return model.call(f"running {FILE}", IrModel.run, images)
 
             difference, lowered = check.check_file(prepared, options, predict)
-            blocks_fused = model.call("listing its operations", IrModel.fusion, len(prepared.layouts))
+            blocks_fused = model.call("listing its operations", IrModel.fusion, [*prepared.layouts])
         return replace(written, difference=difference, lowered=lowered, fusion=blocks_fused)
 
 

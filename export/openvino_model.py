@@ -7,7 +7,7 @@ Imports neither torch nor pydantic: devices import it too.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,11 +56,11 @@ class IrModel:
         logits: Array = self.compiled([images])[0]
         return logits
 
-    def fusion(self, blocks: int) -> tuple[Fusion, ...]:
+    def fusion(self, attentions: Sequence[str]) -> tuple[Fusion, ...]:
         """Fusion status of every block's attention."""
         from toolkit.export import fusion
 
-        return fusion.in_openvino(self.compiled, blocks)
+        return fusion.in_openvino(self.compiled, attentions)
 
 
 def compiled_operator(precision: str) -> Any:

@@ -6,7 +6,7 @@ unless calibration images show values that overflow the dtype or are too coarse 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from toolkit.export.attention import MASKED, FlatAttention, HeadBucket, decomposed
 from toolkit.export.calibrate import batches
-from toolkit.models.shapes import blocks_of
+from toolkit.models.block import block_of, named_blocks
 from toolkit.pixels import Array
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -64,8 +64,8 @@ def measure_ranges(module: nn.Module, images: Array) -> Ranges:
     return ranges
 
 
-def layers_in_fp32(ranges: Ranges, dtype: torch.dtype) -> Fp32Layers:
-    """Layers whose ranges overflow or are too coarse for `dtype`."""
+def layers_in_fp32(ranges: Ranges, dtype: torch.dtype, blocks: Sequence[str]) -> Fp32Layers:
+    """Layers whose ranges overflow or are too coarse for `dtype`, in a module with blocks of these names."""
     limits = torch.finfo(dtype)
     largest, step = limits.max / 2, limits.eps  # half of the range: other images may have larger values
     residual = any(
@@ -79,18 +79,22 @@ def layers_in_fp32(ranges: Ranges, dtype: torch.dtype) -> Fp32Layers:
         blocks=frozenset(
             block
             for name, value in [*ranges.linears.items(), *ranges.logits.items()]
-            if value > largest and (block := _block(name)) is not None
+            if value > largest and (block := block_of(name, blocks)) is not None
         ),
     )
 
 
-def lower(module: nn.Module, dtype: torch.dtype, in_fp32: Fp32Layers) -> None:
-    """Let a flattened module compute in `dtype`, in place, except for the layers kept in fp32. Logits stay float32."""
+def lower(module: nn.Module, dtype: torch.dtype, in_fp32: Fp32Layers, patches: str) -> None:
+    """Let a flattened module compute in `dtype`, in place, except for the layers kept in fp32. Logits stay float32.
+
+    patches: name of the module that embeds patches.
+    """
+    blocks = named_blocks(module)
     residual = torch.float32 if in_fp32.residual else dtype
     for name, parameter in module.named_parameters(recurse=False):
         setattr(module, name, nn.Parameter(parameter.detach().to(residual)))  # class token, position embeddings, ...
     for name, layer in list(module.named_modules()):
-        fp32 = _block(name) in in_fp32.blocks
+        fp32 = block_of(name, [*blocks]) in in_fp32.blocks
         if isinstance(layer, FlatAttention):
             layer.spec = layer.spec._replace(softmax_float32=name in in_fp32.softmax and not fp32)
             layer.to(torch.float32 if fp32 else dtype)
@@ -100,8 +104,9 @@ def lower(module: nn.Module, dtype: torch.dtype, in_fp32: Fp32Layers) -> None:
             layer.to(compute).register_forward_pre_hook(partial(_cast_input, compute))
         elif name and next(layer.parameters(recurse=False), None) is not None:  # layer scales
             layer.to(torch.float32 if fp32 else dtype)
-    for part in (module.get_submodule("patch_embed"), *blocks_of(module)):
-        part.register_forward_hook(partial(_cast_output, residual))
+    module.get_submodule(patches).register_forward_hook(partial(_cast_output, residual))
+    for block in blocks.values():
+        block.register_forward_hook(partial(_cast_tokens, residual))
     module.register_forward_hook(partial(_cast_output, torch.float32))
 
 
@@ -113,10 +118,10 @@ def _cast_output(dtype: torch.dtype, layer: nn.Module, inputs: tuple[Tensor, ...
     return output.to(dtype)
 
 
-def _block(name: str) -> int | None:
-    """Index of the block that contains a layer."""
-    parts = name.split(".")
-    return int(parts[1]) if parts[0] == "blocks" and len(parts) > 1 else None
+def _cast_tokens(
+    dtype: torch.dtype, block: nn.Module, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor | None]
+) -> tuple[Tensor, Tensor | None]:
+    return output[0].to(dtype), output[1]
 
 
 @contextmanager
@@ -137,11 +142,11 @@ def _recording(module: nn.Module, ranges: Ranges) -> Iterator[None]:
 
         return layer.register_forward_hook(norm if isinstance(layer, nn.LayerNorm) else linear)
 
-    def op(name: str, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, bucket: HeadBucket) -> Tensor:
+    def op(name: str, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bucket: HeadBucket) -> Tensor:
         queries, keys = (part.unflatten(-1, (bucket.heads, bucket.qk_dim)).transpose(1, 2) for part in (q, k))
         logits = queries * bucket.scale @ keys.transpose(2, 3)
-        record(ranges.logits, name, logits if bias is None else logits + bias.where(bias != MASKED, 0.0))
-        return decomposed(q, k, v, bias, bucket)
+        record(ranges.logits, name, logits if mask is None else logits + mask.where(mask > MASKED, 0.0))
+        return decomposed(q, k, v, mask, bucket)
 
     layers = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, nn.Linear | nn.LayerNorm)]
     handles = [add_hook(name, layer) for name, layer in layers]

@@ -27,10 +27,8 @@ from toolkit.export.rewrite import fold_normalisation, linear_patches, pad_for_k
 from toolkit.export.settings import LINEAR_PATCHES, PAD_HEADS, ResolvedSettings
 from toolkit.export.trace import fits_one_file, trace_graph
 from toolkit.isolated import Isolated
+from toolkit.models.block import named_blocks
 from toolkit.models.model import Model
-from toolkit.models.patches import patch_size
-from toolkit.models.resize import allow_dynamic_size
-from toolkit.models.shapes import blocks_of
 from toolkit.pixels import InputFormat
 from toolkit.progress import Progress
 from toolkit.records import BatchRange, HeadLayout, Lowered, ModelInfo
@@ -68,9 +66,10 @@ class Prepared:
         return int(next(opset.version for opset in self.proto.opset_import if not opset.domain))
 
     @property
-    def layouts(self) -> tuple[HeadLayout, ...]:
-        """Head layout of every attention in the file, including padding."""
-        return tuple(layer.spec.layout for layer in self.module.modules() if isinstance(layer, FlatAttention))
+    def layouts(self) -> dict[str, HeadLayout]:
+        """Head layout of every attention in the file, including padding, by name."""
+        layers = self.module.named_modules()
+        return {name: layer.spec.layout for name, layer in layers if isinstance(layer, FlatAttention)}
 
 
 def prepare(
@@ -82,8 +81,8 @@ def prepare(
     if sample is None and options.precision != "fp32":
         raise BadInput(f"{options.precision} needs images of the source domains for calibration", "see data.path")
     file = input_format(model.info, options)
-    steps = _Steps(model.info, file, options, settings)
-    module, rewrites = steps.rewrite(model.module)
+    steps = _Steps(model, file, options, settings)
+    module, rewrites = steps.rewrite()
     if sample is None or options.precision == "fp32":
         return Prepared(model, file, module, partial(steps.trace, module), rewrites, None, None)
     reference = compute_reference(model, sample.as_seen_by(file))
@@ -107,39 +106,40 @@ def input_format(info: ModelInfo, options: recipe.Export) -> InputFormat:
 class _Steps:
     """Steps of one preparation."""
 
-    info: ModelInfo
+    model: Model
     input: InputFormat
     options: recipe.Export
     settings: ResolvedSettings
 
-    def rewrite(self, source: nn.Module) -> tuple[nn.Module, dict[str, int]]:
+    def rewrite(self) -> tuple[nn.Module, dict[str, int]]:
         """A rewritten, flattened float32 copy for tracing, and the number of changed places by rewrite."""
-        module = copy.deepcopy(source).cpu().eval().requires_grad_(False)
-        rewrites = rewrite(module, self.options.rewrites)
+        model, dynamic = self.model.copied(), self.options.any_image_size
+        module = model.module.cpu().eval().requires_grad_(False)
+        rewrites = rewrite(model, self.options.rewrites)
         if self.settings.heads:
-            rewrites[PAD_HEADS] = pad_for_kernel(module, self.settings.heads)
+            rewrites[PAD_HEADS] = pad_for_kernel(model, self.settings.heads)
         if self.options.input == "uint8":
-            fold_normalisation(module, self.info.preprocessing)
-        if self.options.any_image_size:
-            allow_dynamic_size(module)
+            fold_normalisation(model)
+        if dynamic:
+            model.architecture.allow_dynamic_size(module)
         elif self.settings.linear_patches:
-            rewrites[LINEAR_PATCHES] = linear_patches(module)
+            rewrites[LINEAR_PATCHES] = linear_patches(model)
         if self.options.input == "uint8":
-            module.get_submodule("patch_embed").register_forward_pre_hook(_from_pixels)
-        size = None if self.options.any_image_size else self.info.image_size
+            module.get_submodule(model.parts.patches).register_forward_pre_hook(_from_pixels)
         form, trim = FORMS[self.settings.attention], self.settings.trim_last_block
-        more = flatten(module, size, form, trim_last_block=trim, tokens_multiple=self.settings.tokens_multiple)
+        multiple = self.settings.tokens_multiple
+        more = flatten(model, form, dynamic=dynamic, trim_last_block=trim, tokens_multiple=multiple)
         return module, {**rewrites, **more}
 
     def trace(self, module: nn.Module) -> ModelProto:
         """The ONNX graph of a rewritten module."""
         batch = self.options.fixed_batch or 2  # torch.export treats sizes 0 and 1 as constants
-        example = torch.from_numpy(self.input.random(batch, self.info.image_size))
+        example = torch.from_numpy(self.input.random(batch, self.model.info.image_size))
         dynamic = {} if self.options.fixed_batch else {0: torch.export.Dim("batch")}
         if self.options.any_image_size:
-            patch, smallest, largest = patch_size(module), min(self.options.image_size), max(self.options.image_size)
+            patch, sizes = self.model.parts.patch_size, self.options.image_size
             for dim, name in ((2, "rows"), (3, "columns")):
-                dynamic[dim] = patch * torch.export.Dim(name, min=smallest // patch, max=largest // patch)
+                dynamic[dim] = patch * torch.export.Dim(name, min=min(sizes) // patch, max=max(sizes) // patch)
         proto = trace_graph(module, example, self.settings.opset, dynamic)
         add_bodies(proto, module)
         if not proto.functions:  # functions need the newest IR version
@@ -148,16 +148,16 @@ class _Steps:
 
     def to_half_precision(self, flat: nn.Module, reference: Reference, progress: Progress) -> tuple[nn.Module, Lowered]:
         """The module in fp16 or bf16."""
-        dtype, sample = DTYPES[self.settings.base], reference.sample
-        in_fp32 = layers_in_fp32(measure_ranges(flat, self.input.encode(sample.calibration)), dtype)
+        dtype, sample, blocks = DTYPES[self.settings.base], reference.sample, [*named_blocks(flat)]
+        in_fp32 = layers_in_fp32(measure_ranges(flat, self.input.encode(sample.calibration)), dtype, blocks)
 
-        def mixed(blocks: Collection[int]) -> nn.Module:
+        def mixed(fp32_blocks: Collection[int]) -> nn.Module:
             module = copy.deepcopy(flat)
-            lower(module, dtype, in_fp32.with_blocks(blocks))
+            lower(module, dtype, in_fp32.with_blocks(fp32_blocks), self.model.parts.patches)
             return module
 
         selected = select_fp32_blocks(
-            lambda blocks: self.predictor(mixed(blocks)), reference, len(blocks_of(flat)), progress
+            lambda fp32_blocks: self.predictor(mixed(fp32_blocks)), reference, len(blocks), progress
         )
         in_fp32 = in_fp32.with_blocks(selected.blocks)
         lowered = Lowered(
@@ -178,17 +178,19 @@ class _Steps:
         if not fits_one_file(graph):
             raise UnsupportedModel("int8 supports graphs up to 2 GiB, and this one is larger", "another --precision")
 
-        num_blocks, doing = len(blocks_of(flat)), "quantising the graph"
+        blocks, doing = [*named_blocks(flat)], "quantising the graph"
         arguments = graph.SerializeToString(), calibration, self.settings.symmetric, self.options.quantize_attention
         with Isolated(native_library(), doing, Candidates, *arguments) as candidates:
 
-            def mixed(blocks: Collection[int]) -> Predict:
-                return lambda images: candidates.call(
-                    doing, Candidates.predict, tuple(blocks), self.input.encode(images)
-                )
+            def names(fp32_blocks: Collection[int]) -> tuple[str, ...]:
+                return tuple(blocks[index] for index in fp32_blocks)
 
-            selected = select_fp32_blocks(mixed, reference, num_blocks, progress)
-            quantized = candidates.call(doing, Candidates.graph, selected.blocks)
+            def mixed(fp32_blocks: Collection[int]) -> Predict:
+                inputs = names(fp32_blocks)
+                return lambda images: candidates.call(doing, Candidates.predict, inputs, self.input.encode(images))
+
+            selected = select_fp32_blocks(mixed, reference, len(blocks), progress)
+            quantized = candidates.call(doing, Candidates.graph, names(selected.blocks))
         lowered = replace(
             lowered or Lowered({}, {}),
             accuracy=reference.sample.by_domain(selected.accuracies),

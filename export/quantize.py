@@ -30,35 +30,35 @@ class Candidates:
         proto = ModelProto.FromString(source)
 
         @lru_cache(maxsize=1)
-        def quantized_graph(fp32_blocks: tuple[int, ...]) -> ModelProto:
+        def quantized_graph(fp32_blocks: tuple[str, ...]) -> ModelProto:
             return quantized(proto, calibration, symmetric=symmetric, products=products, fp32_blocks=fp32_blocks)
 
         self._graph = quantized_graph
         self._predictor = lru_cache(maxsize=1)(lambda fp32_blocks: predict_with(quantized_graph(fp32_blocks)))
 
-    def graph(self, fp32_blocks: tuple[int, ...]) -> bytes:
-        """The graph with these blocks in float32."""
+    def graph(self, fp32_blocks: tuple[str, ...]) -> bytes:
+        """The graph with the blocks of these names in float32."""
         data: bytes = self._graph(fp32_blocks).SerializeToString()
         return data
 
-    def predict(self, fp32_blocks: tuple[int, ...], images: Array) -> Array:
+    def predict(self, fp32_blocks: tuple[str, ...], images: Array) -> Array:
         """Logits [batch, classes] of the graph with these blocks in float32."""
         return self._predictor(fp32_blocks)(images)
 
 
 def quantized(
-    proto: ModelProto, calibration: Array, *, symmetric: bool, products: bool, fp32_blocks: Collection[int]
+    proto: ModelProto, calibration: Array, *, symmetric: bool, products: bool, fp32_blocks: Collection[str]
 ) -> ModelProto:
     """The graph with its linear layers in int8.
 
     symmetric: int8 activations with zero point 0, which TensorRT requires; else uint8, which is faster on CPUs.
-    products: quantise attention's two products as well. fp32_blocks: blocks that stay float32.
+    products: quantise attention's two products as well. fp32_blocks: names of blocks that stay float32.
     """
     weights = {tensor.name for tensor in proto.graph.initializer}
     skipped = [
         node.name
         for node in proto.graph.node
-        if any(node.name.startswith(f"blocks.{block}.") for block in fp32_blocks)
+        if any(node.name.startswith(f"{block}.") for block in fp32_blocks)
         or (node.op_type == "MatMul" and not products and not weights.intersection(node.input))
     ]
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static

@@ -7,9 +7,8 @@ https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/extending
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import product
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +27,13 @@ if TYPE_CHECKING:
 
 HEADS = HeadWidths(ALIGNMENT, ALIGNMENT, equal=False)
 """Head widths of the kernel; `unsupported` checks the maximum."""
+MAX_INPUTS = 4
+"""Number of the custom node's inputs with all optional ones."""
 ATTRIBUTES = {
     "qk_dims": npt.NDArray[np.int32],
     "v_dims": npt.NDArray[np.int32],
     "scale": float,
+    "optional": str,
     "gpu": str,
     "sms": int,
 }
@@ -61,7 +63,7 @@ def for_engine(prepared: Prepared, architecture: str) -> ModelProto:
             f"custom attention supports half precision only, and blocks {blocks} stay float32 to keep the accuracy",
             "--attention decomposed, or --precision bf16",
         )
-    for block, layout in enumerate(prepared.layouts):
+    for block, layout in enumerate(prepared.layouts.values()):
         if reason := unsupported(layout.heads):
             raise CheckFailed(
                 f"custom attention has no kernel for block {block}: {reason}",
@@ -87,16 +89,16 @@ def specialized(proto: ModelProto, architecture: str, sms: int) -> ModelProto:
 def register(trt: Any, plugins: Any) -> None:
     """Register the nodes' plugins with TensorRT, once per process; `plugins` is the module tensorrt.plugin."""
     registered = vars(getattr(plugins.op, DOMAIN, ModuleType(DOMAIN)))
-    for has_queries, has_bias in product((False, True), repeat=2):
-        name = node_name(has_queries=has_queries, has_bias=has_bias)
+    for num_inputs in range(1, MAX_INPUTS + 1):
+        name = node_name(num_inputs)
         if name in registered:
             continue
-        tensors = dict.fromkeys(("packed", *["queries"] * has_queries, *["bias"] * has_bias), plugins.TensorDesc)
-        describe = partial(_describe_output, plugins, has_queries)
+        tensors = {f"input{number}": plugins.TensorDesc for number in range(num_inputs)}
+        describe = partial(_describe_output, plugins)
         plugins.register(f"{DOMAIN}::{name}")(_with_signature(describe, {**tensors, **ATTRIBUTES}, plugins.TensorDesc))
         arguments = {**tensors, **ATTRIBUTES, "outputs": tuple[plugins.TensorDesc], "tactic": int}
         returned = tuple[str, bytes, plugins.KernelLaunchParams, plugins.SymIntExprs]
-        implementation = partial(_implement, trt, plugins, has_queries, has_bias)
+        implementation = partial(_implement, trt, plugins)
         plugins.aot_impl(f"{DOMAIN}::{name}")(_with_signature(implementation, arguments, returned))
 
 
@@ -112,21 +114,26 @@ def _with_signature(function: Callable[..., Any], arguments: dict[str, Any], ret
     return signed
 
 
-def _describe_output(plugins: Any, has_queries: bool, packed: Any, *others: Any, v_dims: Any, **unused: Any) -> Any:
+def _describe_output(plugins: Any, packed: Any, *others: Any, v_dims: Any, optional: Any, **unused: Any) -> Any:
     """Shape and dtype of the output: [batch, queries, V], the input's dtype."""
-    queries = others[0].shape_expr[1] if has_queries else packed.shape_expr[1]
+    queries = _by_name(optional, others).get("queries", packed).shape_expr[1]
     return plugins.from_shape_expr((packed.shape_expr[0], queries, int(sum(v_dims))), packed.dtype)
 
 
-def _implement(
-    trt: Any, plugins: Any, has_queries: bool, has_bias: bool, packed: Any, *arguments: Any
-) -> tuple[str, bytes, Any, Any]:
+def _by_name(optional: str, tensors: Sequence[Any]) -> dict[str, Any]:
+    """A node's inputs after `packed`, by the names in its attribute `optional`."""
+    names = [name for name in optional.rstrip("\0").split(",") if name]
+    return dict(zip(names, tensors, strict=True))
+
+
+def _implement(trt: Any, plugins: Any, packed: Any, *arguments: Any) -> tuple[str, bytes, Any, Any]:
     """Kernel name, PTX and launch parameters of one layer, for any batch size."""
     from toolkit.kernels.headwise_settings import PROGRAMS_PER_SM
     from toolkit.kernels.layer_spec import LayerSpec
     from toolkit.kernels.machine_code import compile_layer
 
-    *tensors, qk_dims, v_dims, scale, architecture, sms, _, _ = arguments
+    *others, qk_dims, v_dims, scale, optional, architecture, sms, _, _ = arguments
+    tensors = _by_name(optional, others)
     dtypes = {trt.float16: "float16", trt.bfloat16: "bfloat16"}
     if packed.dtype not in dtypes:
         raise BadInput(f"the attention kernel supports fp16 and bf16, not {packed.dtype}", "--precision fp16")
@@ -134,8 +141,9 @@ def _implement(
         tuple((int(qk), int(v)) for qk, v in zip(qk_dims, v_dims, strict=True)),
         float(scale),
         num_keys=packed.shape_expr[1].constant_value(),
-        queries=tensors[0].shape_expr[1].constant_value() if has_queries else None,
-        bias_heads=tensors[-1].shape_expr[0].constant_value() if has_bias else 0,
+        queries=tensors["queries"].shape_expr[1].constant_value() if "queries" in tensors else None,
+        bias_heads=tensors["bias"].shape_expr[0].constant_value() if "bias" in tensors else 0,
+        has_key_bias="key_bias" in tensors,
     )
     binary = compile_layer(layer, architecture.rstrip("\0"), dtypes[packed.dtype])
     programs = packed.shape_expr[0] * len(layer.heads)

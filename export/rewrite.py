@@ -11,85 +11,77 @@ from typing import TypeAlias
 
 import torch
 from timm.layers.patch_embed import PatchEmbed
-from timm.models import beit, vision_transformer
 from torch import Tensor, nn
 
 from toolkit.export import HeadWidths
-from toolkit.models.adapt import attentions
 from toolkit.models.attention import HeadwiseAttention
-from toolkit.models.shapes import blocks_of, replace_parameter
-from toolkit.preprocessing import Preprocessing
+from toolkit.models.block import HeadwiseBlock, attentions
+from toolkit.models.model import Model
+from toolkit.models.shapes import replace_parameter
 from toolkit.records import HeadLayout
 
-PRE_NORM = (vision_transformer.Block, beit.Block)
-"""Blocks of the form x + scale(f(norm(x))), whose norms are inputs of one layer only."""
-
-Rewrite: TypeAlias = Callable[[nn.Module], int]
+Rewrite: TypeAlias = Callable[[Model], int]
 
 
-def rewrite(module: nn.Module, names: Collection[str]) -> dict[str, int]:
+def rewrite(model: Model, names: Collection[str]) -> dict[str, int]:
     """Apply the rewrites of these names; returns the number of changed places by name."""
     with torch.no_grad():
-        return {name: change(module) for name, change in REWRITES.items() if name in names}
+        return {name: change(model) for name, change in REWRITES.items() if name in names}
 
 
-def fold_layer_scale(module: nn.Module) -> int:
+def fold_layer_scale(model: Model) -> int:
     """Fold the scale of residual branches into their last linear layer: gamma * (W x + b) = (gamma W) x + gamma b."""
     folded = 0
-    for block in _pre_norm_blocks(module):
-        for number, last in ((1, block.get_submodule("attn.proj")), (2, block.get_submodule("mlp.fc2"))):
-            gamma = _take_layer_scale(block, number)
-            if gamma is None:
+    for block in _norm_first_blocks(model):
+        for scale, last in ((block.ls1, block.attn.proj), (block.ls2, block.mlp_output)):
+            if isinstance(scale, nn.Identity):
                 continue
-            assert isinstance(last, nn.Linear)
+            gamma = scale.get_parameter("gamma")
             last.weight.mul_(gamma[:, None])
             if last.bias is not None:
                 last.bias.mul_(gamma)
             folded += 1
+        block.ls1, block.ls2 = nn.Identity(), nn.Identity()
     return folded
 
 
-def fold_norms(module: nn.Module) -> int:
+def fold_norms(model: Model) -> int:
     """Fold a layer norm's gain g and bias b into the linear layers after it: W (g * n + b) = (W g) n + W b."""
     folded = 0
-    for block in _pre_norm_blocks(module):
-        attention, norm = block.get_submodule("attn"), block.get_submodule("norm1")
-        assert isinstance(attention, HeadwiseAttention)
-        if isinstance(norm, nn.LayerNorm):
-            _fold_into_attention(norm, attention)
+    for block in _norm_first_blocks(model):
+        if isinstance(block.norm1, nn.LayerNorm):
+            _fold_into_attention(block.norm1, block.attn)
             folded += 1
-        folded += _fold_into_linear(block.get_submodule("norm2"), [block.get_submodule("mlp.fc1")])
-    # The classifiers' input is the norm of one token, the norm of a pooled vector, or a mean of norms: all linear.
-    heads = [head for name in ("head", "head_dist") if isinstance(head := getattr(module, name, None), nn.Linear)]
-    if isinstance(pooled := getattr(module, "fc_norm", None), nn.LayerNorm):
-        return folded + _fold_into_linear(pooled, heads)
-    max_pooled = getattr(module, "global_pool", None) in ("max", "avgmax")  # negative gains turn a max into a min
-    return folded if max_pooled else folded + _fold_into_linear(module.get_submodule("norm"), heads)
+        folded += _fold_into_linear(block.norm2, [block.mlp_input])
+    if not model.parts.classifier_norm:
+        return folded
+    classifiers = [model.module.get_submodule(name) for name in model.parts.classifiers]
+    return folded + _fold_into_linear(model.module.get_submodule(model.parts.classifier_norm), classifiers)
 
 
-def fold_softmax_scale(module: nn.Module) -> int:
+def fold_softmax_scale(model: Model) -> int:
     """Fold the softmax scale into the query projection: s (W_q x) k = (s W_q x) k."""
-    for attention in attentions(module).values():
+    for attention in attentions(model.module).values():
         attention.qkv.weight[: attention.layout.qk_width].mul_(attention.scale)
         if attention.q_bias is not None:
             attention.q_bias.mul_(attention.scale)
         attention.scale = 1.0
-    return len(attentions(module))
+    return len(attentions(model.module))
 
 
-def drop_key_bias(module: nn.Module) -> int:
+def drop_key_bias(model: Model) -> int:
     """Drop the key bias: q (k + b) = q k + q b, and softmax ignores q b, which is equal for all keys of a query."""
-    biased = [attention for attention in attentions(module).values() if attention.k_bias is not None]
+    biased = [attention for attention in attentions(model.module).values() if attention.k_bias is not None]
     for attention in biased:
         attention.k_bias = None
     return len(biased)
 
 
-def move_value_bias(module: nn.Module) -> int:
+def move_value_bias(model: Model) -> int:
     """Move the value bias into the output projection's, as W_o b: attention weights sum to 1, so the bias passes
     through."""
     moved = 0
-    for attention in attentions(module).values():
+    for attention in attentions(model.module).values():
         if attention.v_bias is not None:
             _add_bias(attention.proj, attention.proj.weight @ attention.v_bias)
             attention.v_bias = None
@@ -106,24 +98,24 @@ REWRITES: Mapping[str, Rewrite] = {
 }
 
 
-def fold_normalisation(module: nn.Module, preprocessing: Preprocessing) -> None:
+def fold_normalisation(model: Model) -> None:
     """Fold the normalisation into the patch embedding, for pixels p from 0 to 1:
     W (p - mean) / std + b = (W / std) p + (b - W mean / std)."""
-    embedding = module.get_submodule("patch_embed.proj")
+    embedding = model.module.get_submodule(model.parts.projection)
     assert isinstance(embedding, nn.Conv2d)
-    statistics = (preprocessing.mean, preprocessing.std)
+    statistics = (model.info.preprocessing.mean, model.info.preprocessing.std)
     means, stds = (embedding.weight.new_tensor(values)[None, :, None, None] for values in statistics)
     with torch.no_grad():
         _add_bias(embedding, -(embedding.weight * means / stds).sum(dim=(1, 2, 3)))
         embedding.weight.div_(stds)
 
 
-def linear_patches(module: nn.Module) -> int:
+def linear_patches(model: Model) -> int:
     """Replace the patch embedding by a linear layer; returns 1, or 0 if this patch embedding is not supported."""
-    embedding = module.get_submodule("patch_embed")
+    embedding = model.module.get_submodule(model.parts.patches)
     if not isinstance(embedding, PatchEmbed) or not embedding.flatten or embedding.dynamic_img_pad:
         return 0
-    module.set_submodule("patch_embed", LinearPatches(embedding))
+    model.module.set_submodule(model.parts.patches, LinearPatches(embedding))
     return 1
 
 
@@ -150,14 +142,14 @@ class LinearPatches(nn.Module):
         return tokens
 
 
-def pad_for_kernel(module: nn.Module, supported: HeadWidths) -> int:
+def pad_for_kernel(model: Model, supported: HeadWidths) -> int:
     """Pad every head to the smallest supported widths; returns the number of changed layers."""
 
     def padded(width: int) -> int:
         return max(supported.minimum, -(-width // supported.multiple) * supported.multiple)
 
     changed = 0
-    for attention in attentions(module).values():
+    for attention in attentions(model.module).values():
         heads = [(max(head), max(head)) if supported.equal else head for head in attention.layout.heads]
         wider = HeadLayout(tuple((padded(qk), padded(v)) for qk, v in heads))
         if wider != attention.layout:
@@ -198,19 +190,9 @@ def _scatter(values: Tensor, index: Tensor, width: int) -> Tensor:
     return padded
 
 
-def _pre_norm_blocks(module: nn.Module) -> list[nn.Module]:
-    return [block for block in blocks_of(module) if type(block) in PRE_NORM]
-
-
-def _take_layer_scale(block: nn.Module, number: int) -> Tensor | None:
-    """Remove and return the scale [width] of a residual branch; None if it has none."""
-    if isinstance(block, beit.Block):
-        gamma: Tensor | None = getattr(block, f"gamma_{number}")
-        setattr(block, f"gamma_{number}", None)
-        return gamma
-    scale = block.get_submodule(f"ls{number}")
-    setattr(block, f"ls{number}", nn.Identity())
-    return None if isinstance(scale, nn.Identity) else scale.get_parameter("gamma")
+def _norm_first_blocks(model: Model) -> list[HeadwiseBlock]:
+    """Blocks whose norms are inputs of one layer only, and whose last layers are followed by their scale."""
+    return [block for _, block in model.blocks if block.norm_first]
 
 
 def _fold_into_attention(norm: nn.LayerNorm, attention: HeadwiseAttention) -> None:

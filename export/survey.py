@@ -23,12 +23,11 @@ from toolkit.errors import BadInput, CheckFailed
 from toolkit.export.artifact import export
 from toolkit.models import store
 from toolkit.models.acceptance import randomise_weights
-from toolkit.models.adapt import attentions
+from toolkit.models.architectures.timm_vit.create import known_models
+from toolkit.models.block import named_blocks
 from toolkit.models.build import build, outline
 from toolkit.models.model import Model
-from toolkit.models.shapes import blocks_of
 from toolkit.models.surgery import remove
-from toolkit.models.timm_model import known_models
 from toolkit.progress import Progress, display, silent
 from toolkit.prune.calibration import Calibration
 from toolkit.prune.methods import Job, method
@@ -108,33 +107,27 @@ def _traits(module: nn.Module) -> Iterator[str]:
     def has(part: str) -> bool:
         return not isinstance(getattr(module, part, None), nn.Identity | None)
 
-    block, attention = blocks_of(module)[0], next(iter(attentions(module).values()))
-    yield {"VisionTransformer": "ViT", "VisionTransformerDistilled": "distilled ViT", "Beit": "BEiT"}[
-        type(module).__name__
-    ]
-    if type(block).__name__ != "Block":
-        yield f"blocks of timm's {type(block).__name__}"
+    block = next(iter(named_blocks(module).values()))
+    yield "BEiT" if isinstance(module, Beit) else "distilled ViT" if hasattr(module, "dist_token") else "ViT"
+    if not block.norm_first:
+        yield "norms after attention and MLP"
     yield f"{getattr(module, 'global_pool', '')} pooling"
-    yield f"{type(block.get_submodule('mlp.act')).__name__}"
+    yield f"{type(block.mlp.act).__name__}"
     registers = 0 if getattr(module, "reg_token", None) is None else module.get_parameter("reg_token").shape[1]
     traits = {
         "no class token": getattr(module, "cls_token", None) is None,
         f"{registers} register{'s' * (registers > 1)}": registers > 0,
-        "relative positions": attention.relative_position_bias_table is not None,
+        "relative positions": block.attn.relative_position_bias_table is not None,
         "no positions": getattr(module, "pos_embed", None) is None and not isinstance(module, Beit),
         "positions of patches only": bool(getattr(module, "no_embed_class", False)),
-        "layer scale": has_layer_scale(block),
+        "layer scale": not isinstance(block.ls1, nn.Identity),
         "norm before the blocks": has("norm_pre"),
         "norm after pooling": has("fc_norm"),
         "no last norm": not has("fc_norm") and not has("norm"),
-        "no bias in queries, keys and values": attention.v_bias is None,
+        "no bias in queries, keys and values": block.attn.v_bias is None,
         "any image size": bool(getattr(module, "dynamic_img_size", False)),
     }
     yield from (trait for trait, holds in traits.items() if holds)
-
-
-def has_layer_scale(block: nn.Module) -> bool:
-    return any(name.split(".")[0] in ("ls1", "gamma_1") for name, _ in block.named_parameters())
 
 
 def page(progress: Progress = silent) -> str:

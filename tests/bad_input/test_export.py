@@ -229,13 +229,17 @@ def test_verify_compares_predictions(here: Path, command: Command) -> None:
 def test_verify_refuses_a_file_with_other_predictions(
     here: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from toolkit.bench.parity import Side
     from toolkit.stages import export
 
     def wrong(run: Any, folder: Path, library: str, *others: Any) -> Any:
-        by_domain = predictions(run, folder, library, *others)
+        side = predictions(run, folder, library, *others)
         if library != "onnxruntime":
-            return by_domain
-        return {name: (labels, tuple((label + 1) % 3 for label in labels)) for name, (labels, _) in by_domain.items()}
+            return side
+        by_domain = side.predictions.items()
+        return Side(
+            side.sha256, {name: (labels, tuple((x + 1) % 3 for x in labels)) for name, (labels, _) in by_domain}
+        )
 
     predictions = export.predictions
     monkeypatch.setattr(export, "predictions", wrong)

@@ -15,7 +15,7 @@ import torch
 from toolkit import recipe
 from toolkit.export.artifact import export
 from toolkit.export.calibrate import DomainSample, Sample
-from toolkit.models.adapt import attentions
+from toolkit.models.block import attentions
 from toolkit.models.build import build
 from toolkit.models.model import Model
 from toolkit.models.resize import resized

@@ -23,7 +23,7 @@ from toolkit.export import onnx_session
 from toolkit.export.artifact import export
 from toolkit.export.calibrate import DomainSample, Sample, batches
 from toolkit.export.upcast import upcast
-from toolkit.models.adapt import attentions
+from toolkit.models.block import attentions
 from toolkit.models.model import Model
 from toolkit.pixels import Array, InputFormat
 from toolkit.records import Artifact, Lowered, TrainingHistory

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
-from toolkit.export.attention import FORMS, FlatAttention
+from toolkit.export.attention import FORMS, Biases, FlatAttention
 from toolkit.export.flat import flatten
 from toolkit.export.precision import Fp32Layers, lower, measure_ranges
 from toolkit.models.model import Model
@@ -19,9 +18,9 @@ IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 def flat(model: Model, form: str, tokens_multiple: int = 1) -> nn.Module:
-    module = copy.deepcopy(model.module).requires_grad_(False)
-    flatten(module, 16, FORMS[form], trim_last_block=True, tokens_multiple=tokens_multiple)
-    return module
+    model = model.copied()
+    flatten(model, FORMS[form], trim_last_block=True, tokens_multiple=tokens_multiple)
+    return model.module.requires_grad_(False)
 
 
 @pytest.mark.parametrize("multiple", [1, 4], ids=["no padding", "padded tokens"])
@@ -42,7 +41,7 @@ def test_all_forms_are_equal_in_half_precision(models: Callable[..., Model], nam
     logits = {}
     for form in FORMS:
         module = flat(models(name, "uneven"), form)
-        lower(module, torch.float16, Fp32Layers(softmax=frozenset({"blocks.0.attn"})))
+        lower(module, torch.float16, Fp32Layers(softmax=frozenset({"blocks.0.attn"})), "patch_embed")
         with torch.inference_mode():
             logits[form] = module(IMAGES)
     for form in FORMS:
@@ -56,7 +55,7 @@ def test_onnx_nodes_raise_outside_of_an_onnx_export(models: Callable[..., Model]
     assert isinstance(attention, FlatAttention)
     qkv = attention.qkv(torch.zeros(2 * attention.spec.num_tokens, 24))
     with pytest.raises(RuntimeError, match=r"torch cannot compute .*Attention.*: it is for ONNX graphs only"):
-        attention.form(qkv, None, None, attention.spec)
+        attention.form(qkv, None, Biases(), attention.spec)
 
 
 def test_a_torch_export_program_computes_attention(models: Callable[..., Model]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 from toolkit import plugins, recipe
 from toolkit.errors import RecipeError, UnsupportedModel
@@ -56,9 +55,9 @@ def test_unsupported_settings_are_refused(
 
 
 def test_a_rewritten_model_with_other_logits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(module: nn.Module) -> int:
+    def wrong(model: Model) -> int:
         with torch.no_grad():
-            module.get_parameter("head.weight").mul_(1.01)
+            model.module.get_parameter("head.weight").mul_(1.01)
         return 1
 
     monkeypatch.setitem(rewrite.REWRITES, "norms", wrong)  # type: ignore[arg-type]

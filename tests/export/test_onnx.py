@@ -20,7 +20,7 @@ from toolkit.export import target, trace
 from toolkit.export.artifact import export
 from toolkit.export.reference import max_difference
 from toolkit.models.model import Model
-from toolkit.models.resize import allow_dynamic_size, resized
+from toolkit.models.resize import resized
 from toolkit.preprocessing import Preprocessing
 from toolkit.records import Artifact
 
@@ -56,10 +56,8 @@ def test_every_opset_and_form(
     operators = [(node.domain, node.op_type) for node in proto.graph.node]
     assert ("", "Attention") not in operators
     custom = [operator for domain, operator in operators if domain == "toolkit"]
-    last = "Queries"  # in the last block, only the class token is a query
-    nodes = (
-        ["HeadwiseAttentionBias"] * 2 if name.startswith("beit") else ["HeadwiseAttention", "HeadwiseAttention" + last]
-    )
+    # BEiT's have a bias; else, in the last block, only the class token is a query.
+    nodes = ["HeadwiseAttention2"] * 2 if name.startswith("beit") else ["HeadwiseAttention1", "HeadwiseAttention2"]
     assert custom == (nodes if attention == "custom" else [])
     assert ("", "Softmax") in operators or attention == "custom"
     if attention != "custom":  # older parsers do not support newer IR versions
@@ -237,7 +235,7 @@ def test_dynamic_image_sizes(
         (logits,) = session.run(["logits"], {"images": images})
         assert np.abs(logits - expected).max() <= tolerance * np.abs(expected).max()
     dynamic = copy.deepcopy(model.module)
-    allow_dynamic_size(dynamic)
+    model.architecture.allow_dynamic_size(dynamic)
     images = np.random.default_rng(1).standard_normal((2, 3, 8, 24), dtype=np.float32)
     with torch.inference_mode():
         expected = dynamic(torch.from_numpy(images)).numpy()

@@ -49,7 +49,7 @@ def test_linear_layers_are_quantised_and_attentions_products_only_on_request(pro
 
 
 def test_blocks_in_fp32_are_not_quantised(proto: ModelProto) -> None:
-    nodes = in_int8(quantized(proto, IMAGES, symmetric=False, products=True, fp32_blocks=(1,)))
+    nodes = in_int8(quantized(proto, IMAGES, symmetric=False, products=True, fp32_blocks=("blocks.1",)))
     assert not any(name.startswith("blocks.1.") for name in nodes)
     assert any(name.startswith("blocks.0.") for name in nodes)
 

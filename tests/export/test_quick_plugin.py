@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ def call(node):
     fields = trt.PluginFieldCollection([
         field("qk_dims", node["qk_dims"], of.INT32, np.int32), field("v_dims", node["v_dims"], of.INT32, np.int32),
         field("scale", [node["scale"]], of.FLOAT32, np.float32),
+        field("optional", node["optional"].encode() + b"\\0", of.CHAR, None),
         field("gpu", node["gpu"].encode() + b"\\0", of.CHAR, None), field("sms", [node["sms"]], of.INT32, np.int32),
     ])
     creator = trt.get_plugin_registry().get_creator(node["name"], "1", "toolkit")
@@ -106,7 +108,8 @@ def call(node):
     [output_dtype] = plugin.get_output_data_types([dtype] * len(shapes), [3] * len(shapes))
     [output] = plugin.get_output_shapes([[Number(size) for size in shape] for shape in shapes], [], Calculator())
 
-    tensors = [description(shape, dtype) for shape in [*shapes, list(output)]]
+    dtypes = [trt.float32 if len(shape) == 2 else dtype for shape in shapes]  # key_bias
+    tensors = [description(*described) for described in zip([*shapes, list(output)], [*dtypes, dtype])]
     plugin.get_supported_format_combinations(tensors, len(shapes))
     plugin.set_tactic(0)
     launch, symbols = types.SimpleNamespace(), types.SimpleNamespace()
@@ -175,17 +178,26 @@ def test_the_parser_finds_the_plugin_of_an_exported_graph(
 
 
 def test_kernel_and_launch_parameters(run: Run) -> None:
-    """All four kinds of node, in one process."""
-    kinds = [(has_queries, has_bias) for has_queries in (False, True) for has_bias in (False, True)]
+    """Nodes with any optional inputs, in one process."""
+    kinds = [*product((False, True), repeat=3)]
     nodes = []
-    for has_queries, has_bias in kinds:
+    for has_queries, has_bias, has_key_bias in kinds:
         shapes = [[5, 197, 120 + 96 + (0 if has_queries else 120)]]
         shapes += [[5, 1, 120]] if has_queries else []
         shapes += [[3, 1 if has_queries else 197, 200]] if has_bias else []
-        name = "HeadwiseAttention" + "Queries" * has_queries + "Bias" * has_bias
-        attributes = {"qk_dims": [64, 40, 16], "v_dims": [64, 24, 8], "scale": 0.125, "gpu": "sm_87", "sms": 16}
-        nodes.append({"name": name, "shapes": shapes, "dtype": "bfloat16" if has_bias else "float16", **attributes})
-    for (has_queries, has_bias), node, kernel in zip(kinds, nodes, run(CALL, json.dumps(nodes)), strict=True):
+        shapes += [[5, 197]] if has_key_bias else []
+        optional = ",".join(["queries"] * has_queries + ["bias"] * has_bias + ["key_bias"] * has_key_bias)
+        attributes = {"qk_dims": [64, 40, 16], "v_dims": [64, 24, 8], "scale": 0.125, "optional": optional}
+        attributes |= {"gpu": "sm_87", "sms": 16}
+        nodes.append(
+            {
+                "name": f"HeadwiseAttention{len(shapes)}",
+                "shapes": shapes,
+                "dtype": "bfloat16" if has_bias else "float16",
+                **attributes,
+            }
+        )
+    for (has_queries, has_bias, _), node, kernel in zip(kinds, nodes, run(CALL, json.dumps(nodes)), strict=True):
         assert kernel["dtype"]
         assert kernel["shape"] == [5, 1 if has_queries else 197, 96]
         launch = kernel["launch"]
@@ -211,7 +223,7 @@ def test_unsupported_graphs_are_refused(models: Callable[..., Model], sample_of:
         return prepare(model, export, resolve_settings("tensorrt", capabilities, export), sample_of(model), silent)
 
     padded = prepared()
-    assert padded.layouts[0].heads == ((8, 8), (8, 8), (8, 8))
+    assert padded.layouts["blocks.0.attn"].heads == ((8, 8), (8, 8), (8, 8))
     unpadded = prepared(rewrites=["norms"])
     with pytest.raises(CheckFailed, match="no kernel for block 0: not all head widths are multiples of 8"):
         quick_plugin.for_engine(unpadded, "sm_87")

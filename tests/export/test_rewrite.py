@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import pytest
@@ -12,11 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from toolkit.export import HeadWidths
 from toolkit.export.attention import FORMS
-from toolkit.export.flat import flatten
+from toolkit.export.flat import LastBlock, flatten
 from toolkit.export.rewrite import REWRITES, fold_normalisation, linear_patches, pad_for_kernel, pad_heads, rewrite
-from toolkit.models.adapt import attentions
+from toolkit.models.block import HeadwiseBlock, attentions
 from toolkit.models.model import Model
-from toolkit.models.profile import profile, trace
+from toolkit.models.profile import trace
 from toolkit.records import HeadLayout
 
 NAMES = (
@@ -25,6 +24,7 @@ NAMES = (
     "beit_base_patch16_224",
     "deit3_small_patch16_224",  # layer scale
     "vit_base_patch16_siglip_gap_224",  # mean over tokens after the norm
+    "vit_base_patch16_rpn_224",  # norms after attention and MLP
 )
 Make = Callable[..., Model]
 
@@ -39,10 +39,10 @@ def images(model: Model) -> torch.Tensor:
     return torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(3))
 
 
-def assert_equal(rewritten: nn.Module, model: Model, inputs: torch.Tensor | None = None) -> None:
+def assert_equal(rewritten: Model, model: Model, inputs: torch.Tensor | None = None) -> None:
     with torch.inference_mode():
         expected = model.module(images(model))
-        logits = rewritten(images(model) if inputs is None else inputs)
+        logits = rewritten.module(images(model) if inputs is None else inputs)
     assert float((logits - expected).abs().max()) <= 1e-5 * max(1.0, float(expected.abs().max()))
 
 
@@ -50,7 +50,7 @@ def assert_equal(rewritten: nn.Module, model: Model, inputs: torch.Tensor | None
 @pytest.mark.parametrize("kind", REWRITES)
 def test_each_rewrite_alone_changes_no_logit(name: str, kind: str, make: Make) -> None:
     model = make(name, depth=2)
-    changed = copy.deepcopy(model.module)
+    changed = model.copied()
     counts = rewrite(changed, [kind])
     assert counts.keys() == {kind}
     assert_equal(changed, model)
@@ -63,7 +63,7 @@ def test_a_norm_before_max_pooling_keeps_its_gain(pool: str, after: bool, small:
     model = small("vit_tiny_patch16_224", depth=2, global_pool=pool, fc_norm=after)
     with torch.no_grad():
         model.module.get_submodule("fc_norm" if after else "norm").get_parameter("weight").sub_(1.0)
-    changed = copy.deepcopy(model.module)
+    changed = model.copied()
     rewrite(changed, ["norms"])
     assert_equal(changed, model)
 
@@ -72,9 +72,9 @@ def test_a_norm_before_max_pooling_keeps_its_gain(pool: str, after: bool, small:
 @pytest.mark.parametrize("trim_last_block", [False, True])
 def test_all_rewrites_together_change_no_logit(name: str, trim_last_block: bool, make: Make) -> None:
     model = make(name, depth=2)
-    changed = copy.deepcopy(model.module)
+    changed = model.copied()
     rewrite(changed, REWRITES)
-    flatten(changed, model.info.image_size, FORMS["decomposed"], trim_last_block=trim_last_block)
+    flatten(changed, FORMS["decomposed"], trim_last_block=trim_last_block)
     assert_equal(changed, model)
 
 
@@ -83,19 +83,21 @@ def test_all_rewrites_together_change_no_logit(name: str, trim_last_block: bool,
 @pytest.mark.parametrize("multiple", [4, 7])
 def test_padded_tokens_change_no_logit(name: str, trim_last_block: bool, multiple: int, make: Make) -> None:
     model = make(name, depth=2)
-    changed, size = copy.deepcopy(model.module), model.info.image_size
-    tokens = trace(changed, size)["blocks.0.attn"].positions
-    counts = flatten(changed, size, FORMS["decomposed"], trim_last_block=trim_last_block, tokens_multiple=multiple)
+    changed, tokens = model.copied(), model.layer_calls["blocks.0.attn"].positions
+    counts = flatten(changed, FORMS["decomposed"], trim_last_block=trim_last_block, tokens_multiple=multiple)
     assert ("pad-tokens" in counts) == (tokens % multiple > 0)
-    assert trace(changed, size)["blocks.0.mlp.fc1"].positions == -(-tokens // multiple) * multiple
+    assert (
+        trace(changed.module, {"x": images(model)[:1]})["blocks.0.mlp.fc1"].positions
+        == -(-tokens // multiple) * multiple
+    )
     assert_equal(changed, model)
 
 
 def test_a_single_trimmed_block_is_not_padded(small: Make) -> None:
     model = small(depth=1)
     for trim in (True, False):
-        changed = copy.deepcopy(model.module)
-        counts = flatten(changed, 16, FORMS["decomposed"], trim_last_block=trim, tokens_multiple=4)
+        changed = model.copied()
+        counts = flatten(changed, FORMS["decomposed"], trim_last_block=trim, tokens_multiple=4)
         assert ("pad-tokens" in counts) == (not trim)
         assert_equal(changed, model)
 
@@ -103,14 +105,14 @@ def test_a_single_trimmed_block_is_not_padded(small: Make) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_linear_patch_embedding_changes_no_logit(name: str, make: Make) -> None:
     model = make(name, depth=2)
-    changed = copy.deepcopy(model.module)
+    changed = model.copied()
     assert linear_patches(changed) == 1
-    assert not any(isinstance(layer, nn.Conv2d) for layer in changed.modules())
+    assert not any(isinstance(layer, nn.Conv2d) for layer in changed.module.modules())
     assert_equal(changed, model)
 
 
 def test_rewrites_remove_what_they_fold(small: Make) -> None:
-    beit = copy.deepcopy(small("beit_base_patch16_224", depth=2).module)
+    beit = small("beit_base_patch16_224", depth=2)
     assert rewrite(beit, REWRITES) == {
         "layer-scale": 4,
         "norms": 5,
@@ -118,47 +120,47 @@ def test_rewrites_remove_what_they_fold(small: Make) -> None:
         "key-bias": 2,  # BEiT has none; folding the norms creates one
         "value-bias": 2,
     }
-    for attention in attentions(beit).values():
+    for attention in attentions(beit.module).values():
         assert attention.scale == 1.0
         assert attention.k_bias is None
         assert attention.v_bias is None
-    norms = [layer for layer in beit.modules() if isinstance(layer, nn.LayerNorm)]
+    norms = [layer for layer in beit.module.modules() if isinstance(layer, nn.LayerNorm)]
     assert len(norms) == 5
     assert all(bool((norm.weight == 1).all()) and not norm.bias.any() for norm in norms)
-    assert all(block.gamma_1 is None and block.gamma_2 is None for block in beit.get_submodule("blocks").children())
+    assert all(isinstance(scale, nn.Identity) for _, block in beit.blocks for scale in (block.ls1, block.ls2))
 
 
 def test_a_missing_key_bias_is_not_counted(small: Make) -> None:
-    assert rewrite(copy.deepcopy(small("beit_base_patch16_224", depth=2).module), ["key-bias"]) == {"key-bias": 0}
+    assert rewrite(small("beit_base_patch16_224", depth=2), ["key-bias"]) == {"key-bias": 0}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_padded_heads_change_no_logit(name: str, make: Make) -> None:
     model = make(name, depth=2)
-    changed = copy.deepcopy(model.module)
-    for attention in attentions(changed).values():
+    changed = model.copied()
+    for attention in attentions(changed.module).values():
         pad_heads(attention, HeadLayout(tuple((qk + 3, v + 5) for qk, v in attention.layout.heads)))
         assert not attention.layout_mismatch()
     assert_equal(changed, model)
 
 
 def test_heads_are_padded_to_supported_widths(small: Make, uneven: Make) -> None:
-    even = copy.deepcopy(small(depth=2).module)
+    even = small(depth=2)
     assert pad_for_kernel(even, HeadWidths(8, 8)) == 0
     model = uneven(depth=2)
-    odd = copy.deepcopy(model.module)
+    odd = model.copied()
     assert pad_for_kernel(odd, HeadWidths(8, 16)) == 2
-    assert {head for layer in attentions(odd).values() for head in layer.layout.heads} == {(16, 16)}
+    assert {head for layer in attentions(odd.module).values() for head in layer.layout.heads} == {(16, 16)}
     assert_equal(odd, model)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_input_normalisation_is_folded_into_the_patch_embedding(name: str, make: Make) -> None:
     model = make(name, depth=2)
-    changed = copy.deepcopy(model.module)
+    changed = model.copied()
     preprocessing = model.info.preprocessing
     mean, std = (torch.tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
-    fold_normalisation(changed, preprocessing)
+    fold_normalisation(changed)
     assert_equal(changed, model, images(model) * std + mean)
 
 
@@ -166,14 +168,13 @@ def test_the_input_normalisation_is_folded_into_the_patch_embedding(name: str, m
 def test_macs_of_a_trimmed_last_block(name: str, outputs: int, make: Make) -> None:
     """Queries, output projection and MLP for the classifier's tokens; keys and values for all."""
     model = make(name, depth=2)
-    size, module = model.info.image_size, copy.deepcopy(model.module)
-    tokens = trace(module, size)["blocks.1.attn"].positions
-    block, layout = module.get_submodule("blocks.1"), attentions(module)["blocks.1.attn"].layout
-    width = int(block.get_parameter("norm1.weight").shape[0])
-    hidden = int(block.get_parameter("mlp.fc2.weight").shape[1])
+    tokens = model.layer_calls["blocks.1.attn"].positions
+    block, layout = model.blocks[1][1], model.layouts[1]
+    hidden, width = block.mlp_input.weight.shape
     per_token = (layout.qk_width + layout.v_width + 2 * hidden) * width + tokens * (layout.qk_width + layout.v_width)
-    flatten(module, size, FORMS["decomposed"], trim_last_block=True)
-    assert macs(module, size) == profile(model.module, size).macs - (tokens - outputs) * per_token
+    before = model.cost.macs
+    flatten(model, FORMS["decomposed"], trim_last_block=True)
+    assert macs(model.module, model.info.image_size) == before - (tokens - outputs) * per_token
 
 
 def macs(module: nn.Module, size: int) -> int:
@@ -189,21 +190,20 @@ def test_trimming_saves_seven_percent_of_deit_tiny() -> None:
 
     settings = recipe.Model(name="deit_tiny_patch16_224", weights="none")
     model = build(settings, [f"class {index}" for index in range(1000)], seed=0)
-    flatten(model.module, 224, FORMS["decomposed"], trim_last_block=True)
+    flatten(model, FORMS["decomposed"], trim_last_block=True)
     saved = 1 - macs(model.module, 224) / 1_253_683_200
     assert saved == pytest.approx(0.0696, abs=0.003)
 
 
 def test_mean_pooling_needs_the_whole_last_block(small: Make) -> None:
-    module = copy.deepcopy(small("beit_base_patch16_224", depth=2).module)
-    before = type(module.get_submodule("blocks.1"))
-    flatten(module, 16, FORMS["decomposed"], trim_last_block=True)
-    assert type(module.get_submodule("blocks.1")) is before
+    model = small("beit_base_patch16_224", depth=2)
+    flatten(model, FORMS["decomposed"], trim_last_block=True)
+    assert type(model.blocks[1][1]) is HeadwiseBlock
 
 
 def test_a_beit_with_token_pooling_is_trimmed(small: Make) -> None:
     model = small("beit_base_patch16_224", depth=2, global_pool="token")
-    changed = copy.deepcopy(model.module)
-    flatten(changed, 16, FORMS["decomposed"], trim_last_block=True)
-    assert type(changed.get_submodule("blocks.1")).__name__ == "LastBlock"
+    changed = model.copied()
+    flatten(changed, FORMS["decomposed"], trim_last_block=True)
+    assert isinstance(changed.blocks[1][1], LastBlock)
     assert_equal(changed, model)

@@ -26,9 +26,9 @@ from toolkit.bench.statistics import ratio_of_medians
 from toolkit.export.artifact import export
 from toolkit.export.calibrate import DomainSample, Sample
 from toolkit.limits import PROC, text_of
+from toolkit.models.block import blocks_of
 from toolkit.models.build import build
 from toolkit.models.model import Model
-from toolkit.models.shapes import blocks_of
 
 SIZE, CLASSES = 160, ("a", "b", "c", "d", "e", "f", "g")
 CALLS = {1: 300, 8: 60}

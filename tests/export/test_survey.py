@@ -9,7 +9,7 @@ import pytest
 import timm
 
 from toolkit.export.survey import SUPPORTED, kind, page, refusal, run_all_stages
-from toolkit.models.timm_model import known_models
+from toolkit.models.architectures.timm_vit.create import known_models
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 ACCEPTED = ("vit_base_patch16_clip_quickgelu_224", "vit_base_patch16_rpn_224")

@@ -14,9 +14,9 @@ from toolkit import recipe
 from toolkit.errors import RecipeError, UnsupportedModel, WeightsError
 from toolkit.models.acceptance import check_supported, excerpt
 from toolkit.models.attention import HeadwiseAttention
+from toolkit.models.block import blocks_of
 from toolkit.models.build import build, outline
 from toolkit.models.model import Model
-from toolkit.models.shapes import blocks_of
 from toolkit.records import Setting
 
 Build = Callable[..., Model]

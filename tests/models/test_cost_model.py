@@ -8,8 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from toolkit.models import surgery
+from toolkit.models.block import HeadwiseBlock
 from toolkit.models.model import Model
 from toolkit.models.profile import profile
 from toolkit.models.selection import Selection
@@ -21,7 +23,7 @@ Build = Callable[..., Model]
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "beit_base_patch16_224"])
 def test_the_dense_cost(name: str, uneven: Build) -> None:
     model = uneven(name)
-    assert model.cost_model.dense == profile(model.module, 16)
+    assert model.cost_model.dense == profile(model.module, {"x": torch.empty(1, 3, 16, 16)})
 
 
 @given(st.data())
@@ -33,12 +35,36 @@ def test_any_removal(beit: Model, data: st.DataObject) -> None:
     chosen = data.draw(st.lists(st.sampled_from(wide), min_size=1, unique_by=lambda group: group.key))
     cuts = [Cut(group.place, group.axis, (data.draw(st.integers(0, group.units - 1)),)) for group in chosen]
     predicted = beit.cost_model.after_removing(Selection(groups, cuts).removed)
-    assert predicted == profile(surgery.remove(beit, cuts).model.module, 16)
+    assert predicted == profile(surgery.remove(beit, cuts).model.module, {"x": torch.empty(1, 3, 16, 16)})
 
 
 @pytest.fixture(scope="module")
 def beit(uneven: Build) -> Model:
     return uneven("beit_base_patch16_224", 3)
+
+
+class Dropping(HeadwiseBlock):
+    """A block that keeps only the first tokens after its attention: it costs as much as merging to this number."""
+
+    kept: int
+
+    def forward(self, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        x = (x + self.attention_branch(x, sizes))[:, : self.kept]
+        return x + self.mlp_branch(x), sizes
+
+
+@pytest.mark.parametrize("cuts", [(), (Cut("blocks.1.attn", "head", (0,)), Cut("blocks.2.mlp", "mlp", (1, 2)))])
+def test_fewer_tokens_in_later_blocks(uneven: Build, cuts: tuple[Cut, ...]) -> None:
+    model = uneven(depth=3)
+    removed = Selection(model.groups, cuts).removed if cuts else {}
+    units = [(key, unit) for key, mask in removed.items() for unit in mask.nonzero().flatten().tolist()]
+    predicted = model.cost_model.after(model.cost_model.cells(units), tokens=(4, 4, 2))
+    slim = surgery.remove(model, cuts).model if cuts else model.copied()
+    for (_, block), kept in zip(slim.blocks, (4, 4, 2), strict=True):
+        block.__class__ = Dropping
+        block.kept = kept  # type: ignore[assignment]
+    assert predicted == profile(slim.module, slim.example())
+    assert predicted.macs < slim.info.macs
 
 
 def test_units_of_a_removed_head_are_subtracted_once(small: Build) -> None:

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from toolkit.errors import PlanError, UnsupportedModel
+from toolkit.models.block import blocks_of
 from toolkit.models.dependency_graph import find_groups
 from toolkit.models.model import Model
 from toolkit.models.selection import Selection
-from toolkit.models.shapes import blocks_of
 from toolkit.records import Cut
 
 Build = Callable[..., Model]
+EXAMPLE = {"x": torch.empty(1, 3, 16, 16)}
 NAMES = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "deit3_small_patch16_224", "beit_base_patch16_224")
 MORE = {"beit_base_patch16_224": {"init_values": 0.1}}
 WIDTH, HIDDEN = 20, 50
@@ -110,7 +111,7 @@ def test_reduce_sums_the_weights_of_each_unit(small: Build) -> None:
 def test_finding_groups_leaves_the_model_unchanged(small: Build) -> None:
     module = small().module.train()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    find_groups(module, 16)
+    find_groups(module, EXAMPLE, ["head"])
     assert all(part.training for part in module.modules())
     assert all(parameter.grad is None and parameter.requires_grad for parameter in module.parameters())
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
@@ -120,11 +121,8 @@ def test_finding_groups_leaves_the_model_unchanged(small: Build) -> None:
 def test_channels_of_no_axis_are_refused(small: Build) -> None:
     module = small().module
     block = blocks_of(module)[0]
-    block.mlp = torch.nn.Sequential(torch.nn.Linear(24, 9), torch.nn.Linear(9, 24))
+    block.get_submodule("mlp").register_module(
+        "fc2", torch.nn.Sequential(torch.nn.Linear(48, 9), torch.nn.Linear(9, 24))
+    )
     with pytest.raises(UnsupportedModel, match="no axis"):
-        find_groups(module, 16)
-
-
-def test_a_model_without_blocks_is_refused() -> None:
-    with pytest.raises(UnsupportedModel, match="no list of blocks"):
-        blocks_of(torch.nn.Linear(2, 2))
+        find_groups(module, EXAMPLE, ["head"])

@@ -7,7 +7,8 @@ import timm
 import torch
 
 from toolkit.errors import RecipeError
-from toolkit.models.patches import check_size, image_size, patch_size
+from toolkit.models.architectures.timm_vit.patch_embedding import image_size, patch_size
+from toolkit.models.patches import check_size
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_deit_tiny_equals_the_closed_form(deit: Model) -> None:
     )
     macs = patches * (3 * 16 * 16) * width + depth * block + width * 1000
     assert macs == 1_253_683_200
-    cost = profile(deit.module, 224)
+    cost = profile(deit.module, {"x": torch.empty(1, 3, 224, 224)})
     assert cost.macs == macs == deit.info.macs
     assert cost.parameters == 5_717_416 == deit.info.parameters
 
@@ -59,7 +59,7 @@ def test_a_pruned_model_equals_the_closed_form(deit: Model) -> None:
 
     macs = 196 * 768 * width + 8 * block(192, 192, 768) + block(192, 192, 268) + width * 1000
     macs += block(qk=(64 - 24) + 64, v=64 + (64 - 16), hidden=768)
-    assert profile(slim, 224).macs == macs
+    assert profile(slim, {"x": torch.empty(1, 3, 224, 224)}).macs == macs
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224"])
@@ -69,7 +69,7 @@ def test_macs_are_half_of_pytorchs_flops(name: str, uneven: Build) -> None:
     counter = FlopCounterMode(display=False)
     with counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         model.module(torch.zeros(1, 3, 16, 16))
-    assert profile(model.module, 16).macs * 2 == counter.get_total_flops()
+    assert profile(model.module, {"x": torch.empty(1, 3, 16, 16)}).macs * 2 == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("name", ["vit_base_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224"])
@@ -83,7 +83,7 @@ def test_profiling_leaves_the_model_unchanged(small: Build) -> None:
     module = small().module.train()
     module.get_submodule("blocks.0").eval()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    profile(module, 16)
+    profile(module, {"x": torch.empty(1, 3, 16, 16)})
     assert module.training
     assert not module.get_submodule("blocks.0").training
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
@@ -107,8 +107,11 @@ def test_the_summary_lists_blocks(uneven: Build) -> None:
     assert [block.mlp_width for block in summary.blocks] == [38, 48]
     assert summary.blocks[0].layout == HeadLayout(((8, 8), (7, 8)))
     assert summary.embed_width == 22
-    cost = profile(slim.module, 16)
+    example = {"x": torch.empty(1, 3, 16, 16)}
+    cost = profile(slim.module, example)
     assert (summary.macs, summary.parameters) == (cost.macs, cost.parameters)
-    assert summary.bytes_moved == sum(call.bytes_moved for call in trace(slim.module, 16).values())
+    assert summary.bytes_moved == sum(
+        call.bytes_moved for call in trace(slim.module, {"x": torch.empty(1, 3, 16, 16)}).values()
+    )
     outside = 4 * 192 * 22 + 22 * 3  # patches and head
     assert sum(block.macs for block in summary.blocks) + outside == summary.macs

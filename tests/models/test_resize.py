@@ -10,10 +10,10 @@ import timm
 import torch
 
 from toolkit.errors import MissingDependency, RecipeError, UnsupportedModel
-from toolkit.models.adapt import canonicalise
+from toolkit.models.architectures.timm_vit.canonical import canonicalise
 from toolkit.models.model import Model
 from toolkit.models.profile import profile
-from toolkit.models.resize import allow_dynamic_size, check_sizes, resized
+from toolkit.models.resize import check_sizes, resized
 
 Models = Callable[..., Model]
 NAMES = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224")
@@ -45,7 +45,7 @@ def test_a_pruned_model_can_be_resized(small: Models, uneven: Models, name: str)
     size = model.info.image_size + patch
     larger = resized(model, size)
     assert larger.info.image_size == size
-    assert larger.info.macs == profile(larger.module, size).macs > model.info.macs
+    assert larger.info.macs == profile(larger.module, {"x": torch.empty(1, 3, size, size)}).macs > model.info.macs
     with torch.inference_mode():
         assert larger.module(torch.randn(2, 3, size, size)).shape == (2, len(model.info.classes))
         assert model.module(torch.randn(2, 3, size - patch, size - patch)).shape == (2, len(model.info.classes))
@@ -63,19 +63,19 @@ def test_dynamic_size_equals_fixed_sizes(small: Models) -> None:
     images = [torch.randn(2, 3, size, size) for size in sizes]
     with torch.inference_mode():
         expected = [resized(model, size).module(batch) for size, batch in zip(sizes, images, strict=True)]
-        allow_dynamic_size(model.module)
+        model.architecture.allow_dynamic_size(model.module)
         for batch, logits in zip(images, expected, strict=True):
             torch.testing.assert_close(model.module(batch), logits, atol=1e-5, rtol=1e-5)
 
 
 def test_beit_supports_only_one_size(small: Models) -> None:
     with pytest.raises(UnsupportedModel, match="support only one image size"):
-        check_sizes(small("beit_base_patch16_224").module, (16, 32), dynamic=True)
+        check_sizes(small("beit_base_patch16_224"), (16, 32), dynamic=True)
 
 
 def test_dynamic_size_needs_a_newer_timm(small: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm, "__version__", "1.0.30")
-    module = small("vit_tiny_patch16_224").module
-    check_sizes(module, (16,), dynamic=False)
+    model = small("vit_tiny_patch16_224")
+    check_sizes(model, (16,), dynamic=False)
     with pytest.raises(MissingDependency, match=r"timm 1\.0\.31 or newer; 1\.0\.30 is installed"):
-        check_sizes(module, (16, 32), dynamic=True)
+        check_sizes(model, (16, 32), dynamic=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +53,18 @@ def test_a_saved_model_loads_exactly(folder: Path, uneven: Build) -> None:
     assert not any(tensor.is_meta for tensor in (*loaded.module.parameters(), *loaded.module.buffers()))
     assert all(parameter.requires_grad for parameter in loaded.module.parameters())
     assert sorted(path.name for path in folder.iterdir()) == ["model.json", "model.safetensors"]
+
+
+def test_layer_scales_of_older_folders_are_renamed(small: Build, tmp_path: Path) -> None:
+    """BEiT's were called gamma_1 and gamma_2."""
+    model = store.save(small("beit_base_patch16_224", init_values=0.1), tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = {re.sub(r"ls([12])\.gamma$", r"gamma_\1", name): tensor for name, tensor in load_file(file).items()}
+    assert "blocks.1.gamma_2" in tensors
+    save_file(tensors, file)
+    edit(tmp_path, lambda content: content.update(weights_sha256=hashing.sha256(file)))
+    images = torch.randn(2, 3, 16, 16)
+    assert torch.equal(store.load(tmp_path).module(images), model.module(images))
 
 
 def test_saving_is_deterministic(folder: Path, tmp_path: Path) -> None:

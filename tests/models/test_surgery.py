@@ -19,7 +19,7 @@ from toolkit import recipe, records
 from toolkit.errors import CheckFailed
 from toolkit.export.artifact import export
 from toolkit.models import store, surgery
-from toolkit.models.adapt import attentions
+from toolkit.models.block import attentions, blocks_of
 from toolkit.models.cost_model import CostModel
 from toolkit.models.groups import Groups
 from toolkit.models.masking import masked
@@ -238,9 +238,7 @@ def gated_vit(module: nn.Module, cuts: Sequence[Cut]) -> Tensor:
 def test_a_removed_block_equals_a_deleted_block(small: Build) -> None:
     model = small(depth=3)
     removal = remove(model, (Cut("blocks", "block", (1,)),))
-    blocks = model.module.get_submodule("blocks")
-    assert isinstance(blocks, nn.Sequential)
-    del blocks[1]
+    del blocks_of(model.module)[1]
     assert removal.model.info.removed_blocks == (1,)
     assert removal.origin["blocks.1.mlp", "mlp"][0] == "blocks.2.mlp"
     assert torch.equal(logits(removal.model.module), logits(model.module))

@@ -8,9 +8,12 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+import torch
 
 from toolkit import plugins
 from toolkit.errors import BudgetError, UnknownName
+from toolkit.models import model as model_module
+from toolkit.models.dependency_graph import find_groups
 from toolkit.models.groups import Groups, Unit
 from toolkit.models.model import Model
 from toolkit.models.profile import profile
@@ -35,11 +38,30 @@ def dense(small: Callable[..., Model]) -> Model:
 def test_one_step_achieves_the_budget(dense: Model, job: Jobs, criterion: str, scope: str) -> None:
     plan = method("grouped").prune(dense, job(criterion=criterion, scope=scope, budget="macs=0.5", round_to=1)).plan
     slim = remove(dense, plan.cuts).model.module
-    assert plan.achieved == pytest.approx(profile(slim, 16).macs / dense.info.macs)
+    assert plan.achieved == pytest.approx(profile(slim, {"x": torch.empty(1, 3, 16, 16)}).macs / dense.info.macs)
     assert 0.495 <= plan.achieved <= 0.5
     assert (plan.model_sha256, plan.method, plan.criterion) == ("ab" * 32, "grouped", criterion)
     assert (plan.scope, plan.budget, plan.seed) == (scope, "macs=0.5", 0)
     assert {cut.axis for cut in plan.cuts} <= {"head", "mlp", "embed"}
+
+
+def test_every_models_dependency_graph_is_built_once(
+    small: Callable[..., Model], job: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Building, pruning in three steps, removing, counting: the dense model, its excerpt, and two smaller models."""
+    traced: list[torch.nn.Module] = []
+
+    def counted(module: torch.nn.Module, *more: Any) -> Groups:
+        traced.append(module)
+        return find_groups(module, *more)
+
+    monkeypatch.setattr(model_module, "find_groups", counted)
+    model = small(depth=3)
+    plan = method("grouped").prune(model, job(steps=3, budget="macs=0.5", round_to=1))
+    slim = remove(model, plan.cuts).model
+    assert slim.with_current_info().info.macs < model.info.macs
+    assert len(traced) == len(set(traced)) == 4
+    assert slim.module not in traced
 
 
 @pytest.mark.pairwise
@@ -144,7 +166,11 @@ def test_ratios_are_achieved_and_macs_counted_by_hand(
     by_hand = 4 * 192 * width + 3 * width  # 4 patches of 3 x 8 x 8, 3 classes
     for mlp in hidden:  # 5 tokens; 3 heads of 16, not pruned
         by_hand += 5 * width * 4 * 48 + 5 * 5 * 2 * 48 + 5 * 2 * width * mlp
-    assert profile(remove(dense, plan.cuts).model.module, 16).macs == by_hand < dense.info.macs
+    assert (
+        profile(remove(dense, plan.cuts).model.module, {"x": torch.empty(1, 3, 16, 16)}).macs
+        == by_hand
+        < dense.info.macs
+    )
 
 
 @pytest.mark.parametrize("scope", SCOPES)
@@ -180,7 +206,7 @@ def test_a_slim_model_can_be_pruned_again(dense: Model, job: Jobs) -> None:
     plan = method("grouped").prune(dense, job(budget="macs=0.6", round_to=1)).plan
     slim = remove(dense, plan.cuts).model
     again = method("grouped").prune(slim, job(budget="macs=0.6", round_to=1, axes=("qk", "v", "mlp", "embed"))).plan
-    remaining = profile(remove(slim, again.cuts).model.module, 16).macs
+    remaining = profile(remove(slim, again.cuts).model.module, {"x": torch.empty(1, 3, 16, 16)}).macs
     assert remaining / dense.info.macs == pytest.approx(0.36, rel=0.02)
 
 

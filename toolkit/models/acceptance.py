@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from toolkit import limits
 from toolkit.errors import CheckFailed, UnsupportedModel, WeightsError
+from toolkit.models.block import block_of, blocks_of
 from toolkit.models.groups import Groups
 from toolkit.models.model import Model
 from toolkit.models.modes import evaluating
-from toolkit.models.patches import patch_size
 from toolkit.models.profile import FLOAT32_BYTES, logits_shape
 from toolkit.models.selection import min_units
-from toolkit.models.shapes import blocks_of, drop_blocks, replace_parameter
+from toolkit.models.shapes import drop_blocks, replace_parameter
 from toolkit.models.surgery import remove
 from toolkit.records import Cut
 
@@ -69,8 +69,8 @@ def excerpt(model: Model) -> Model:
     drop_blocks(sample, set(between))
     _check_memory(sample)
     randomise_weights(sample)
-    side = min(PATCHES * patch_size(sample), model.info.image_size)
-    sample.set_input_size(img_size=(side, side))  # type: ignore[operator]
+    side = min(PATCHES * model.parts.patch_size, model.info.image_size)
+    model.architecture.resize(sample, side)
     return Model(
         sample.eval(), replace(model.info, image_size=side, removed_blocks=(), weights_sha256="")
     ).with_current_info()
@@ -105,7 +105,8 @@ def randomise_weights(model: nn.Module) -> None:
 
 def _shape_problem(model: Model) -> str:
     try:
-        shape = logits_shape(model.module, model.info.image_size)
+        with torch.device("meta"):
+            shape = logits_shape(model.module, model.example())
     except Exception:  # timm does not validate combinations of arguments: any class of error may follow
         return "timm builds it, but its forward pass fails"
     return "" if len(shape) == 2 else f"its output has shape {list(shape)}, not [1, classes]"
@@ -159,10 +160,10 @@ def _pruning_problem(sample: Model) -> str:
 
 def _cuts(groups: Groups) -> Iterator[Cut]:
     """One removable unit of each axis: the first block, a residual channel, and units of the last block."""
-    last = f"blocks.{max(group.units for group in groups if group.axis == 'block') - 1}."
+    last = len(groups.blocks) - 1
     for group in groups:
         removable = group.segments[-1] - min_units(group.axis)
-        if removable > 0 and (group.place.startswith(last) or group.axis in ("block", "embed")):
+        if removable > 0 and (block_of(group.place, groups.blocks) == last or group.axis in ("block", "embed")):
             yield Cut(group.place, group.axis, (group.units - 1 if group.axis in ("qk", "v") else 0,))
 
 

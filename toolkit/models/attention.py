@@ -46,19 +46,16 @@ class HeadwiseAttention(nn.Module):
             self.relative_position_bias_table = nn.Parameter(torch.zeros(offsets, len(layout.heads)))
         self.register_buffer("relative_position_index", relative_position_index, persistent=False)
 
-    def forward(
-        self,
-        x: Tensor,
-        attn_mask: Tensor | None = None,
-        is_causal: bool = False,
-        shared_rel_pos_bias: Tensor | None = None,
-    ) -> Tensor:
-        """[batch, tokens, width] -> [batch, tokens, width]. The other arguments of timm's blocks are not supported."""
-        if attn_mask is not None or is_causal or shared_rel_pos_bias is not None:
-            raise NotImplementedError("HeadwiseAttention supports neither masks nor shared position biases")
+    def forward(self, x: Tensor, key_bias: Tensor | None = None) -> Tensor:
+        """[batch, tokens, width] -> [batch, tokens, width]
+
+        key_bias: [batch, tokens] or None, added to the logits of every head and query; see `headwise_attention`.
+        """
         packed = F.linear(x, self.qkv.weight, self.packed_bias())  # [batch, tokens, Q + Q + V]
         dropout = self.attn_drop.p if self.training else 0.0
-        mixed = headwise_attention(packed, self.layout.heads, self.scale, self.position_bias(), dropout)
+        mixed = headwise_attention(
+            packed, self.layout.heads, self.scale, self.position_bias(), dropout, key_bias=key_bias
+        )
         output: Tensor = self.proj_drop(self.proj(mixed))
         return output
 

@@ -7,7 +7,7 @@ The graph is traced on the meta device; only names and sizes are used.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -15,17 +15,17 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from toolkit.errors import UnsupportedModel
-from toolkit.models.adapt import attentions
 from toolkit.models.attention import HeadwiseAttention
-from toolkit.models.groups import Group, Groups, Slice
+from toolkit.models.block import attentions, named_blocks
+from toolkit.models.groups import BLOCKS, RESIDUAL, Group, Groups, Slice
 from toolkit.models.modes import evaluating
-from toolkit.models.shapes import blocks_of, copy_sharing_tensors
+from toolkit.models.shapes import copy_sharing_tensors
 from toolkit.records import Axis
 
 
-def find_groups(model: nn.Module, image_size: int) -> Groups:
-    """All groups of a canonical model, whose attention layers are `HeadwiseAttention`."""
-    groups = [*_coupled_groups(model, image_size)]
+def find_groups(model: nn.Module, inputs: Mapping[str, Tensor], classifiers: Collection[str]) -> Groups:
+    """All groups of a canonical model, traced with `inputs` by argument. The outputs of `classifiers` are logits."""
+    groups = [*_coupled_groups(model, inputs, classifiers)]
     _check_prunable(model, groups)
     for place, attention in attentions(model).items():
         groups += attention_groups(place, attention)
@@ -79,36 +79,37 @@ def attention_groups(place: str, attention: HeadwiseAttention) -> list[Group]:
 
 def _block_group(model: nn.Module) -> Group:
     """The group of blocks: each block is a unit, with all of its parameters."""
-    blocks = blocks_of(model)
+    blocks = named_blocks(model)
     slices = []
-    for index, block in enumerate(blocks):
+    for index, (place, block) in enumerate(blocks.items()):
         for name, parameter in block.named_parameters():
             positions = torch.arange(parameter.shape[0])
-            slices.append(Slice(f"blocks.{index}.{name}", 0, positions, torch.full_like(positions, index)))
-    return Group("blocks", "block", (len(blocks),), tuple(slices))
+            slices.append(Slice(f"{place}.{name}", 0, positions, torch.full_like(positions, index)))
+    return Group(*BLOCKS, (len(blocks),), tuple(slices))
 
 
-def _coupled_groups(model: nn.Module, image_size: int) -> Iterator[Group]:
+def _coupled_groups(model: nn.Module, inputs: Mapping[str, Tensor], classifiers: Collection[str]) -> Iterator[Group]:
     """Groups of residual channels and MLP hidden units, from the dependency graph."""
     model = copy_sharing_tensors(model, "meta")
     with evaluating(model), _attention_as_one_node(model):
         graph = tp.DependencyGraph().build_dependency(
             model,
-            example_inputs=torch.zeros(1, 3, image_size, image_size, device="meta"),
+            example_inputs={name: tensor.to("meta") for name, tensor in inputs.items()},
             customized_pruners={HeadwiseAttention: _AttentionPruner()},
             verbose=False,
         )
     names: dict[object, str] = {module: name for name, module in model.named_modules()}
     names |= {parameter: name for name, parameter in model.named_parameters()}
-    classifiers = [module for name, module in model.named_modules() if name in ("head", "head_dist")]
-    for group in graph.get_all_groups(ignored_layers=classifiers, root_module_types=[nn.Conv2d, nn.Linear]):
-        root = names[group[0].dep.target.module]
-        if any(names.get(item.dep.target.module) == "patch_embed.proj" for item in group):
-            yield _converted(group, names, "residual", "embed")
-        elif root.endswith(".mlp.fc1"):
-            yield _converted(group, names, root.removesuffix(".fc1"), "mlp")
+    ignored = [model.get_submodule(name) for name in classifiers]
+    places = {block.mlp_input: names[block.mlp] for block in named_blocks(model).values()}
+    for group in graph.get_all_groups(ignored_layers=ignored, root_module_types=[nn.Conv2d, nn.Linear]):
+        root = group[0].dep.target.module
+        if any(isinstance(item.dep.target.module, HeadwiseAttention) for item in group):
+            yield _converted(group, names, *RESIDUAL)
+        elif root in places:
+            yield _converted(group, names, places[root], "mlp")
         else:
-            raise UnsupportedModel(f"the output channels of {root} belong to no axis that can be pruned")
+            raise UnsupportedModel(f"the output channels of {names[root]} belong to no axis that can be pruned")
 
 
 def _converted(group: tp.Group, names: Mapping[object, str], place: str, axis: Axis) -> Group:
@@ -170,7 +171,7 @@ def _attention_as_one_node(model: nn.Module) -> Iterator[None]:
     """Trace each attention as a single operation inside the block."""
     layers = list(attentions(model).values())
     for layer in layers:
-        layer.forward = _forward_as_one_node  # type: ignore[method-assign,assignment]
+        layer.forward = _forward_as_one_node  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -178,6 +179,6 @@ def _attention_as_one_node(model: nn.Module) -> Iterator[None]:
             del layer.forward
 
 
-def _forward_as_one_node(x: Tensor, **unused: object) -> Tensor:
+def _forward_as_one_node(x: Tensor, key_bias: Tensor | None = None) -> Tensor:
     output: Tensor = _OneNode.apply(x)
     return output

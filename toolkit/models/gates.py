@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized, register_parametrization, remove_parametrizations
 
-from toolkit.models.adapt import attentions
+from toolkit.models.block import attentions, blocks_of
 from toolkit.models.groups import Group, Key, Slice
 from toolkit.models.model import Model
-from toolkit.models.shapes import blocks_of
+
+BlockOutput: TypeAlias = tuple[Tensor, Tensor | None]
+"""Tokens and their sizes."""
 
 
 @contextmanager
@@ -43,7 +46,7 @@ def _attach(module: nn.Module, group: Group, gate: nn.Parameter, stack: ExitStac
     """Make the module depend on a group's gate, until the stack is closed."""
     if group.axis == "block":
         for index, block in enumerate(blocks_of(module)):
-            stack.callback(block.register_forward_hook(_interpolate(gate, index)).remove)
+            stack.callback(block.register_forward_hook(_interpolated(gate, index)).remove)
         return
     if group.axis == "embed":
         for norm in [child for child in module.modules() if isinstance(child, nn.LayerNorm)]:
@@ -95,19 +98,17 @@ def _restore_parameter(layer: nn.Module, name: str, order: Sequence[str]) -> Non
         layer._parameters[parameter] = layer._parameters.pop(parameter)
 
 
-Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
+def _interpolated(gate: nn.Parameter, index: int) -> Callable[..., BlockOutput]:
+    """Tokens of a block between its input (gate 0) and its own output (gate 1)."""
 
-
-def _interpolate(gate: nn.Parameter, index: int) -> Hook:
-    """Output of a block between its input (gate 0) and its own output (gate 1)."""
-
-    def hook(block: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return torch.lerp(inputs[0], output, gate[index])
+    def hook(block: nn.Module, inputs: tuple[Tensor, ...], output: BlockOutput) -> BlockOutput:
+        tokens, sizes = output
+        return torch.lerp(inputs[0], tokens, gate[index]), sizes
 
     return hook
 
 
-def _weighted_norm(gate: nn.Parameter) -> Hook:
+def _weighted_norm(gate: nn.Parameter) -> Callable[..., Tensor]:
     """Layer norm with statistics over the gated channels: E[x] = sum(g * x) / sum(g)."""
 
     def hook(norm: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ alone and are independent of the architecture. `dependency_graph` finds the grou
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,10 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.errors import PlanError
+from toolkit.models.block import block_of, named_blocks
 from toolkit.records import Axis
 
 Key = tuple[str, Axis]
 """Place and axis, which identify a group."""
+
+RESIDUAL: Key = ("residual", "embed")
+"""Key of the residual channels."""
+
+BLOCKS: Key = ("blocks", "block")
+"""Key of the blocks."""
 
 Unit = tuple[Key, int]
 """A group's key and the index of a unit in it."""
@@ -69,6 +77,8 @@ class Groups:
 
     def __init__(self, model: nn.Module, groups: Sequence[Group]) -> None:
         self._parameters = dict(model.named_parameters())
+        self.blocks = tuple(named_blocks(model))
+        """Names of all blocks, in order."""
         self.by_key: Mapping[Key, Group] = {group.key: group for group in groups}
 
     def __iter__(self) -> Iterator[Group]:
@@ -76,8 +86,7 @@ class Groups:
 
     def along(self, axes: Sequence[Axis]) -> Groups:
         """The subset of groups along these axes."""
-        subset = Groups.__new__(Groups)
-        subset._parameters = self._parameters
+        subset = copy.copy(self)
         subset.by_key = {key: group for key, group in self.by_key.items() if group.axis in axes}
         return subset
 
@@ -98,7 +107,7 @@ class Groups:
         """Units that are removed with this one: a head's qk and v units, or all units in a block."""
         (place, axis), index = unit
         for group in self if axis in ("block", "head") else ():
-            if axis == "block" and in_block(group.place, index):
+            if axis == "block" and block_of(group.place, self.blocks) == index:
                 yield from group.members()
             elif axis == "head" and group.place == place and group.axis in ("qk", "v"):
                 yield from group.members(index)
@@ -120,8 +129,3 @@ class Groups:
                 along = values.sum(dim=others) if others else values  # [size of dim]
                 scores[key].index_add_(0, piece.units, along[piece.positions].double())
         return scores
-
-
-def in_block(name: str, index: int) -> bool:
-    """Whether the module or parameter of this name is part of the block."""
-    return name.startswith(f"blocks.{index}.")

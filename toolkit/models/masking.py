@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from toolkit.models.block import blocks_of
+from toolkit.models.groups import RESIDUAL
 from toolkit.models.selection import Selection
-from toolkit.models.shapes import blocks_of, copy_sharing_tensors, replace_parameter
+from toolkit.models.shapes import copy_sharing_tensors, replace_parameter
 
 
 def masked(model: nn.Module, selection: Selection) -> nn.Module:
@@ -22,11 +24,11 @@ def masked(model: nn.Module, selection: Selection) -> nn.Module:
         for dim, keeps in masks.items():
             values = values * keeps.to(values.dtype).view(-1, *[1] * (values.dim() - dim - 1))
         replace_parameter(result, name, values)
-    residual = selection.groups.find("residual", "embed")
+    residual = selection.groups.find(*RESIDUAL)
     if bool(selection.removed[residual.key].any()):
         _norm_kept_channels(result, selection.kept_units(residual))
     for index in selection.removed_blocks:
-        blocks_of(result)[index] = _Identity()
+        blocks_of(result)[index] = _NoBlock()
     return result
 
 
@@ -64,6 +66,8 @@ class _KeptNorm(nn.Module):
         return torch.zeros_like(x).index_copy(-1, self.kept, normed)
 
 
-class _Identity(nn.Module):
-    def forward(self, x: Tensor, **unused: object) -> Tensor:
-        return x
+class _NoBlock(nn.Module):
+    """The identity in place of a block."""
+
+    def forward(self, x: Tensor, sizes: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return x, sizes

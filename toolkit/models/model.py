@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from toolkit import hashing, records
 from toolkit.errors import StorageError, plainly
-from toolkit.models.adapt import attentions
+from toolkit.models.architectures import Architecture, Parts, architecture_of
+from toolkit.models.block import HeadwiseBlock, attentions, named_blocks
 from toolkit.models.cost_model import CostModel
 from toolkit.models.dependency_graph import find_groups
 from toolkit.models.groups import Groups
@@ -35,15 +38,34 @@ class Model:
     fresh: tuple[str, ...] = ()
     """Names of parameters that pretrained weights did not fill: the classifier, if the classes differ."""
 
+    @property
+    def architecture(self) -> Architecture:
+        """Family of the source model."""
+        return architecture_of(self.info.name)
+
+    @cached_property
+    def parts(self) -> Parts:
+        """Submodules outside of the blocks, by name."""
+        return self.architecture.parts(self.module)
+
+    @property
+    def blocks(self) -> Sequence[tuple[str, HeadwiseBlock]]:
+        """Blocks with their module names, in order."""
+        return tuple(named_blocks(self.module).items())
+
+    def example(self, batch: int = 1) -> dict[str, Tensor]:
+        """Random inputs of the module, by argument, on the default device."""
+        return self.architecture.example(self.info, batch)
+
     @cached_property
     def groups(self) -> Groups:
         """Prunable groups of coupled channels, heads and blocks."""
-        return find_groups(self.module, self.info.image_size)
+        return find_groups(self.module, self._meta_example(), self.parts.classifiers)
 
     @cached_property
     def layer_calls(self) -> Mapping[str, LayerCall]:
         """Calls of all layers with weights, by module name, for one image."""
-        return trace(self.module, self.info.image_size)
+        return trace(self.module, self._meta_example())
 
     @cached_property
     def cost_model(self) -> CostModel:
@@ -59,6 +81,14 @@ class Model:
     def layouts(self) -> tuple[HeadLayout, ...]:
         """Head layout of each attention, in order."""
         return tuple(attention.layout for attention in attentions(self.module).values())
+
+    def _meta_example(self) -> dict[str, Tensor]:
+        with torch.device("meta"):
+            return self.example()
+
+    def copied(self) -> Model:
+        """A copy with its own module."""
+        return Model(copy.deepcopy(self.module), self.info, self.fresh)
 
     def with_current_info(self) -> Model:
         """The model with the layouts and the cost of its module written into `info`."""

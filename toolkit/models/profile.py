@@ -6,9 +6,10 @@ is usual. FLOPs are about twice the MACs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +40,9 @@ class LayerCall:
     """Memory traffic in float32 if inputs and weights are read once and outputs are written once."""
 
 
-def profile(model: nn.Module, image_size: int) -> Cost:
-    """Cost of the whole model for one image of `image_size` x `image_size` pixels."""
-    return total_cost(model, trace(model, image_size))
+def profile(model: nn.Module, inputs: Mapping[str, Tensor]) -> Cost:
+    """Cost of the whole model for these inputs, by argument, which are for one image."""
+    return total_cost(model, trace(model, inputs))
 
 
 def total_cost(model: nn.Module, calls: Mapping[str, LayerCall]) -> Cost:
@@ -52,20 +53,20 @@ def total_cost(model: nn.Module, calls: Mapping[str, LayerCall]) -> Cost:
     )
 
 
-def trace(model: nn.Module, image_size: int) -> dict[str, LayerCall]:
-    """Calls of all layers with weights, by module name, for one image on the meta device."""
+def trace(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, LayerCall]:
+    """Calls of all layers with weights, by module name, on the meta device. `inputs` are as in `profile`."""
     with _recorded(model) as calls:
-        logits_shape(model, image_size)
+        logits_shape(model, inputs)
     return calls
 
 
-def logits_shape(model: nn.Module, image_size: int) -> tuple[int, ...]:
-    """Output shape for one image of `image_size` x `image_size` pixels, on the meta device: [1, classes]."""
+def logits_shape(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """Output shape for these inputs, on the meta device: [1, classes]."""
     weights = {name: tensor.detach().to("meta") for name, tensor in model.named_parameters()}
     weights |= {name: tensor.to("meta") for name, tensor in model.named_buffers()}
-    images = torch.empty(1, 3, image_size, image_size, device="meta")
+    on_meta = {name: tensor.to("meta") for name, tensor in inputs.items()}
     with evaluating(model), torch.no_grad():
-        logits: Tensor = functional_call(model, weights, (images,))
+        logits: Tensor = functional_call(model, weights, (), on_meta)
     return tuple(logits.shape)
 
 
@@ -79,11 +80,35 @@ def _recorded(model: nn.Module) -> Iterator[dict[str, LayerCall]]:
 
     kinds = (nn.Linear, nn.Conv2d, nn.LayerNorm, HeadwiseAttention)
     hooks = [module.register_forward_hook(record) for module in names if isinstance(module, kinds)]
+    with _shapes_only(names):
+        try:
+            yield calls
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+@contextmanager
+def _shapes_only(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Let norms and attention pass shapes on: on the meta device they take most of the time of a call."""
+    replaced = [module for module in modules if isinstance(module, nn.LayerNorm | HeadwiseAttention)]
+    for module in replaced:
+        shape = partial(_attention_shape, module) if isinstance(module, HeadwiseAttention) else _same_shape
+        module.forward = shape  # type: ignore[method-assign, assignment]
     try:
-        yield calls
+        yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        for module in replaced:
+            del module.forward
+
+
+def _same_shape(x: Tensor) -> Tensor:
+    return x
+
+
+def _attention_shape(attention: HeadwiseAttention, x: Tensor, key_bias: Tensor | None = None) -> Tensor:
+    output: Tensor = attention.proj(x.new_empty(*x.shape[:-1], attention.layout.v_width))
+    return output
 
 
 def _layer_call(module: nn.Module, x: Tensor, y: Tensor) -> LayerCall:

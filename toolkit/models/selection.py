@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import PlanError
-from toolkit.models.groups import Group, Groups, Key, in_block
+from toolkit.models.block import block_of
+from toolkit.models.groups import BLOCKS, Group, Groups, Key
 from toolkit.records import Axis, Cut, HeadLayout
 
 
@@ -32,7 +33,7 @@ class Selection:
             self._mark(cut)
         if not any(bool(mask.any()) for mask in self.removed.values()):
             raise PlanError("the plan removes nothing")
-        blocks = self.removed.get(("blocks", "block"), torch.zeros(0, dtype=torch.bool))
+        blocks = self.removed.get(BLOCKS, torch.zeros(0, dtype=torch.bool))
         self.removed_blocks: tuple[int, ...] = tuple(int(index) for index in blocks.nonzero().flatten())
         for group in groups:
             if group.axis == "head" and not self.in_removed_block(group.place):
@@ -42,7 +43,7 @@ class Selection:
 
     def in_removed_block(self, name: str) -> bool:
         """Whether the module or parameter of this name is in a removed block."""
-        return any(in_block(name, index) for index in self.removed_blocks)
+        return block_of(name, self.groups.blocks) in self.removed_blocks
 
     def layout(self, place: str) -> HeadLayout:
         """Head layout of the attention at `place` after the removal."""

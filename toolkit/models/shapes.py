@@ -8,15 +8,9 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import nn
 
-from toolkit.errors import UnsupportedModel, WeightsError
-
-
-def blocks_of(model: nn.Module) -> nn.Sequential | nn.ModuleList:
-    """The transformer blocks, in order."""
-    blocks = getattr(model, "blocks", None)
-    if not isinstance(blocks, nn.Sequential | nn.ModuleList):
-        raise UnsupportedModel(f"{type(model).__name__} has no list of blocks")
-    return blocks
+from toolkit.errors import WeightsError
+from toolkit.models.architectures import Architecture
+from toolkit.models.block import attentions, blocks_of
 
 
 def drop_blocks(model: nn.Module, removed: Collection[int]) -> None:
@@ -27,7 +21,7 @@ def drop_blocks(model: nn.Module, removed: Collection[int]) -> None:
 
 
 def set_shapes(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Replace every parameter by one of the given shape on the meta device, and update the layers' size attributes."""
+    """Replace every parameter by one of this shape on the meta device."""
     own = dict(model.named_parameters())
     if unexpected := sorted(own.keys() ^ shapes.keys()):
         raise WeightsError(f"missing or unexpected tensors for {type(model).__name__}: {', '.join(unexpected[:8])}")
@@ -35,7 +29,6 @@ def set_shapes(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
         if own[name].dim() != len(shape):
             raise WeightsError(f"{name} has {len(shape)} dimensions, the model needs {own[name].dim()}")
         replace_parameter(model, name, torch.empty(shape, device="meta"))
-    sync_sizes(model)
 
 
 def copy_sharing_tensors(model: nn.Module, device: str | None = None) -> nn.Module:
@@ -58,8 +51,8 @@ def replace_parameter(model: nn.Module, name: str, value: torch.Tensor) -> None:
     setattr(model.get_submodule(parent), child, nn.Parameter(value, requires_grad=old.requires_grad))
 
 
-def sync_sizes(model: nn.Module) -> None:
-    """Set size attributes of layers (which are printed, exported and profiled) from their weights."""
+def sync_sizes(model: nn.Module, architecture: Architecture) -> None:
+    """Set size attributes of layers and model (which are printed, exported and profiled) from their weights."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             module.out_features, module.in_features = module.weight.shape
@@ -67,7 +60,9 @@ def sync_sizes(model: nn.Module) -> None:
             module.out_channels = module.weight.shape[0]
         elif isinstance(module, nn.LayerNorm):
             module.normalized_shape = tuple(module.weight.shape)
-    width = int(model.get_parameter("patch_embed.proj.weight").shape[0])
-    for attribute in ("embed_dim", "num_features", "head_hidden_size"):
-        if hasattr(model, attribute):
-            setattr(model, attribute, width)
+    architecture.set_width(model, width_of(model))
+
+
+def width_of(model: nn.Module) -> int:
+    """Number of residual channels of a canonical model."""
+    return next(iter(attentions(model).values())).proj.weight.shape[0]

@@ -16,10 +16,10 @@ from torch import nn
 
 from toolkit import hashing, records
 from toolkit.errors import WeightsError
-from toolkit.models.adapt import attentions, canonicalise
+from toolkit.models.architectures import architecture_of
+from toolkit.models.block import attentions, blocks_of
 from toolkit.models.model import Model
-from toolkit.models.shapes import blocks_of, drop_blocks, set_shapes
-from toolkit.models.timm_model import check_name, create
+from toolkit.models.shapes import drop_blocks, set_shapes, sync_sizes
 from toolkit.records import ModelInfo
 
 
@@ -34,15 +34,17 @@ def load(folder: Path) -> Model:
     """Read a model folder; WeightsError if the tensors are damaged or do not match `model.json`."""
     info = records.load(ModelInfo, folder / "model.json")
     file = folder / "model.safetensors"
-    shapes = _shapes(file)
+    architecture = architecture_of(info.name)
+    shapes = {architecture.canonical_name(name): shape for name, shape in _shapes(file).items()}
     if hashing.sha256(file) != info.weights_sha256:
         raise WeightsError(f"{file} does not match {folder / 'model.json'}: its hash differs", _DAMAGED)
-    check_name(info.name)
     with torch.device("meta"):
-        module = create(info.name, info.args, len(info.classes), from_hub=False)
-    canonicalise(module)
+        module = architecture.skeleton(info)
+    architecture.canonicalise(module)
     _apply_structure(module, info, shapes)
-    module.load_state_dict(load_file(file), strict=True, assign=True)
+    sync_sizes(module, architecture)
+    tensors = {architecture.canonical_name(name): tensor for name, tensor in load_file(file).items()}
+    module.load_state_dict(tensors, strict=True, assign=True)
     return Model(module.eval(), info)
 
 

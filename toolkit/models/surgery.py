@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from toolkit.errors import CheckFailed
-from toolkit.models.adapt import attentions
-from toolkit.models.groups import Groups, Key
+from toolkit.models.architectures import Architecture
+from toolkit.models.block import attentions, block_of, blocks_of
+from toolkit.models.groups import RESIDUAL, Groups, Key
 from toolkit.models.masking import masked
 from toolkit.models.model import Model
 from toolkit.models.modes import evaluating
@@ -18,9 +20,11 @@ from toolkit.models.selection import Selection
 from toolkit.models.shapes import copy_sharing_tensors, drop_blocks, replace_parameter, sync_sizes
 from toolkit.records import Cut, ModelInfo
 
+PROOF_TOKENS = 24
+"""Number of tokens, the first ones, on which a pruned model's blocks are compared with the masked model's."""
 TOLERANCE = 1e-5
 """Maximum difference between masked and pruned model in float32: of logits relative to the largest logit (at least 1),
-of the classifier's input features relative to the largest feature. (A zero classifier would hide errors.)"""
+of the first block's input and the classifiers' relative to the largest value. (A zero classifier would hide errors.)"""
 
 
 @dataclass(frozen=True)
@@ -40,14 +44,14 @@ def remove(model: Model, cuts: Sequence[Cut]) -> Removal:
     """
     selection = Selection(model.groups, cuts)
     slim = Model(
-        _pruned(model.module, selection), _info_after(model.info, selection.removed_blocks)
+        _pruned(model.module, model.architecture, selection), _info_after(model.info, selection.removed_blocks)
     ).with_current_info()
     _check_cost(model, slim, selection)
     _check_outputs(model, slim, selection)
     return Removal(slim, _origin(model.groups, selection))
 
 
-def _pruned(module: nn.Module, selection: Selection) -> nn.Module:
+def _pruned(module: nn.Module, architecture: Architecture, selection: Selection) -> nn.Module:
     """A copy of `module` with the kept units only, sharing no tensors with it."""
     kept = _kept_positions(selection.groups, selection)
     slim = copy_sharing_tensors(module)
@@ -65,7 +69,7 @@ def _pruned(module: nn.Module, selection: Selection) -> nn.Module:
         if not selection.in_removed_block(place):
             attention.layout = selection.layout(place)
     drop_blocks(slim, selection.removed_blocks)
-    sync_sizes(slim)
+    sync_sizes(slim, architecture)
     return slim
 
 
@@ -116,20 +120,20 @@ def _check_cost(model: Model, slim: Model, selection: Selection) -> None:
 
 
 def _check_outputs(model: Model, slim: Model, selection: Selection) -> None:
-    rng, size = torch.Generator().manual_seed(0), model.info.image_size
-    images = torch.randn(1, 3, size, size, generator=rng)
-    kept = selection.kept_units(selection.groups.find("residual", "embed"))
-    features, logits = _outputs(masked(model.module, selection), images)
-    slim_features, slim_logits = _outputs(slim.module, images)
-    features = features[:, kept]
-    scale = float(features.abs().max())
-    if not scale > 0:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        inputs = model.example()
+    kept, classifiers = selection.kept_units(selection.groups.find(*RESIDUAL)), model.parts.classifiers
+    large = _outputs(masked(model.module, selection), inputs, classifiers)
+    small = _outputs(slim.module, inputs, classifiers)
+    expected = large._replace(tokens=large.tokens[..., kept], features=large.features[..., kept])
+    if not float(expected.features.abs().max()) > 0:
         raise CheckFailed("the model's features are all zero, so that the pruned model cannot be verified")
-    for quantity, expected, actual, largest in (
-        ("features", features, slim_features, scale),
-        ("logits", logits, slim_logits, max(1.0, float(logits.abs().max()))),
-    ):
-        difference = float((expected - actual).abs().max())
+    for quantity, wanted, actual in zip(_Outputs._fields, expected, small, strict=True):
+        largest = float(wanted.abs().max())
+        if quantity == "logits":
+            largest = max(1.0, largest)
+        difference = float((wanted - actual).abs().max())
         if not difference <= TOLERANCE * largest:
             raise CheckFailed(
                 f"the pruned model's {quantity} differ by {difference:.2e} from the masked model's, "
@@ -137,26 +141,51 @@ def _check_outputs(model: Model, slim: Model, selection: Selection) -> None:
             )
 
 
-def _outputs(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The classifier's input features [batch, width], from timm's interface, and logits [batch, classes]."""
-    with evaluating(module), torch.inference_mode():
-        tokens = module.forward_features(images)  # type: ignore[operator]
-        features = module.forward_head(tokens, pre_logits=True)  # type: ignore[operator]
-        return features, module.forward_head(tokens)  # type: ignore[operator]
+class _Outputs(NamedTuple):
+    """What a masked and a pruned model are compared by."""
+
+    tokens: Tensor
+    """[batch, tokens, width]: input of the first block."""
+    features: Tensor
+    """[classifiers, batch, width]: input of each classifier, computed from some of the tokens."""
+    logits: Tensor
+    """[batch, classes], computed from some of the tokens."""
+
+
+def _outputs(module: nn.Module, inputs: Mapping[str, Tensor], classifiers: Collection[str]) -> _Outputs:
+    """Outputs for `inputs`. Unless attention depends on positions, blocks compute the first tokens only: all of a
+    block's weights apply to each token, so that few tokens show a wrong weight."""
+    tokens: list[Tensor] = []
+    features: list[Tensor] = []
+    any_number = all(attention.relative_position_index is None for attention in attentions(module).values())
+
+    def shorten(blocks: nn.Module, received: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        tokens.append(received[0])
+        return (received[0][:, :PROOF_TOKENS] if any_number else received[0], *received[1:])
+
+    def record(classifier: nn.Module, received: tuple[Tensor, ...]) -> None:
+        features.append(received[0])
+
+    hooks = [blocks_of(module).register_forward_pre_hook(shorten)]
+    hooks += [module.get_submodule(name).register_forward_pre_hook(record) for name in classifiers]
+    try:
+        with evaluating(module), torch.inference_mode():
+            logits: Tensor = module(**inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return _Outputs(tokens[0], torch.stack(features), logits)
 
 
 def _origin(groups: Groups, selection: Selection) -> dict[Key, tuple[str, tuple[int, ...]]]:
-    kept = [index for index in range(_depth(groups)) if index not in selection.removed_blocks]
-    renamed = {f"blocks.{old}": f"blocks.{new}" for new, old in enumerate(kept)}
+    names = groups.blocks
+    kept = [index for index in range(len(names)) if index not in selection.removed_blocks]
+    renamed = {old: names[new] for new, old in enumerate(kept)}
     result = {}
     for group in groups:
         if selection.in_removed_block(group.place):
             continue
-        head, _, tail = group.place.rpartition(".")
-        place = f"{renamed[head]}.{tail}" if head in renamed else group.place
+        block = block_of(group.place, names)
+        place = group.place if block is None else renamed[block] + group.place.removeprefix(names[block])
         result[place, group.axis] = (group.place, tuple(selection.kept_units(group).tolist()))
     return result
-
-
-def _depth(groups: Groups) -> int:
-    return 1 + max(int(group.place.split(".")[1]) for group in groups if group.place.startswith("blocks."))

@@ -15,13 +15,13 @@ class Train(Stage):
     name = "train"
 
     def check(self, run: Run) -> None:
+        from toolkit.models.architectures import architecture_of
         from toolkit.models.preprocessing import preprocessing_of
-        from toolkit.models.timm_model import check_name
         from toolkit.models.weight_file import file_exists, weights_path
         from toolkit.models.weight_formats import format_of
 
         model = run.recipe.model
-        check_name(model.name)
+        architecture_of(model.name).check_name(model.name)
         if model.weights_key is not None and model.weights in ("hub", "none"):
             raise RecipeError(f"model.weights_key is for a file, not for weights {model.weights!r}", "--weights FILE")
         file = weights_path(model)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.errors import CheckFailed, UnknownName
-from toolkit.models.adapt import attentions
 from toolkit.models.attention import HeadwiseAttention
+from toolkit.models.block import attentions
 from toolkit.models.model import Model
 from toolkit.models.surgery import remove
 from toolkit.prune import bases

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from toolkit.models.adapt import attentions
 from toolkit.models.attention import HeadwiseAttention
+from toolkit.models.block import attentions
 from toolkit.models.model import Model
 from toolkit.prune.bases import Basis
 from toolkit.prune.calibration import Calibration

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from toolkit.errors import UnsupportedModel
-from toolkit.models.adapt import attentions, canonicalise
-from toolkit.models.model import Model
+from toolkit.models.architectures.timm_vit.canonical import canonicalise
+from toolkit.models.block import HeadwiseBlock, attentions
 from toolkit.records import HeadLayout, Setting
 
 SIZES: dict[str, Setting] = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 96, "num_heads": 3}
@@ -23,6 +23,7 @@ MODELS: dict[str, dict[str, Setting]] = {
     "beit_base_patch16_224": {"init_values": 0.1},
     "beitv2_base_patch16_224": {"init_values": 0.1},
     "vit_tiny_patch16_224 without bias": {"qkv_bias": False},
+    "vit_base_patch16_rpn_224": {"init_values": 0.1},
     "beit_base_patch16_224 with positions": {"use_abs_pos_emb": True, "init_values": 0.1},
 }
 
@@ -41,6 +42,7 @@ def test_outputs_are_unchanged(
         actual = model(images)
     assert expected.abs().max() > 0.1
     assert (actual - expected).abs().max() <= 1e-6 * max(1.0, float(expected.abs().max()))
+    assert all(isinstance(block, HeadwiseBlock) for block in model.get_submodule("blocks").children())
     assert [attention.layout for attention in attentions(model).values()] == [HeadLayout(((32, 32),) * 3)] * 2
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
@@ -51,13 +53,12 @@ def test_the_softmax_scale_is_unchanged() -> None:
     assert {attention.scale for attention in attentions(model).values()} == {32**-0.5}
 
 
-def test_masks_are_not_supported(small: Callable[..., Model]) -> None:
-    attention = attentions(small().module)["blocks.0.attn"]
-    with pytest.raises(NotImplementedError, match="mask"):
-        attention(torch.zeros(1, 5, 24), attn_mask=torch.zeros(5, 5))
-
-
-def test_an_unsupported_attention_class_is_refused() -> None:
+def test_an_unsupported_model_class_is_refused() -> None:
     swin = timm.create_model("swin_tiny_patch4_window7_224", depths=(1,), num_heads=(3,))
-    with pytest.raises(UnsupportedModel, match="WindowAttention"):
+    with pytest.raises(UnsupportedModel, match="SwinTransformer"):
         canonicalise(swin)
+
+
+def test_an_unsupported_attention_is_refused() -> None:
+    with pytest.raises(UnsupportedModel, match=r"blocks\.0\.attn\.q_norm is a LayerNorm"):
+        canonicalise(timm.create_model("vit_tiny_patch16_224", qk_norm=True, **SIZES))  # type: ignore[arg-type]

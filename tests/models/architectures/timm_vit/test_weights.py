@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from toolkit import recipe
 from toolkit.errors import WeightsError
 from toolkit.models import store
-from toolkit.models.adapt import canonicalise
+from toolkit.models.architectures.timm_vit.canonical import canonicalise
+from toolkit.models.architectures.timm_vit.weights import fill
 from toolkit.models.build import build
-from toolkit.models.weights import fill
 
 NAMES = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224")
 VIT, DISTILLED, BEIT = NAMES

@@ -16,9 +16,10 @@ from torch import nn
 
 from toolkit.characters import listed
 from toolkit.errors import RecipeError, WeightsError
-from toolkit.models.arguments import can_build, defaults_text
-from toolkit.models.patches import check_size, patch_size
-from toolkit.models.weights import is_classifier
+from toolkit.models.architectures.timm_vit.arguments import can_build, defaults_text
+from toolkit.models.architectures.timm_vit.patch_embedding import patch_size
+from toolkit.models.architectures.timm_vit.weights import is_classifier
+from toolkit.models.patches import check_size
 from toolkit.records import Setting
 
 LOG = logging.getLogger(__name__)

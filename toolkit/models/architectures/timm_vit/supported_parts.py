@@ -8,14 +8,11 @@ from timm.layers import norm
 from timm.layers.layer_scale import LayerScale
 from timm.layers.mlp import Mlp
 from timm.models import beit, vision_transformer
-from timm.models.deit import VisionTransformerDistilled
 from torch import nn
 
 from toolkit.errors import UnsupportedModel
-from toolkit.models.adapt import unsupported_attention
-from toolkit.models.shapes import blocks_of
+from toolkit.models.architectures.timm_vit.canonical import MODELS, unsupported_attention
 
-MODELS = (vision_transformer.VisionTransformer, VisionTransformerDistilled, beit.Beit)
 BLOCKS = (vision_transformer.Block, vision_transformer.ResPostBlock, beit.Block)
 """Blocks of one attention followed by one MLP."""
 NORMS = (nn.LayerNorm, norm.LayerNorm, norm.LayerNormFp32)
@@ -33,8 +30,8 @@ def check_parts(model: nn.Module, name: str) -> None:
 
 
 def _problems(model: nn.Module) -> Iterator[str]:
-    blocks = blocks_of(model)
-    if not len(blocks):
+    blocks = [*model.get_submodule("blocks").children()]
+    if not blocks:
         yield "it has no blocks"
     if getattr(model, "rel_pos_bias", None) is not None:
         yield "its blocks share one relative position table (rel_pos_bias)"

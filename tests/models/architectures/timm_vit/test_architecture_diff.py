@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from toolkit import yaml_file
 from toolkit.errors import WeightsError
-from toolkit.models.weights import fill
+from toolkit.models.architectures.timm_vit.weights import fill
 
 VIT, DISTILLED, BEIT = "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224"
 State = dict[str, Tensor]

@@ -8,8 +8,8 @@ import pytest
 
 from toolkit import recipe
 from toolkit.errors import UnknownName, UnsupportedModel
+from toolkit.models.architectures.timm_vit.create import check_name, known_models
 from toolkit.models.build import build, outline
-from toolkit.models.timm_model import check_name, known_models
 
 CLASSES = ("cat", "dog", "emu")
 

@@ -7,8 +7,8 @@ import timm
 
 from toolkit import recipe
 from toolkit.errors import UnsupportedModel
+from toolkit.models.architectures.timm_vit.supported_parts import check_parts
 from toolkit.models.build import outline
-from toolkit.models.supported_parts import check_parts
 from toolkit.records import Setting
 
 SMALL: dict[str, Setting] = {"img_size": 16, "patch_size": 8, "depth": 1, "embed_dim": 24, "num_heads": 3}

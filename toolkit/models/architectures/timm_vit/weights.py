@@ -14,13 +14,16 @@ from torch import Tensor, nn
 from toolkit.characters import listed
 from toolkit.errors import WeightsError
 from toolkit.models import networks, weight_file
-from toolkit.models.architecture_diff import differences
+from toolkit.models.architectures.timm_vit.architecture_diff import differences
+from toolkit.models.architectures.timm_vit.canonical import timm_name
 from toolkit.models.weight_formats import SAVE_UNQUANTISED
 
 LOG = logging.getLogger(__name__)
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz)
 WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, *FLOAT8)
 """Dtypes of weights. Others are for scales (float8_e8m0fnu) or pack several values into a byte."""
+CLASSIFIERS = ("head", "head_dist")
+"""Names of timm's classifiers; only distilled models have the second."""
 LISTED, LISTED_WITH_DIFFERENCES = 8, 3
 """Number of mismatched tensors in an error message, without and with known differences of architecture."""
 
@@ -36,7 +39,7 @@ def fill(module: nn.Module, file: Path, key: str | None = None) -> tuple[str, ..
     network = networks.select(weight_file.read(file), own, key, file)
     if network.notes:
         LOG.warning("%s: %s", file, "; ".join(network.notes))
-    tensors = _pack_biases(_in_float32(network.tensors, own, file))
+    tensors = _source_tensors(_in_float32(network.tensors, own, file), module)
     try:
         state = _converted_by_timm(module, tensors)
     except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, ValueError) as error:
@@ -141,9 +144,9 @@ def _check_finite(state: Mapping[str, Tensor], file: Path) -> None:
         )
 
 
-def _pack_biases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Concatenate query, key and value biases, which this toolkit saves separately, as in timm's ViT."""
-    packed = dict(state)
+def _source_tensors(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """timm's names of BEiT's layer scales, and timm's packed query, key and value biases, in a file of this toolkit."""
+    packed = {timm_name(name) if isinstance(module, beit.Beit) else name: tensor for name, tensor in state.items()}
     for place in [name.removesuffix("k_bias") for name in state if name.endswith(".k_bias")]:
         names = [f"{place}{part}_bias" for part in "qkv"]
         if all(name in packed for name in names):
@@ -163,5 +166,5 @@ def _converted_by_timm(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict
 
 
 def is_classifier(name: str) -> bool:
-    """Whether a parameter belongs to the classifier."""
-    return name.split(".", maxsplit=1)[0] in ("head", "head_dist")
+    """Whether a parameter belongs to a classifier."""
+    return name.split(".", maxsplit=1)[0] in CLASSIFIERS

@@ -15,7 +15,7 @@ import timm
 from timm.models.beit import Beit
 from torch import Tensor, nn
 
-from toolkit.models.arguments import default_arguments
+from toolkit.models.architectures.timm_vit.arguments import default_arguments
 
 State = Mapping[str, Tensor]
 

@@ -8,7 +8,7 @@ import pytest
 
 from toolkit import recipe
 from toolkit.errors import RecipeError
-from toolkit.models.arguments import default_arguments
+from toolkit.models.architectures.timm_vit.arguments import default_arguments
 from toolkit.models.build import build
 from toolkit.records import Setting
 

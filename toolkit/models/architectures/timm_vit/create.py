@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from toolkit.errors import BadInput, UnknownName, UnsupportedModel
-from toolkit.models import timm_errors
-from toolkit.models.arguments import check_arguments
-from toolkit.models.patches import image_size
-from toolkit.models.supported_parts import check_parts
+from toolkit.models.architectures.timm_vit import errors
+from toolkit.models.architectures.timm_vit.arguments import check_arguments
+from toolkit.models.architectures.timm_vit.patch_embedding import image_size
+from toolkit.models.architectures.timm_vit.supported_parts import check_parts
 from toolkit.records import Setting
 
 MAX_CANDIDATES = 40
@@ -62,7 +62,7 @@ def _is_prunable(name: str) -> bool:
 
 
 def create(name: str, args: Mapping[str, Setting], classes: int, *, from_hub: bool) -> nn.Module:
-    """timm's model of this name, before its attention is canonicalised.
+    """timm's model of this name, before it is canonical.
 
     Raises RecipeError for invalid arguments, WeightsError for hub weights that are unavailable or do not match, and
     UnsupportedModel for parts that cannot be pruned.
@@ -73,12 +73,12 @@ def create(name: str, args: Mapping[str, Setting], classes: int, *, from_hub: bo
         module: nn.Module = timm.create_model(name, pretrained=from_hub, **arguments)
     except Exception as error:  # timm does not validate arguments: any class of error may follow
         if not from_hub:
-            raise timm_errors.arguments_error(name, args, error) from error
+            raise errors.arguments_error(name, args, error) from error
         # Hub, network and cache raise many classes of errors. If it builds without weights, only the download failed.
         create(name, args, classes, from_hub=False)
-        raise timm_errors.hub_weights_error(name, args, error) from error
+        raise errors.hub_weights_error(name, args, error) from error
     if from_hub:
-        timm_errors.check_hub_weights(module, name, args)
+        errors.check_hub_weights(module, name, args)
     check_parts(module, name)
-    timm_errors.check_mlp(module, args)
+    errors.check_mlp(module, args)
     return module

@@ -1,0 +1,118 @@
+"""Architectures: families of source models, and how one becomes a canonical model. One file per family.
+
+Only an architecture knows the names of its models' submodules outside of their blocks. Blocks are found by their class
+(`toolkit.models.block`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from torch import Tensor, nn
+
+from toolkit import plugins, recipe
+from toolkit.records import ModelInfo, Setting
+
+DEFAULT = "timm"
+"""The architecture that reports names which none accepts."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A source model, not yet canonical, and what is known about it."""
+
+    module: nn.Module
+    args: dict[str, Setting]
+    """All arguments of the source model, including the image size if one is set."""
+    image_size: int
+    """Side of the images that the model takes, in pixels."""
+    fresh: tuple[str, ...] = ()
+    """Names of parameters that the weights did not fill."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Submodules of a canonical model outside of its blocks, by name, and sizes."""
+
+    patches: str
+    """Module from images [batch, 3, S, S] to patch tokens."""
+    projection: str
+    """Convolution of `patches` that reads the pixels."""
+    classifiers: tuple[str, ...]
+    """Linear layers whose outputs, or their mean, are the logits."""
+    classifier_norm: str
+    """Layer norm whose only readers are the classifiers, directly or through a mean over tokens; empty if none."""
+    classifier_tokens: int | None
+    """Number of tokens, the first ones, that the classifiers read; None: all."""
+    patch_size: int
+    """Side of a patch in pixels."""
+    image_size: int
+    """Side of the images that the position embeddings are for, in pixels."""
+
+
+class Architecture(Protocol):
+    def accepts(self, name: str) -> bool:
+        """Whether `name` (`--model`) is a source model of this architecture."""
+        ...
+
+    def check_name(self, name: str) -> None:
+        """Raise UnknownName or UnsupportedModel unless `name` can be built."""
+        ...
+
+    def build(self, settings: recipe.Model, outputs: int, seed: int) -> Built:
+        """The source model with its weights and a classifier for `outputs` classes.
+
+        Raises RecipeError for invalid arguments, UnsupportedModel for parts that cannot be pruned, and WeightsError for
+        weights that are unavailable or do not match.
+        """
+        ...
+
+    def skeleton(self, info: ModelInfo) -> nn.Module:
+        """The source model of `info`, with any weights and the source's blocks and widths."""
+        ...
+
+    def canonicalise(self, module: nn.Module) -> None:
+        """Make a source model canonical, in place: its blocks become `Blocks` of `HeadwiseBlock`s, with equal output
+        (to 1e-6 in float32)."""
+        ...
+
+    def canonical_name(self, tensor: str) -> str:
+        """Today's name of a tensor in a model folder, whose tensors may have names of an older version."""
+        ...
+
+    def parts(self, module: nn.Module) -> Parts:
+        """Submodules and sizes of a canonical model; RecipeError if its patches are not square."""
+        ...
+
+    def example(self, info: ModelInfo, batch: int) -> dict[str, Tensor]:
+        """Random inputs of the module's forward pass, by argument."""
+        ...
+
+    def resize(self, module: nn.Module, image_size: int) -> dict[str, Setting]:
+        """Resample the positions for images of `image_size` pixels, in place; returns the arguments that build the
+        source model for these images."""
+        ...
+
+    def check_dynamic_size(self, module: nn.Module) -> None:
+        """Raise UnsupportedModel or MissingDependency if `allow_dynamic_size` would not work."""
+        ...
+
+    def allow_dynamic_size(self, module: nn.Module) -> None:
+        """Make `module` accept any image height and width divisible by the patch size, in place."""
+        ...
+
+    def set_width(self, module: nn.Module, width: int) -> None:
+        """Set attributes of `module` that hold its number of residual channels."""
+        ...
+
+
+def architecture(name: str) -> Architecture:
+    """The architecture of this name. Raises UnknownName with the closest names."""
+    return cast(Architecture, plugins.load(__name__, name))
+
+
+def architecture_of(model: str) -> Architecture:
+    """The architecture of the source model with this name, else timm's, which explains why none accepts it."""
+    others = (architecture(name) for name in plugins.names(__name__) if name != DEFAULT)
+    return next((other for other in others if other.accepts(model)), architecture(DEFAULT))

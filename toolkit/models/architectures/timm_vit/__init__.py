@@ -1,0 +1,1 @@
+"""timm's ViT, DeiT and BEiT models: names, arguments, weights, errors, and their canonical form."""

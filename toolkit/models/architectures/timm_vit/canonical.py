@@ -1,0 +1,163 @@
+"""The canonical form of timm's ViT, DeiT and BEiT: `HeadwiseBlock`s with `HeadwiseAttention`.
+
+To support another class of blocks or attention, write a function that converts it and add it to `BLOCKS` or
+`ATTENTIONS`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+import torch
+from timm.layers.attention import Attention as VitAttention
+from timm.layers.layer_scale import LayerScale
+from timm.models import beit, vision_transformer
+from timm.models.deit import VisionTransformerDistilled
+from torch import Tensor, nn
+
+from toolkit.errors import UnsupportedModel
+from toolkit.models.attention import HeadwiseAttention
+from toolkit.models.block import Blocks, HeadwiseBlock, blocks_of
+from toolkit.records import HeadLayout
+
+
+class _Checkpointing(nn.Module):
+    """timm's interface for gradient checkpointing, for canonical blocks."""
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute activations in the backward pass instead of storing them."""
+        blocks_of(self).checkpointing = enable
+
+
+class HeadwiseViT(_Checkpointing, vision_transformer.VisionTransformer):
+    """timm's ViT with canonical blocks."""
+
+
+class HeadwiseDistilledViT(_Checkpointing, VisionTransformerDistilled):
+    """timm's distilled DeiT with canonical blocks."""
+
+
+class HeadwiseBeit(_Checkpointing, beit.Beit):
+    """timm's BEiT with canonical blocks, which it calls as one module."""
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """[batch, 3, height, width] -> [batch, tokens, width]"""
+        x = self.patch_embed(x)
+        x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
+        if self.pos_embed is not None:
+            x = x + self.pos_embed
+        features: Tensor = self.norm(self.blocks(self.pos_drop(x)))
+        return features
+
+
+MODELS: Mapping[type[nn.Module], type[nn.Module]] = {
+    vision_transformer.VisionTransformer: HeadwiseViT,
+    VisionTransformerDistilled: HeadwiseDistilledViT,
+    beit.Beit: HeadwiseBeit,
+}
+"""Canonical class of each of timm's classes, with the same parts."""
+
+
+def canonicalise(model: nn.Module) -> None:
+    """Make timm's `model` canonical, in place; UnsupportedModel for a class that cannot be converted."""
+    if type(model) not in MODELS:
+        raise UnsupportedModel(f"{type(model).__name__} has no canonical form", _SUPPORTED)
+    blocks = model.get_submodule("blocks").named_children()
+    model.register_module("blocks", Blocks(_canonical_block(f"blocks.{name}", block) for name, block in blocks))
+    model.__class__ = MODELS[type(model)]
+
+
+def unsupported_attention(place: str, attention: nn.Module) -> str:
+    """Why timm's attention at `place` cannot be converted; empty if it can."""
+    if type(attention) not in ATTENTIONS:
+        return f"{place} is a {type(attention).__name__}"
+    for part in ("q_norm", "k_norm", "norm", "gate"):  # BEiT's has none of these
+        extra = getattr(attention, part, None)
+        if extra is not None and not isinstance(extra, nn.Identity):
+            return f"{place}.{part} is a {type(extra).__name__}"
+    return ""
+
+
+def canonical_name(tensor: str) -> str:
+    """Name of a tensor whose name differs between timm's BEiT, or an older version of this toolkit, and now."""
+    return re.sub(r"\.gamma_([12])$", r".ls\1.gamma", tensor)
+
+
+def timm_name(tensor: str) -> str:
+    """Name in timm's BEiT of a tensor of the canonical form."""
+    return re.sub(r"\.ls([12])\.gamma$", r".gamma_\1", tensor)
+
+
+def _canonical_block(place: str, block: nn.Module) -> HeadwiseBlock:
+    attention = block.get_submodule("attn")
+    if problem := unsupported_attention(f"{place}.attn", attention):
+        raise UnsupportedModel(f"unsupported attention: {problem}", _SUPPORTED)
+    if isinstance(block, beit.Block):
+        scales = [_layer_scale(gamma) for gamma in (block.gamma_1, block.gamma_2)]
+    else:
+        scales = [getattr(block, name, nn.Identity()) for name in ("ls1", "ls2")]  # a ResPostBlock has none
+    return HeadwiseBlock(
+        ATTENTIONS[type(attention)](attention),
+        block.get_submodule("mlp"),
+        norms=[block.get_submodule(name) for name in ("norm1", "norm2")],
+        scales=scales,
+        drop_paths=[block.get_submodule(name) for name in ("drop_path1", "drop_path2")],
+        norm_first=not isinstance(block, vision_transformer.ResPostBlock),
+    ).train(block.training)
+
+
+def _layer_scale(gamma: nn.Parameter | None) -> nn.Module:
+    """BEiT's layer scale [width] as a module."""
+    if gamma is None:
+        return nn.Identity()
+    with torch.device("meta"):
+        scale = LayerScale(len(gamma))
+    scale.gamma = gamma
+    return scale
+
+
+def _from_vit(source: VitAttention) -> HeadwiseAttention:
+    """Convert the attention of timm's ViT and DeiT: packed QKV weights and a packed bias."""
+    target = _empty(source, source.head_dim, None)
+    if source.qkv.bias is None:
+        target.q_bias = target.k_bias = target.v_bias = None
+    else:
+        biases = source.qkv.bias.detach().clone().chunk(3)
+        target.q_bias, target.k_bias, target.v_bias = (nn.Parameter(bias) for bias in biases)
+    return target
+
+
+def _from_beit(source: beit.Attention) -> HeadwiseAttention:
+    """Convert BEiT's attention: query and value biases, no key bias, relative position biases per head."""
+    table: nn.Parameter | None = source.relative_position_bias_table
+    index = None if table is None else _relative_positions(source.window_size)
+    target = _empty(source, source.qkv.out_features // 3 // source.num_heads, index)
+    target.q_bias, target.k_bias, target.v_bias = source.q_bias, None, source.v_bias
+    target.relative_position_bias_table = table
+    return target
+
+
+ATTENTIONS: Mapping[type[nn.Module], Callable[..., HeadwiseAttention]] = {
+    VitAttention: _from_vit,
+    beit.Attention: _from_beit,
+}
+
+_SUPPORTED = "supported are timm's ViT, DeiT (plain and distilled) and BEiT models with standard attention"
+
+
+def _empty(source: VitAttention | beit.Attention, head_dim: int, index: Tensor | None) -> HeadwiseAttention:
+    """Canonical attention that shares the source's projections; the caller sets biases and position table."""
+    layout = HeadLayout(((head_dim, head_dim),) * source.num_heads)
+    with torch.device("meta"):
+        target = HeadwiseAttention(layout, source.proj.out_features, source.scale, None)
+    target.register_buffer("relative_position_index", index, persistent=False)
+    target.qkv.weight, target.proj = source.qkv.weight, source.proj
+    target.attn_drop, target.proj_drop = source.attn_drop, source.proj_drop
+    return target.train(source.training)
+
+
+def _relative_positions(window: tuple[int, int]) -> Tensor:
+    """[tokens, tokens] table indices, on the CPU even for a model on the meta device; not in the state dict."""
+    index: Tensor = beit.gen_relative_position_index(window, device=torch.device("cpu"))
+    return index

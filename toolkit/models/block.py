@@ -1,0 +1,107 @@
+"""The canonical transformer block, and the sequence of a model's blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from toolkit.models.attention import HeadwiseAttention
+
+
+class HeadwiseBlock(nn.Module):
+    """Attention and MLP, each in a residual branch: x + ls1(attn(norm1(x))), then x + ls2(mlp(norm2(x))).
+
+    With `norm_first=False`, norms come after attention and MLP instead: x + ls1(norm1(attn(x))). `ls1` and `ls2` scale
+    the branches by channel, or are identities. Submodules have timm's names.
+    """
+
+    attn: HeadwiseAttention
+
+    def __init__(
+        self,
+        attn: HeadwiseAttention,
+        mlp: nn.Module,
+        norms: Sequence[nn.Module],
+        scales: Sequence[nn.Module],
+        drop_paths: Sequence[nn.Module],
+        norm_first: bool = True,
+    ) -> None:
+        super().__init__()
+        self.norm_first = norm_first
+        self.norm1, self.attn, self.ls1, self.drop_path1 = norms[0], attn, scales[0], drop_paths[0]
+        self.norm2, self.mlp, self.ls2, self.drop_path2 = norms[1], mlp, scales[1], drop_paths[1]
+
+    def forward(self, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """x [batch, tokens, width] and sizes -> the same shapes.
+
+        sizes [batch, tokens] is the number of source tokens merged into each token: attention weights are proportional
+        to it (Bolya et al., "Token merging", 2023). None: no tokens were merged.
+        """
+        x = x + self.attention_branch(x, sizes)
+        return x + self.mlp_branch(x), sizes
+
+    def attention_branch(self, x: Tensor, sizes: Tensor | None) -> Tensor:
+        """What attention adds to x: [batch, tokens, width]"""
+        key_bias = None if sizes is None else sizes.log()
+        mixed = self.attn(self.norm1(x), key_bias) if self.norm_first else self.norm1(self.attn(x, key_bias))
+        branch: Tensor = self.drop_path1(self.ls1(mixed))
+        return branch
+
+    def mlp_branch(self, x: Tensor) -> Tensor:
+        """What the MLP adds to x: [batch, tokens, width]"""
+        hidden = self.mlp(self.norm2(x)) if self.norm_first else self.norm2(self.mlp(x))
+        branch: Tensor = self.drop_path2(self.ls2(hidden))
+        return branch
+
+    @property
+    def mlp_input(self) -> nn.Linear:
+        """The MLP's first layer: its outputs are the hidden units."""
+        return _linear(self.mlp.get_submodule("fc1"))
+
+    @property
+    def mlp_output(self) -> nn.Linear:
+        """The MLP's last layer: its inputs are the hidden units."""
+        return _linear(self.mlp.get_submodule("fc2"))
+
+
+class Blocks(nn.ModuleList):
+    """Blocks in a row, which pass tokens and their sizes on."""
+
+    checkpointing = False
+    """Recompute each block's activations in the backward pass instead of storing them."""
+
+    def forward(self, x: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """[batch, tokens, width] -> tokens after the last block"""
+        for block in self:
+            if self.checkpointing and self.training:
+                x, sizes = checkpoint(block, x, sizes, use_reentrant=False)
+            else:
+                x, sizes = block(x, sizes)
+        return x
+
+
+def blocks_of(module: nn.Module) -> Blocks:
+    """The blocks of a canonical model."""
+    return next(part for part in module.modules() if isinstance(part, Blocks))
+
+
+def named_blocks(module: nn.Module) -> dict[str, HeadwiseBlock]:
+    """Blocks by module name, in order."""
+    return {name: part for name, part in module.named_modules() if isinstance(part, HeadwiseBlock)}
+
+
+def attentions(module: nn.Module) -> dict[str, HeadwiseAttention]:
+    """Attention layers by module name, in order."""
+    return {name: part for name, part in module.named_modules() if isinstance(part, HeadwiseAttention)}
+
+
+def block_of(name: str, blocks: Sequence[str]) -> int | None:
+    """Index of the block, among blocks of these names, that contains the module or parameter `name`."""
+    return next((index for index, block in enumerate(blocks) if f"{name}.".startswith(f"{block}.")), None)
+
+
+def _linear(layer: nn.Module) -> nn.Linear:
+    assert isinstance(layer, nn.Linear)
+    return layer
