@@ -8,7 +8,7 @@ from toolkit import records
 from toolkit.errors import RecipeError, ToolkitError, WeightsError
 from toolkit.recipe import Training
 from toolkit.records import DENSE, ModelInfo, TrainingHistory
-from toolkit.stages import Output, Run, Stage, hash_of
+from toolkit.stages import Output, Run, Stage, hash_of, inputs_of
 
 
 class Train(Stage):
@@ -39,7 +39,7 @@ class Train(Stage):
         inputs = {
             "data": run.domains.fingerprint(),
             "model": hash_of(recipe.model),
-            "train": hash_of(recipe.train),
+            **inputs_of("train", recipe.train),
             "seed": str(recipe.seed),
         }
         weights, stage = weight_file.weights_path(recipe.model), run.folder.stage(DENSE)
