@@ -151,7 +151,7 @@ def test_what_cannot_be_used_is_explained(small: Small, batches: Images, tmp_pat
         toolkit.parity({"a": tmp_path, "b": model}, batches)
 
 
-@pytest.mark.parametrize("page", ["docs/python.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
 def test_the_example_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (Path(__file__).parent.parent / page).read_text(encoding="utf-8")
     (program,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)

@@ -115,7 +115,8 @@ def _run_stages(command: str, names: list[str], values: dict[str, Any]) -> None:
             flags[name], origins[name] = value, f"--set {name}"
         if values["seed"] is not None:
             flags["seed"], origins["seed"] = values["seed"], "--seed"
-        _execute(names, resolve.resolve(values["recipe"], values["run"], flags, origins), values)
+        settings = resolve.resolve(values["recipe"], values["run"], flags, origins, forget=values["forget"])
+        _execute(names, settings, values)
 
 
 def _execute(names: list[str], settings: Resolved, values: dict[str, Any]) -> None:

@@ -55,6 +55,10 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be mad
 Force = Annotated[
     bool, typer.Option("--force", help="Remake the result even if it is up to date.", rich_help_panel="Run")
 ]
+Forget = Annotated[
+    bool,
+    typer.Option("--forget", help="Forget the flags of earlier commands on this run.", rich_help_panel="Run"),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show more messages.", rich_help_panel="Run")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.", rich_help_panel="Run")]
 
@@ -78,11 +82,12 @@ COMMON: Mapping[str, Any] = {
     "as_json": AsJson,
     "dry_run": DryRun,
     "force": Force,
+    "forget": Forget,
     "verbose": Verbose,
     "quiet": Quiet,
 }
 """Options that every stage command has."""
-SWITCHES = ("as_json", "dry_run", "force", "verbose", "quiet")
+SWITCHES = ("as_json", "dry_run", "force", "forget", "verbose", "quiet")
 """Boolean options."""
 
 

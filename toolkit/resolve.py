@@ -63,11 +63,18 @@ class Resolved:
         return lines
 
 
-def resolve(file: Path | None, run: Path | None, flags: Flags, origins: Mapping[str, str] | None = None) -> Resolved:
+def resolve(
+    file: Path | None,
+    run: Path | None,
+    flags: Flags,
+    origins: Mapping[str, str] | None = None,
+    *,
+    forget: bool = False,
+) -> Resolved:
     """The settings of a command from --recipe (`file`), --run (`run`) and its other flags.
 
-    `origins` says how each flag was written ("--ratio"), for messages. Raises RecipeError naming the line or flag, and
-    the closest setting for an unknown one.
+    `origins` says how each flag was written ("--ratio"), for messages. `forget` leaves out the flags of earlier
+    commands. Raises RecipeError naming the line or flag, and the closest setting for an unknown one.
     """
     if file is None and run is not None:
         file = _recipe_of(run)
@@ -80,7 +87,7 @@ def resolve(file: Path | None, run: Path | None, flags: Flags, origins: Mapping[
         base = with_current_names(base)
     recipe_run = base.get("run") or Recipe().run
     folder = run or Path(str(recipe_run))
-    earlier = _flags_of(folder)
+    earlier = {} if forget else _flags_of(folder)
     before = _overlay(base, earlier)
     sections = _reset_sections(before, flags)
     reused = {name: value for name, value in earlier.items() if not _overridden(name, flags, sections)}
