@@ -50,20 +50,70 @@ FILES = {
         PLUGIN = Layers()
         """,
     "method": """\
-        from toolkit.prune.methods import method
+        from toolkit.prune.methods import Method, method
 
         class Settings(Section):
             name: str = "nothing"
             \"""Name in the plan.\"""
 
         @dataclass(frozen=True)
-        class Renamed:
+        class Renamed(Method):
             settings: Settings = Settings()
 
             def prune(self, model, job):
-                return replace(method("grouped").prune(model, job), method=self.settings.name)
+                outcome = method("grouped").prune(model, job)
+                return replace(outcome, plan=replace(outcome.plan, method=self.settings.name))
 
         PLUGIN = Renamed()
+        """,
+    "basis": """\
+        class Settings(Section):
+            refuse: bool = True
+            \"""Whether to fail.\"""
+
+        @dataclass(frozen=True)
+        class Same:
+            settings: Settings = Settings()
+
+            def rotate(self, model, calibration):
+                assert not self.settings.refuse
+                return model
+
+        PLUGIN = Same()
+        """,
+    "compensation": """\
+        class Settings(Section):
+            refuse: bool = True
+            \"""Whether to fail.\"""
+
+        @dataclass(frozen=True)
+        class Nothing:
+            settings: Settings = Settings()
+
+            def repair(self, before, removal, calibration):
+                assert not self.settings.refuse
+                return removal.model
+
+        PLUGIN = Nothing()
+        """,
+    "clock": """\
+        from toolkit.bench.clocks import clock
+
+        class Settings(Section):
+            factor: float = 1.0
+            \"""Factor of all durations.\"""
+
+        @dataclass(frozen=True)
+        class Scaled:
+            settings: Settings = Settings()
+
+            on_device = False
+
+            def timer(self, calls):
+                take = clock("host").timer(calls)
+                return lambda: 0 * take() + 1e6 * self.settings.factor
+
+        PLUGIN = Scaled()
         """,
     "objective": """\
         from toolkit.dg.objectives.erm import Erm
@@ -110,6 +160,7 @@ FILES = {
     "runtime": """\
         import numpy as np
         from toolkit.bench.runtimes import Runtime, Session
+        from toolkit.bench.identity import Identity
         from toolkit.bench.runtimes.files import read_artifact
         from toolkit.errors import BadInput
 
@@ -118,11 +169,11 @@ FILES = {
             \"""Value of all logits.\"""
 
         class Logits(Session):
-            def __init__(self, classes, value):
-                self.classes, self.value = classes, value
+            def __init__(self, spec, value):
+                self.spec, self.value = spec, value
 
             def run(self, images):
-                return np.full((len(images), self.classes), self.value, dtype=np.float32)
+                return np.full((len(images), len(self.spec.model.classes)), self.value, dtype=np.float32)
 
             def close(self):
                 pass
@@ -132,11 +183,13 @@ FILES = {
             settings: Settings = Settings()
 
             needs = ("numpy",)
+            opens_models = False
 
             def open(self, folder, threads):
                 if self.settings.value != 2:
                     raise BadInput("the setting has not arrived")
-                return Logits(len(read_artifact(folder, "constant", "text").model.classes), self.settings.value)
+                spec = Identity.of_artifact(read_artifact(folder, "constant", "text"))
+                return Logits(spec, self.settings.value)
 
         PLUGIN = Constant()
         """,
@@ -164,7 +217,8 @@ FILES = {
 }
 NAMES = {
     "criterion": "position", "scope": "layers", "method": "renamed", "objective": "scaled",
-    "target": "text", "runtime": "constant", "device": "here",
+    "target": "text", "runtime": "constant", "device": "here", "basis": "same", "compensation": "nothing",
+    "clock": "fixed",
 }  # fmt: skip
 
 
@@ -177,7 +231,9 @@ def package(install: Callable[..., Path]) -> Path:
 
 def test_plugins_of_every_kind_are_used(package: Path, here: Path, command: Callable[..., Any]) -> None:
     chosen = ("--method", "renamed", "--criterion", "position", "--scope", "layers", "--ratio", "0.3")
-    ended = command("prune", *chosen, "--set", "prune.renamed.name=mine", "--set", "prune.position.power=2")
+    chosen += ("--basis", "same", "--compensation", "nothing")
+    settings = ("renamed.name=mine", "position.power=2", "same.refuse=false", "nothing.refuse=false")
+    ended = command("prune", *chosen, *(word for setting in settings for word in ("--set", f"prune.{setting}")))
     assert ended.code == 0, ended.err
     run = here / "runs" / "default"
     plan = records.load(PrunePlan, run / "pruned" / "plan.json")
@@ -197,10 +253,11 @@ def test_plugins_of_every_kind_are_used(package: Path, here: Path, command: Call
     assert "pyyaml" in {name.lower() for name in artifact.built_with}
 
     words = ("--set", "bench.constant.value=2", "--set", "bench.here.label=desk", "--allow-invalid")
-    ended = command("bench", "--device", "here", *words)
+    ended = command("bench", "--device", "here", "--clock", "fixed", "--set", "bench.fixed.factor=7", *words)
     assert ended.code == 0, ended.err
     report = records.load(BenchReport, run / "bench" / "constant-here" / "bench.json")
     assert {each.device for each in report.measurements} == {"desk"}
+    assert {latency for each in report.measurements for latency in each.latency_ms} == {7.0}
     inputs = records.load(StageRecord, run / "bench" / "constant-here" / "stage.json").inputs
     assert "numpy" in inputs
     assert "torch" not in inputs
