@@ -66,11 +66,11 @@ def _artifact_of(path: Path) -> Path | None:
     """The record of the artifact at `path`: the file itself, or in the folder, or next to one of the exported files."""
     if (file := _record_in(path, "artifact.json")) is not None:
         return file
-    beside = path.parent / "artifact.json"
-    if not path.is_file() or not beside.is_file():
+    adjacent = path.parent / "artifact.json"
+    if not path.is_file() or not adjacent.is_file():
         return None
-    artifact = records.load(Artifact, beside)
-    return beside if path.name in (artifact.file, *artifact.extra_files) else None
+    artifact = records.load(Artifact, adjacent)
+    return adjacent if path.name in (artifact.file, *artifact.extra_files) else None
 
 
 def _print(record: object, table: RenderableType, as_json: bool) -> None:
@@ -146,9 +146,7 @@ def _artifact_table(artifact: Artifact) -> Table:
         "images": str(model.preprocessing),
         "parameters": f"{model.parameters:,}",
         "MACs": f"{model.macs:,}",
-        "difference from torch": "unknown"
-        if artifact.max_abs_difference is None  # not run on this machine
-        else f"{artifact.max_abs_difference:.1e}",
+        "correctness": artifact_text.difference(artifact),
         "built": ", ".join(artifact.facts()),
         "rewrites": artifact_text.rewrites(artifact),
         "made for": artifact_text.made_for(artifact),

@@ -89,7 +89,7 @@ class TensorRtSession(Session):
 class TensorRt(Runtime):
     """TensorRT and TensorRT for RTX."""
 
-    needs = ("cuda.bindings",)
+    needs = ()
     uses_gpu = True
     opens_models = False
 

@@ -38,7 +38,7 @@ class Model:
     fresh: tuple[str, ...] = ()
     """Names of parameters that pretrained weights did not fill: the classifier, if the classes differ."""
 
-    @property
+    @cached_property
     def architecture(self) -> Architecture:
         """Family of the source model."""
         return architecture_of(self.info.name)

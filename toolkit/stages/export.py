@@ -69,7 +69,7 @@ class Export(Stage):
         settings = run.recipe.export
         shared: dict[str, str] = {}
         if settings.precision != "fp32" or settings.verify:
-            shared |= {"data": run.domains.fingerprint(), "parity": hash_of(run.recipe.parity)}
+            shared |= {"data": run.domains.fingerprint(), "margin": str(run.recipe.parity.margin)}
         outputs = []
         for name in settings.targets:
             own = {"export": hash_of(effective(settings).model_copy(update={"targets": (name,)}))}

@@ -45,8 +45,8 @@ class Train(Stage):
         weights, stage = weight_file.weights_path(recipe.model), run.folder.stage(DENSE)
         if weights and weight_file.file_exists(weights):
             inputs["weights"] = weight_file.sha256(weights)
-            if beside := preprocessing.adjacent_file(recipe.model):
-                inputs["preprocessing"] = weight_file.sha256(beside[0])
+            if adjacent := preprocessing.adjacent_file(recipe.model):
+                inputs["preprocessing"] = weight_file.sha256(adjacent[0])
         elif stage and stage.inputs.get("model") == inputs["model"]:
             # A result stays valid if the weights file was deleted.
             inputs |= {name: stage.inputs[name] for name in ("weights", "preprocessing") if name in stage.inputs}

@@ -6,6 +6,7 @@ Only an architecture knows the names of its models' submodules outside of their 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -15,6 +16,7 @@ from toolkit import plugins, recipe
 from toolkit.records import ModelInfo, Setting
 
 KIND = "architecture"
+LOG = logging.getLogger(__name__)
 DEFAULT = "timm"
 """The architecture that reports names which none accepts."""
 
@@ -115,5 +117,7 @@ def architecture(name: str) -> Architecture:
 
 def architecture_of(model: str) -> Architecture:
     """The architecture of the source model with this name, else timm's, which explains why none accepts it."""
-    others = (architecture(name) for name in plugins.names(__name__) if name != DEFAULT)
-    return next((other for other in others if other.accepts(model)), architecture(DEFAULT))
+    others = (
+        name for name, other in plugins.importable(__name__, LOG.warning) if name != DEFAULT and other.accepts(model)
+    )
+    return architecture(next(others, DEFAULT))
