@@ -14,7 +14,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -288,13 +288,31 @@ def _draw_photos(root: Path) -> None:
                 image.decode().save(place / f"{number}.png")
 
 
+def _check_images_at(file: Path, former: Path, folder: Path) -> None:
+    """Write a copy's paths and times of change into its stored check of images."""
+    from toolkit import records
+    from toolkit.dg.image_check import CheckedImages
+
+    check = records.load(CheckedImages, file)
+    paths = {path: Path(path.replace(str(former), str(folder))) for path in check.files}
+    files = {
+        str(paths[path]): replace(checked, changed_ns=paths[path].stat().st_ctime_ns)
+        for path, checked in check.files.items()
+    }
+    records.save(replace(check, files=files), file)
+
+
 @pytest.fixture
 def here(finished: tuple[Path, Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder: a copy of `finished`, with its run in runs/default."""
     folder = tmp_path / "work"
     shutil.copytree(finished[0], folder)
-    flags = folder / "runs" / "default" / "flags.yaml"
+    from toolkit.stages import IMAGE_CHECK
+
+    run = folder / "runs" / "default"
+    flags = run / "flags.yaml"
     flags.write_text(flags.read_text().replace(str(finished[0]), str(folder)))
+    _check_images_at(run / IMAGE_CHECK, finished[0], folder)
     monkeypatch.chdir(folder)
     return folder
 

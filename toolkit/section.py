@@ -61,6 +61,8 @@ class PluginSection(Section):
         if not isinstance(values, dict):
             return values
         others = {name: value for name, value in values.items() if name not in cls.model_fields}
+        if not others:
+            return values
         types = {name: cls.settings_of(name) for name in others if name in cls.plugin_names()}
         fields: dict[str, Any] = {f"plugin{i}": (types[name], Field(alias=name)) for i, name in enumerate(types)}
         validated = create_model("Plugins", __base__=Section, **fields).model_validate(others)

@@ -97,7 +97,7 @@ def test_a_missing_tensorrt_is_an_error(
     with unchanged(here):
         ended = command("export", "--trt")
     assert ended.code == 5
-    assert "the target 'tensorrt' needs tensorrt, which cannot be imported" in ended.err
+    assert "target 'tensorrt' needs the package 'tensorrt', which is not installed" in ended.err
     assert "pip install 'vit-toolkit[tensorrt]'" in ended.err
     assert "toolkit export --rtx" in ended.err
 

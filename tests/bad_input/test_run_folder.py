@@ -134,13 +134,13 @@ def test_full_disk_at_a_record(
 def test_disk_that_fills_up_in_a_new_run_keeps_the_checkpoint(
     here: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from toolkit.models import store
+    from toolkit.models.model import Model
 
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "save", refuse)
+        patch.setattr(Model, "save", refuse)
         ended = command("train", "--run", "runs/new", "--recipe", "toolkit.yaml")
     assert ended.code == 2
     assert "the rest resumes" in ended.err

@@ -44,7 +44,7 @@ def test_every_target_is_feasible(name: str) -> None:
         ),
         ("onnx", {"image_size": (32, 64, 90)}, RecipeError, "an image size of 90 is not divisible by the patch size 8"),
         ("openvino", {"image_size": (32, 64, 96)}, RecipeError, "openvino supports fixed image sizes only"),
-        ("onnx", {"attention": "standard", "opset": 20}, RecipeError, "opset 20 has no Attention node"),
+        ("onnx", {"attention": "standard", "onnx": {"opset": 20}}, RecipeError, "opset 20 has no Attention node"),
     ],
 )
 def test_unsupported_settings_are_refused(

@@ -71,7 +71,7 @@ def build_engine(model: Model, precision: str, architecture: str, out: Path) -> 
     with torch.inference_mode():
         labels = model.module(torch.from_numpy(images)).argmax(1).numpy()
     sample = Sample(images, (DomainSample("one", images, labels),), 0.25)
-    options: dict[str, Any] = {"precision": precision, "gpus": architecture, "batch_size": (1, 8, 64)}
+    options: dict[str, Any] = {"precision": precision, "rtx": {"gpus": architecture}, "batch_size": (1, 8, 64)}
     start, started = 0.0, False
 
     def progress(done: int, total: int, message: str = "") -> None:
