@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from toolkit import resolve
+from toolkit.arguments import check_unset, section
 from toolkit.bench.devices import device as load_device
 from toolkit.bench.parity import Pair, compare_sides, side_of
 from toolkit.bench.subjects import Opened, request_of, runtime_of
@@ -84,7 +85,7 @@ def load(
     """
     if (Path(source) / "model.json").exists():
         new = {"classes": classes, "weights": weights != "hub", "image_size": image_size, "args": args, "seed": seed}
-        _check_none(new, f"the model folder {source} determines")
+        check_unset(new, f"{source} is a model folder, which determines it")
         return store.load(Path(source))
     if not classes:
         raise BadInput(f"{source} is not a model folder, and a new model needs class names", "load(name, classes)")
@@ -107,7 +108,7 @@ def prune(
     data: calibration images, which data-driven criteria need. budget: "macs=0.5" (the default) or "params=0.5".
     """
     arguments = {"budget": budget, "criterion": criterion, "axes": [*axes]}
-    values = _section("prune", arguments, settings, {"samples": "all images of `data` are used"})
+    values = section("prune", arguments, settings, {"samples": "all images of `data` are used"})
     batches = cache(partial(batches_by_domain, data, model.info.image_size))
     calibration = Calibration(
         lambda domains: [batch for domain in domains for batch in batches()[domain]], domain_names(data), seed
@@ -131,8 +132,9 @@ def finetune(
     data: DOMAIN/CLASS/image or CLASS/image, with the classes of the model. hold_out: a domain that is not trained on,
     or "none". teacher: a model to distil from.
     """
-    distill = {"distill": "models are distilled from the argument `teacher`"}
-    values = _section("finetune", {"epochs": epochs}, settings, distill)
+    distillation = ("distill",) if teacher else ("distill", "distill_weight", "distill_temperature")
+    instead = dict.fromkeys(distillation, "a model is distilled from the argument `teacher`")
+    values = section("finetune", {"epochs": epochs, "distill": teacher is not None}, settings, instead)
     chosen = resolve.recipe_of({**values, "data": {"path": str(data), "hold_out": hold_out}, "seed": seed})
     domains, _ = checked_domains(chosen.data, seed)
     trained = model.identified().copied()
@@ -157,7 +159,7 @@ def export(
     target: "onnx", "openvino", "tensorrt", "rtx" or "torch". sample: labelled images of the source domains, by which
     lower precisions are chosen so that no domain loses more than `margin` of its accuracy.
     """
-    values = _section("export", {"targets": [target], "precision": precision}, settings, NOT_FOR_EXPORT)
+    values = section("export", {"targets": [target], "precision": precision}, settings, NOT_FOR_EXPORT)
     chosen = resolve.recipe_of({**values, "parity": {"margin": margin}})
     if unused := unused_settings(chosen.export):
         raise BadInput("; ".join(unused), "leave it out")
@@ -212,29 +214,12 @@ def bench(
     """
     stop = {"seconds": seconds, "samples": samples}
     arguments = {"batch_size": [*batch_sizes], **stop, "threads": threads, "device": device}
-    values = _section("bench", arguments, settings, {"batch_size": "it is the argument `batch_sizes`"})
+    values = section("bench", arguments, settings, {"batch_size": "it is the argument `batch_sizes`"})
     chosen = resolve.recipe_of(values).bench
     if not models:
         raise BadInput("there are no models", 'give them by name: {"dense": model}')
     with _opened(models, chosen.runtime) as opened:
         return Latencies(load_device(device, chosen.own(device)).bench(request_of(opened, chosen)))
-
-
-def _section(
-    name: str, arguments: Mapping[str, object], settings: Settings | None, elsewhere: Mapping[str, str]
-) -> dict[str, dict[str, object]]:
-    """The section of a recipe; BadInput for settings that are arguments, or that `elsewhere` says how to replace."""
-    hints = {argument: f"it is the argument `{argument}`" for argument in arguments} | dict(elsewhere)
-    for setting in settings or {}:
-        if setting in hints:
-            raise BadInput(f"toolkit.{name} takes no setting {setting!r}", hints[setting])
-    return {name: {**arguments, **(settings or {})}}
-
-
-def _check_none(arguments: Mapping[str, object], why: str) -> None:
-    """BadInput for arguments that have values."""
-    if given := [name for name, value in arguments.items() if value]:
-        raise BadInput(f"{why} {', '.join(given)}", "leave the argument out")
 
 
 @contextmanager
