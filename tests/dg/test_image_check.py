@@ -11,12 +11,6 @@ from toolkit.dg.domains import Domains
 from toolkit.dg.image_check import CheckedFile, check_images, empty_check, unchecked
 
 
-@pytest.fixture
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files count as settled however young they are."""
-    monkeypatch.setattr(image_check, "SETTLED_NS", -(10**12))
-
-
 def path_of(domains: Domains, index: int) -> Path:
     source = domains.domains[0].images[index].source
     assert isinstance(source, Path)
