@@ -59,7 +59,7 @@ class Pair:
 
 
 def side_of(opened: Opened, batches: Callable[[ModelInfo], Iterable[tuple[str, Batches]]]) -> Side:
-    """Predictions of the model in a folder on the batches of each domain, decoded as the model's description says."""
+    """Predictions of the model in a folder. batches: from its description, the name and the batches of each domain."""
     with open_session(opened.folder, opened.runtime, limits.cores()) as session:
         predicted = {domain: predict(session, images) for domain, images in batches(session.spec.model)}
     return Side(session.spec.sha256, predicted)

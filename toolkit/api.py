@@ -22,8 +22,8 @@ from toolkit.bench.devices import device as load_device
 from toolkit.bench.parity import Pair, compare_sides, side_of
 from toolkit.bench.subjects import Opened, request_of, runtime_of
 from toolkit.bench.summary import latency_lines
+from toolkit.dg import finetuning
 from toolkit.dg.broken import checked_domains
-from toolkit.dg.finetuning import finetune as finetuned
 from toolkit.dg.in_memory import Data, batches_by_domain, domain_names
 from toolkit.errors import BadInput
 from toolkit.export import artifact as artifacts
@@ -130,7 +130,7 @@ def finetune(
     """The model trained on the source domains of a folder of images, in its best state on their validation images.
 
     data: DOMAIN/CLASS/image or CLASS/image, with the classes of the model. hold_out: a domain that is not trained on,
-    or "none". teacher: a model to distil from.
+    or "none". teacher: a model to distil from; without one there is no distillation.
     """
     distillation = ("distill",) if teacher else ("distill", "distill_weight", "distill_temperature")
     instead = dict.fromkeys(distillation, "a model is distilled from the argument `teacher`")
@@ -140,7 +140,8 @@ def finetune(
     trained = model.identified().copied()
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = Path(scratch) / "checkpoint.pt"
-        result, _ = finetuned(trained, domains, chosen, teacher.copied().module if teacher else None, checkpoint)
+        copy = teacher.copied().module if teacher else None
+        result, _ = finetuning.finetune(trained, domains, chosen, copy, checkpoint)
     return result.identified()
 
 

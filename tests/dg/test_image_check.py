@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from toolkit import hashing
-from toolkit.dg import image_check
 from toolkit.dg.domains import Domains
 from toolkit.dg.image_check import CheckedFile, check_images, empty_check, unchecked
 

@@ -27,7 +27,7 @@ def finetune(
     checkpoint: Path,
     progress: Progress = silent,
 ) -> tuple[Model, TrainingHistory]:
-    """The model that `slim` becomes with the settings of `finetune`; `slim.module` is trained in place.
+    """`slim` trained with the settings of `finetune`, in place, and its history; the model's record names its origin.
 
     Raises DataError for images of other classes, and what `fit` raises.
     """
