@@ -6,21 +6,26 @@ logit differences say little about the predicted classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from toolkit import limits
 from toolkit.bench import statistics
 from toolkit.bench.runtimes import Session
+from toolkit.bench.runtimes.isolated import open_session
 from toolkit.bench.statistics import Estimate, paired_difference_interval
+from toolkit.bench.subjects import Opened
 from toolkit.errors import CheckFailed
-from toolkit.records import Comparison, DomainParity, ParityReport, Verdict
+from toolkit.records import Comparison, DomainParity, ModelInfo, ParityReport, Verdict
 
 SEVERITY: tuple[Verdict, ...] = ("pass", "undecided", "fail")
 """Verdicts from best to worst."""
 
+Batches: TypeAlias = Iterable[tuple[Any, Any]]
+"""(images [batch, 3, S, S], labels [batch]), arrays or CPU tensors."""
 Predictions: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]
 """(labels, top-1 classes), image by image."""
 
@@ -53,8 +58,15 @@ class Pair:
     to slim)."""
 
 
-def predict(session: Session, batches: Iterable[tuple[Any, Any]]) -> Predictions:
-    """Predictions over batches of (images [batch, 3, S, S], labels [batch]), arrays or CPU tensors.
+def side_of(opened: Opened, batches: Callable[[ModelInfo], Iterable[tuple[str, Batches]]]) -> Side:
+    """Predictions of the model in a folder. batches: from its description, the name and the batches of each domain."""
+    with open_session(opened.folder, opened.runtime, limits.cores()) as session:
+        predicted = {domain: predict(session, images) for domain, images in batches(session.spec.model)}
+    return Side(session.spec.sha256, predicted)
+
+
+def predict(session: Session, batches: Batches) -> Predictions:
+    """Predictions over batches.
 
     Raises CheckFailed if there are no images, or if the logits are not finite or not one row per image.
     """
@@ -74,13 +86,15 @@ def predict(session: Session, batches: Iterable[tuple[Any, Any]]) -> Predictions
     return tuple(labels), tuple(predictions)
 
 
-def by_domain(sides: Mapping[str, Side]) -> dict[str, DomainPredictions]:
-    """Regroup the predictions of all sides by domain."""
-    domains = next(iter(sides.values())).predictions
-    return {
+def compare_sides(
+    sides: Mapping[str, Side], pairs: Sequence[Pair], margin: float, held_out: str | None
+) -> ParityReport:
+    """`compare` with the predictions of all sides on the same images."""
+    domains = {
         domain: DomainPredictions(labels, {name: side.predictions[domain][1] for name, side in sides.items()})
-        for domain, (labels, _) in domains.items()
+        for domain, (labels, _) in next(iter(sides.values())).predictions.items()
     }
+    return compare(domains, {name: side.sha256 for name, side in sides.items()}, pairs, margin, held_out)
 
 
 def compare(

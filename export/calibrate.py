@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -76,6 +76,20 @@ class Sample:
 def _accuracy(logits: Array, labels: npt.NDArray[np.int64]) -> float:
     """Top-1 accuracy of logits [images, classes]; NaN if one is not finite, where argmax would return class 0."""
     return float((logits.argmax(1) == labels).mean()) if np.isfinite(logits).all() else math.nan
+
+
+def sample_of(
+    calibration: Iterable[tuple[Any, Any]], validation: Mapping[str, Iterable[tuple[Any, Any]]], margin: float
+) -> Sample:
+    """A sample from batches of (images, labels), as arrays or CPU tensors; those for validation by domain."""
+    domains = tuple(DomainSample(name, *_joined(batches)) for name, batches in validation.items())
+    return Sample(_joined(calibration)[0], domains, margin)
+
+
+def _joined(batches: Iterable[tuple[Any, Any]]) -> tuple[Array, npt.NDArray[np.int64]]:
+    """All images and all labels."""
+    images, labels = zip(*batches, strict=True)
+    return np.concatenate([*map(np.asarray, images)]), np.concatenate([*map(np.asarray, labels)])
 
 
 def batches(images: Array) -> Iterator[Array]:

@@ -56,8 +56,10 @@ def test_functions_are_reached_whatever_is_imported() -> None:
 def test_functions_are_documented() -> None:
     for name in toolkit.__all__:
         function = getattr(api, name)
+        signature = inspect.signature(function)
+        annotations = [parameter.annotation for parameter in signature.parameters.values()]
         assert function.__doc__
-        assert all(parameter.annotation for parameter in inspect.signature(function).parameters.values())
+        assert inspect.Parameter.empty not in [*annotations, signature.return_annotation], name
 
 
 def test_a_model_is_built_saved_and_loaded(tmp_path: Path) -> None:
@@ -112,12 +114,15 @@ def test_an_exported_file_has_the_models_predictions(slim: Model, exported: api.
     )
 
 
-def test_lower_precision_is_chosen_by_a_sample(slim: Model, batches: Images, tmp_path: Path) -> None:
-    exported = toolkit.export(
-        slim, "onnx", tmp_path, precision="int8", sample=batches, settings={"onnx": {"opset": 20}}
-    )
+def test_lower_precision_is_chosen_by_a_sample_of_the_files_size(slim: Model, batches: Images, tmp_path: Path) -> None:
+    settings: api.Settings = {"onnx": {"opset": 20}, "image_size": 32}
+    larger = [(images.repeat(1, 1, 2, 2), labels) for images, labels in batches]
+    exported = toolkit.export(slim, "onnx", tmp_path, precision="int8", sample=larger, settings=settings)
     assert exported.artifact.precision == "int8"
     assert exported.artifact.lowered is not None
+    assert exported.artifact.model.image_size == 32
+    with pytest.raises(DataError, match=r"expected are images \[batch, 3, 32, 32\]"):
+        toolkit.export(slim, "onnx", tmp_path / "other", precision="int8", sample=batches, settings=settings)
     with pytest.raises(BadInput, match="int8 needs labelled images"):
         toolkit.export(slim, "onnx", tmp_path / "other", precision="int8")
 
@@ -128,6 +133,71 @@ def test_a_measurement_prints_medians_and_ratios(small: Small, slim: Model, expo
     assert runtimes == [("dense", "torch"), ("slim", "torch"), ("onnx", "onnxruntime")]
     assert "batch 1: dense " in str(latencies)
     assert "dense / onnx" in str(latencies)
+
+
+def test_settings_of_a_measurement_apply_to_all_models(small: Small, slim: Model) -> None:
+    settings: api.Settings = {"runtime": "torch-cuda", "clock": "cuda-graph"}
+    latencies = toolkit.bench({"dense": small(), "slim": slim}, device="null", batch_sizes=[4], settings=settings)
+    used = [(result.subject, result.runtime, result.clock) for result in latencies.report.measurements]
+    assert used == [("dense", "torch-cuda", "cuda-graph"), ("slim", "torch-cuda", "cuda-graph")]
+
+
+Call = Callable[[Model, Path], object]
+"""A call of the API with a model and a folder that holds it."""
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model, folder: toolkit.load(folder, ["a", "b"], seed=1), "classes, seed: .* is a model folder"),
+        (lambda model, folder: toolkit.load(folder, weights="none"), "weights: .* is a model folder"),
+        (lambda model, folder: toolkit.prune(model, settings={"samples": 64}), "no setting 'samples'\nall images of"),
+        (lambda model, folder: toolkit.prune(model, settings={"criterion": "lamp"}), "is the argument `criterion`"),
+        (lambda model, folder: toolkit.finetune(model, "digits", settings={"distill": True}), "argument `teacher`"),
+        (lambda model, folder: toolkit.finetune(model, "digits", settings={"distill_weight": 1}), "'distill_weight'"),
+        (lambda model, folder: export_with(model, folder, verify=True), "no setting 'verify'\ntoolkit.parity"),
+        (lambda model, folder: export_with(model, folder, calibration_images=8), "all images of `sample` are used"),
+        (lambda model, folder: export_with(model, folder, calibration_domains="art"), "give `sample` without"),
+        (lambda model, folder: export_with(model, folder, targets="torch"), "is the argument `target`"),
+        (lambda model, folder: export_with(model, folder, quantize_attention=True), "applies to int8, not to fp32"),
+        (lambda model, folder: export_with(model, folder, torch={"compile": False}), "not used for onnx"),
+        (lambda model, folder: toolkit.parity({}, []), "two models at least are compared, not 0"),
+        (lambda model, folder: toolkit.parity({"slim": model}, []), "two models at least are compared, not 1"),
+        (lambda model, folder: toolkit.bench({"slim": model}, settings={"batch_size": 1}), "argument `batch_sizes`"),
+    ],
+)
+def test_an_argument_without_effect_is_refused(call: Call, message: str, slim: Model, tmp_path: Path) -> None:
+    slim.save(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(BadInput, match=message):
+        call(slim, tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def export_with(model: Model, folder: Path, **settings: object) -> api.Exported:
+    return toolkit.export(model, "onnx", folder / "onnx", settings=settings)
+
+
+def test_values_are_checked_as_in_a_recipe(slim: Model, batches: Images, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"parity\.margin = -1"):
+        toolkit.parity({"slim": slim, "again": slim}, batches, margin=-1)
+    with pytest.raises(RecipeError, match=r"parity\.margin = 2"):
+        toolkit.export(slim, "onnx", tmp_path, precision="int8", sample=batches, margin=2)
+    with pytest.raises(RecipeError, match=r"bench\.batch_size\.0 = 0"):
+        toolkit.bench({"slim": slim}, batch_sizes=[0])
+    with pytest.raises(RecipeError, match=r"bench\.seconds = 0"):
+        toolkit.bench({"slim": slim}, seconds=0)
+    with pytest.raises(RecipeError, match=r"bench\.samples = 1"):
+        toolkit.bench({"slim": slim}, samples=1)
+
+
+def test_a_method_that_trains_is_refused_before_images_are_read(slim: Model, install: Callable[..., Path]) -> None:
+    file = Path(__file__).parent / "prune" / "methods" / "soft_gates.py"
+    install({"soft_gates": file.read_text()}, [("method", "soft-gates", "soft_gates")])
+    images = iter([(torch.zeros(1), torch.zeros(1))])
+    with pytest.raises(BadInput, match="'soft-gates' trains the model, but there are no training images"):
+        toolkit.prune(slim, images, settings={"method": "soft-gates", "basis": "svd"})
+    assert len(list(images)) == 1
 
 
 def test_what_cannot_be_used_is_explained(small: Small, batches: Images, tmp_path: Path) -> None:

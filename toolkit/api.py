@@ -8,35 +8,27 @@ model that it receives. Errors are those of `toolkit.errors`.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-import numpy as np
-import torch
-
-from toolkit import limits, plugins, records, resolve
+from toolkit import resolve
+from toolkit.arguments import check_unset, section
 from toolkit.bench.devices import device as load_device
-from toolkit.bench.messages import BenchRequest, Subject
-from toolkit.bench.parity import Pair, Side, by_domain, compare, predict
-from toolkit.bench.runtimes.isolated import open_session
+from toolkit.bench.parity import Pair, compare_sides, side_of
+from toolkit.bench.subjects import Opened, request_of, runtime_of
 from toolkit.bench.summary import latency_lines
-from toolkit.dg import objectives
-from toolkit.dg.batches import Batch
-from toolkit.dg.broken import without_broken
-from toolkit.dg.domains import read_domains
-from toolkit.dg.extensions.chosen import extensions
-from toolkit.dg.fit import fit, total_steps
-from toolkit.dg.image_check import check_images, empty_check, unchecked
-from toolkit.dg.plan import TrainingPlan
-from toolkit.errors import BadInput, DataError
+from toolkit.dg import finetuning
+from toolkit.dg.broken import checked_domains
+from toolkit.dg.in_memory import Data, batches_by_domain, domain_names
+from toolkit.errors import BadInput
 from toolkit.export import artifact as artifacts
-from toolkit.export import target as load_target
-from toolkit.export.calibrate import DomainSample, Sample
+from toolkit.export.calibrate import sample_of
+from toolkit.export.unused import unused_settings
 from toolkit.models import store
 from toolkit.models.build import build
 from toolkit.models.model import Model
@@ -45,14 +37,8 @@ from toolkit.prune.calibration import Calibration
 from toolkit.prune.methods import Job
 from toolkit.records import Artifact, BenchReport, ParityReport, Setting
 
-Batches: TypeAlias = Iterable[tuple[Any, Any]]
-"""(images [batch, 3, S, S] float32, normalised; labels [batch]) as tensors or arrays, such as a DataLoader gives."""
-Data: TypeAlias = Batches | Mapping[str, Batches]
-"""Batches, or batches of each domain by name."""
 Settings: TypeAlias = Mapping[str, object]
 """Settings of a section of the recipe by name."""
-ONE_DOMAIN = "images"
-"""Name of the domain if there is only one."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +61,13 @@ class Latencies:
 
 Runnable: TypeAlias = Model | Exported | str | Path
 """A model, an exported file, or a folder with one of the two."""
+NOT_FOR_EXPORT = {
+    "targets": "it is the argument `target`",
+    "verify": "toolkit.parity compares the file's predictions with the model's",
+    "calibration_images": "all images of `sample` are used",
+    "calibration_domains": "give `sample` without the other domains",
+}
+"""Settings of `export` that the function does not take, and what replaces them."""
 
 
 def load(
@@ -91,6 +84,8 @@ def load(
     weights: "hub", "none" (random), or a file. args: arguments of timm such as `depth`. seed: of random weights.
     """
     if (Path(source) / "model.json").exists():
+        new = {"classes": classes, "weights": weights != "hub", "image_size": image_size, "args": args, "seed": seed}
+        check_unset(new, f"{source} is a model folder, which determines it")
         return store.load(Path(source))
     if not classes:
         raise BadInput(f"{source} is not a model folder, and a new model needs class names", "load(name, classes)")
@@ -112,18 +107,13 @@ def prune(
 
     data: calibration images, which data-driven criteria need. budget: "macs=0.5" (the default) or "params=0.5".
     """
-    section = {"budget": budget, "criterion": criterion, "axes": [*axes], **(settings or {})}
-    chosen = resolve.recipe_of({"prune": section}).prune
-
-    @cache
-    def batches() -> dict[str, list[Batch]]:
-        return _by_domain(data, model)
-
-    def read(domains: Sequence[str]) -> list[Batch]:
-        return [batch for domain in domains for batch in batches()[domain]]
-
-    names = tuple(data) if isinstance(data, Mapping) else (ONE_DOMAIN,)
-    job = Job(chosen, Calibration(read, names, seed), seed)
+    arguments = {"budget": budget, "criterion": criterion, "axes": [*axes]}
+    values = section("prune", arguments, settings, {"samples": "all images of `data` are used"})
+    batches = cache(partial(batches_by_domain, data, model.info.image_size))
+    calibration = Calibration(
+        lambda domains: [batch for domain in domains for batch in batches()[domain]], domain_names(data), seed
+    )
+    job = Job(resolve.recipe_of(values).prune, calibration, seed)
     return pruning.prune(model.identified(), job).slim.identified()
 
 
@@ -140,24 +130,19 @@ def finetune(
     """The model trained on the source domains of a folder of images, in its best state on their validation images.
 
     data: DOMAIN/CLASS/image or CLASS/image, with the classes of the model. hold_out: a domain that is not trained on,
-    or "none". teacher: a model to distil from.
+    or "none". teacher: a model to distil from; without one there is no distillation.
     """
-    section = {"epochs": epochs, "distill": teacher is not None, **(settings or {})}
-    values = {"finetune": section, "data": {"path": str(data), "hold_out": hold_out}}
-    chosen = resolve.recipe_of(values)
-    listed, check = read_domains(chosen.data, seed), empty_check(chosen.data.background)
-    domains = without_broken(listed, check_images(unchecked(listed, check), check), chosen.data.skip_broken)
-    if domains.classes != model.info.classes:
-        raise DataError(f"{data} has the classes {domains.classes}, the model has {model.info.classes}")
-    objective = objectives.build(chosen.finetune)
-    origin = model.identified().info.weights_sha256
-    trained = replace(model, module=deepcopy(model.module), info=replace(model.info, made_from=origin))
+    distillation = ("distill",) if teacher else ("distill", "distill_weight", "distill_temperature")
+    instead = dict.fromkeys(distillation, "a model is distilled from the argument `teacher`")
+    values = section("finetune", {"epochs": epochs, "distill": teacher is not None}, settings, instead)
+    chosen = resolve.recipe_of({**values, "data": {"path": str(data), "hold_out": hold_out}, "seed": seed})
+    domains, _ = checked_domains(chosen.data, seed)
+    trained = model.identified().copied()
     with tempfile.TemporaryDirectory() as scratch:
-        steps = total_steps(domains, chosen.finetune)
-        extended = extensions(chosen.finetune, trained.module, deepcopy(teacher.module) if teacher else None, steps)
         checkpoint = Path(scratch) / "checkpoint.pt"
-        fit(trained, domains, TrainingPlan(chosen.finetune, objective, seed, checkpoint, None, extended))
-    return trained.identified()
+        copy = teacher.copied().module if teacher else None
+        result, _ = finetuning.finetune(trained, domains, chosen, copy, checkpoint)
+    return result.identified()
 
 
 def export(
@@ -175,11 +160,17 @@ def export(
     target: "onnx", "openvino", "tensorrt", "rtx" or "torch". sample: labelled images of the source domains, by which
     lower precisions are chosen so that no domain loses more than `margin` of its accuracy.
     """
-    chosen = resolve.recipe_of({"export": {"targets": [target], "precision": precision, **(settings or {})}}).export
+    values = section("export", {"targets": [target], "precision": precision}, settings, NOT_FOR_EXPORT)
+    chosen = resolve.recipe_of({**values, "parity": {"margin": margin}})
+    if unused := unused_settings(chosen.export):
+        raise BadInput("; ".join(unused), "leave it out")
     if precision != "fp32" and sample is None:
         raise BadInput(f"{precision} needs labelled images, by which it is chosen", "export(..., sample=batches)")
-    images = None if sample is None else _sample(_by_domain(sample, model), margin)
-    return Exported(Path(out), artifacts.export(target, model.identified(), chosen, Path(out), images))
+    images = None
+    if sample is not None:
+        domains = batches_by_domain(sample, chosen.export.usual_image_size or model.info.image_size)
+        images = sample_of(chain(*domains.values()), domains, chosen.parity.margin)
+    return Exported(Path(out), artifacts.export(target, model.identified(), chosen.export, Path(out), images))
 
 
 def parity(
@@ -193,17 +184,17 @@ def parity(
 
     held_out: name of the domain in `data` that was not trained on.
     """
+    chosen = resolve.recipe_of({"parity": {"margin": margin}}).parity
+    if len(models) < 2:
+        raise BadInput(
+            f"two models at least are compared, not {len(models)}", 'parity({"slim": slim, "onnx": onnx}, ...)'
+        )
     reference, *candidates = models
-    with _opened(models) as subjects:
-        domains = _by_domain(data, None)
-        sides = {}
-        for name, subject in subjects.items():
-            with open_session(Path(subject.folder), subject.runtime, limits.cores()) as session:
-                predictions = {domain: predict(session, batches) for domain, batches in domains.items()}
-                sides[name] = Side(session.spec.sha256, predictions)
-    hashes = {name: side.sha256 for name, side in sides.items()}
+    domains = batches_by_domain(data, None)
+    with _opened(models) as opened:
+        sides = {name: side_of(subject, lambda _: domains.items()) for name, subject in opened.items()}
     pairs = [Pair(reference, candidate, judged=True) for candidate in candidates]
-    return compare(by_domain(sides), hashes, pairs, margin, held_out)
+    return compare_sides(sides, pairs, chosen.margin, held_out)
 
 
 def bench(
@@ -214,70 +205,33 @@ def bench(
     samples: int = 30,
     threads: int | None = None,
     device: str = "local",
+    settings: Settings | None = None,
 ) -> Latencies:
     """Latencies of all models on random images, interleaved in a process of its own.
 
     seconds: minimum duration per batch size, for all models together; samples: minimum number per model. Disturbed
-    measurements are marked as INVALID.
+    measurements are marked as INVALID. A runtime in `settings` opens all models; the default is PyTorch for a `Model`
+    and, for an exported file, the runtime of its target.
     """
-    with _opened(models) as subjects:
-        libraries = tuple(plugins.requirements())
-        request = BenchRequest(subjects, tuple(batch_sizes), seconds, samples, threads, device, libraries=libraries)
-        return Latencies(load_device(device).bench(request))
-
-
-def _by_domain(data: Data, model: Model | None) -> dict[str, list[Batch]]:
-    """Batches of float32 images and int64 labels by domain; DataError for other shapes, or without images."""
-    named = data if isinstance(data, Mapping) else {ONE_DOMAIN: data}
-    domains = {
-        name: [Batch(torch.as_tensor(images), torch.as_tensor(labels).long()) for images, labels in batches]
-        for name, batches in named.items()
-    }
-    for name, batches in domains.items():
-        if not batches:
-            raise DataError(f"there are no images in {name!r}", "give batches of (images, labels)")
-        for batch in batches:
-            _check_batch(batch, model)
-    return domains
-
-
-def _check_batch(batch: Batch, model: Model | None) -> None:
-    images, labels = batch
-    size = model.info.image_size if model else images.shape[-1]
-    if images.shape[1:] != (3, size, size) or images.dtype != torch.float32 or labels.shape != images.shape[:1]:
-        raise DataError(
-            f"a batch has images {[*images.shape]} {images.dtype} and labels {[*labels.shape]}",
-            f"expected are images [batch, 3, {size}, {size}] float32 and labels [batch]",
-        )
-
-
-def _sample(domains: Mapping[str, Sequence[Batch]], margin: float) -> Sample:
-    """The same images for calibration and for accuracies."""
-    images = {name: np.concatenate([batch.images.numpy() for batch in batches]) for name, batches in domains.items()}
-    labels = {name: np.concatenate([batch.labels.numpy() for batch in batches]) for name, batches in domains.items()}
-    samples = tuple(DomainSample(name, images[name], labels[name]) for name in domains)
-    return Sample(np.concatenate([*images.values()]), samples, margin)
+    stop = {"seconds": seconds, "samples": samples}
+    arguments = {"batch_size": [*batch_sizes], **stop, "threads": threads, "device": device}
+    values = section("bench", arguments, settings, {"batch_size": "it is the argument `batch_sizes`"})
+    chosen = resolve.recipe_of(values).bench
+    if not models:
+        raise BadInput("there are no models", 'give them by name: {"dense": model}')
+    with _opened(models, chosen.runtime) as opened:
+        return Latencies(load_device(device, chosen.own(device)).bench(request_of(opened, chosen)))
 
 
 @contextmanager
-def _opened(models: Mapping[str, Runnable]) -> Iterator[dict[str, Subject]]:
+def _opened(models: Mapping[str, Runnable], runtime: str | None = None) -> Iterator[dict[str, Opened]]:
     """Folder and runtime of each model; models in memory are saved to a temporary folder."""
-    if not models:
-        raise BadInput("there are no models", 'give them by name: {"dense": model}')
     with tempfile.TemporaryDirectory() as scratch:
-        subjects = {}
+        folders = {}
         for index, (name, model) in enumerate(models.items()):
             if isinstance(model, Model):
-                folder = Path(scratch) / str(index)
-                folder.mkdir()
-                model.save(folder)
+                folders[name] = Path(scratch) / str(index)
+                model.save(folders[name])
             else:
-                folder = model.folder if isinstance(model, Exported) else Path(model)
-            subjects[name] = Subject(str(folder.resolve()), _runtime(folder))
-        yield subjects
-
-
-def _runtime(folder: Path) -> str:
-    """The runtime of an exported file; PyTorch for a model folder."""
-    file = folder / artifacts.RECORD
-    return load_target(records.load(Artifact, file).target).runtime if file.exists() else "torch"
+                folders[name] = model.folder if isinstance(model, Exported) else Path(model)
+        yield {name: Opened(folder, runtime or runtime_of(folder)) for name, folder in folders.items()}

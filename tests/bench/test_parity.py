@@ -13,8 +13,8 @@ from toolkit.bench.parity import (
     DomainPredictions,
     Pair,
     Side,
-    by_domain,
     compare,
+    compare_sides,
     images_needed,
     predict,
     verdict,
@@ -34,15 +34,18 @@ def all_correct(labels: tuple[int, ...] = LABELS) -> DomainPredictions:
     return DomainPredictions(labels, dict.fromkeys(SIDES, labels))
 
 
-def test_predictions_are_regrouped_by_domain() -> None:
+def test_sides_are_compared_in_every_domain() -> None:
     sides = {
         "slim": Side("5", {"ink": ((0, 1), (0, 0)), "oil": ((2,), (2,))}),
         "onnx": Side("0", {"ink": ((0, 1), (1, 1)), "oil": ((2,), (0,))}),
     }
-    assert by_domain(sides) == {
-        "ink": DomainPredictions((0, 1), {"slim": (0, 0), "onnx": (1, 1)}),
-        "oil": DomainPredictions((2,), {"slim": (2,), "onnx": (0,)}),
-    }
+    report = compare_sides(sides, [Pair("slim", "onnx", judged=True)], margin=0.01, held_out="oil")
+    assert report.sides == {"slim": "5", "onnx": "0"}
+    assert [(domain.domain, domain.held_out, domain.labels) for domain in report.domains] == [
+        ("ink", False, (0, 1)),
+        ("oil", True, (2,)),
+    ]
+    assert report.domains[0].predictions == {"slim": (0, 0), "onnx": (1, 1)}
 
 
 def test_one_domain_by_hand() -> None:

@@ -12,12 +12,19 @@ from PIL import Image as Pillow
 from torch import nn
 
 from toolkit import recipe
+from toolkit.dg import image_check
 from toolkit.dg.domains import Domains, read_domains
 from toolkit.models.model import Model
 from toolkit.preprocessing import Preprocessing
 from toolkit.records import ModelInfo
 
 MakeFolder = Callable[[Mapping[str, int]], Path]
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files count as settled however young they are."""
+    monkeypatch.setattr(image_check, "SETTLED_NS", -(10**12))
 
 
 @pytest.fixture

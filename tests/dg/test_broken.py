@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from toolkit import recipe
-from toolkit.dg.broken import without_broken
+from toolkit.dg.broken import checked_domains, without_broken
 from toolkit.dg.domains import Domains, read_domains
 from toolkit.dg.image_check import CheckedFile, CheckedImages, check_images, empty_check, unchecked
 from toolkit.errors import DataError
@@ -38,6 +38,16 @@ def test_a_dataset_without_broken_files_only_gets_hashes(three_domains: Domains)
     assert result.with_hashes({}) == three_domains
     assert result.fingerprint() == three_domains.fingerprint()
     assert all(image.sha256 for domain in result.domains for image in domain.images)
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_checked_dataset_is_decoded_once(make_folder: MakeFolder) -> None:
+    data = recipe.Data(path=str(make_folder({"a": 3, "b": 3})), hold_out="none")
+    domains, check = checked_domains(data, 0)
+    assert all(image.sha256 for image in domains.domains[0].images)
+    again, same = checked_domains(data, 0, check)
+    assert same is check
+    assert again == domains
 
 
 def test_an_empty_class_is_an_error_that_can_be_skipped(make_folder: MakeFolder) -> None:

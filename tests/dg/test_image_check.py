@@ -6,15 +6,8 @@ from pathlib import Path
 import pytest
 
 from toolkit import hashing
-from toolkit.dg import image_check
 from toolkit.dg.domains import Domains
 from toolkit.dg.image_check import CheckedFile, check_images, empty_check, unchecked
-
-
-@pytest.fixture
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files count as settled however young they are."""
-    monkeypatch.setattr(image_check, "SETTLED_NS", -(10**12))
 
 
 def path_of(domains: Domains, index: int) -> Path:

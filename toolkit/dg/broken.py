@@ -1,18 +1,41 @@
-"""Leave out unreadable images, with the reasons, or refuse the dataset."""
+"""The dataset whose images can all be read: unreadable ones are left out, with the reasons, or it is refused."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
+from toolkit import recipe
 from toolkit.characters import listed, printable
-from toolkit.dg.domains import Domains
-from toolkit.dg.image_check import CheckedImages
+from toolkit.dg.domains import Domains, read_domains
+from toolkit.dg.image_check import CheckedImages, check_images, empty_check, unchecked
 from toolkit.dg.left_out import LeftOut, by_reason
 from toolkit.errors import DataError
+from toolkit.progress import Progress, silent
 
 LOG = logging.getLogger(__name__)
+
+
+def checked_domains(
+    data: recipe.Data,
+    seed: int,
+    known: CheckedImages | None = None,
+    progress: Callable[[], AbstractContextManager[Progress]] = lambda: nullcontext(silent),
+) -> tuple[Domains, CheckedImages]:
+    """The dataset without unreadable images, and the results of decoding every image: `known` itself if it has them
+    all. `progress` opens a display if there are images to decode.
+
+    Raises DataError as `read_domains` and `without_broken` do.
+    """
+    check = empty_check(data.background) if known is None else known
+    domains = read_domains(data, seed)
+    if new := unchecked(domains, check):
+        with progress() as report:
+            check = check_images(new, check, report)
+    return without_broken(domains, check, data.skip_broken), check
 
 
 def without_broken(domains: Domains, check: CheckedImages, skip: bool) -> Domains:

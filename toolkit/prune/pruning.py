@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from toolkit.errors import BadInput
 from toolkit.models.model import Model
 from toolkit.models.surgery import remove
 from toolkit.prune import bases
 from toolkit.prune.compensate import compensation
-from toolkit.prune.methods import Job, method
+from toolkit.prune.methods import Job, method, no_training
 from toolkit.records import PrunePlan
 
 
@@ -25,12 +26,18 @@ class Pruned:
 def prune(dense: Model, job: Job) -> Pruned:
     """Prune with the basis, method and compensation of the job's settings; `dense`, which has a hash, is not changed.
 
-    Raises UnknownName for unknown names, BudgetError for a budget that cannot be achieved, CheckFailed if an invariant
-    of the basis or of surgery does not hold.
+    Raises UnknownName for unknown names, BadInput for a method that trains if the job cannot, BudgetError for a budget
+    that cannot be achieved, CheckFailed if an invariant of the basis or of surgery does not hold.
     """
     settings = job.settings
+    chosen = method(settings.method, settings.own(settings.method))
+    if chosen.trains and job.train is no_training:
+        raise BadInput(
+            f"prune.method {settings.method!r} trains the model, but there are no training images",
+            "`toolkit prune` trains on a folder of images",
+        )
     rotated = bases.rotate(settings.basis, dense, job.calibration, settings.own(settings.basis))
-    outcome = method(settings.method, settings.own(settings.method)).prune(rotated, job)
+    outcome = chosen.prune(rotated, job)
     removal = remove(outcome.model, outcome.plan.cuts)
     repairing = compensation(settings.compensation, settings.own(settings.compensation))
     slim = repairing.repair(outcome.model, removal, job.calibration)

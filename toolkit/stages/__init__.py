@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,19 +67,12 @@ class Run:
 
         Every file is decoded once; again only if it changes or could not be opened or read later.
         """
-        from toolkit.dg.broken import without_broken
-        from toolkit.dg.domains import read_domains
-        from toolkit.dg.image_check import check_images, unchecked
+        from toolkit.dg.broken import checked_domains
         from toolkit.dg.summary import lines_of, summarise
 
-        data = self.recipe.data
-        listed = read_domains(data, self.recipe.seed)
-        check = self._image_check()
-        if new := unchecked(listed, check):
-            with self.progress("checking images") as report:
-                check = check_images(new, check, report)
-        domains = without_broken(listed, check, data.skip_broken)
-        if new and not self.dry_run:
+        stored, display = self._image_check(), partial(self.progress, "checking images")
+        domains, check = checked_domains(self.recipe.data, self.recipe.seed, stored, display)
+        if check is not stored and not self.dry_run:
             self.folder.write_text(IMAGE_CHECK, records.dumps(check))
         for line in lines_of(summarise(domains)):
             self.tell(f"data: {line}")

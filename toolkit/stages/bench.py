@@ -6,14 +6,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit import hashing, plugins, records
+from toolkit import hashing, records
 from toolkit.errors import InvalidMeasurement, RecipeError, ToolkitError
 from toolkit.records import BenchReport
 from toolkit.stages import MODELS, Output, Run, Stage, hash_of
-from toolkit.stages.export import artifact_folder, not_running_here, running_libraries
+from toolkit.stages.export import artifact_folder, not_running_here
 
 if TYPE_CHECKING:
     from toolkit.bench.devices import Device
+    from toolkit.bench.subjects import Opened
 
 
 class Bench(Stage):
@@ -23,9 +24,11 @@ class Bench(Stage):
     def check(self, run: Run) -> None:
         from toolkit.bench.clocks import clock
         from toolkit.bench.runtimes import runtime
+        from toolkit.bench.subjects import own_settings
 
-        clock(run.recipe.bench.clock, _settings_of(run, run.recipe.bench.clock))
-        runtime(_runtime(run), _settings_of(run, _runtime(run)))
+        settings = run.recipe.bench
+        clock(settings.clock, own_settings(settings, settings.clock))
+        runtime(_runtime(run), own_settings(settings, _runtime(run)))
         _subjects(run)
         name, unavailable, here = _target(run), not_running_here(run), _device(run).is_this_machine
         if name in unavailable and here:
@@ -38,7 +41,7 @@ class Bench(Stage):
     def outputs(self, run: Run) -> list[Output]:
         from toolkit.bench.identity import identify
 
-        inputs = {f"subject {name}": identify(folder).sha256 for name, folder in _subjects(run).items()}
+        inputs = {f"subject {name}": identify(folder).sha256 for name, (folder, _) in _subjects(run).items()}
         settings = run.recipe.bench.model_copy(update={"runtime": _runtime(run)})
         inputs |= {"bench": hash_of(settings), **_machine(run)}
         return [Output(bench_folder(run), inputs, lambda out: _bench(run, out))]
@@ -66,7 +69,9 @@ class Bench(Stage):
 
 def _machine(run: Run) -> dict[str, str]:
     """Hash of the device without its clocks, which vary, and the versions of the libraries that run the files."""
-    environment = _device(run).environment(_libraries(run))
+    from toolkit.bench.subjects import running_libraries
+
+    environment = _device(run).environment(running_libraries(_subjects(run)))
     machine = asdict(replace(environment, clocks_mhz=(), toolkit="", libraries={}))
     return {"machine": hashing.digest(machine), **environment.libraries}
 
@@ -76,12 +81,6 @@ def _device(run: Run) -> Device:
 
     settings = run.recipe.bench
     return device(settings.device, settings.own(settings.device))
-
-
-def _libraries(run: Run) -> list[str]:
-    """Modules that run the files to measure."""
-    name = _target(run)
-    return running_libraries([_runtime(run)], [] if name is None else [name])
 
 
 def bench_folder(run: Run) -> str:
@@ -96,12 +95,6 @@ def _runtime(run: Run) -> str:
     return run.recipe.bench.runtime or target(run.recipe.export.targets[0]).runtime
 
 
-def _settings_of(run: Run, plugin: str) -> str:
-    """A plug-in's own settings as JSON; empty: its defaults."""
-    own = run.recipe.bench.own(plugin)
-    return "" if own is None else own.model_dump_json()
-
-
 def _target(run: Run) -> str | None:
     """The first export target that the runtime opens, or None."""
     from toolkit.export import target
@@ -109,15 +102,17 @@ def _target(run: Run) -> str | None:
     return next((name for name in run.recipe.export.targets if target(name).runtime == _runtime(run)), None)
 
 
-def _subjects(run: Run) -> dict[str, Path]:
+def _subjects(run: Run) -> dict[str, Opened]:
     """Folders to measure: the artifacts that the runtime opens, or without any, the models."""
     from toolkit.bench.runtimes import runtime
+    from toolkit.bench.subjects import Opened
 
     library, name = _runtime(run), _target(run)
     if name is not None:
-        return {subject: run.folder.path / artifact_folder(run, name, subject) for subject in MODELS}
+        folders = {subject: artifact_folder(run, name, subject) for subject in MODELS}
+        return {subject: Opened(run.folder.path / folder, library) for subject, folder in folders.items()}
     if runtime(library).opens_models:
-        return {subject: run.folder.path / result for subject, result in MODELS.items()}
+        return {subject: Opened(run.folder.path / result, library) for subject, result in MODELS.items()}
     raise RecipeError(
         f"no exported artifact can be opened by runtime {library!r}",
         f"export.targets is {list(run.recipe.export.targets)}",
@@ -125,20 +120,8 @@ def _subjects(run: Run) -> dict[str, Path]:
 
 
 def _bench(run: Run, out: Path) -> None:
-    from toolkit.bench.messages import BenchRequest, Subject
+    from toolkit.bench.subjects import request_of
 
-    settings, runtime, own = run.recipe.bench, _runtime(run), _settings_of(run, _runtime(run))
-    request = BenchRequest(
-        subjects={name: Subject(str(folder.resolve()), runtime, own) for name, folder in _subjects(run).items()},
-        batch_sizes=settings.batch_size,
-        seconds=settings.seconds,
-        samples=settings.samples,
-        threads=settings.threads,
-        device=settings.device,
-        clock=settings.clock,
-        clock_settings=_settings_of(run, settings.clock),
-        libraries=tuple(dict.fromkeys((*plugins.requirements(), *_libraries(run)))),
-    )
     with run.progress("bench") as progress:
-        report = _device(run).bench(request, progress)
+        report = _device(run).bench(request_of(_subjects(run), run.recipe.bench), progress)
     records.save(report, out / "bench.json")

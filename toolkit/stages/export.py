@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,8 @@ from toolkit.stages import MODELS, Output, Run, Stage, hash_of
 from toolkit.stages.train import accuracies
 
 if TYPE_CHECKING:
-    from toolkit.bench.parity import Side
+    from toolkit.bench.parity import Batches, Side
+    from toolkit.bench.subjects import Opened
     from toolkit.dg.image import Image
     from toolkit.export.calibrate import Sample
     from toolkit.progress import Progress
@@ -114,15 +114,6 @@ def not_running_here(run: Run) -> dict[str, ToolkitError]:
     return errors
 
 
-def running_libraries(runtimes: Iterable[str], targets: Iterable[str]) -> list[str]:
-    """Modules that run the files of these targets in these runtimes, and so decide predictions and latencies."""
-    from toolkit.bench.runtimes import described
-    from toolkit.export import target
-
-    names = [*(described(name).needs for name in runtimes), *(target(name).runs_with for name in targets)]
-    return list(dict.fromkeys(itertools.chain.from_iterable(names)))
-
-
 def _export(run: Run, name: str, result: str, out: Path) -> None:
     from toolkit.export.artifact import export
     from toolkit.models import store
@@ -143,19 +134,16 @@ def _export(run: Run, name: str, result: str, out: Path) -> None:
 
 def _sample(run: Run, info: ModelInfo) -> Sample:
     """Images of the source domains, for choosing a precision."""
-    import numpy as np
-
     from toolkit.dg.batches import calibration_batches, calibration_images, evaluation_batches
-    from toolkit.export.calibrate import DomainSample, Sample
+    from toolkit.export.calibrate import sample_of
 
-    settings, domains = run.recipe.export, []
-    drawn = calibration_images(_calibration_images(run), settings.calibration_images, run.recipe.seed)
-    training = calibration_batches(drawn, info, 32)
-    for name, images in run.domains.selection_images().items():
-        batches = list(evaluation_batches(_subset(images), info, 32, run.recipe.data.workers))
-        domains.append(DomainSample(name, *(np.concatenate([batch[part] for batch in batches]) for part in range(2))))
-    calibration = np.concatenate([batch.images.numpy() for batch in training])
-    return Sample(calibration, tuple(domains), run.recipe.parity.margin)
+    recipe = run.recipe
+    drawn = calibration_images(_calibration_images(run), recipe.export.calibration_images, recipe.seed)
+    validation = {
+        name: evaluation_batches(_subset(images), info, 32, recipe.data.workers)
+        for name, images in run.domains.selection_images().items()
+    }
+    return sample_of(calibration_batches(drawn, info, 32), validation, recipe.parity.margin)
 
 
 def _calibration_images(run: Run) -> dict[str, tuple[Image, ...]]:
@@ -177,18 +165,17 @@ def _calibration_images(run: Run) -> dict[str, tuple[Image, ...]]:
 
 def _verify(run: Run, name: str, result: str, out: Path, progress: Progress) -> None:
     """Run the exported file, and compare its predictions with the model's on a sample of every domain."""
-    from toolkit.bench.parity import Pair, by_domain, compare
+    from toolkit.bench.parity import Pair, compare_sides
+    from toolkit.bench.subjects import Opened
     from toolkit.export import target
 
-    sides = {result: (run.folder.path / result, "torch"), name: (out, target(name).runtime)}
+    sides = {result: Opened(run.folder.path / result, "torch"), name: Opened(out, target(name).runtime)}
     sample = {domain: _subset(images) for domain, images in run.domains.evaluation_images().items()}
     by_side = {
-        side: predictions(run, folder, library, sample, lambda: progress(0, 1, "verifying"))
-        for side, (folder, library) in sides.items()
+        side: predictions(run, opened, sample, lambda: progress(0, 1, "verifying")) for side, opened in sides.items()
     }
-    pairs, margin = [Pair(result, name, judged=True)], run.recipe.parity.margin
-    hashes = {side: by_side[side].sha256 for side in sides}
-    parity = compare(by_domain(by_side), hashes, pairs, margin, run.domains.held_out)
+    pairs = [Pair(result, name, judged=True)]
+    parity = compare_sides(by_side, pairs, run.recipe.parity.margin, run.domains.held_out)
     if parity.verdict == "fail":
         comparisons = [comparison for domain in parity.domains for comparison in domain.comparisons]
         worst = min(comparisons, key=lambda comparison: comparison.difference)
@@ -200,22 +187,19 @@ def _verify(run: Run, name: str, result: str, out: Path, progress: Progress) -> 
         )
 
 
-def predictions(
-    run: Run, folder: Path, library: str, domains: Mapping[str, Sequence[Image]], tell: Callable[[], None]
-) -> Side:
+def predictions(run: Run, opened: Opened, domains: Mapping[str, Sequence[Image]], tell: Callable[[], None]) -> Side:
     """Predictions in every domain of the model in a folder, exported or not; calls `tell` before each domain."""
-    from toolkit import limits
-    from toolkit.bench.parity import Side, predict
-    from toolkit.bench.runtimes.isolated import open_session
+    from toolkit.bench.parity import side_of
     from toolkit.dg.batches import evaluation_batches
 
-    predicted = {}
     size, workers = run.recipe.parity.batch_size, run.recipe.data.workers
-    with open_session(folder, library, limits.cores()) as session:
+
+    def batches(info: ModelInfo) -> Iterator[tuple[str, Batches]]:
         for domain, images in domains.items():
             tell()
-            predicted[domain] = predict(session, evaluation_batches(images, session.spec.model, size, workers))
-    return Side(session.spec.sha256, predicted)
+            yield domain, evaluation_batches(images, info, size, workers)
+
+    return side_of(opened, batches)
 
 
 def _subset(images: Sequence[Image]) -> Sequence[Image]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from toolkit import records
@@ -38,24 +37,13 @@ class Finetune(Stage):
 
 
 def _finetune(run: Run, inputs: dict[str, str], out: Path) -> None:
-    from toolkit.dg import objectives
-    from toolkit.dg.extensions.chosen import extensions
-    from toolkit.dg.fit import fit, total_steps
-    from toolkit.dg.plan import TrainingPlan
+    from toolkit.dg.finetuning import finetune
     from toolkit.models import store
 
-    settings, recipe = run.recipe.finetune, run.recipe
     slim = store.load(run.folder.path / PRUNED)
-    teacher = store.load(run.folder.path / DENSE).module if settings.distill else None
-    plan = TrainingPlan(
-        settings,
-        objectives.build(settings),
-        recipe.seed,
-        run.folder.scratch(FINETUNED, inputs) / "checkpoint.pt",
-        recipe.data.workers,
-        extensions(settings, slim.module, teacher, total_steps(run.domains, settings)),
-    )
+    teacher = store.load(run.folder.path / DENSE).module if run.recipe.finetune.distill else None
+    checkpoint = run.folder.scratch(FINETUNED, inputs) / "checkpoint.pt"
     with run.progress("finetune") as progress:
-        history = fit(slim, run.domains, plan, progress)
+        finetuned, history = finetune(slim, run.domains, run.recipe, teacher, checkpoint, progress)
     records.save(history, out / "history.json")
-    slim.with_info(replace(slim.info, made_from=slim.info.weights_sha256)).save(out)
+    finetuned.save(out)

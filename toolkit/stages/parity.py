@@ -14,10 +14,11 @@ from toolkit.errors import CheckFailed, DeviceUnreachable, LibraryDied, MissingD
 from toolkit.machine import cuda
 from toolkit.records import DENSE, SLIM, Comparison, DomainParity, ParityReport
 from toolkit.stages import MODELS, PARITY, Output, Run, Stage, hash_of
-from toolkit.stages.export import artifact_folder, not_running_here, predictions, running_libraries
+from toolkit.stages.export import artifact_folder, not_running_here, predictions
 
 if TYPE_CHECKING:
     from toolkit.bench.parity import Side
+    from toolkit.bench.subjects import Opened
 
 
 class Parity(Stage):
@@ -40,13 +41,14 @@ class Parity(Stage):
     def outputs(self, run: Run) -> list[Output]:
         from toolkit.bench.identity import identify
         from toolkit.bench.runtimes import described
+        from toolkit.bench.subjects import running_libraries
 
-        runtimes = {runtime for _, runtime in _sides(run).values()}
-        inputs = {f"side {name}": identify(folder).sha256 for name, (folder, _) in _sides(run).items()}
+        sides = _sides(run)
+        inputs = {f"side {name}": identify(folder).sha256 for name, (folder, _) in sides.items()}
         inputs |= {"data": run.domains.fingerprint(), "images": run.images_of(DENSE)}
         inputs["parity"] = hash_of(run.recipe.parity)
-        inputs |= plugins.versions(running_libraries(runtimes, run.recipe.export.targets))
-        if any(described(name).uses_gpu for name in runtimes):
+        inputs |= plugins.versions(running_libraries(sides))
+        if any(described(runtime).uses_gpu for _, runtime in sides.values()):
             inputs["gpu"] = cuda.architecture_or_none() or "none"  # a GPU makes engines comparable that were not
         return [Output(PARITY, inputs, lambda out: _compare(run, out))]
 
@@ -99,19 +101,20 @@ def _needed(domain: DomainParity, comparison: Comparison, margin: float) -> str:
     return f" on {counted(len(domain.labels), 'image')}, about {needed} would decide it" if needed else ""
 
 
-def _sides(run: Run) -> dict[str, tuple[Path, str]]:
+def _sides(run: Run) -> dict[str, Opened]:
     """Folder and runtime of every side."""
+    from toolkit.bench.subjects import Opened
     from toolkit.export import target
 
-    sides = {subject: (run.folder.path / result, "torch") for subject, result in MODELS.items()}
+    sides = {subject: Opened(run.folder.path / result, "torch") for subject, result in MODELS.items()}
     for name in run.recipe.export.targets:
         folder = artifact_folder(run, name, SLIM)
-        sides[Path(folder).name] = (run.folder.path / folder, target(name).runtime)
+        sides[Path(folder).name] = Opened(run.folder.path / folder, target(name).runtime)
     return sides
 
 
 def _compare(run: Run, out: Path) -> None:
-    from toolkit.bench.parity import Pair, by_domain, compare, worst
+    from toolkit.bench.parity import Pair, compare_sides, worst
 
     sides = _sides(run)
     results, unopened = _predictions(run, sides)
@@ -119,9 +122,8 @@ def _compare(run: Run, out: Path) -> None:
     if unopened and all(side in MODELS for side in results):
         first = [*crashed.values(), *unopened.values()][0]
         raise type(first)("; ".join(error.message for error in unopened.values()), first.hint)
-    report = compare(
-        domains=by_domain(results),
-        sides={name: side.sha256 for name, side in results.items()},
+    report = compare_sides(
+        results,
         pairs=[Pair(DENSE, SLIM, judged=False)]
         + [Pair(SLIM, side, judged=True) for side in results if side not in MODELS],
         margin=run.recipe.parity.margin,
@@ -134,16 +136,16 @@ def _compare(run: Run, out: Path) -> None:
     records.save(report, out / "parity.json")
 
 
-def _predictions(run: Run, sides: Mapping[str, tuple[Path, str]]) -> tuple[dict[str, Side], dict[str, ToolkitError]]:
+def _predictions(run: Run, sides: Mapping[str, Opened]) -> tuple[dict[str, Side], dict[str, ToolkitError]]:
     """Predictions of every side by domain, and the errors of the sides that do not run here."""
     parts = run.domains.evaluation_images()
     results: dict[str, Side] = {}
     unopened: dict[str, ToolkitError] = {}
     steps, total = itertools.count(), len(sides) * len(parts)
     with run.progress("parity") as progress:
-        for side, (folder, runtime) in sides.items():
+        for side, opened in sides.items():
             try:
-                results[side] = predictions(run, folder, runtime, parts, lambda: progress(next(steps), total))
+                results[side] = predictions(run, opened, parts, lambda: progress(next(steps), total))
             except (DeviceUnreachable, LibraryDied, MissingDependency, WrongMachine) as error:
                 unopened[side] = error
         progress(total, total)
