@@ -52,7 +52,7 @@ def fold_norms(model: Model) -> int:
         if isinstance(block.norm1, nn.LayerNorm):
             _fold_into_attention(block.norm1, block.attn)
             folded += 1
-        folded += _fold_into_linear(block.norm2, [block.mlp_input])
+        folded += _fold_into_linear(block.norm2, block.mlp_inputs)
     if not model.parts.classifier_norm:
         return folded
     classifiers = [model.module.get_submodule(name) for name in model.parts.classifiers]

@@ -38,6 +38,7 @@ from toolkit.export import artifact as artifacts
 from toolkit.export import target as load_target
 from toolkit.export.calibrate import DomainSample, Sample
 from toolkit.models import store
+from toolkit.models.architectures import architecture_of
 from toolkit.models.build import build
 from toolkit.models.model import Model
 from toolkit.prune import pruning
@@ -86,15 +87,18 @@ def load(
     args: Mapping[str, Setting] | None = None,
     seed: int = 0,
 ) -> Model:
-    """A model folder, or a dense model by its name in timm with a classifier for `classes`.
+    """A model folder, or a dense model with a classifier for `classes`.
 
-    weights: "hub", "none" (random), or a file. args: arguments of timm such as `depth`. seed: of random weights.
+    source: a model folder, a name of timm, or a folder that transformers wrote (`config.json`, `model.safetensors`),
+    which names its classes itself. weights: "hub" (timm's, or the folder's own), "none" (random), or a file. args:
+    arguments of timm such as `depth`. seed: of random weights.
     """
     if (Path(source) / "model.json").exists():
         return store.load(Path(source))
-    if not classes:
+    name = str(source)
+    if not (classes := tuple(classes) or architecture_of(name).class_names(name)):
         raise BadInput(f"{source} is not a model folder, and a new model needs class names", "load(name, classes)")
-    settings = {"name": str(source), "weights": weights, "image_size": image_size, "args": dict(args or {})}
+    settings = {"name": name, "weights": weights, "image_size": image_size, "args": dict(args or {})}
     return build(resolve.recipe_of({"model": settings}).model, tuple(classes), seed).identified()
 
 

@@ -22,13 +22,16 @@ def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> Model:
     until the model is saved.
     """
     architecture = architecture_of(settings.name)
-    built = architecture.build(settings, len(classes), seed)
-    architecture.canonicalise(built.module)
+    built = architecture.build(settings, classes, seed)
+    module, args, image_size = architecture.canonicalise(built.module), built.args, built.image_size
+    if settings.image_size is not None and settings.image_size != image_size:
+        image_size = settings.image_size
+        args = {**args, **architecture.resize(module, image_size)}
     info = ModelInfo(
-        name=settings.name,
-        args=built.args,
+        name=built.name or settings.name,
+        args=args,
         classes=tuple(classes),
-        image_size=built.image_size,
+        image_size=image_size,
         preprocessing=preprocessing_of(settings),
         removed_blocks=(),
         layouts=(),
@@ -36,7 +39,7 @@ def build(settings: recipe.Model, classes: Sequence[str], seed: int) -> Model:
         macs=0,
         weights_sha256="",
     )
-    model = Model(built.module.eval(), info, built.fresh)
+    model = Model(module.eval(), info, built.fresh)
     check_supported(model)
     if settings.weights != "none":
         check_finite_logits(model)

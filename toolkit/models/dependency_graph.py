@@ -101,7 +101,7 @@ def _coupled_groups(model: nn.Module, inputs: Mapping[str, Tensor], classifiers:
     names: dict[object, str] = {module: name for name, module in model.named_modules()}
     names |= {parameter: name for name, parameter in model.named_parameters()}
     ignored = [model.get_submodule(name) for name in classifiers]
-    places = {block.mlp_input: names[block.mlp] for block in named_blocks(model).values()}
+    places = {layer: names[block.mlp] for block in named_blocks(model).values() for layer in block.mlp_inputs}
     for group in graph.get_all_groups(ignored_layers=ignored, root_module_types=[nn.Conv2d, nn.Linear]):
         root = group[0].dep.target.module
         if any(isinstance(item.dep.target.module, HeadwiseAttention) for item in group):

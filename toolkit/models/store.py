@@ -39,8 +39,7 @@ def load(folder: Path) -> Model:
     if hashing.sha256(file) != info.weights_sha256:
         raise WeightsError(f"{file} does not match {folder / 'model.json'}: its hash differs", _DAMAGED)
     with torch.device("meta"):
-        module = architecture.skeleton(info)
-    architecture.canonicalise(module)
+        module = architecture.canonicalise(architecture.skeleton(info))
     _apply_structure(module, info, shapes)
     sync_sizes(module, architecture)
     tensors = {architecture.canonical_name(name): tensor for name, tensor in load_file(file).items()}

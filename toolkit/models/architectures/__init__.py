@@ -6,6 +6,7 @@ Only an architecture knows the names of its models' submodules outside of their 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -28,7 +29,9 @@ class Built:
     image_size: int
     """Side of the images that the model takes, in pixels."""
     fresh: tuple[str, ...] = ()
-    """Names of parameters that the weights did not fill."""
+    """Names of the canonical model's parameters that the weights did not fill."""
+    name: str = ""
+    """Name for `model.json`, if it is not that of the settings."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Parts:
     projection: str
     """Convolution of `patches` that reads the pixels."""
     classifiers: tuple[str, ...]
-    """Linear layers whose outputs, or their mean, are the logits."""
+    """Linear layers whose outputs, or their mean or sum, are the logits."""
     classifier_norm: str
     """Layer norm whose only readers are the classifiers, directly or through a mean over tokens; empty if none."""
     classifier_tokens: int | None
@@ -60,8 +63,12 @@ class Architecture(Protocol):
         """Raise UnknownName or UnsupportedModel unless `name` can be built."""
         ...
 
-    def build(self, settings: recipe.Model, outputs: int, seed: int) -> Built:
-        """The source model with its weights and a classifier for `outputs` classes.
+    def class_names(self, name: str) -> tuple[str, ...]:
+        """The classes that the weights of `name` are for, where they come with names; else empty."""
+        ...
+
+    def build(self, settings: recipe.Model, classes: Sequence[str], seed: int) -> Built:
+        """The source model with its weights and a classifier for `classes`.
 
         Raises RecipeError for invalid arguments, UnsupportedModel for parts that cannot be pruned, and WeightsError for
         weights that are unavailable or do not match.
@@ -72,9 +79,9 @@ class Architecture(Protocol):
         """The source model of `info`, with any weights and the source's blocks and widths."""
         ...
 
-    def canonicalise(self, module: nn.Module) -> None:
-        """Make a source model canonical, in place: its blocks become `Blocks` of `HeadwiseBlock`s, with equal output
-        (to 1e-6 in float32)."""
+    def canonicalise(self, module: nn.Module) -> nn.Module:
+        """The canonical form of a source model, which takes over its parameters and may be the module itself: its
+        blocks are `Blocks` of `HeadwiseBlock`s, and its output is equal (to 1e-6 in float32)."""
         ...
 
     def canonical_name(self, tensor: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import timm
 import torch
@@ -18,7 +19,7 @@ from toolkit.models.architectures.timm_vit import patch_embedding
 from toolkit.models.architectures.timm_vit.canonical import canonical_name, canonicalise
 from toolkit.models.architectures.timm_vit.create import check_name, create, known_models
 from toolkit.models.architectures.timm_vit.weights import CLASSIFIERS, fill, is_classifier
-from toolkit.models.weight_file import weights_path
+from toolkit.models.weight_file import weights_files
 from toolkit.records import ModelInfo, Setting
 
 DYNAMIC_SIZE_SINCE = (1, 0, 31)
@@ -36,28 +37,34 @@ class Timm:
     def check_name(self, name: str) -> None:
         check_name(name)
 
-    def build(self, settings: recipe.Model, outputs: int, seed: int) -> Built:
+    def class_names(self, name: str) -> tuple[str, ...]:
+        return ()
+
+    def build(self, settings: recipe.Model, classes: Sequence[str], seed: int) -> Built:
         check_name(settings.name)
         args: dict[str, Setting] = dict(settings.args)
         if settings.image_size is not None and args.setdefault("img_size", settings.image_size) != settings.image_size:
             raise RecipeError(f"model.image_size is {settings.image_size}, model.args.img_size is {args['img_size']}")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            module = create(settings.name, args, outputs, from_hub=settings.weights == "hub")
+            module = create(settings.name, args, len(classes), from_hub=settings.weights == "hub")
         image_size = patch_embedding.image_size(module)
         fresh: tuple[str, ...] = ()
-        if settings.weights == "hub" and timm.models.get_pretrained_cfg_value(settings.name, "num_classes") != outputs:
+        if settings.weights == "hub" and timm.models.get_pretrained_cfg_value(settings.name, "num_classes") != len(
+            classes
+        ):
             fresh = tuple(name for name, _ in module.named_parameters() if is_classifier(name))
-        elif (file := weights_path(settings)) is not None:
-            fresh = fill(module, file, settings.weights_key)
+        elif files := weights_files(settings):
+            fresh = fill(module, files[0], settings.weights_key)
         return Built(module, args, image_size, fresh)
 
     def skeleton(self, info: ModelInfo) -> nn.Module:
         check_name(info.name)
         return create(info.name, info.args, len(info.classes), from_hub=False)
 
-    def canonicalise(self, module: nn.Module) -> None:
+    def canonicalise(self, module: nn.Module) -> nn.Module:
         canonicalise(module)
+        return module
 
     def canonical_name(self, tensor: str) -> str:
         return canonical_name(tensor)
