@@ -68,12 +68,12 @@ class HeadwiseClassifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """[batch, 3, S, S] -> logits [batch, classes]"""
         x = self.patch_embed(images)
-        first = [token.expand(len(x), -1, -1) for token in (self.cls_token, self.dist_token) if token is not None]
+        first = [token.expand(x.shape[0], -1, -1) for token in (self.cls_token, self.dist_token) if token is not None]
         x = torch.cat([*first, x], dim=1)
         if self.pos_embed is not None:
             x = x + self.pos_embed
         if self.reg_token is not None:
-            x = torch.cat([x[:, :1], self.reg_token.expand(len(x), -1, -1), x[:, 1:]], dim=1)
+            x = torch.cat([x[:, :1], self.reg_token.expand(x.shape[0], -1, -1), x[:, 1:]], dim=1)
         return self.logits(self.norm(self.blocks(self.pos_drop(x))))
 
     def logits(self, x: Tensor) -> Tensor:
