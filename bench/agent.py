@@ -23,8 +23,8 @@ from toolkit.bench import environment, telemetry
 from toolkit.bench.clocks import Clock, clock
 from toolkit.bench.clocks.host import timed
 from toolkit.bench.measure import NS_PER_MS, Samples, StopCondition, interleaved
-from toolkit.bench.messages import BenchRequest, Failure, progress_line
-from toolkit.bench.runtimes import Session, runtime
+from toolkit.bench.messages import BenchRequest, Failure, Subject, progress_line
+from toolkit.bench.runtimes import Session, described, runtime
 from toolkit.bench.validity import invalid_reasons
 from toolkit.errors import BadInput, CheckFailed, ToolkitError
 from toolkit.pixels import InputFormat
@@ -66,14 +66,14 @@ def run_benchmark(request: BenchRequest, progress: Progress = silent) -> BenchRe
     """Open every subject, then measure all of them interleaved, one batch size after the other."""
     _validate(request)
     threads = request.threads or limits.cores()
-    context = BenchContext(request, clock(request.clock), threads)
+    context = BenchContext(request, clock(request.clock, request.clock_settings), threads)
     measurements: list[Measurement] = []
     total = len(request.batch_sizes)
     with ExitStack() as stack:
         subjects = {}
         for name, subject in request.subjects.items():
             progress(0, total, f"opening {name} in {subject.runtime}")
-            subjects[name] = _load(Path(subject.folder), subject.runtime, threads, stack)
+            subjects[name] = _load(subject, threads, stack)
         image_size = _common_image_size(subjects)
         for loaded in subjects.values():
             for batch_size in request.batch_sizes:
@@ -82,11 +82,13 @@ def run_benchmark(request: BenchRequest, progress: Progress = silent) -> BenchRe
             step = partial(progress, done, total)
             measurements += _measure_batch_size(batch_size, image_size, subjects, context, step)
         progress(total, total, "measured")
-    return BenchReport(tuple(measurements), environment.capture())
+    needs = [need for subject in request.subjects.values() for need in described(subject.runtime).needs]
+    return BenchReport(tuple(measurements), environment.capture((*request.libraries, *needs)))
 
 
-def _load(folder: Path, runtime_name: str, threads: int, stack: ExitStack) -> LoadedSubject:
-    library = runtime(runtime_name)
+def _load(subject: Subject, threads: int, stack: ExitStack) -> LoadedSubject:
+    folder = Path(subject.folder)
+    library = runtime(subject.runtime, subject.settings)
     with library.open(folder, threads):
         pass  # Warm up: one-time library initialisation must not be charged to the first subject.
     session, nanoseconds = timed(lambda: library.open(folder, threads))

@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import platform
-from importlib import metadata
+from collections.abc import Iterable
 from pathlib import Path
 
 import toolkit
-from toolkit import limits
+from toolkit import limits, plugins
 from toolkit.limits import PROC, SYS, text_of
 from toolkit.machine import nvidia
 from toolkit.records import Environment
 
-LIBRARIES = (
-    "torch",
-    "torchvision",
-    "timm",
-    "torch-pruning",
-    "lightning-fabric",
-    "onnx",
-    "onnxscript",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "numpy",
-    "scipy",
-)
 
+def capture(libraries: Iterable[str], proc: Path = PROC, sys: Path = SYS) -> Environment:
+    """Describe the machine now, with the versions of the packages of these modules.
 
-def capture(proc: Path = PROC, sys: Path = SYS) -> Environment:
-    """Describe the machine now. `proc` and `sys` are the mount points of procfs and sysfs."""
+    `proc` and `sys` are the mount points of procfs and sysfs.
+    """
     nvidia_driver = nvidia.driver()
     return Environment(
         toolkit=toolkit.__version__,
@@ -39,7 +28,7 @@ def capture(proc: Path = PROC, sys: Path = SYS) -> Environment:
         memory_bytes=limits.memory_bytes(proc, sys),
         gpu=", ".join(nvidia_driver.gpus) or None if nvidia_driver else None,
         driver=nvidia_driver.version if nvidia_driver else None,
-        libraries=_versions(),
+        libraries=plugins.versions(libraries),
         power_mode=text_of(sys / "devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
         clocks_mhz=_clocks(proc, sys),
     )
@@ -61,16 +50,6 @@ def _clocks(proc: Path, sys: Path) -> tuple[float, ...]:
         return tuple(float(value) for value in frequencies)
     files = sorted(sys.glob("devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"))
     return tuple(int(text) / 1000 for text in map(text_of, files) if text)
-
-
-def _versions() -> dict[str, str]:
-    installed: dict[str, str] = {}
-    for library in LIBRARIES:
-        try:
-            installed[library] = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            continue
-    return installed
 
 
 def _fields(file: Path, key: str) -> list[str]:

@@ -23,6 +23,8 @@ class Subject:
     folder: str
     """Artifact folder or model folder on the device."""
     runtime: str
+    settings: str = ""
+    """The runtime's own settings as JSON; empty: its defaults."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ class BenchRequest:
     """Name of the device, copied to the measurements."""
     clock: str = "host"
     """Name of the clock."""
+    clock_settings: str = ""
+    """The clock's own settings as JSON; empty: its defaults."""
+    libraries: tuple[str, ...] = ()
+    """Modules whose versions the measurements record, besides those of the runtimes."""
     schema: int = 1
 
 

@@ -17,17 +17,9 @@ from toolkit.records import BatchRange, EngineTraits, Fusion, Lowered
 if TYPE_CHECKING:
     from toolkit import recipe
     from toolkit.export.prepare import Prepared
+    from toolkit.section import Section
 
-ENGINE_SETTINGS = (
-    "gpus",
-    "builder_level",
-    "workspace_mib",
-    "version_compatible",
-    "hardware_compatible",
-    "timing_cache",
-)
-TARGET_SETTINGS = (*ENGINE_SETTINGS, "compile", "opset")
-"""Settings that only some targets use; the first ones are for engines."""
+KIND = "target"
 INPUT, OUTPUT = "images", "logits"
 """Names of a graph's input and output."""
 
@@ -49,7 +41,7 @@ class Capabilities:
     opsets: tuple[int, int]
     """Lowest and highest supported ONNX opset."""
     opset: int
-    """Default opset."""
+    """The opset that is requested, or else the best one."""
     attention: tuple[str, ...]
     """Supported forms of attention, fastest first."""
     applied_at_load: tuple[str, ...] = ()
@@ -81,10 +73,8 @@ class Written:
     file: str
     extra_files: tuple[str, ...] = ()
     """Files that belong to it: external weights, the list of an engine's layers."""
-    built_with: tuple[str, ...] = ()
-    """Packages that built it."""
-    tied_to: dict[str, str] = field(default_factory=dict)
-    """Exact library version that the file is tied to, by module name."""
+    built_with: dict[str, str] = field(default_factory=dict)
+    """Versions that libraries report of themselves, by module name; of the others, those of the packages."""
     notes: tuple[str, ...] = ()
     """Notes for the user."""
     difference: float | None = None
@@ -106,10 +96,16 @@ class Written:
 class Target(Protocol):
     """A file format that a model can be exported to."""
 
+    flag: str
+    """Its flag of `toolkit export`: "trt" is --trt."""
+    help: str
+    """What the flag does."""
     runtime: str
     """Name of the runtime that opens its files."""
-    used_settings: tuple[str, ...] = ("opset",)
-    """The `TARGET_SETTINGS` that it uses."""
+    needs: tuple[str, ...]
+    """Packages that it writes files with, besides torch and timm: their versions are recorded in the artifact."""
+    runs_with: tuple[str, ...] = ()
+    """Packages that run its files, besides those that the runtime needs."""
 
     def capabilities(self) -> Capabilities:
         """Raises MissingDependency, with what to install, if the target's library is not installed."""
@@ -120,7 +116,7 @@ class Target(Protocol):
         ...
 
     def check(self, options: recipe.Export) -> None:
-        """Raise BadInput for target-specific settings that cannot be applied."""
+        """Raise BadInput for the target's own settings that cannot be applied."""
         return
 
     def check_runs_here(self, options: recipe.Export) -> None:
@@ -128,9 +124,9 @@ class Target(Protocol):
         WrongMachine, DeviceUnreachable, MissingDependency."""
         return
 
-    def depends_on(self, options: recipe.Export) -> dict[str, str]:
-        """Extra cache keys: library versions and hardware that the output depends on."""
-        return {}
+    def depends_on(self) -> dict[str, str]:
+        """What the output depends on besides model and settings: versions of the libraries that it needs, hardware."""
+        return plugins.versions(self.needs)
 
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, progress: Progress) -> Written:
         """Write the file into the folder `out`; run it if this machine can, and compare its logits with PyTorch's.
@@ -140,7 +136,7 @@ class Target(Protocol):
         ...
 
 
-def target(name: str) -> Target:
-    """The target of this name; UnknownName lists the existing ones."""
-    plugin: Target = plugins.load(__name__, name)
+def target(name: str, own: Section | None = None) -> Target:
+    """The target of this name with its own settings (None: its defaults); UnknownName lists the existing ones."""
+    plugin: Target = plugins.load(__name__, name, own)
     return plugin

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 
 import toolkit
-from toolkit import hashing, recipe, records
+from toolkit import hashing, plugins, recipe, records
 from toolkit.errors import errors_naming
 from toolkit.export import Written, check
 from toolkit.export import target as load_target
@@ -38,7 +38,7 @@ def export(
     Raises MissingDependency, RecipeError for settings that the target does not support, UnsupportedModel if the
     exporter fails, CheckFailed if the logits differ from PyTorch's, LibraryDied, StorageError.
     """
-    target = load_target(name)
+    target = load_target(name, options.own(name))
     settings = resolve_settings(name, target.capabilities(), options)
     sizes = options.image_size or (model.info.image_size,)
     check_sizes(model, sizes, dynamic=options.any_image_size)
@@ -47,6 +47,7 @@ def export(
     prepared = prepare(model, options, settings, sample, progress)
     with tempfile.TemporaryDirectory(prefix=".", dir=out) as folder, errors_naming(out, draft := Path(folder)):
         written = target.write(prepared, options, draft, progress)
+        written = replace(written, built_with=_versions(target.needs, written.built_with))
         artifact = _record(name, prepared, written, settings, options, draft)
         records.save(artifact, draft / RECORD)
         for file in sorted(draft.iterdir(), key=lambda file: file.name == RECORD):  # the record last: it marks success
@@ -67,7 +68,7 @@ def _record(
         inputs=(inputs,),
         outputs=(outputs,),
         model=model.info,
-        built_with=_versions("torch", "timm", *written.built_with) | written.tied_to,
+        built_with=written.built_with,
         batch=written.batch or prepared.input.batch,
         opset=settings.opset,
         attention=settings.attention,
@@ -94,12 +95,8 @@ def _for_size(model: Model, options: recipe.Export) -> Model:
     return replace(model, info=fitted.info) if options.any_image_size else fitted
 
 
-def _versions(*packages: str) -> dict[str, str]:
-    """Versions of the toolkit and of those packages that are installed."""
-    installed = {"toolkit": toolkit.__version__}
-    for package in packages:
-        try:
-            installed[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return installed
+def _versions(needs: Sequence[str], reported: Mapping[str, str]) -> dict[str, str]:
+    """Versions of the toolkit and of the packages that wrote the file; those that a package `reported` of itself are
+    exact."""
+    packages = plugins.versions(name for name in ("torch", "timm", *needs) if name not in reported)
+    return {"toolkit": toolkit.__version__, **packages, **reported}

@@ -9,7 +9,8 @@ import torch
 from onnx import FunctionProto, ModelProto, NodeProto
 from torch import Tensor, nn
 
-from toolkit.export.attention import DOMAIN, NODE, AttentionSpec, Biases, FlatAttention, decomposed, per_bucket
+from toolkit.export.attention import DOMAIN, NODE, AttentionSpec, Biases, decomposed, per_bucket
+from toolkit.export.flat_attention import FlatAttention
 from toolkit.export.trace import export_onnx
 
 

@@ -24,7 +24,7 @@ def check_feasible(name: str, model: Model, options: recipe.Export) -> None:
     as before. Raises RecipeError for settings that the target does not support, UnsupportedModel for a model that
     cannot be rewritten.
     """
-    settings = resolve_settings(name, target(name).capabilities(), options)
+    settings = resolve_settings(name, target(name, options.own(name)).capabilities(), options)
     check_sizes(model, options.image_size or (model.info.image_size,), dynamic=options.any_image_size)
     small = _excerpt(model)
     patch, side = small.parts.patch_size, small.info.image_size

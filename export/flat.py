@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from toolkit.export.attention import AttentionForm, AttentionSpec, BatchShape, FlatAttention, first_tokens
+from toolkit.export.attention import AttentionForm, AttentionSpec, BatchShape
+from toolkit.export.flat_attention import FlatAttention, first_tokens
 from toolkit.export.settings import CLASS_TOKEN, PAD_TOKENS
 from toolkit.models.block import HeadwiseBlock, attentions, blocks_of
 from toolkit.models.model import Model

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import onnx
-from onnx import ModelProto
 
 from toolkit.errors import StorageError, WrongMachine, plainly
 from toolkit.export import Capabilities, Target, Written
 from toolkit.export.file_metadata import file_metadata
+from toolkit.export.graph_settings import GRAPH_LIBRARIES, GraphSettings
 from toolkit.isolated import NativeLibrary
 from toolkit.progress import Progress
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from toolkit import recipe
     from toolkit.export.prepare import Prepared
 
@@ -27,16 +27,22 @@ NOTES = {
 }
 
 
+@dataclass(frozen=True)
 class Onnx(Target):
     """ONNX files for onnxruntime and other runtimes."""
 
+    settings: GraphSettings = GraphSettings()
+
+    flag = "onnx"
+    help = "Write ONNX (the default)."
     runtime = "onnxruntime"
+    needs = (*GRAPH_LIBRARIES, "onnxruntime")
 
     def capabilities(self) -> Capabilities:
         return Capabilities(
             precisions=("fp32", "fp16", "bf16", "int8"),
             opsets=(17, 23),
-            opset=23,
+            opset=self.settings.opset or 23,
             attention=("standard", "decomposed", "packed", "custom"),
             any_image_size=True,
         )
@@ -56,14 +62,15 @@ class Onnx(Target):
 
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, progress: Progress) -> Written:
         """Write `model.onnx`, and `model.onnx.data` if the weights exceed 2 GiB."""
+        import onnx
+
         from toolkit.export import check, fusion, onnx_session
 
         onnx.helper.set_model_props(prepared.proto, file_metadata(prepared.info))
         file = out / FILE
         extra_files = _write(prepared.proto, file)
         check.check_graph(prepared.proto, prepared.info, options, file)
-        libraries = ("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")
-        written = Written(FILE, extra_files, libraries, notes=NOTES.get(options.precision, ()))
+        written = Written(FILE, extra_files, notes=NOTES.get(options.precision, ()))
         if options.precision == "bf16":  # onnxruntime has no bf16 CPU kernels
             return replace(written, graph_difference=check.difference_in_onnxruntime(prepared, options))
         with tempfile.TemporaryDirectory() as folder:
@@ -78,6 +85,8 @@ class Onnx(Target):
 
 def _write(proto: ModelProto, file: Path) -> tuple[str, ...]:
     """Write the graph; returns the names of external weight files."""
+    import onnx
+
     from toolkit.export.trace import fits_one_file
 
     large = not fits_one_file(proto)

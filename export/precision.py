@@ -14,8 +14,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from toolkit.export.attention import MASKED, FlatAttention, HeadBucket, decomposed
+from toolkit.export.attention import HeadBucket, decomposed
 from toolkit.export.calibrate import batches
+from toolkit.export.flat_attention import MASKED, FlatAttention
 from toolkit.models.block import block_of, named_blocks
 from toolkit.pixels import Array
 

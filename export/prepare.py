@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from toolkit import recipe
 from toolkit.errors import BadInput, UnsupportedModel
-from toolkit.export.attention import FORMS, FlatAttention
+from toolkit.export.attention import FORMS
 from toolkit.export.calibrate import Predict, Sample
 from toolkit.export.custom_node import add_bodies
 from toolkit.export.flat import flatten
+from toolkit.export.flat_attention import FlatAttention
 from toolkit.export.mixed_precision import select_fp32_blocks
 from toolkit.export.onnx_session import native_library
 from toolkit.export.precision import DTYPES, layers_in_fp32, lower, measure_ranges

@@ -52,7 +52,7 @@ def resolve_settings(name: str, capabilities: Capabilities, options: recipe.Expo
             f"{name} does not support {options.precision}: {reason}",
             f"supported: {', '.join(capabilities.precisions)} (--precision)",
         )
-    opset, attention = options.opset or capabilities.opset, str(options.attention)
+    opset, attention = capabilities.opset, str(options.attention)
     lowest, highest = capabilities.opsets
     if not lowest <= opset <= highest:
         raise RecipeError(f"{name} supports opsets {lowest}-{highest}, not {opset}", "choose another --opset")

@@ -68,17 +68,17 @@ def run_all_stages(name: str, folder: Path) -> None:
     """
     model = build(small(name), CLASSES, seed=0)
     randomise_weights(model.module)
-    model = store.save(model, folder)
+    model = model.save(folder)
     for axis in AXES:
         _prune(model, (axis,))
-    slim = store.save(_prune(model, AXES), folder)
+    slim = _prune(model, AXES).save(folder)
     loaded = store.load(folder)
     images = torch.randn(4, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         if not torch.equal(loaded.module(images), slim.module.eval()(images)):
             raise CheckFailed(f"{name}: the loaded model differs from the saved one")
     _train_step(loaded.module, images)
-    store.save(loaded, folder)
+    loaded.save(folder)
     export("onnx", store.load(folder), recipe.Export(), folder / "onnx")
 
 

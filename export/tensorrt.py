@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from toolkit import records
+from pydantic import Field
+
+from toolkit import plugins, records
 from toolkit.errors import BadInput, StorageError, WrongMachine, plainly
-from toolkit.export import ENGINE_SETTINGS, Capabilities, HeadWidths, Target, Written
+from toolkit.export import Capabilities, HeadWidths, Target, Written
 from toolkit.export.engine import EngineLayers, EngineOptions, build
+from toolkit.export.graph_settings import GRAPH_LIBRARIES, GraphSettings
 from toolkit.export.libraries import AMPERE, PACKAGES, Library, library
 from toolkit.isolated import NativeLibrary
 from toolkit.machine import cuda
 from toolkit.progress import Progress
 from toolkit.records import BatchRange, EngineTraits
+from toolkit.section import FlagName
+from toolkit.setting_types import Architectures, Positive
 
 if TYPE_CHECKING:
     from toolkit import recipe
@@ -23,14 +29,40 @@ if TYPE_CHECKING:
 FILE, LAYERS = "model.engine", "layers.json"
 
 
+class EngineSettings(GraphSettings):
+    gpus: Annotated[Architectures | None, FlagName("gpu")] = None
+    """GPU architectures an engine is for, such as sm_87 or sm_86,sm_89. By default this machine's GPU; TensorRT for RTX
+    builds for all from Ampere on."""
+    builder_level: Annotated[int, Field(ge=0, le=5)] = 3
+    """Builder optimization level of an engine."""
+    workspace_mib: Positive | None = None
+    """Workspace memory limit of an engine in MiB; default: no limit."""
+    version_compatible: bool = False
+    """Build an engine that later versions of the library can load."""
+    hardware_compatible: bool = False
+    """Build an engine for all GPUs from Ampere on."""
+    timing_cache: str | None = None
+    """Timing cache file of the engine builder; created if missing."""
+
+
+@dataclass(frozen=True)
 class TensorRT(Target):
     """Engines of TensorRT ("tensorrt") or TensorRT for RTX ("rtx")."""
 
-    runtime = "tensorrt"
-    used_settings = (*ENGINE_SETTINGS, "opset")
+    name: str
+    flag: str
+    help: str
+    settings: EngineSettings = EngineSettings()
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    runtime = "tensorrt"
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (*GRAPH_LIBRARIES, PACKAGES[self.name])
+
+    @property
+    def runs_with(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (PACKAGES[self.name],)
 
     def capabilities(self) -> Capabilities:
         from toolkit.export import quick_plugin
@@ -39,7 +71,7 @@ class TensorRT(Target):
         return Capabilities(
             precisions=("fp32", "fp16", "bf16", "int8"),
             opsets=(17, features.opset),
-            opset=20,
+            opset=self.settings.opset or 20,
             attention=("decomposed", "custom") if features.plugins else ("decomposed",),
             symmetric=True,
             int8_base="fp16",
@@ -57,7 +89,7 @@ class TensorRT(Target):
 
     def check(self, options: recipe.Export) -> None:
         """BadInput for options that this library does not support."""
-        engine = engine_options(options, library(self.name))
+        engine = engine_options(options, self.settings, library(self.name))
         if options.attention == "custom":
             from toolkit.export import quick_plugin
 
@@ -65,33 +97,33 @@ class TensorRT(Target):
 
     def check_runs_here(self, options: recipe.Export) -> None:
         """DeviceUnreachable without a usable GPU, WrongMachine for engines for other GPUs."""
-        here, engine = cuda.architecture(), engine_options(options, library(self.name))
+        here, engine = cuda.architecture(), engine_options(options, self.settings, library(self.name))
         if not engine.hardware_compatible and engine.architectures and here not in engine.architectures:
             raise WrongMachine(
                 f"the engine is for {', '.join(engine.architectures)} (--gpu), and this GPU is {here}",
                 f"--gpu {here}, or run it on one of those GPUs",
             )
 
-    def depends_on(self, options: recipe.Export) -> dict[str, str]:
-        """Cache keys, minus what compatibility flags make irrelevant: the library's version, and the GPU unless the
-        library cross-compiles."""
+    def depends_on(self) -> dict[str, str]:
+        """Versions of the graph's libraries and, unless compatibility settings make them irrelevant, the engine
+        library's version, and the GPU unless the library cross-compiles."""
         builder = library(self.name)
-        version = {} if options.version_compatible else {builder.package: builder.version}
-        any_gpu = builder.features.architectures or options.hardware_compatible
-        return version if any_gpu else {**version, "gpu": cuda.architecture()}
+        version = {} if self.settings.version_compatible else {builder.package: builder.version}
+        any_gpu = builder.features.architectures or self.settings.hardware_compatible
+        return plugins.versions(GRAPH_LIBRARIES) | version | ({} if any_gpu else {"gpu": cuda.architecture()})
 
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, progress: Progress) -> Written:
         """Build `model.engine`, and write its layers to `layers.json`. The engine runs only on its GPU."""
         from toolkit.export import check, fusion, quick_plugin
 
         builder = library(self.name)
-        build_options = engine_options(options, builder)
+        build_options = engine_options(options, self.settings, builder)
         onnx = check.serialized(prepared.proto)
         check.check_graph(prepared.proto, prepared.info, options)
         difference = check.difference_in_onnxruntime(prepared, options)
         if options.attention == "custom":
             onnx = check.serialized(quick_plugin.for_engine(prepared, build_options.lowest_architecture))
-        cache = Path(options.timing_cache) if options.timing_cache else None
+        cache = Path(self.settings.timing_cache) if self.settings.timing_cache else None
         engine = build(onnx, build_options, builder, _read_cache(cache), progress)
         try:
             (out / FILE).write_bytes(engine.data)
@@ -103,8 +135,7 @@ class TensorRT(Target):
         return Written(
             FILE,
             (LAYERS,),
-            ("onnx", "onnxscript"),
-            tied_to={builder.package: builder.version},
+            built_with={builder.package: builder.version},
             fusion=fusion.in_engine(engine.layers, prepared.layouts, options.precision),
             batch=BatchRange.of(build_options.batch_sizes),
             engine=EngineTraits(
@@ -148,22 +179,22 @@ def _read_cache(cache: Path | None) -> bytes:
         ) from error
 
 
-def engine_options(options: recipe.Export, library: Library) -> EngineOptions:
+def engine_options(options: recipe.Export, own: EngineSettings, library: Library) -> EngineOptions:
     """Build options from the recipe; BadInput for GPUs and options that this library does not support."""
-    requested = tuple(options.gpus.split(",")) if options.gpus else ()
-    if options.timing_cache and not library.features.timing_cache:
+    requested = tuple(own.gpus.split(",")) if own.gpus else ()
+    if own.timing_cache and not library.features.timing_cache:
         raise BadInput(f"{library.package} has no timing cache", "drop --timing-cache")
-    if options.timing_cache:
-        _check_writable(Path(options.timing_cache))
-    if options.hardware_compatible and not library.features.ampere_plus:
+    if own.timing_cache:
+        _check_writable(Path(own.timing_cache))
+    if own.hardware_compatible and not library.features.ampere_plus:
         raise BadInput(f"{library.package} does not support --hardware-compatible", "name the GPUs: --gpu sm_86,sm_89")
     return EngineOptions(
         batch_sizes=options.batch_size,
-        architectures=() if options.hardware_compatible and not requested else _architectures(requested, library),
-        level=options.builder_level,
-        workspace_bytes=None if options.workspace_mib is None else options.workspace_mib << 20,
-        version_compatible=options.version_compatible,
-        hardware_compatible=options.hardware_compatible,
+        architectures=() if own.hardware_compatible and not requested else _architectures(requested, library),
+        level=own.builder_level,
+        workspace_bytes=None if own.workspace_mib is None else own.workspace_mib << 20,
+        version_compatible=own.version_compatible,
+        hardware_compatible=own.hardware_compatible,
         custom_nodes=options.attention == "custom",
     )
 
@@ -190,4 +221,4 @@ def _architectures(requested: tuple[str, ...], library: Library) -> tuple[str, .
     return requested or (() if library.features.architectures else supported)
 
 
-PLUGIN: Target = TensorRT("tensorrt")
+PLUGIN: Target = TensorRT("tensorrt", flag="trt", help="Build a TensorRT engine, on the machine whose GPU will run it.")

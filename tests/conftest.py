@@ -313,3 +313,28 @@ def snapshot() -> Callable[..., dict[str, str]]:
         }
 
     return hashes
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
+    """`install({module: text}, [(kind, name, module)])`: a package of these modules, importable and with these plug-ins
+    as entry points, also for subprocesses."""
+    modules: set[str] = set()
+
+    def write(files: dict[str, str], points: list[tuple[str, str, str]], package: str = "more_plugins") -> Path:
+        folder = tmp_path / package
+        info = folder / f"{package}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        groups = (f"[vit_toolkit.{kind}]\n{name} = {module}:PLUGIN\n" for kind, name, module in points)
+        (info / "entry_points.txt").write_text("\n".join(groups))
+        for module, text in files.items():
+            (folder / f"{module}.py").write_text(text)
+        modules.update(files)
+        monkeypatch.syspath_prepend(folder)
+        monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+        return folder
+
+    yield write
+    for module in modules:
+        sys.modules.pop(module, None)

@@ -113,7 +113,9 @@ def test_an_exported_file_has_the_models_predictions(slim: Model, exported: api.
 
 
 def test_lower_precision_is_chosen_by_a_sample(slim: Model, batches: Images, tmp_path: Path) -> None:
-    exported = toolkit.export(slim, "onnx", tmp_path, precision="int8", sample=batches, settings={"opset": 20})
+    exported = toolkit.export(
+        slim, "onnx", tmp_path, precision="int8", sample=batches, settings={"onnx": {"opset": 20}}
+    )
     assert exported.artifact.precision == "int8"
     assert exported.artifact.lowered is not None
     with pytest.raises(BadInput, match="int8 needs labelled images"):
@@ -151,7 +153,7 @@ def test_what_cannot_be_used_is_explained(small: Small, batches: Images, tmp_pat
         toolkit.parity({"a": tmp_path, "b": model}, batches)
 
 
-@pytest.mark.parametrize("page", ["docs/python.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
 def test_the_example_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (Path(__file__).parent.parent / page).read_text(encoding="utf-8")
     (program,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)

@@ -167,6 +167,11 @@ def test_flags_of_earlier_commands_are_reused_until_overridden(here: Path, comma
     command("prune", "--budget", "macs=0.7")
     assert yaml.safe_load((run / "flags.yaml").read_text())["flags"] == {"prune.budget": "macs=0.7"}
     assert records.load(records.PrunePlan, plan).budget == "macs=0.7"
+    ended = command("prune", "--forget")
+    assert "reusing" not in ended.err
+    assert ended.made == ["pruned"]
+    assert yaml.safe_load((run / "flags.yaml").read_text())["flags"] == {}
+    assert records.load(records.PrunePlan, plan).budget != "macs=0.7"
 
 
 def test_the_seed_determines_weights_and_is_recorded(here: Path, command: Command) -> None:

@@ -28,7 +28,7 @@ def test_version(command: Command) -> None:
 def test_doctor_lists_installed_packages(command: Command) -> None:
     ended = command("doctor")
     assert (ended.code, ended.out) == (0, "")
-    for name in ("CPU", "torch", "timm", "onnxruntime", "TensorRT"):
+    for name in ("CPU", "torch", "timm", "onnxruntime", "target tensorrt"):
         assert name in ended.err
 
 

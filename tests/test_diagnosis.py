@@ -46,8 +46,8 @@ def test_what_is_missing_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     reported = {finding.capability: finding for finding in findings()}
-    assert (reported["TensorRT"].available, reported["GPU for training"].available) == (False,) * 2
-    assert "vit-toolkit[tensorrt]" in reported["TensorRT"].detail
+    assert (reported["target rtx"].available, reported["GPU for training"].available) == (False,) * 2
+    assert "vit-toolkit[rtx]" in reported["target rtx"].detail
     assert "no CUDA device" in reported["GPU for training"].detail
 
 

@@ -13,15 +13,12 @@ from typer.testing import CliRunner
 
 from toolkit import options, resolve
 from toolkit.cli import STAGE_HELP, app
-from toolkit.recipe import Recipe, Section
+from toolkit.recipe import Recipe
+from toolkit.section import PluginSection, Section
+from toolkit.setting_flags import SettingFlag, flags_in, sections_of, setting_flags
 
-SETTINGS = [
-    f"{section}.{name}"
-    for section, field in Recipe.model_fields.items()
-    if isinstance(field.default, Section)
-    for name in type(field.default).model_fields
-    if f"{section}.{name}" not in options.NO_FLAG
-]
+SECTIONS = [name for name, field in Recipe.model_fields.items() if isinstance(field.default, Section)]
+FLAGS = {flag.settings[0]: flag for section in SECTIONS for flag in setting_flags([section])}
 WITHOUT_DEFAULT = {
     "model.weights_key": "state_dict_ema",
     "model.image_size": 64,
@@ -38,26 +35,24 @@ WITHOUT_DEFAULT = {
     "prune.axes": ("block", "v"),
     "bench.batch_size": (4, 2),
     "bench.runtime": "torch",
-    "export.opset": 18,
+    "export.onnx.opset": 18,
     "export.image_size": (128, 160, 256),
     "export.batch_size": (2, 4, 6),
     "export.rewrites": ("norms", "class-token"),
     "export.calibration_domains": ("ink", "photo"),
-    "export.gpus": "sm_86,sm_89",
-    "export.workspace_mib": 512,
-    "export.timing_cache": "timing.cache",
+    "export.rtx.gpus": "sm_86,sm_89",
+    "export.rtx.workspace_mib": 512,
+    "export.rtx.timing_cache": "timing.cache",
 }
 
 
-def another_value(name: str) -> Any:
+def another_value(flag: SettingFlag) -> Any:
     """A value that the setting accepts and that is not its default."""
-    if name in WITHOUT_DEFAULT:
-        return WITHOUT_DEFAULT[name]
-    section, _, field = name.partition(".")
-    info = type(Recipe.model_fields[section].default).model_fields[field]
-    value = info.default
-    if get_origin(info.annotation) is Literal:
-        return get_args(info.annotation)[-1]
+    if flag.settings[0] in WITHOUT_DEFAULT:
+        return WITHOUT_DEFAULT[flag.settings[0]]
+    value = flag.field.default
+    if get_origin(flag.field.annotation) is Literal:
+        return get_args(flag.field.annotation)[-1]
     if isinstance(value, bool):
         return not value
     if isinstance(value, str):
@@ -65,27 +60,46 @@ def another_value(name: str) -> Any:
     return value + 1 if isinstance(value, int) else value / 2 + 0.01
 
 
-def flag_of(name: str, value: Any) -> list[str]:
-    flag = options.FLAG_NAMES.get(name, name.partition(".")[2]).replace("_", "-")
+def words_of(flag: SettingFlag, value: Any) -> list[str]:
     if isinstance(value, bool):
-        return [f"--{flag}" if value else f"--no-{flag}"]
-    return [f"--{flag}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+        return [f"--{flag.name}" if value else f"--no-{flag.name}"]
+    return [f"--{flag.name}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_flag_reaches_the_recipe(name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def value_in(recipe: Recipe, name: str) -> Any:
+    """Value of a setting, of a section or of a plug-in."""
+    section, *plugin, setting = name.split(".")
+    holder = getattr(recipe, section)
+    if plugin:
+        assert isinstance(holder, PluginSection)
+        holder = holder.own(plugin[0])
+    return getattr(holder, setting)
+
+
+@pytest.mark.parametrize("flag", FLAGS.values(), ids=FLAGS)
+def test_flag_reaches_the_recipe(flag: SettingFlag, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    section, _, field = name.partition(".")
+    section = flag.settings[0].partition(".")[0]
     seen: dict[str, Any] = {}
     one = typer.Typer()
     one.command()(options.with_options(seen.update, (section,), {}))
-    value = another_value(name)
-    ended = CliRunner().invoke(one, flag_of(name, value), catch_exceptions=False)
+    value = another_value(flag)
+    ended = CliRunner().invoke(one, words_of(flag, value), catch_exceptions=False)
     assert ended.exit_code == 0, ended.output
-    flags = options.flags_in(seen, (section,))
-    assert list(flags) == [name]
+    flags, origins = flags_in(seen, (section,))
+    assert tuple(flags) == flag.settings
+    assert origins == dict.fromkeys(flag.settings, f"--{flag.name}")
     recipe = resolve.resolve(None, None, flags).recipe
-    assert getattr(getattr(recipe, section), field) == value
+    assert [value_in(recipe, name) for name in flag.settings] == [value] * len(flag.settings)
+
+
+def test_flags_of_targets_come_from_the_targets() -> None:
+    assert FLAGS["export.rtx.workspace_mib"].settings == ("export.rtx.workspace_mib", "export.tensorrt.workspace_mib")
+    assert FLAGS["export.rtx.gpus"].name == "gpu"
+    assert flags_in({"trt": True, "onnx": True}, ["export"]) == (
+        {"export.targets": ["onnx", "tensorrt"]},
+        {"export.targets": "--onnx --trt"},
+    )
 
 
 def test_flags_that_are_not_given_are_not_there() -> None:
@@ -93,7 +107,7 @@ def test_flags_that_are_not_given_are_not_there() -> None:
     one = typer.Typer()
     one.command()(options.with_options(seen.update, ("prune",), {}))
     CliRunner().invoke(one, [], catch_exceptions=False)
-    assert options.flags_in(seen, ("prune",)) == {}
+    assert flags_in(seen, ("prune",)) == ({}, {})
     assert {name: seen[name] for name in options.SWITCHES if name in seen} == {
         "as_json": False, "dry_run": False, "force": False, "verbose": False, "quiet": False,
     }  # fmt: skip
@@ -108,15 +122,14 @@ def test_every_option_has_a_help_text_and_one_name(command: str) -> None:
     assert [option.name for option in shown if not getattr(option, "help", "")] == []
     names = [name for option in resolved.params for name in (*option.opts, *option.secondary_opts)]
     assert len(names) == len(set(names))
-    flags = {options.FLAG_NAMES.get(name, name.partition(".")[2]).replace("_", "-")
-           for name in SETTINGS if name.partition(".")[0] in options.sections_of(command)}  # fmt: skip
-    assert {f"--{name}" for name in flags} <= set(names)
+    assert {f"--{flag.name}" for flag in setting_flags(sections_of(command))} <= set(names)
 
 
 def test_a_help_text_is_shown_to_the_letter(monkeypatch: pytest.MonkeyPatch) -> None:
     text = r"One of [bold], [a, b], [1, 2], \[x] or [/b]; pip install 'vit-toolkit[tensorrt]'."
     field = FieldInfo(annotation=str, description=text, default="[red]")
-    monkeypatch.setattr(options, "fields", lambda sections: [("data.value", field)])
+    flag = SettingFlag("value", ("data.value",), field, "Stage")
+    monkeypatch.setattr(options, "setting_flags", lambda sections: [flag])
     one = typer.Typer(rich_markup_mode="rich")
     one.command()(options.with_options(dict, ("data",), {}))
     shown = CliRunner().invoke(one, ["--help"], env={"COLUMNS": "200"}, catch_exceptions=False).output
@@ -126,7 +139,6 @@ def test_a_help_text_is_shown_to_the_letter(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_no_help_text_holds_an_emoji_code() -> None:
     """Which nothing can quote."""
-    for name in SETTINGS:
-        section, _, field = name.partition(".")
-        text = type(Recipe.model_fields[section].default).model_fields[field].description or ""
+    for flag in FLAGS.values():
+        text = flag.field.description or ""
         assert Text.from_markup(escape(text)).plain == text

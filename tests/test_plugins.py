@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from toolkit import plugins
-from toolkit.errors import MissingDependency, UnknownName
+from toolkit.errors import MissingDependency, PluginError, UnknownName
 
 FOLDERS = (
     "toolkit.prune.criteria",
@@ -31,7 +31,7 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = tmp_path / "plugin_shelf" / "widgets"
     folder.mkdir(parents=True)
     (folder.parent / "__init__.py").touch()
-    (folder / "__init__.py").touch()
+    (folder / "__init__.py").write_text('KIND = "widget"\n')
     monkeypatch.syspath_prepend(str(tmp_path))
     importlib.invalidate_caches()
     yield folder
@@ -79,15 +79,20 @@ def test_a_missing_package_gets_an_install_hint(shelf: Path) -> None:
 
 
 def test_a_missing_package_that_is_imported_later(shelf: Path) -> None:
-    (shelf / "fast.py").write_text("NEEDS = ('sys', 'no_such_package')\nPLUGIN = 1")
+    (shelf / "fast.py").write_text("class Fast:\n    needs = ('sys', 'no_such_package')\nPLUGIN = Fast()")
+    assert plugins.find("plugin_shelf.widgets", "fast").needs == ("sys", "no_such_package")
     with pytest.raises(MissingDependency, match="widget 'fast' needs the package 'no_such_package'"):
         plugins.load("plugin_shelf.widgets", "fast")
 
 
-def test_a_missing_module_of_the_toolkit_is_not_hidden(shelf: Path) -> None:
-    (shelf / "fast.py").write_text("import toolkit.no_such_module\nPLUGIN = 1")
-    with pytest.raises(ModuleNotFoundError, match=r"toolkit\.no_such_module"):
+@pytest.mark.parametrize("text", ["import toolkit.no_such_module", "1 / 0", "def broken(:", "from sys import nothing"])
+def test_a_plugin_that_cannot_be_imported_is_named_and_the_others_work(shelf: Path, text: str) -> None:
+    (shelf / "fast.py").write_text(f"{text}\nPLUGIN = 1")
+    (shelf / "slow.py").write_text("PLUGIN = 2")
+    with pytest.raises(PluginError, match=r"widget 'fast' \(.*/widgets/fast\.py\) cannot be imported: \w+Error: "):
         plugins.load("plugin_shelf.widgets", "fast")
+    assert plugins.names("plugin_shelf.widgets") == ["fast", "slow"]
+    assert dict(plugins.importable("plugin_shelf.widgets")) == {"slow": 2}
 
 
 def test_a_module_is_not_a_package_of_plugins() -> None:
@@ -112,4 +117,4 @@ def test_a_plugin_kind_is_named_after_its_folder(folder: str, kind: str) -> None
 def test_every_built_in_plugin_loads(folder: str) -> None:
     known = plugins.names(folder)
     assert known
-    assert all(plugins.load(folder, name) is not None for name in known)
+    assert all(plugins.find(folder, name) is not None for name in known)

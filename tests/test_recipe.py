@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from toolkit.recipe import Prune, Recipe, Section
+from toolkit.recipe import Prune, Recipe
+from toolkit.section import Section
 
 
 def test_every_setting_has_a_help_text() -> None:

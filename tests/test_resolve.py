@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from toolkit.errors import RecipeError
+from toolkit.export.graph_settings import GraphSettings
+from toolkit.export.tensorrt import EngineSettings
 from toolkit.resolve import Flags, Resolved, parse_assignment, resolve
 
 RUN = Path("runs/default")
@@ -159,14 +161,16 @@ def test_several_faults_are_all_named_with_their_lines() -> None:
 def test_flags_and_recipe_of_a_run_by_an_earlier_version_are_read_under_their_former_names() -> None:
     command({})
     (RUN / "flags.yaml").write_text(yaml.safe_dump({"recipe": None, "flags": {"export.target": "sm_87"}}))
-    assert command({}).reused == {"export.gpus": "sm_87"}
+    assert command({}).reused == {"export.rtx.gpus": "sm_87", "export.tensorrt.gpus": "sm_87"}
     (RUN / "recipe.yaml").write_text("export: {target: sm_89, opset: 20}\n")
     (RUN / "flags.yaml").write_text(yaml.safe_dump({"recipe": "gone.yaml", "flags": {}}))
     export = resolve(None, RUN, {}).recipe.export
-    assert (export.gpus, export.opset) == ("sm_89", 20)
+    assert export.own("rtx") == export.own("tensorrt") == EngineSettings(gpus="sm_89", opset=20)
+    assert export.own("onnx") == GraphSettings(opset=20)
+    assert export.own("torch") is None
 
 
 def test_a_former_name_in_a_recipe_of_the_users_is_refused_with_the_current_one() -> None:
     Path("toolkit.yaml").write_text("export:\n  target: sm_87\n")
-    with pytest.raises(RecipeError, match=r"toolkit\.yaml, line 2: export\.target is now called export\.gpus"):
+    with pytest.raises(RecipeError, match=r"toolkit\.yaml, line 2: export\.target is now called export\.rtx\.gpus or "):
         command({})

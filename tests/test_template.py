@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import yaml
 
-from toolkit.recipe import Recipe, Section
+from toolkit.recipe import Recipe
+from toolkit.section import Section
 from toolkit.template import commented
 
 

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from toolkit import limits, records, resolve
+from toolkit import limits, plugins, records, resolve
 from toolkit.bench.devices import device as load_device
 from toolkit.bench.messages import BenchRequest, Subject
 from toolkit.bench.parity import Pair, Side, by_domain, compare, predict
@@ -225,7 +225,8 @@ def bench(
     measurements are marked as INVALID.
     """
     with _opened(models) as subjects:
-        request = BenchRequest(subjects, tuple(batch_sizes), seconds, samples, threads, device)
+        libraries = tuple(plugins.requirements())
+        request = BenchRequest(subjects, tuple(batch_sizes), seconds, samples, threads, device, libraries=libraries)
         return Latencies(load_device(device).bench(request))
 
 

@@ -30,7 +30,7 @@ class _Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
-        return name, _with_flags(name) if name in FLAGGED else command, rest
+        return name, _with_flags(name, rest) if name in FLAGGED else command, rest
 
 
 app = typer.Typer(
@@ -106,19 +106,17 @@ def _run(values: dict[str, Any]) -> None:
 
 def _run_stages(command: str, names: list[str], values: dict[str, Any]) -> None:
     """Run the named stages with the flags of a command."""
-    from toolkit import options, resolve
+    from toolkit import resolve, setting_flags
 
     with _reporting_errors():
         _configure_logging(values)
-        flags = options.flags_in(values, options.sections_of(command))
-        origins = {name: options.flag_of(name) for name in flags}
+        flags, origins = setting_flags.flags_in(values, setting_flags.sections_of(command))
         for name, value in map(resolve.parse_assignment, values["assignments"] or []):
             flags[name], origins[name] = value, f"--set {name}"
         if values["seed"] is not None:
             flags["seed"], origins["seed"] = values["seed"], "--seed"
-        if targets := [target for flag, (target, _) in options.TARGETS.items() if values.get(flag)]:
-            flags["export.targets"] = targets
-        _execute(names, resolve.resolve(values["recipe"], values["run"], flags, origins), values)
+        settings = resolve.resolve(values["recipe"], values["run"], flags, origins, forget=values["forget"])
+        _execute(names, settings, values)
 
 
 def _execute(names: list[str], settings: Resolved, values: dict[str, Any]) -> None:
@@ -237,18 +235,22 @@ def _silent(line: str) -> None:
     """Discard a message (--quiet)."""
 
 
-def _with_flags(name: str) -> Any:
-    """A command with a flag for every setting of its recipe sections."""
-    from toolkit import options
+def _with_flags(name: str, words: list[str]) -> Any:
+    """A command with a flag for every setting of its recipe sections; its help describes the plug-ins that the words on
+    the command line choose."""
+    from toolkit import options, setting_flags
+
+    sections = setting_flags.sections_of(name)
+    with _reporting_errors():
+        helped = not {"-h", "--help"}.isdisjoint(words)
+        epilog = options.escaped(setting_flags.settings_help(sections, words)) if helped else ""
 
     def stage(values: dict[str, Any]) -> None:
         _run_stages(name, [name], values)
 
     single = typer.Typer(add_completion=False, rich_markup_mode="rich")
-    callback = _run if name == "run" else stage
-    single.command(name, help=FLAGGED[name])(
-        options.with_options(callback, options.sections_of(name), options.extra_options(name))
-    )
+    callback = options.with_options(_run if name == "run" else stage, sections, options.extra_options(name))
+    single.command(name, help=FLAGGED[name], epilog=epilog)(callback)
     return get_command(single)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 
-from toolkit import terminal
-from toolkit.errors import LibraryDied, plainly
+from toolkit import plugins, terminal
+from toolkit.errors import LibraryDied, ToolkitError, plainly
+from toolkit.setting_names import plugin_packages
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,18 @@ def findings() -> Iterator[Finding]:
     """All findings, in the order in which a run needs them."""
     from toolkit.bench.environment import capture
 
-    machine = capture()
+    machine = capture(plugins.requirements())
     memory = machine.memory_bytes / 2**30
     yield Finding("CPU", True, f"{machine.processor}, {machine.cores} cores, {memory:.0f} GiB memory")
-    for name in ("torch", "timm", "torch-pruning", "onnx"):
+    for name in ("torch", "timm", "torch-pruning"):
         version = machine.libraries.get(name)
         yield Finding(name, version is not None, version or f"pip install {name}")
     yield from _runtimes()
     yield from _cpu_dtypes()
     yield from _gpu(machine.gpu)
-    yield _importable("OpenVINO", "openvino", "pip install 'vit-toolkit[openvino]'")
-    yield _importable("TensorRT for RTX", "tensorrt_rtx", "pip install 'vit-toolkit[rtx]'")
-    yield _importable("TensorRT", "tensorrt", "pip install 'vit-toolkit[tensorrt]' on a machine with a GPU")
+    for package in plugin_packages():
+        for name in plugins.names(package):
+            yield from _plugin(package, name)
 
 
 def _runtimes() -> Iterator[Finding]:
@@ -85,6 +85,17 @@ def _gpu(name: str | None) -> Iterator[Finding]:
     yield Finding("GPU for training", available, device)
 
 
-def _importable(capability: str, module: str, install: str) -> Finding:
-    available = importlib.util.find_spec(module) is not None
-    return Finding(capability, available, "installed" if available else install)
+def _plugin(package: str, name: str) -> Iterator[Finding]:
+    """Whether a plug-in can be used, if that depends on more than the toolkit itself."""
+    what = f"{plugins.kind_of(package)} {name}"
+    try:
+        needs = plugins.needs_of(plugins.find(package, name))
+    except ToolkitError as error:
+        yield Finding(what, False, "; ".join(filter(None, (error.message, error.hint))))
+        return
+    missing = [need for need in needs if not plugins.installed(need)]
+    if missing:
+        yield Finding(what, False, "; ".join(map(plugins.install_hint, missing)))
+    elif needs:
+        versions = plugins.versions(needs)
+        yield Finding(what, True, ", ".join(f"{package} {version}" for package, version in versions.items()))

@@ -6,6 +6,7 @@
     ├── BadInput               2   unusable input
     │   ├── UnknownName            no model, method, criterion, domain, ... of this name
     │   ├── RecipeError            an unknown or invalid setting
+    │   ├── PluginError            a plug-in that cannot be imported, or two of one name
     │   ├── DataError              a folder of images that cannot be used
     │   ├── WeightsError           weights that do not match the model, or are damaged or unsafe
     │   ├── UnsupportedModel       a model that cannot be pruned or exported
@@ -75,6 +76,10 @@ class UnknownName(BadInput):
 
 class RecipeError(BadInput):
     """An unknown or invalid setting."""
+
+
+class PluginError(BadInput):
+    """A plug-in that cannot be imported, or two of one name."""
 
 
 class DataError(BadInput):

@@ -22,9 +22,6 @@ from toolkit.records import (
 from toolkit.stages import FINETUNED, PRUNED
 from toolkit.terminal import Table
 
-EXPORTED = (".onnx", ".engine", ".xml", ".pt2")
-"""Suffixes of exported files, whose record is in the same folder."""
-
 
 def inspect(path: Path, as_json: bool) -> None:
     """Print the contents of `path`: a table on stderr, or the record on stdout."""
@@ -38,7 +35,7 @@ def inspect(path: Path, as_json: bool) -> None:
     elif (file := _record_in(path, "plan.json")) is not None:
         plan = records.load(PrunePlan, file)
         _print(plan, _plan_table(plan), as_json)
-    elif (file := _record_in(path, "artifact.json")) is not None:
+    elif (file := _artifact_of(path)) is not None:
         artifact = records.load(Artifact, file)
         _print(artifact, _artifact_table(artifact), as_json)
     else:
@@ -61,9 +58,20 @@ def _slim(run: Path) -> ModelSummary | None:
 
 
 def _record_in(path: Path, name: str) -> Path | None:
-    """The record of this name at `path`: the file itself, or in the folder, or next to an exported file."""
-    places = (path if path.name == name else path / name, path.parent / name if path.suffix in EXPORTED else path)
-    return next((place for place in places if place.is_file() and place.name == name), None)
+    """The record of this name at `path`: the file itself, or in the folder."""
+    place = path if path.name == name else path / name
+    return place if place.is_file() else None
+
+
+def _artifact_of(path: Path) -> Path | None:
+    """The record of the artifact at `path`: the file itself, or in the folder, or next to one of the exported files."""
+    if (file := _record_in(path, "artifact.json")) is not None:
+        return file
+    beside = path.parent / "artifact.json"
+    if not path.is_file() or not beside.is_file():
+        return None
+    artifact = records.load(Artifact, beside)
+    return beside if path.name in (artifact.file, *artifact.extra_files) else None
 
 
 def _print(record: object, table: RenderableType, as_json: bool) -> None:

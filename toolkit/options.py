@@ -1,26 +1,22 @@
-"""Command-line flags generated from the recipe: a kebab-case option per setting, with its docstring as help."""
+"""Options of Typer's commands: those that all commands have, and one for each flag of `setting_flags`."""
 
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
 
-from toolkit.recipe import Recipe
-from toolkit.resolve import Flags
+from toolkit.setting_flags import SettingFlag, default_text, help_text, parameter_of, setting_flags, switches_of
 
-FLAG_NAMES = {"model.name": "model", "data.path": "data", "export.gpus": "gpu"}
-"""Flags that are not named like their setting."""
-NO_FLAG = ("model.args", "export.targets")
-"""Settings without a generated flag."""
-
+LOG = logging.getLogger(__name__)
 NUMBERS: Mapping[object, tuple[type[int | float], str]] = {int: (int, "INTEGER"), float: (float, "FLOAT")}
 """Numeric types: parser and metavar."""
 
@@ -59,6 +55,10 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be mad
 Force = Annotated[
     bool, typer.Option("--force", help="Remake the result even if it is up to date.", rich_help_panel="Run")
 ]
+Forget = Annotated[
+    bool,
+    typer.Option("--forget", help="Forget the flags of earlier commands on this run.", rich_help_panel="Run"),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show more messages.", rich_help_panel="Run")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.", rich_help_panel="Run")]
 
@@ -82,44 +82,23 @@ COMMON: Mapping[str, Any] = {
     "as_json": AsJson,
     "dry_run": DryRun,
     "force": Force,
+    "forget": Forget,
     "verbose": Verbose,
     "quiet": Quiet,
 }
 """Options that every stage command has."""
-SWITCHES = ("as_json", "dry_run", "force", "verbose", "quiet")
+SWITCHES = ("as_json", "dry_run", "force", "forget", "verbose", "quiet")
 """Boolean options."""
 
 
-OWN_SECTIONS = {
-    "train": ("model", "data", "train"),
-    "prune": ("model", "data", "prune"),
-    "run": ("model", "data"),
-    "report": (),
-}
-"""Recipe sections whose settings are flags of a command, unless it is the section of its own name."""
-TARGETS = {
-    "onnx": ("onnx", "Write ONNX (the default)."),
-    "trt": ("tensorrt", "Build a TensorRT engine, on the machine whose GPU will run it."),
-    "rtx": ("rtx", "Build a TensorRT for RTX engine, for RTX GPUs, on any machine."),
-    "openvino": ("openvino", "Write OpenVINO IR, for CPUs."),
-    "torch": ("torch", "Write a torch.export program, compiled if there is a C++ compiler."),
-}
-"""Flags of `export`: the target that each selects, and its help."""
 FORMER_FLAGS = {"target": "gpu"}
 """Renamed flags of `export`."""
-
-
-def sections_of(command: str) -> tuple[str, ...]:
-    """Recipe sections whose settings are flags of a command."""
-    return OWN_SECTIONS.get(command, (command,))
 
 
 def extra_options(command: str) -> dict[str, Any]:
     """Options of a command that are neither recipe settings nor common to all commands."""
     options: dict[str, Any] = {}
     if command == "export":
-        for flag, (_, text) in TARGETS.items():
-            options[flag] = Annotated[bool, typer.Option(f"--{flag}", help=text, rich_help_panel="Stage")]
         for flag, current in FORMER_FLAGS.items():
             options[flag] = Annotated[str | None, typer.Option(f"--{flag}", callback=_refuse(current), hidden=True)]
     if command == "run":
@@ -143,8 +122,15 @@ def with_options(
     callback: Callable[[dict[str, Any]], None], sections: Sequence[str], extra: Mapping[str, Any]
 ) -> Callable[..., None]:
     """Build a Typer command: `callback` receives the values of the sections' flags, of `extra` and of COMMON."""
-    flags = {_parameter(name): _option(name, field) for name, field in fields(sections)}
-    annotations = flags | dict(extra) | dict(COMMON)
+    switches = {
+        parameter_of(flag): Annotated[
+            bool, typer.Option(f"--{flag}", help=escaped(plugin.help), rich_help_panel="Stage")
+        ]
+        for plugins_by_flag in switches_of(sections, LOG.warning).values()
+        for flag, (_, plugin) in plugins_by_flag.items()
+    }
+    flags = {flag.parameter: _option(flag) for flag in setting_flags(sections)}
+    annotations = flags | switches | dict(extra) | dict(COMMON)
 
     def typer_command(**values: Any) -> None:
         callback(values)
@@ -165,54 +151,21 @@ def with_options(
     return typer_command
 
 
-def flags_in(values: Mapping[str, Any], sections: Sequence[str]) -> Flags:
-    """Settings given on the command line, by dotted name."""
-    flags = {name: values.get(_parameter(name)) for name, _ in fields(sections)}
-    return {name: value for name, value in flags.items() if value is not None}
-
-
-def flag_of(name: str) -> str:
-    """The flag of a setting: "prune.ratio" is --ratio."""
-    return f"--{_parameter(name).replace('_', '-')}"
-
-
-def fields(sections: Sequence[str]) -> list[tuple[str, FieldInfo]]:
-    """Settings of these sections that have a flag, by dotted name."""
-    settings = [
-        (f"{section}.{name}", field)
-        for section in sections
-        for name, field in type(Recipe.model_fields[section].default).model_fields.items()
-    ]
-    return [(name, field) for name, field in settings if name not in NO_FLAG]
-
-
-def _parameter(name: str) -> str:
-    """Name of the Typer parameter of a setting."""
-    return FLAG_NAMES.get(name, name.rpartition(".")[2])
-
-
-def _option(name: str, field: FieldInfo) -> Any:
-    kind = _plain_type(field)
-    text = field.description or ""
-    if choices := get_args(field.annotation) if get_origin(field.annotation) is Literal else ():
-        text = f"{text} One of: {', '.join(choices)}."
-    default = field.default
-    default_text = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
-    panel = "Model and data" if name.startswith(("model.", "data.")) else "Stage"
-    flag = flag_of(name)
+def _option(flag: SettingFlag) -> Any:
+    kind = _plain_type(flag.field)
     numeric, metavar = NUMBERS.get(kind, (None, None))
     option = typer.Option(
-        f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
+        f"--{flag.name}/--no-{flag.name}" if kind is bool else f"--{flag.name}",
         parser=partial(number, numeric) if numeric else None,
         metavar=metavar,
-        help=_escaped(text),
-        show_default=default_text if default is not None else False,
-        rich_help_panel=panel,
+        help=escaped(help_text(flag.field)),
+        show_default=default_text(flag.field) if flag.field.default is not None else False,
+        rich_help_panel=flag.panel,
     )
     return Annotated[Union[kind, None], option]  # noqa: UP007
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Escape rich markup, like `rich.markup.escape`, which is slow to import."""
     return re.sub(r"(\\*)(\[[a-z#/@])", r"\1\1\\\2", text)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from toolkit import records, resolve
+from toolkit import plugins, records, resolve
 from toolkit.errors import BadInput, DataError, InvalidMeasurement, StorageError, ToolkitError
 from toolkit.records import Environment
 from toolkit.stages import Run, Stage
@@ -82,8 +82,8 @@ def execute(
     from toolkit.bench.environment import capture
 
     failure: ToolkitError | None = None
-    environment = capture()
     stages = _checked(run, names)
+    environment = capture((*plugins.requirements(), *run.recipe.needs([stage.name for stage in stages])))
     with _settings_saved(run, settings, environment) as finished:
         for stage in stages:
             for output in stage.outputs(run):

@@ -1,19 +1,22 @@
 """toolkit.yaml as typed settings.
 
-A recipe has one section per stage, plus `model` and `data`. An attribute's docstring is its help text, both for its
-kebab-case flag and in the file that `toolkit init` writes. `toolkit/resolve.py` reads the file and applies flags.
+A recipe has one section per stage, plus `model` and `data`; the settings of plug-ins are in their own files. An
+attribute's docstring is its help text, both for its kebab-case flag and in the file that `toolkit init` writes.
+`toolkit/resolve.py` reads the file and applies flags.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Collection
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from toolkit.preprocessing import CropMode, Interpolation
 from toolkit.records import Axis
+from toolkit.section import FlagName, PluginSection, PluginsOf, Section
 from toolkit.setting_types import (
-    Architectures,
     Argument,
     Ascending,
     Conflict,
@@ -24,9 +27,6 @@ from toolkit.setting_types import (
     Some,
     Std,
 )
-
-FORMER_NAMES = {"export.target": "export.gpus"}
-"""Current names of renamed settings."""
 
 RewriteName = Literal[
     "layer-scale",
@@ -41,24 +41,8 @@ RewriteName = Literal[
 ]
 
 
-class Section(BaseModel):
-    """Immutable settings that reject unknown keys."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _reject_booleans(cls, value: object, info: ValidationInfo) -> object:
-        """Reject `epochs: yes`, which pydantic would read as 1."""
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise ValueError("it should not be true or false, nor yes, no, on or off without quotes")
-        return value
-
-
 class Model(Section):
-    name: str = "deit_tiny_patch16_224"
+    name: Annotated[str, FlagName("model")] = "deit_tiny_patch16_224"
     """Name of a ViT, DeiT or BEiT in timm."""
     weights: str = "hub"
     """Initial weights: "hub" (timm's), "none" (random), or a file: safetensors, or written by torch.save, including
@@ -67,7 +51,7 @@ class Model(Section):
     """Selects the weights in a file with several: an entry such as state_dict_ema, or a name prefix."""
     image_size: Annotated[int, Field(ge=8)] | None = None
     """Height and width of the input in pixels; default: the architecture's own."""
-    args: dict[str, Argument] = {}
+    args: dict[str, Argument] = {}  # noqa: RUF012 (pydantic copies it)
     """Additional arguments for timm, such as patch_size or depth."""
     mean: Mean = None
     """Normalisation mean, for colours from 0 to 1: one number, or one each for red, green and blue. Default: from a
@@ -85,7 +69,7 @@ class Model(Section):
 
 
 class Data(Section):
-    path: str = "digits"
+    path: Annotated[str, FlagName("data")] = "digits"
     """A folder DOMAIN/CLASS/image, a folder CLASS/image (then --hold-out none), or "digits", the built-in images."""
     hold_out: str | None = None
     """Held-out domain: never trained on, only evaluated; "none" trains on all domains."""
@@ -99,10 +83,10 @@ class Data(Section):
     """Worker processes that load images; default: one fewer than CPU cores, none for built-in data."""
 
 
-class Training(Section):
+class Training(PluginSection):
     """Settings that `train` and `finetune` share."""
 
-    objective: str = "erm"
+    objective: Annotated[str, PluginsOf("toolkit.dg.objectives")] = "erm"
     """Training objective."""
     epochs: Annotated[int, Field(ge=0)] = 5
     """Passes over the source domains; 0 uses the model unchanged."""
@@ -140,16 +124,16 @@ class Train(Training):
     pass
 
 
-class Prune(Section):
-    method: str = "grouped"
+class Prune(PluginSection):
+    method: Annotated[str, PluginsOf("toolkit.prune.methods")] = "grouped"
     """The pruning method."""
-    criterion: str = "taylor"
+    criterion: Annotated[str, PluginsOf("toolkit.prune.criteria")] = "taylor"
     """Importance criterion of units."""
     ratio: Fraction | None = None
     """Fraction of units to remove, per axis unless the scope is global; units inside removed heads do not count."""
     budget: str | None = None
     """Budget as a fraction of the dense model: macs=0.5 or params=0.5, achieved within 1 %."""
-    scope: str = "isomorphic"
+    scope: Annotated[str, PluginsOf("toolkit.prune.scopes")] = "isomorphic"
     """Which units are ranked together: those of a layer (local), all (global), all of a kind (isomorphic)."""
     axes: Annotated[tuple[Axis, ...], Listed, Some] = ("head", "mlp")
     """Axes to prune: block, head, qk, v, mlp, embed."""
@@ -159,9 +143,9 @@ class Prune(Section):
     """Pruning rounds, each with new scores; 1 is one-shot."""
     samples: Positive = 256
     """Training images of the source domains for data-driven criteria and compensation."""
-    basis: str = "none"
+    basis: Annotated[str, PluginsOf("toolkit.prune.bases")] = "none"
     """Exact change of basis before scoring: none, or svd (query and key units by their singular value)."""
-    compensation: str = "none"
+    compensation: Annotated[str, PluginsOf("toolkit.prune.compensate")] = "none"
     """Compensation of removed units: none, or bias (their mean output moves into the next layer's bias)."""
 
     @model_validator(mode="after")
@@ -187,13 +171,11 @@ class Finetune(Training):
     """Fraction of the steps after which averaging starts."""
 
 
-class Export(Section):
-    targets: Annotated[tuple[str, ...], Listed, Some] = ("onnx",)
-    """File formats to write: onnx, tensorrt, rtx (TensorRT for RTX), openvino, torch."""
+class Export(PluginSection):
+    targets: Annotated[tuple[str, ...], Listed, Some, PluginsOf("toolkit.export", flags=True)] = ("onnx",)
+    """File formats to write."""
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     """Precision of weights and activations in the file."""
-    opset: Annotated[int, Field(ge=17, le=23)] | None = None
-    """ONNX opset; default: the best one for the target."""
     attention: Literal["auto", "decomposed", "packed", "standard", "custom"] = "auto"
     """Form of attention: plain operators (decomposed, packed), ONNX Attention (standard, opset 23), or a custom node
     toolkit::HeadwiseAttention (custom)."""
@@ -214,21 +196,6 @@ class Export(Section):
     """Quantise the two products of attention as well (int8)."""
     verify: bool = False
     """Run the exported file and compare its predictions with the model's on a sample of images."""
-    gpus: Architectures | None = None
-    """GPU architectures an engine is for, such as sm_87 or sm_86,sm_89. By default this machine's GPU; TensorRT for RTX
-    builds for all from Ampere on."""
-    builder_level: Annotated[int, Field(ge=0, le=5)] = 3
-    """Builder optimization level of an engine."""
-    workspace_mib: Positive | None = None
-    """Workspace memory limit of an engine in MiB; default: no limit."""
-    version_compatible: bool = False
-    """Build an engine that later versions of the library can load."""
-    hardware_compatible: bool = False
-    """Build an engine for all GPUs from Ampere on."""
-    compile: bool = True
-    """Compile the torch program for this CPU, if there is a C++ compiler."""
-    timing_cache: str | None = None
-    """Timing cache file of the engine builder; created if missing."""
 
     @property
     def fixed_batch(self) -> int | None:
@@ -253,13 +220,13 @@ class Parity(Section):
     """Batch size."""
 
 
-class Bench(Section):
-    device: str = "local"
+class Bench(PluginSection):
+    device: Annotated[str, PluginsOf("toolkit.bench.devices")] = "local"
     """Device to measure on."""
-    runtime: str | None = None
+    runtime: Annotated[str | None, PluginsOf("toolkit.bench.runtimes")] = None
     """Runtime; default: that of the first exported file. torch also runs model folders; torch-cuda and torch-compiled
     run them on a GPU in bfloat16."""
-    clock: str = "host"
+    clock: Annotated[str, PluginsOf("toolkit.bench.clocks")] = "host"
     """Clock: host times whole calls; cuda-events and cuda-graph time calls of torch-cuda and torch-compiled without
     copies to and from the GPU."""
     batch_size: Annotated[tuple[Positive, ...], Listed, Some] = (1, 8)
@@ -285,3 +252,8 @@ class Recipe(Section):
     export: Export = Export()
     parity: Parity = Parity()
     bench: Bench = Bench()
+
+    def needs(self, stages: Collection[str]) -> tuple[str, ...]:
+        """Packages that the plug-ins of these stages need, by module name."""
+        sections = (section for name, section in self if name in stages and isinstance(section, PluginSection))
+        return tuple(dict.fromkeys(itertools.chain.from_iterable(section.needs() for section in sections)))

@@ -19,11 +19,9 @@ from pydantic import ValidationError
 
 from toolkit import yaml_file
 from toolkit.errors import RecipeError, suggestion
-from toolkit.recipe import FORMER_NAMES, Recipe
+from toolkit.recipe import Recipe
 from toolkit.setting_errors import Origins, abbreviated, explained
-
-Values: TypeAlias = dict[str, Any]
-"""A recipe as read, not validated: sections of settings."""
+from toolkit.setting_names import Values, current_names, with_current_names
 
 Flags: TypeAlias = dict[str, Any]
 """Values by dotted setting name ("prune.ratio")."""
@@ -65,11 +63,18 @@ class Resolved:
         return lines
 
 
-def resolve(file: Path | None, run: Path | None, flags: Flags, origins: Mapping[str, str] | None = None) -> Resolved:
+def resolve(
+    file: Path | None,
+    run: Path | None,
+    flags: Flags,
+    origins: Mapping[str, str] | None = None,
+    *,
+    forget: bool = False,
+) -> Resolved:
     """The settings of a command from --recipe (`file`), --run (`run`) and its other flags.
 
-    `origins` says how each flag was written ("--ratio"), for messages. Raises RecipeError naming the line or flag, and
-    the closest setting for an unknown one.
+    `origins` says how each flag was written ("--ratio"), for messages. `forget` leaves out the flags of earlier
+    commands. Raises RecipeError naming the line or flag, and the closest setting for an unknown one.
     """
     if file is None and run is not None:
         file = _recipe_of(run)
@@ -79,10 +84,10 @@ def resolve(file: Path | None, run: Path | None, flags: Flags, origins: Mapping[
         file = _recipe_of(Path(Recipe().run))
     base = _read(file) if file else {}
     if file is not None and file.name == RECIPE_COPY:
-        base = _with_current_names(base)
+        base = with_current_names(base)
     recipe_run = base.get("run") or Recipe().run
     folder = run or Path(str(recipe_run))
-    earlier = _flags_of(folder)
+    earlier = {} if forget else _flags_of(folder)
     before = _overlay(base, earlier)
     sections = _reset_sections(before, flags)
     reused = {name: value for name, value in earlier.items() if not _overridden(name, flags, sections)}
@@ -206,17 +211,7 @@ def _flags_of(run: Path) -> Flags:
         raise RecipeError(
             f"{run / FLAGS_FILE} does not hold flags by name", "delete it: the flags of earlier commands are lost"
         )
-    return {FORMER_NAMES.get(str(name), str(name)): value for name, value in flags.items()}
-
-
-def _with_current_names(values: Values) -> Values:
-    """A run's own copy of its recipe, which an earlier version may have written, under today's names."""
-    values = copy.deepcopy(values)
-    for former, current in FORMER_NAMES.items():
-        section = _parent_of(values, former)
-        if _last(former) in section:
-            _parent_of(values, current)[_last(current)] = section.pop(_last(former))
-    return values
+    return {current: value for name, value in flags.items() for current in current_names(name)}
 
 
 def _recipe_of(run: Path) -> Path | None:

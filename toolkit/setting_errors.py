@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from toolkit import yaml_file
 from toolkit.errors import RecipeError, suggestion
-from toolkit.recipe import FORMER_NAMES, Recipe
+from toolkit.setting_names import current_names, known_names
 from toolkit.setting_types import Conflict
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ class Origins:
 
 def explained(error: ValidationError, origins: Origins) -> RecipeError:
     """Convert pydantic's error to a RecipeError."""
-    messages = [_message(details, origins) for details in error.errors()]
+    by_place = {_place(details, origins): details for details in reversed(error.errors())}
+    messages = [_message(details, origins) for details in reversed(by_place.values())]
     return RecipeError("; ".join(message for message, _ in messages), next((hint for _, hint in messages if hint), ""))
 
 
@@ -84,15 +85,21 @@ def abbreviated(value: object, longest: int = 100) -> str:
     return text if len(text) <= longest else f"{text[:longest]}..."
 
 
+def _place(details: ErrorDetails, origins: Origins) -> tuple[str, ...]:
+    """What an error is about: the path of a setting, or of a flag that several plug-ins share."""
+    path = [str(part) for part in details["loc"]]
+    shared = len(path) > 2 and ".".join(path) in origins.overrides
+    return (origins.of(path), path[-1]) if shared else (*path, details["type"])
+
+
 def _message(details: ErrorDetails, origins: Origins) -> tuple[str, str]:
     """Message and hint for one of pydantic's errors."""
     path = [str(part) for part in details["loc"] if part != "[key]"]
     name, where = ".".join(path), origins.of(path)
-    if details["type"] == "extra_forbidden" and name in FORMER_NAMES:
-        return f"{where}: {name} is now called {FORMER_NAMES[name]}", ""
     if details["type"] == "extra_forbidden":
-        section = Recipe if len(path) == 1 else Recipe.model_fields[path[0]].default.__class__
-        return f"{where}: unknown setting {name!r}", suggestion(path[-1], section.model_fields)
+        if (current := current_names(name)) != [name]:
+            return f"{where}: {name} is now called {' or '.join(current)}", ""
+        return f"{where}: unknown setting {name!r}", _suggestion(path)
     conflict = details.get("ctx", {}).get("error")
     if isinstance(conflict, Conflict):
         settings = [
@@ -102,3 +109,12 @@ def _message(details: ErrorDetails, origins: Origins) -> tuple[str, str]:
         return f"{' and '.join(settings)} {conflict}", conflict.hint
     message, hint = expected(details)
     return f"{where}: {name} = {abbreviated(details['input'])}: {message}", hint
+
+
+def _suggestion(path: Sequence[str]) -> str:
+    """The closest settings to an unknown one and, for a plug-in's, all that it has."""
+    known = known_names(path)
+    hint = suggestion(path[-1], known)
+    if len(path) < 3:
+        return hint
+    return "; ".join(part for part in (hint, f"settings of {path[1]}: {', '.join(known) or 'none'}") if part)

@@ -1,12 +1,19 @@
-"""The commented toolkit.yaml that `toolkit init` writes: all settings with help and defaults."""
+"""The commented toolkit.yaml that `toolkit init` writes: all settings with help and defaults.
+
+Settings of plug-ins are commented out.
+"""
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterator
 
 import yaml
 
-from toolkit.recipe import Recipe, Section
+from toolkit import plugins
+from toolkit.recipe import Recipe
+from toolkit.section import PluginSection, Section, default_settings
+from toolkit.setting_flags import help_text
 
 HEADER = "# Settings of a run. Delete what you do not change; `toolkit run` reads this file.\n"
 
@@ -17,17 +24,28 @@ def commented() -> str:
     for name, field in Recipe.model_fields.items():
         if isinstance(field.default, Section):
             parts.append(f"\n{name}:\n{textwrap.indent(_settings(field.default), '  ')}")
+            if isinstance(field.default, PluginSection):
+                parts += [textwrap.indent(text, "  # ") for text in _of_plugins(field.default)]
         else:
-            parts.append(_setting(name, field.default, field.description))
+            parts.append(_setting(name, field.default, help_text(field)))
     return "".join(parts)
 
 
 def _settings(section: Section) -> str:
     fields = type(section).model_fields
-    return "".join(_setting(name, getattr(section, name), field.description) for name, field in fields.items())
+    return "".join(_setting(name, getattr(section, name), help_text(field)) for name, field in fields.items())
 
 
-def _setting(name: str, value: object, help_: str | None) -> str:
-    comment = textwrap.fill(help_ or "", width=100, initial_indent="# ", subsequent_indent="# ")
+def _of_plugins(section: PluginSection) -> Iterator[str]:
+    """Settings of every plug-in that the section may name, plug-in by plug-in."""
+    for mark in section.kinds().values():
+        for name, plugin in plugins.importable(mark.package):
+            if settings := default_settings(plugin):
+                kind = plugins.kind_of(mark.package)
+                yield f"Settings of {kind} {name}:\n{name}:\n{textwrap.indent(_settings(settings), '  ')}"
+
+
+def _setting(name: str, value: object, help_: str) -> str:
+    comment = textwrap.fill(help_, width=100, initial_indent="# ", subsequent_indent="# ")
     plain = list(value) if isinstance(value, tuple) else value
     return f"{comment}\n{yaml.safe_dump({name: plain}, default_flow_style=False)}"

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from toolkit import plugins
 from toolkit.bench import environment
 from toolkit.bench.acceptance import models, page
 from toolkit.bench.acceptance.claims import judge, load_claims
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("the time is up; the next call goes on here", file=sys.stderr)
             break
     print(out / page.FILE, file=sys.stderr)
-    return exit_code(read(out, environment.capture()), options.part)
+    return exit_code(read(out, environment.capture(plugins.requirements())), options.part)
 
 
 def default_folder() -> Path:
@@ -56,7 +57,7 @@ def default_folder() -> Path:
 
 def run(part: Part, out: Path, steps: Steps) -> Iterator[Results]:
     """The results so far, then those after every step."""
-    machine = environment.capture()
+    machine = environment.capture(plugins.requirements())
     out.mkdir(parents=True, exist_ok=True)
     results = continued(read(out, machine), part, code_hash(machine.libraries))
     yield results

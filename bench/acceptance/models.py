@@ -46,7 +46,6 @@ def steps() -> list[Step]:
 
 def make_models(name: str, folder: Path, settings: recipe.Prune = PRUNE, image_size: int = 224) -> None:
     """Write `dense` and `slim`, with random weights, unless they exist."""
-    from toolkit.models import store
     from toolkit.models.build import build
     from toolkit.prune import pruning
     from toolkit.prune.calibration import Calibration
@@ -54,14 +53,11 @@ def make_models(name: str, folder: Path, settings: recipe.Prune = PRUNE, image_s
 
     if (folder / SLIM / "model.json").is_file():
         return
-    for subject in (DENSE, SLIM):
-        (folder / subject).mkdir(parents=True, exist_ok=True)
     classes = tuple(map(str, range(1000)))
-    dense = store.save(
-        build(recipe.Model(name=name, weights="none", image_size=image_size), classes, seed=0), folder / DENSE
-    )
+    model = recipe.Model(name=name, weights="none", image_size=image_size)
+    dense = build(model, classes, seed=0).save(folder / DENSE)
     no_images = Calibration(lambda domains: [], (), seed=0)
-    store.save(pruning.prune(dense, Job(settings, no_images, seed=0)).slim, folder / SLIM)
+    pruning.prune(dense, Job(settings, no_images, seed=0)).slim.save(folder / SLIM)
 
 
 def measure(step: Step, folder: Path, mode: Mode) -> ModelReport:

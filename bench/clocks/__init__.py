@@ -10,6 +10,7 @@ from typing import Protocol, TypeAlias
 
 from toolkit import plugins
 
+KIND = "clock"
 Call: TypeAlias = Callable[[], object]
 Timer: TypeAlias = Callable[[], float]
 """Takes one sample: the duration of one call, in nanoseconds."""
@@ -29,7 +30,8 @@ class Clock(Protocol):
         ...
 
 
-def clock(name: str) -> Clock:
-    """The clock called `name`; raises UnknownName, which lists the available ones."""
-    plugin: Clock = plugins.load(__name__, name)
+def clock(name: str, own: str = "") -> Clock:
+    """The clock called `name` with its own settings as JSON (empty: its defaults); raises UnknownName, which lists the
+    available ones."""
+    plugin: Clock = plugins.load_with_json(__name__, name, own)
     return plugin

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from toolkit import plugins
 from toolkit.bench.messages import BenchRequest
 from toolkit.progress import Progress, silent
 from toolkit.records import BenchReport, Environment
+
+if TYPE_CHECKING:
+    from toolkit.section import Section
+
+KIND = "device"
 
 
 class Device(Protocol):
@@ -23,12 +29,13 @@ class Device(Protocol):
         """
         ...
 
-    def environment(self) -> Environment:
-        """Current hardware and software of the device."""
+    def environment(self, libraries: Sequence[str]) -> Environment:
+        """Current hardware and software of the device, with the versions of these modules' packages."""
         ...
 
 
-def device(name: str) -> Device:
-    """The device plug-in called `name`; raises UnknownName, which lists the available ones."""
-    plugin: Device = plugins.load(__name__, name)
+def device(name: str, own: Section | None = None) -> Device:
+    """The device called `name` with its own settings (None: its defaults); raises UnknownName, which lists the
+    available ones."""
+    plugin: Device = plugins.load(__name__, name, own)
     return plugin

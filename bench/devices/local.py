@@ -58,8 +58,8 @@ class Local:
             raise records.loads(Failure, response, "the agent's response").to_error()
         return records.loads(BenchReport, response, "the agent's response")
 
-    def environment(self) -> Environment:
-        return environment.capture()
+    def environment(self, libraries: Sequence[str]) -> Environment:
+        return environment.capture(libraries)
 
 
 def _run(agent: Sequence[str], request: BenchRequest, output: IO[str], progress: Progress) -> tuple[int, str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from toolkit.bench.devices import Device
@@ -43,7 +44,7 @@ class Null:
         progress(1, 1, "measured")
         return BenchReport(measurements, ENVIRONMENT)
 
-    def environment(self) -> Environment:
+    def environment(self, libraries: Sequence[str]) -> Environment:
         return ENVIRONMENT
 
 

@@ -14,6 +14,8 @@ from toolkit.bench.clocks import Call
 from toolkit.bench.identity import Identity
 from toolkit.errors import BadInput
 
+KIND = "runtime"
+
 
 class Session(Protocol):
     """A loaded model that is ready to run; a context manager that closes it on exit."""
@@ -54,7 +56,12 @@ class Session(Protocol):
 
 
 class Runtime(Protocol):
-    """An inference library."""
+    """An inference library. Its file is imported on devices too, where pydantic and torch may be missing."""
+
+    needs: tuple[str, ...]
+    """Packages that it runs files with."""
+    uses_gpu: bool = False
+    """Files run on the GPU, so that results depend on it."""
 
     opens_models: bool
     """Whether it opens model folders."""
@@ -67,7 +74,14 @@ class Runtime(Protocol):
         ...
 
 
-def runtime(name: str) -> Runtime:
-    """The runtime plug-in called `name`; raises UnknownName, or MissingDependency if it is not installed."""
-    plugin: Runtime = plugins.load(__name__, name)
+def runtime(name: str, own: str = "") -> Runtime:
+    """The runtime called `name` with its own settings as JSON (empty: its defaults); raises UnknownName, or
+    MissingDependency if it is not installed."""
+    plugin: Runtime = plugins.load_with_json(__name__, name, own)
+    return plugin
+
+
+def described(name: str) -> Runtime:
+    """The runtime called `name`, whose packages may be missing."""
+    plugin: Runtime = plugins.find(__name__, name)
     return plugin

@@ -29,9 +29,10 @@ class NullSession(Session):
         self._open = False
 
 
-class Null:
+class Null(Runtime):
     """Opens model folders and exported files of all targets by their records alone."""
 
+    needs = ()
     opens_models = True
 
     def open(self, folder: Path, threads: int) -> Session:

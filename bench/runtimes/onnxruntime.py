@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime
 
 from toolkit.bench.identity import Identity
 from toolkit.bench.runtimes import Runtime, Session
 from toolkit.bench.runtimes.files import read_artifact
 from toolkit.errors import WrongMachine
 from toolkit.records import Artifact
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 ERRORS_ONLY = 3
 """Log level: without it, the GPU build prints a warning on every machine that has no GPU."""
@@ -37,13 +40,16 @@ class OnnxRuntimeSession(Session):
         self._session = None
 
 
-class OnnxRuntime:
+class OnnxRuntime(Runtime):
     """ONNX Runtime with its CPU execution provider."""
 
+    needs = ("onnxruntime",)
     opens_models = False
 
     def open(self, folder: Path, threads: int) -> Session:
         """Check the files' hashes, then load the graph with `threads` intra-op threads."""
+        import onnxruntime
+
         artifact = read_artifact(folder, "onnxruntime", "onnx")
         if artifact.precision == "bf16":
             raise WrongMachine(
@@ -57,6 +63,8 @@ class OnnxRuntime:
 
 
 def _options(threads: int) -> onnxruntime.SessionOptions:
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -11,9 +11,7 @@ from toolkit.bench.identity import Identity
 from toolkit.bench.runtimes import Runtime, Session
 from toolkit.bench.runtimes.files import read_artifact
 from toolkit.errors import WrongMachine
-from toolkit.export.openvino import NO_BF16, compile_file, computes_in, runs_in
-
-NEEDS = ("openvino",)
+from toolkit.export.openvino_model import NO_BF16, compile_file, computes_in, runs_in
 
 
 class OpenVinoSession(Session):
@@ -35,9 +33,10 @@ class OpenVinoSession(Session):
         self._request = None
 
 
-class OpenVino:
+class OpenVino(Runtime):
     """OpenVINO with its CPU plugin."""
 
+    needs = ("openvino",)
     opens_models = False
 
     def open(self, folder: Path, threads: int) -> Session:

@@ -86,9 +86,11 @@ class TensorRtSession(Session):
         return self._buffers[name]
 
 
-class TensorRt:
+class TensorRt(Runtime):
     """TensorRT and TensorRT for RTX."""
 
+    needs = ("cuda.bindings",)
+    uses_gpu = True
     opens_models = False
 
     def open(self, folder: Path, threads: int) -> Session:

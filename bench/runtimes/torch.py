@@ -12,7 +12,7 @@ from toolkit.bench.identity import Identity
 from toolkit.bench.runtimes import Runtime, Session
 from toolkit.bench.runtimes.files import read_artifact
 from toolkit.errors import BadInput, WrongMachine
-from toolkit.export import torch as pt2
+from toolkit.export import torch_program as pt2
 from toolkit.models import store
 
 
@@ -39,9 +39,10 @@ class TorchSession(Session):
         torch.set_num_threads(self._threads_before)
 
 
-class Torch:
+class Torch(Runtime):
     """PyTorch, eager or compiled ahead of time."""
 
+    needs = ("torch",)
     opens_models = True
 
     def open(self, folder: Path, threads: int) -> Session:

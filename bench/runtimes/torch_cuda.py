@@ -46,9 +46,11 @@ class TorchGpuSession(Session):
             return self._module(images)
 
 
-class TorchGpu:
+class TorchGpu(Runtime):
     """PyTorch on an NVIDIA GPU, or on `device`."""
 
+    needs = ("torch",)
+    uses_gpu = True
     opens_models = True
 
     def __init__(self, name: str, compiler: Compiler | None = None, device: str = "cuda") -> None:

@@ -21,8 +21,8 @@ Unchanged = Callable[..., AbstractContextManager[None]]
 SmallDisk = Callable[[int], AbstractContextManager[None]]
 
 CASES = [
-    (["--onnx", "--opset", "16"], 2, "export.opset = 16", ""),
-    (["--onnx", "--opset", "24"], 2, "export.opset = 24", ""),
+    (["--onnx", "--opset", "16"], 2, "--opset: export.onnx.opset = 16", ""),
+    (["--onnx", "--opset", "24"], 2, "--opset: export.onnx.opset = 24", ""),
     (["--onnx", "--opset", "20", "--attention", "standard"], 2, "opset 20 has no Attention node", "--opset 23"),
     (["--rtx", "--opset", "23", "--attention", "standard"], 2, "rtx does not support standard attention", "decomposed"),
     (["--rtx", "--attention", "custom"], 2, "rtx does not support custom attention", "supported: decomposed"),
@@ -32,8 +32,13 @@ CASES = [
     (["--onnx", "--precision", "fp8"], 2, "export.precision = 'fp8'", ""),
     (["--rtx", "--gpu", "sm_87"], 2, "cannot build for sm_87 here", "sm_89"),
     (["--rtx", "--target", "sm_89"], 2, "it is now called --gpu", ""),
-    (["--set", "export.target=sm_89"], 2, "--set export.target: export.target is now called export.gpus", ""),
-    (["--rtx", "--gpu", "orin"], 2, "export.gpus = 'orin'", ""),
+    (
+        ["--set", "export.target=sm_89"],
+        2,
+        "export.target is now called export.rtx.gpus or export.tensorrt.gpus",
+        "",
+    ),
+    (["--rtx", "--gpu", "orin"], 2, "export.rtx.gpus = 'orin'", ""),
     (
         ["--onnx", "--precision", "int8", "--quantize-attention", "--attention", "standard"],
         2,
@@ -254,5 +259,8 @@ def test_verify_fails_if_the_file_cannot_be_opened(here: Path, command: Command)
 def test_a_flag_without_effect_on_the_target_is_reported(here: Path, command: Command) -> None:
     ended = command("export", "--onnx", "--gpu", "sm_86", "--dry-run")
     assert ended.code == 0
-    assert "export: warning: export.gpus=sm_86 has no effect: not used for onnx\n" in ended.err
+    assert (
+        "export: warning: export.rtx.gpus and export.tensorrt.gpus=sm_86 has no effect: not used for onnx\n"
+        in ended.err
+    )
     assert "warning" not in command("export", "--onnx", "--dry-run").err

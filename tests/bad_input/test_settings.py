@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from toolkit import options
 from toolkit.errors import RecipeError
 from toolkit.recipe import Recipe
 from toolkit.resolve import resolve
+from toolkit.setting_flags import sections_of, setting_flags
 
 Command = Callable[..., Any]
 Unchanged = Callable[..., AbstractContextManager[None]]
@@ -94,7 +94,7 @@ VALUES = [
     ),
     (["train", "--weights-key", "ema"], "weights_key is for a file, not for weights 'none'", ""),
     (["export", "--set", "export.precision=fp8"], "it should be 'fp32', 'fp16', 'bf16' or 'int8'", "did you mean fp"),
-    (["export", "--set", "export.gpus=gpu"], "export.gpus = 'gpu': it should be sm_ and a number", ""),
+    (["export", "--set", "export.rtx.gpus=gpu"], "export.rtx.gpus = 'gpu': it should be sm_ and a number", ""),
     (["prune", "--set", "run=elsewhere"], "the run folder cannot be set by --set", "--run DIR"),
     (["train", "--recipe", "nowhere.yaml"], "recipe nowhere.yaml does not exist", "`toolkit init` writes one"),
     (["train", "--recipe", "path"], "path cannot be read", ""),
@@ -238,11 +238,11 @@ def odd_flags() -> list[tuple[str, str, str, str]]:
     """Command, flag, wrong value, and the name of every setting that is a number or a list."""
     found = []
     for stage in ("train", "prune", "finetune", "export", "parity", "bench"):
-        for name, field in options.fields(options.sections_of(stage)):
-            kind = str(field.annotation)
+        for setting in setting_flags(sections_of(stage)):
+            kind = str(setting.field.annotation)
             if "int" in kind or "float" in kind:
                 given = "1,x" if "tuple" in kind else "two"
-                found.append((stage, options.flag_of(name), given, name))
+                found.append((stage, f"--{setting.name}", given, setting.settings[0]))
     return [*found, ("train", "--seed", "two", "seed"), ("prune", "--axes", "head,x", "prune.axes")]
 
 
@@ -261,9 +261,9 @@ def test_wrong_flag_values_are_refused_without_pydantics_words(
 
 @pytest.mark.parametrize("stage", ["train", "prune", "finetune", "export", "bench"])
 def test_a_switch_takes_no_value(here: Path, command: Command, stage: str) -> None:
-    for name, field in options.fields(options.sections_of(stage)):
-        if field.annotation is bool:
-            ended = command(stage, f"{options.flag_of(name)}=maybe")
+    for setting in setting_flags(sections_of(stage)):
+        if setting.field.annotation is bool:
+            ended = command(stage, f"--{setting.name}=maybe")
             assert (ended.code, ended.out) == (2, "")
             assert not PYDANTIC.search(ended.err)
-            assert options.flag_of(name) in ended.err
+            assert f"--{setting.name}" in ended.err

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from toolkit import recipe
+from toolkit import plugins, recipe
+from toolkit.bench.runtimes import described
 from toolkit.export.artifact import export
-from toolkit.models import store
 from toolkit.models.build import build
 
 
@@ -38,6 +38,8 @@ def _make_folders(root: Path) -> None:
             ) in model.module.parameters():  # with its initial weights, it predicts the same class for all images
                 parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
         (root / name).mkdir()
-        saved = store.save(model, root / name)
-        for target in ("onnx", "openvino", "torch"):
-            export(target, saved, recipe.Export(compile=False), root / f"{name}-{target}")
+        saved = model.save(root / name)
+        options = recipe.Export.model_validate({"torch": {"compile": False}})
+        for target, plugin in plugins.importable("toolkit.export"):
+            if not described(plugin.runtime).uses_gpu:
+                export(target, saved, options, root / f"{name}-{target}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import toolkit
-from toolkit import records
+from toolkit import plugins, records
 from toolkit.bench import environment
 from toolkit.machine import nvidia
 from toolkit.machine.nvidia import Driver
@@ -15,7 +15,7 @@ from toolkit.records import Environment
 
 
 def test_this_machine_is_described(tmp_path: Path) -> None:
-    machine = environment.capture()
+    machine = environment.capture(plugins.requirements())
     assert machine.toolkit == toolkit.__version__
     assert machine.python == platform.python_version()
     assert machine.processor
@@ -30,7 +30,7 @@ def test_this_machine_is_described(tmp_path: Path) -> None:
 def test_cpu_name_and_clocks_of_an_x86_machine(tmp_path: Path) -> None:
     cores = [f"processor\t: {core}\nmodel name\t: Tiny CPU\ncpu MHz\t\t: {2000 + core}.5\n" for core in range(2)]
     (tmp_path / "cpuinfo").write_text("\n".join(cores))
-    machine = environment.capture(proc=tmp_path, sys=tmp_path)
+    machine = environment.capture((), proc=tmp_path, sys=tmp_path)
     assert machine.processor == "Tiny CPU"
     assert machine.clocks_mhz == (2000.5, 2001.5)
 
@@ -41,14 +41,14 @@ def test_cpu_name_clocks_and_governor_of_an_arm_board(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "scaling_cur_freq").write_text("1500000\n")
     (folder / "scaling_governor").write_text("performance\n")
-    machine = environment.capture(proc=tmp_path, sys=tmp_path)
+    machine = environment.capture((), proc=tmp_path, sys=tmp_path)
     assert machine.processor == "Small Board Rev 1"
     assert machine.clocks_mhz == (1500.0,)
     assert machine.power_mode == "performance"
 
 
 def test_missing_system_files_are_no_error(tmp_path: Path) -> None:
-    machine = environment.capture(proc=tmp_path, sys=tmp_path)
+    machine = environment.capture((), proc=tmp_path, sys=tmp_path)
     assert machine.processor
     assert machine.clocks_mhz == ()
     assert machine.power_mode is None
@@ -71,10 +71,10 @@ def test_memory_limits_of_control_groups_are_respected(
     (tmp_path / file).parent.mkdir(parents=True)
     (tmp_path / file).write_text(text)
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert environment.capture(proc=tmp_path, sys=tmp_path).memory_bytes == (expected or total)
+    assert environment.capture((), proc=tmp_path, sys=tmp_path).memory_bytes == (expected or total)
 
 
 def test_gpu_and_driver_come_from_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvidia, "driver", lambda: Driver("580.65.06", ("NVIDIA L4", "NVIDIA T4")))
-    machine = environment.capture()
+    machine = environment.capture(())
     assert (machine.gpu, machine.driver) == ("NVIDIA L4, NVIDIA T4", "580.65.06")

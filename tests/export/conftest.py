@@ -68,10 +68,15 @@ def sample_of() -> Callable[..., Sample]:
 
 @pytest.fixture
 def exported(sample_of: Callable[..., Sample], tmp_path: Path) -> Callable[..., Artifact]:
-    """`exported(model, "onnx", opset=23, ...)`: the artifact written to tmp_path/out."""
+    """`exported(model, "onnx", opset=23, ...)`: the artifact written to tmp_path/out.
+
+    Settings that not all targets share are the target's own.
+    """
 
     def run(model: Model, target: str = "onnx", /, **options: object) -> Artifact:
-        settings = recipe.Export.model_validate(options)
+        shared = {name: value for name, value in options.items() if name in recipe.Export.model_fields}
+        own = {name: value for name, value in options.items() if name not in shared}
+        settings = recipe.Export.model_validate(shared | ({target: own} if own else {}))
         return export(target, model, settings, tmp_path / "out", sample_of(model, settings.usual_image_size or SIZE))
 
     return run

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from toolkit.export.attention import FORMS, Biases, FlatAttention
+from toolkit.export.attention import FORMS, Biases
 from toolkit.export.flat import flatten
+from toolkit.export.flat_attention import FlatAttention
 from toolkit.export.precision import Fp32Layers, lower, measure_ranges
 from toolkit.models.model import Model
 

@@ -94,7 +94,7 @@ def test_a_rewritten_model_with_other_logits_fails(
     def zeros(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, bucket: HeadBucket) -> Tensor:
         return torch.zeros(*q.shape[:2], v.shape[-1])
 
-    monkeypatch.setattr("toolkit.export.attention.decomposed", zeros)
+    monkeypatch.setattr("toolkit.export.flat_attention.decomposed", zeros)
     with pytest.raises(CheckFailed, match="logits of the rewritten model differ from PyTorch's by"):
         exported(models(), precision="int8")
 

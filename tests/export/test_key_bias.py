@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from toolkit.export.attention import FORMS, FlatAttention
+from toolkit.export.attention import FORMS
 from toolkit.export.flat import flatten
+from toolkit.export.flat_attention import FlatAttention
 from toolkit.models.block import attentions
 from toolkit.models.model import Model
 from toolkit.records import Artifact

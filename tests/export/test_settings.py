@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from toolkit import recipe
@@ -40,7 +42,6 @@ def test_defaults_are_the_targets() -> None:
             "onnx does not support fp16: not available for this target",
             "supported: fp32, bf16 (--precision)",
         ),
-        ({"opset": 23}, "onnx supports opsets 17-20, not 23", "choose another --opset"),
         ({"attention": "custom"}, "onnx does not support custom attention: no graph functions", "(--attention)"),
         ({"attention": "standard"}, "opset 18 has no Attention node", "--opset 23, or --attention decomposed"),
     ],
@@ -51,3 +52,8 @@ def test_unsupported_settings_are_refused(options: dict[str, object], message: s
         resolve_settings("onnx", CAPABILITIES, recipe.Export.model_validate(options))
     assert caught.value.message == message
     assert hint in caught.value.hint
+
+
+def test_an_unsupported_opset_is_refused() -> None:
+    with pytest.raises(RecipeError, match="onnx supports opsets 17-20, not 23\nchoose another --opset"):
+        resolve_settings("onnx", replace(CAPABILITIES, opset=23), recipe.Export())

@@ -15,7 +15,7 @@ from toolkit.errors import BadInput, CheckFailed, MissingDependency, RecipeError
 from toolkit.export import target
 from toolkit.export.engine import Engine, EngineLayer, EngineLayers, EngineOptions, build, parse_layers
 from toolkit.export.libraries import TABLE, Features, Library, features_of, library
-from toolkit.export.tensorrt import _write_cache, engine_options
+from toolkit.export.tensorrt import EngineSettings, _write_cache, engine_options
 from toolkit.models.model import Model
 from toolkit.records import Artifact, BatchRange
 
@@ -135,18 +135,17 @@ def test_an_interrupt_ends_the_build(models: Models, exported: Exported, tmp_pat
 
 
 def test_cache_keys_of_an_engine() -> None:
-    rtx = target("rtx")
-    assert rtx.depends_on(recipe.Export()).keys() == {"tensorrt_rtx"}
-    assert rtx.depends_on(recipe.Export(version_compatible=True)) == {}
+    assert target("rtx").depends_on().keys() == {"onnx", "onnxscript", "tensorrt_rtx"}
+    assert target("rtx", EngineSettings(version_compatible=True)).depends_on().keys() == {"onnx", "onnxscript"}
 
 
 def test_a_timing_cache_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     tensorrt = Library("tensorrt", Features(opset=23, typing_flag=False, architectures=("sm_89",)))
-    options = recipe.Export(timing_cache=str(tmp_path / "none" / "cache"))
+    own = EngineSettings(timing_cache=str(tmp_path / "none" / "cache"))
     with pytest.raises(BadInput, match=r"the folder of the timing cache .* does not exist"):
-        engine_options(options, tensorrt)
+        engine_options(recipe.Export(), own, tensorrt)
     with pytest.raises(BadInput, match="cannot be written"):
-        engine_options(recipe.Export(timing_cache=str(tmp_path)), tensorrt)
+        engine_options(recipe.Export(), EngineSettings(timing_cache=str(tmp_path)), tensorrt)
 
 
 def test_a_timing_cache_is_replaced_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,8 @@ import torch
 from toolkit import records
 from toolkit.bench.runtimes import runtime
 from toolkit.errors import StorageError, WrongMachine
-from toolkit.export.torch import compiler, cpu_kind
+from toolkit.export.torch import compiler
+from toolkit.export.torch_program import cpu_kind
 from toolkit.models import native
 from toolkit.models.model import Model
 from toolkit.records import Artifact

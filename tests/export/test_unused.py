@@ -21,18 +21,21 @@ ENGINES: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_engine_settings_have_no_effect_on_other_targets(name: str) -> None:
-    setting = {name: ENGINES[name]}
+    setting: dict[str, Any] = {"tensorrt": {name: ENGINES[name]}}
     for targets in (("onnx",), ("onnx", "torch")):
         (message,) = unused_settings(recipe.Export(targets=targets, **setting))
-        assert message == f"export.{name}={ENGINES[name]} has no effect: not used for {', '.join(targets)}"
+        assert message == f"export.tensorrt.{name}={ENGINES[name]} has no effect: not used for {', '.join(targets)}"
     assert unused_settings(recipe.Export(targets=("onnx", "rtx"), **setting)) == []
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"compile": False}, "export.compile=False has no effect: not used for onnx"),
-        ({"targets": ("torch",), "opset": 18}, "export.opset=18 has no effect: not used for torch"),
+        ({"torch": {"compile": False}}, "export.torch.compile=False has no effect: not used for onnx"),
+        (
+            {"targets": ("torch",), "onnx": {"opset": 18}, "rtx": {"opset": 18}},
+            "export.onnx.opset and export.rtx.opset=18 has no effect: not used for torch",
+        ),
         ({"calibration_images": 5}, "export.calibration_images=5 has no effect: fp32 needs no calibration"),
         (
             {"calibration_domains": ("a", "b")},
@@ -42,8 +45,8 @@ def test_engine_settings_have_no_effect_on_other_targets(name: str) -> None:
             {"precision": "fp16", "quantize_attention": True},
             "export.quantize_attention=True has no effect: it applies to int8, not to fp16",
         ),
-        ({"targets": ("torch",), "compile": False}, ""),
-        ({"opset": 18, "precision": "int8", "quantize_attention": True, "calibration_images": 5}, ""),
+        ({"targets": ("torch",), "torch": {"compile": False}}, ""),
+        ({"onnx": {"opset": 18}, "precision": "int8", "quantize_attention": True, "calibration_images": 5}, ""),
         ({}, ""),
     ],
 )

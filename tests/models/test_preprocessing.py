@@ -82,7 +82,7 @@ def test_our_model_json(tmp_path: Path) -> None:
         name=NAME, weights="none", image_size=16, args=args, mean=(0.25,), std=(0.5,), crop=0.9, interpolation="box"
     )
     model = build(odd, ("a", "b"), seed=0)
-    store.save(model, tmp_path)
+    model.save(tmp_path)
     again = odd.model_copy(
         update={"weights": str(tmp_path / "model.safetensors"), "mean": None, "std": None, "crop": None}
     )

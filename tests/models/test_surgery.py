@@ -133,7 +133,7 @@ def test_a_pruned_model_round_trips_exactly(
     assume(cuts)
     slim = remove(dense, cuts).model
     folder = tmp_path_factory.mktemp("slim")
-    info = store.save(slim, folder).info
+    info = slim.save(folder).info
     loaded = store.load(folder)
     assert loaded.info == info
     assert torch.equal(logits(loaded.module), logits(slim.module))
@@ -156,7 +156,7 @@ def test_a_saved_plan_reproduces_the_pruned_model(
     replayed = records.loads(PrunePlan, records.dumps(plan))
     assert replayed == plan
     folder = tmp_path_factory.mktemp("dense")
-    store.save(dense, folder)
+    dense.save(folder)
     again = store.load(folder)
     assert same_tensors(remove(again, replayed.cuts).model.module, remove(dense, cuts).model.module)
 
@@ -169,7 +169,7 @@ def test_onnx_equals_torch(
     cuts = random_cuts(dense.groups, [max(ratio, 0.2) for ratio in ratios], seed)
     slim = remove(dense, cuts).model
     folder = tmp_path_factory.mktemp("onnx")
-    saved = store.save(slim, folder)
+    saved = slim.save(folder)
     artifact = export("onnx", saved, recipe.Export(), folder)
     session = onnxruntime.InferenceSession(folder / artifact.file, providers=["CPUExecutionProvider"])
     (actual,) = session.run(["logits"], {"images": images().numpy()})

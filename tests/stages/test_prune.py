@@ -12,7 +12,6 @@ import torch
 from toolkit import records
 from toolkit.dg.extensions import TrainingExtension
 from toolkit.models import store, surgery
-from toolkit.prune import methods
 from toolkit.recipe import Recipe
 from toolkit.records import ModelInfo, PrunePlan, TrainingHistory
 from toolkit.runfolder import RunFolder
@@ -26,12 +25,9 @@ METHODS = Path(__file__).parents[1] / "prune" / "methods"
 
 
 @pytest.fixture
-def soft_gates(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the method `soft-gates` of the tests available."""
-    locations = methods.__spec__.submodule_search_locations if methods.__spec__ else None
-    assert locations is not None
-    monkeypatch.setattr(methods.__spec__, "submodule_search_locations", [*locations, str(METHODS)])
-    monkeypatch.setattr(methods, "__path__", [*locations, str(METHODS)])
+def soft_gates(here: Path, install: Callable[..., Path]) -> None:
+    """Installs the method `soft-gates` of the tests."""
+    install({"soft_gates": (METHODS / "soft_gates.py").read_text()}, [("method", "soft-gates", "soft_gates")])
 
 
 def weights(folder: Path) -> str:

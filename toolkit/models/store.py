@@ -1,4 +1,4 @@
-"""Save and load model folders.
+"""Load model folders, which `Model.save` writes.
 
 A model folder contains `model.json` (a `ModelInfo`) and `model.safetensors`; nothing in it is executed. Widths are not
 recorded: loading builds the source model on the meta device, sets the shapes of the file's tensors, and loads them.
@@ -21,11 +21,6 @@ from toolkit.models.block import attentions, blocks_of
 from toolkit.models.model import Model
 from toolkit.models.shapes import drop_blocks, set_shapes, sync_sizes
 from toolkit.records import ModelInfo
-
-
-def save(model: Model, folder: Path) -> Model:
-    return model.save(folder)
-
 
 _DAMAGED = "run the stage that wrote it again with --force"
 

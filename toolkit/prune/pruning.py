@@ -29,10 +29,11 @@ def prune(dense: Model, job: Job) -> Pruned:
     of the basis or of surgery does not hold.
     """
     settings = job.settings
-    rotated = bases.rotate(settings.basis, dense, job.calibration)
-    outcome = method(settings.method).prune(rotated, job)
+    rotated = bases.rotate(settings.basis, dense, job.calibration, settings.own(settings.basis))
+    outcome = method(settings.method, settings.own(settings.method)).prune(rotated, job)
     removal = remove(outcome.model, outcome.plan.cuts)
-    slim = compensation(settings.compensation).repair(outcome.model, removal, job.calibration)
+    repairing = compensation(settings.compensation, settings.own(settings.compensation))
+    slim = repairing.repair(outcome.model, removal, job.calibration)
     source = outcome.model
     if source is not dense:
         source = source.with_info(replace(source.info, made_from=dense.info.weights_sha256)).identified()

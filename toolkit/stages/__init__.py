@@ -12,13 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel
-
-from toolkit import hashing, progress, records
+from toolkit import hashing, plugins, progress, records
 from toolkit.errors import RecordError, ToolkitError
 from toolkit.recipe import Recipe
 from toolkit.records import DENSE, SLIM
 from toolkit.runfolder import RunFolder
+from toolkit.section import PluginSection, Section
 
 if TYPE_CHECKING:
     from toolkit.dg.domains import Domains
@@ -158,6 +157,13 @@ class Stage:
         return None
 
 
-def hash_of(settings: BaseModel) -> str:
-    """Hash of a section of the recipe."""
-    return hashing.digest(settings.model_dump(mode="json"))
+def inputs_of(name: str, settings: PluginSection) -> dict[str, str]:
+    """Inputs of a result that a section determines: its hash, and the versions of what its plug-ins need."""
+    return {name: hash_of(settings), **plugins.versions(settings.needs())}
+
+
+def hash_of(settings: Section) -> str:
+    """Hash of a section of the recipe and of the settings of the plug-ins that it names, and of no others."""
+    shared = settings.model_dump(mode="json", include=set(type(settings).model_fields))
+    own = settings.chosen() if isinstance(settings, PluginSection) else {}
+    return hashing.digest(shared | {name: chosen.model_dump(mode="json") for name, chosen in own.items()})

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from toolkit import hashing, records
+from toolkit import hashing, plugins, records
 from toolkit.errors import InvalidMeasurement, RecipeError, ToolkitError
 from toolkit.records import BenchReport
 from toolkit.stages import MODELS, Output, Run, Stage, hash_of
-from toolkit.stages.export import artifact_folder, not_running_here
+from toolkit.stages.export import artifact_folder, not_running_here, running_libraries
+
+if TYPE_CHECKING:
+    from toolkit.bench.devices import Device
 
 
 class Bench(Stage):
@@ -18,15 +22,13 @@ class Bench(Stage):
 
     def check(self, run: Run) -> None:
         from toolkit.bench.clocks import clock
-        from toolkit.bench.devices import device
         from toolkit.bench.runtimes import runtime
 
-        device(run.recipe.bench.device)
-        clock(run.recipe.bench.clock)
-        runtime(_runtime(run))
+        clock(run.recipe.bench.clock, _settings_of(run, run.recipe.bench.clock))
+        runtime(_runtime(run), _settings_of(run, _runtime(run)))
         _subjects(run)
-        name, unavailable = _target(run), not_running_here(run)
-        if name in unavailable and device(run.recipe.bench.device).is_this_machine:
+        name, unavailable, here = _target(run), not_running_here(run), _device(run).is_this_machine
+        if name in unavailable and here:
             error = unavailable[name]
             raise type(error)(
                 f"{name} artifacts cannot be measured on this machine: {error.message}",
@@ -37,7 +39,8 @@ class Bench(Stage):
         from toolkit.bench.identity import identify
 
         inputs = {f"subject {name}": identify(folder).sha256 for name, folder in _subjects(run).items()}
-        inputs |= {"bench": hash_of(run.recipe.bench), "machine": _machine(run)}
+        settings = run.recipe.bench.model_copy(update={"runtime": _runtime(run)})
+        inputs |= {"bench": hash_of(settings), **_machine(run)}
         return [Output(bench_folder(run), inputs, lambda out: _bench(run, out))]
 
     def record(self, run: Run) -> BenchReport:
@@ -61,12 +64,24 @@ class Bench(Stage):
         )
 
 
-def _machine(run: Run) -> str:
-    """Hash of the device's hardware and software, without its clocks, which vary."""
+def _machine(run: Run) -> dict[str, str]:
+    """Hash of the device without its clocks, which vary, and the versions of the libraries that run the files."""
+    environment = _device(run).environment(_libraries(run))
+    machine = asdict(replace(environment, clocks_mhz=(), toolkit="", libraries={}))
+    return {"machine": hashing.digest(machine), **environment.libraries}
+
+
+def _device(run: Run) -> Device:
     from toolkit.bench.devices import device
 
-    environment = replace(device(run.recipe.bench.device).environment(), clocks_mhz=())
-    return hashing.digest(asdict(environment))
+    settings = run.recipe.bench
+    return device(settings.device, settings.own(settings.device))
+
+
+def _libraries(run: Run) -> list[str]:
+    """Modules that run the files to measure."""
+    name = _target(run)
+    return running_libraries([_runtime(run)], [] if name is None else [name])
 
 
 def bench_folder(run: Run) -> str:
@@ -79,6 +94,12 @@ def _runtime(run: Run) -> str:
     from toolkit.export import target
 
     return run.recipe.bench.runtime or target(run.recipe.export.targets[0]).runtime
+
+
+def _settings_of(run: Run, plugin: str) -> str:
+    """A plug-in's own settings as JSON; empty: its defaults."""
+    own = run.recipe.bench.own(plugin)
+    return "" if own is None else own.model_dump_json()
 
 
 def _target(run: Run) -> str | None:
@@ -104,19 +125,20 @@ def _subjects(run: Run) -> dict[str, Path]:
 
 
 def _bench(run: Run, out: Path) -> None:
-    from toolkit.bench.devices import device
     from toolkit.bench.messages import BenchRequest, Subject
 
-    settings = run.recipe.bench
+    settings, runtime, own = run.recipe.bench, _runtime(run), _settings_of(run, _runtime(run))
     request = BenchRequest(
-        subjects={name: Subject(str(folder.resolve()), _runtime(run)) for name, folder in _subjects(run).items()},
+        subjects={name: Subject(str(folder.resolve()), runtime, own) for name, folder in _subjects(run).items()},
         batch_sizes=settings.batch_size,
         seconds=settings.seconds,
         samples=settings.samples,
         threads=settings.threads,
         device=settings.device,
         clock=settings.clock,
+        clock_settings=_settings_of(run, settings.clock),
+        libraries=tuple(dict.fromkeys((*plugins.requirements(), *_libraries(run)))),
     )
     with run.progress("bench") as progress:
-        report = device(settings.device).bench(request, progress)
+        report = _device(run).bench(request, progress)
     records.save(report, out / "bench.json")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -45,8 +46,9 @@ class Export(Stage):
         for line in unused_settings(settings):
             run.tell(f"export: warning: {line}")
         for name in settings.targets:
-            resolve_settings(name, target(name).capabilities(), settings)
-            target(name).check(settings)
+            chosen = target(name, settings.own(name))
+            resolve_settings(name, chosen.capabilities(), settings)
+            chosen.check(settings)
             if not run.has_dense or settings.image_size:
                 check_feasible(name, run.outline, settings)
         if settings.verify:
@@ -62,16 +64,18 @@ class Export(Stage):
 
     def outputs(self, run: Run) -> list[Output]:
         from toolkit.export import target
+        from toolkit.export.unused import effective
 
         settings = run.recipe.export
-        shared = {"export": hash_of(settings.model_copy(update={"targets": ()}))}
+        shared: dict[str, str] = {}
         if settings.precision != "fp32" or settings.verify:
             shared |= {"data": run.domains.fingerprint(), "parity": hash_of(run.recipe.parity)}
         outputs = []
         for name in settings.targets:
+            own = {"export": hash_of(effective(settings).model_copy(update={"targets": (name,)}))}
+            own |= target(name, settings.own(name)).depends_on()
             for subject, result in MODELS.items():
-                made_from = {"model": run.weights_of(result), "images": run.images_of(result)}
-                inputs = {**made_from, **target(name).depends_on(settings), **shared}
+                inputs = {"model": run.weights_of(result), "images": run.images_of(result), **own, **shared}
                 outputs.append(Output(artifact_folder(run, name, subject), inputs, partial(_export, run, name, result)))
         return outputs
 
@@ -102,10 +106,19 @@ def not_running_here(run: Run) -> dict[str, ToolkitError]:
     errors: dict[str, ToolkitError] = {}
     for name in run.recipe.export.targets:
         try:
-            target(name).check_runs_here(run.recipe.export)
+            target(name, run.recipe.export.own(name)).check_runs_here(run.recipe.export)
         except (DeviceUnreachable, LibraryDied, MissingDependency, WrongMachine) as error:
             errors[name] = error
     return errors
+
+
+def running_libraries(runtimes: Iterable[str], targets: Iterable[str]) -> list[str]:
+    """Modules that run the files of these targets in these runtimes, and so decide predictions and latencies."""
+    from toolkit.bench.runtimes import described
+    from toolkit.export import target
+
+    names = [*(described(name).needs for name in runtimes), *(target(name).runs_with for name in targets)]
+    return list(dict.fromkeys(itertools.chain.from_iterable(names)))
 
 
 def _difference(artifact: Artifact) -> str:

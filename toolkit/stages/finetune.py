@@ -7,7 +7,7 @@ from pathlib import Path
 
 from toolkit import records
 from toolkit.records import DENSE, ModelInfo
-from toolkit.stages import FINETUNED, PRUNED, Output, Run, Stage, hash_of
+from toolkit.stages import FINETUNED, PRUNED, Output, Run, Stage, inputs_of
 from toolkit.stages.train import check_training, describe
 
 
@@ -23,7 +23,7 @@ class Finetune(Stage):
             "pruned": run.weights_of(PRUNED),
             "images": run.images_of(PRUNED),
             "data": run.domains.fingerprint(),
-            "finetune": hash_of(run.recipe.finetune),
+            **inputs_of("finetune", run.recipe.finetune),
             "seed": str(run.recipe.seed),
         }
         if run.recipe.finetune.distill:
@@ -58,4 +58,4 @@ def _finetune(run: Run, inputs: dict[str, str], out: Path) -> None:
     with run.progress("finetune") as progress:
         history = fit(slim, run.domains, plan, progress)
     records.save(history, out / "history.json")
-    store.save(slim.with_info(replace(slim.info, made_from=slim.info.weights_sha256)), out)
+    slim.with_info(replace(slim.info, made_from=slim.info.weights_sha256)).save(out)

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit import records
+from toolkit import plugins, records
 from toolkit.characters import counted
 from toolkit.errors import CheckFailed, DeviceUnreachable, LibraryDied, MissingDependency, ToolkitError, WrongMachine
 from toolkit.machine import cuda
 from toolkit.records import DENSE, SLIM, Comparison, DomainParity, ParityReport
 from toolkit.stages import MODELS, PARITY, Output, Run, Stage, hash_of
-from toolkit.stages.export import artifact_folder, not_running_here, predictions
+from toolkit.stages.export import artifact_folder, not_running_here, predictions, running_libraries
 
 if TYPE_CHECKING:
     from toolkit.bench.parity import Side
@@ -39,11 +39,14 @@ class Parity(Stage):
 
     def outputs(self, run: Run) -> list[Output]:
         from toolkit.bench.identity import identify
+        from toolkit.bench.runtimes import described
 
+        runtimes = {runtime for _, runtime in _sides(run).values()}
         inputs = {f"side {name}": identify(folder).sha256 for name, (folder, _) in _sides(run).items()}
         inputs |= {"data": run.domains.fingerprint(), "images": run.images_of(DENSE)}
         inputs["parity"] = hash_of(run.recipe.parity)
-        if any(runtime == "tensorrt" for _, runtime in _sides(run).values()):
+        inputs |= plugins.versions(running_libraries(runtimes, run.recipe.export.targets))
+        if any(described(name).uses_gpu for name in runtimes):
             inputs["gpu"] = cuda.architecture_or_none() or "none"  # a GPU makes engines comparable that were not
         return [Output(PARITY, inputs, lambda out: _compare(run, out))]
 

@@ -11,7 +11,7 @@ from toolkit import records
 from toolkit.errors import RecipeError
 from toolkit.progress import Progress
 from toolkit.records import DENSE, ModelInfo, PrunePlan, TrainingHistory
-from toolkit.stages import PRUNED, Output, Run, Stage, hash_of
+from toolkit.stages import PRUNED, Output, Run, Stage, hash_of, inputs_of
 
 if TYPE_CHECKING:
     from toolkit.dg.extensions import TrainingExtension
@@ -39,14 +39,14 @@ class Prune(Stage):
         from toolkit.prune.scopes import scope
 
         settings = run.recipe.prune
-        if method(settings.method).trains and not run.recipe.train.epochs:
+        if method(settings.method, settings.own(settings.method)).trains and not run.recipe.train.epochs:
             raise RecipeError(
                 f"prune.method {settings.method!r} trains the model, but train.epochs is 0", "set --epochs for train"
             )
-        criterion(settings.criterion)
-        scope(settings.scope)
-        basis(settings.basis)
-        compensation(settings.compensation)
+        criterion(settings.criterion, settings.own(settings.criterion))
+        scope(settings.scope, settings.own(settings.scope))
+        basis(settings.basis, settings.own(settings.basis))
+        compensation(settings.compensation, settings.own(settings.compensation))
         budget_of(settings)
 
     def check_data(self, run: Run) -> None:
@@ -60,7 +60,7 @@ class Prune(Stage):
             "dense": run.weights_of(DENSE),
             "images": run.images_of(DENSE),
             "data": run.domains.fingerprint(),
-            "prune": hash_of(run.recipe.prune),
+            **inputs_of("prune", run.recipe.prune),
             "seed": str(run.recipe.seed),
         }
         if method(run.recipe.prune.method).trains:
@@ -90,7 +90,8 @@ def _check_budget(run: Run) -> None:
     settings = run.recipe.prune
     model = outline(run.recipe.model, run.domains.classes)
     constraints = Constraints(model.groups.along(settings.axes), model.cost_model, settings.round_to)
-    check_reachable(scope(settings.scope), budget_of(settings), constraints, settings.steps)
+    ranking = scope(settings.scope, settings.own(settings.scope))
+    check_reachable(ranking, budget_of(settings), constraints, settings.steps)
 
 
 def _prune(run: Run, inputs: dict[str, str], out: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from toolkit import resolve
+from toolkit import plugins, resolve
 from toolkit.records import (
     DENSE,
     SLIM,
@@ -57,7 +57,7 @@ def page_of(run: Run) -> Page:
     return Page(
         title=folder.path.name,
         dense=_summary(run, DENSE),
-        environment=reports[0].environment if reports else capture(),
+        environment=reports[0].environment if reports else capture(plugins.requirements()),
         recipe=resolve.as_yaml(run.recipe),
         data=folder.read(DENSE, "data.json", DataSummary),
         slim=_summary(run, FINETUNED) if folder.stage(FINETUNED) else None,

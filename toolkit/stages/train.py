@@ -8,7 +8,7 @@ from toolkit import hashing, records
 from toolkit.errors import RecipeError, ToolkitError, WeightsError
 from toolkit.recipe import Training
 from toolkit.records import DENSE, ModelInfo, TrainingHistory
-from toolkit.stages import Output, Run, Stage, hash_of
+from toolkit.stages import Output, Run, Stage, hash_of, inputs_of
 
 
 class Train(Stage):
@@ -39,7 +39,7 @@ class Train(Stage):
         inputs = {
             "data": run.domains.fingerprint(),
             "model": hash_of(recipe.model),
-            "train": hash_of(recipe.train),
+            **inputs_of("train", recipe.train),
             "seed": str(recipe.seed),
         }
         weights, stage = weight_file.weights_files(recipe.model), run.folder.stage(DENSE)
@@ -68,7 +68,6 @@ def _train(run: Run, inputs: dict[str, str], out: Path) -> None:
     from toolkit.dg.fit import fit
     from toolkit.dg.plan import TrainingPlan
     from toolkit.dg.summary import summarise
-    from toolkit.models import store
     from toolkit.models.build import build
 
     recipe, domains = run.recipe, run.domains
@@ -85,7 +84,7 @@ def _train(run: Run, inputs: dict[str, str], out: Path) -> None:
         history = fit(model, domains, plan, progress)
     records.save(history, out / "history.json")
     records.save(summarise(domains), out / "data.json")
-    store.save(model, out)
+    model.save(out)
 
 
 def check_training(settings: Training) -> None:

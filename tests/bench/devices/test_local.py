@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from toolkit import hashing, plugins
@@ -34,7 +35,11 @@ def test_every_device_measures_and_describes_itself(name: str, folders: Path) ->
     }
     assert steps == sorted(steps)
     assert steps[-1][0] == steps[-1][1]
-    assert plugin.environment().cores == report.environment.cores >= 1
+    assert plugin.environment([]).cores == report.environment.cores >= 1
+
+
+def test_the_requested_versions_are_described() -> None:
+    assert device("local").environment(["numpy"]).libraries == {"numpy": np.__version__}
 
 
 def test_relative_folders_refer_to_the_working_directory(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,21 +11,24 @@ import pytest
 import torch
 
 from toolkit import plugins, records
-from toolkit.bench.runtimes import runtime
+from toolkit.bench.runtimes import described, runtime
 from toolkit.errors import BadInput, UnknownName, WeightsError
 from toolkit.models import store
 from toolkit.records import Artifact
 
-FOLDERS = {"onnxruntime": ("slim-onnx",), "openvino": ("slim-openvino",), "torch": ("slim", "slim-torch")}
-"""Folders of the fixture that each runtime supports."""
-COMPUTES_NOTHING = ("null",)
-NEEDS_A_GPU = ("tensorrt", "torch-compiled", "torch-cuda")
-"""Tested without a GPU in test_tensorrt.py and test_torch_gpu.py."""
+EXPORTED = {f"slim-{name}": target.runtime for name, target in plugins.importable("toolkit.export")}
+OPENED_BY = {"slim": "torch", **EXPORTED}
+"""The runtime of each folder of the fixture."""
+FOLDERS = {
+    name: [folder for folder, runtime_name in OPENED_BY.items() if runtime_name == name]
+    for name in plugins.names("toolkit.bench.runtimes")
+    if not described(name).uses_gpu  # those are tested in test_tensorrt.py and test_torch_gpu.py
+}
 CASES = [(name, folder) for name, subjects in FOLDERS.items() for folder in subjects]
 
 
-def test_every_runtime_is_tested_here() -> None:
-    assert plugins.names("toolkit.bench.runtimes") == sorted((*FOLDERS, *COMPUTES_NOTHING, *NEEDS_A_GPU))
+def test_every_runtime_opens_a_file() -> None:
+    assert [name for name, folders in FOLDERS.items() if not folders] == ["null"]
 
 
 @pytest.mark.parametrize(("name", "subject"), CASES)
@@ -41,9 +44,9 @@ def test_logits_match_the_model(name: str, subject: str, batch: int, folders: Pa
     np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", sorted(FOLDERS))
+@pytest.mark.parametrize("name", sorted({name for name, _ in CASES}))
 def test_an_unsupported_folder_is_refused(name: str, folders: Path) -> None:
-    other = next(subjects[0] for runtime_name, subjects in FOLDERS.items() if runtime_name != name)
+    other = next(subjects[0] for runtime_name, subjects in FOLDERS.items() if subjects and runtime_name != name)
     with pytest.raises(BadInput, match=name):
         runtime(name).open(folders / other, threads=1)
 

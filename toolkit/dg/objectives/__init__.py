@@ -16,6 +16,9 @@ from toolkit import plugins
 from toolkit.dg.batches import Batch
 from toolkit.recipe import Training
 
+KIND = "objective"
+
+
 Classifier: TypeAlias = Callable[[Tensor], Tensor]
 """images [batch, 3, S, S] -> logits [batch, classes]"""
 
@@ -40,5 +43,5 @@ class ObjectivePlugin(Protocol):
 
 def build(settings: Training) -> Objective:
     """The objective named in the settings. Raises UnknownName with the closest names."""
-    plugin = cast(ObjectivePlugin, plugins.load(__name__, settings.objective))
+    plugin = cast(ObjectivePlugin, plugins.load(__name__, settings.objective, settings.own(settings.objective)))
     return plugin(CrossEntropyLoss(label_smoothing=settings.label_smoothing))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from toolkit import plugins, recipe
 from toolkit.records import ModelInfo, Setting
 
+KIND = "architecture"
 DEFAULT = "timm"
 """The architecture that reports names which none accepts."""
 

@@ -15,7 +15,9 @@ from toolkit.errors import CheckFailed
 from toolkit.models.model import Model
 from toolkit.models.modes import evaluating
 from toolkit.prune.calibration import Calibration
+from toolkit.section import Section
 
+KIND = "basis"
 TOLERANCE = 1e-5
 """Maximum difference of the logits in float32, relative to the largest logit (at least 1)."""
 
@@ -26,14 +28,14 @@ class Basis(Protocol):
         ...
 
 
-def basis(name: str) -> Basis:
-    """The basis of this name. Raises UnknownName with the closest names."""
-    return cast(Basis, plugins.load(__name__, name))
+def basis(name: str, own: Section | None = None) -> Basis:
+    """The basis of this name with its own settings (None: its defaults). Raises UnknownName with the closest names."""
+    return cast(Basis, plugins.load(__name__, name, own))
 
 
-def rotate(name: str, model: Model, calibration: Calibration) -> Model:
+def rotate(name: str, model: Model, calibration: Calibration, own: Section | None = None) -> Model:
     """The model in this basis. Raises CheckFailed if its logits differ."""
-    rotated = basis(name).rotate(model, calibration)
+    rotated = basis(name, own).rotate(model, calibration)
     size = model.info.image_size
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     with evaluating(model.module), evaluating(rotated.module), torch.inference_mode():

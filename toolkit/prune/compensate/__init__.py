@@ -11,6 +11,9 @@ from toolkit import plugins
 from toolkit.models.model import Model
 from toolkit.models.surgery import Removal
 from toolkit.prune.calibration import Calibration
+from toolkit.section import Section
+
+KIND = "compensation"
 
 
 class Compensation(Protocol):
@@ -22,6 +25,9 @@ class Compensation(Protocol):
         ...
 
 
-def compensation(name: str) -> Compensation:
-    """The compensation of this name. Raises UnknownName with the closest names."""
-    return cast(Compensation, plugins.load(__name__, name))
+def compensation(name: str, own: Section | None = None) -> Compensation:
+    """The compensation of this name with its own settings (None: its defaults).
+
+    Raises UnknownName with the closest names.
+    """
+    return cast(Compensation, plugins.load(__name__, name, own))

@@ -9,6 +9,9 @@ from torch import nn
 from toolkit import plugins
 from toolkit.models.groups import Groups, Scores
 from toolkit.prune.calibration import Calibration
+from toolkit.section import Section
+
+KIND = "criterion"
 
 
 class Criterion(Protocol):
@@ -17,6 +20,9 @@ class Criterion(Protocol):
         ...
 
 
-def criterion(name: str) -> Criterion:
-    """The criterion of this name. Raises UnknownName with the closest names."""
-    return cast(Criterion, plugins.load(__name__, name))
+def criterion(name: str, own: Section | None = None) -> Criterion:
+    """The criterion of this name with its own settings (None: its defaults).
+
+    Raises UnknownName with the closest names.
+    """
+    return cast(Criterion, plugins.load(__name__, name, own))

@@ -14,6 +14,9 @@ from toolkit.progress import Progress, silent
 from toolkit.prune.budget import Budget, budget_of
 from toolkit.prune.calibration import Calibration
 from toolkit.records import PrunePlan, TrainingHistory
+from toolkit.section import Section
+
+KIND = "method"
 
 Train: TypeAlias = Callable[[Model, TrainingExtension], TrainingHistory]
 """Trains a model in place with an extension: settings of `train`, source domains, and a checkpoint for each call."""
@@ -62,6 +65,6 @@ class Method(Protocol):
         ...
 
 
-def method(name: str) -> Method:
-    """The method of this name. Raises UnknownName with the closest names."""
-    return cast(Method, plugins.load(__name__, name))
+def method(name: str, own: Section | None = None) -> Method:
+    """The method of this name with its own settings (None: its defaults). Raises UnknownName with the closest names."""
+    return cast(Method, plugins.load(__name__, name, own))

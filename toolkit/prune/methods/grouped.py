@@ -29,7 +29,8 @@ class Grouped(Method):
 
     def prune(self, model: Model, job: Job) -> Outcome:
         settings, budget = job.settings, job.budget
-        scorer, ranking = criterion(settings.criterion), scope(settings.scope)
+        scorer = criterion(settings.criterion, settings.own(settings.criterion))
+        ranking = scope(settings.scope, settings.own(settings.scope))
         allowed = model.groups.along(settings.axes)
         constraints = Constraints(allowed, model.cost_model, settings.round_to)
         check_reachable(ranking, budget, constraints, settings.steps)

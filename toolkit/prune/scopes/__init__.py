@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Protocol, cast
 from toolkit import plugins
 from toolkit.models.cost_model import CostModel
 from toolkit.models.groups import Groups, Scores, Unit
+from toolkit.section import Section
 
 if TYPE_CHECKING:
     from toolkit.prune.fill_budget import Pools
+
+KIND = "scope"
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,6 @@ class Scope(Protocol):
         ...
 
 
-def scope(name: str) -> Scope:
-    """The scope of this name. Raises UnknownName with the closest names."""
-    return cast(Scope, plugins.load(__name__, name))
+def scope(name: str, own: Section | None = None) -> Scope:
+    """The scope of this name with its own settings (None: its defaults). Raises UnknownName with the closest names."""
+    return cast(Scope, plugins.load(__name__, name, own))

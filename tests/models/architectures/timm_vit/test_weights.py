@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from toolkit import recipe
 from toolkit.errors import WeightsError
-from toolkit.models import store
 from toolkit.models.architectures.timm_vit.canonical import canonicalise
 from toolkit.models.architectures.timm_vit.weights import fill
 from toolkit.models.build import build
@@ -214,7 +213,7 @@ def test_build_from_a_file(
 def test_the_number_of_heads_is_read_from_our_model_json(built: MakeModule, model: MakeModule, tmp_path: Path) -> None:
     """Tensors do not show it."""
     built = build(small("none"), ("cat", "dog", "emu"), seed=0)
-    store.save(built, tmp_path)
+    built.save(tmp_path)
     with pytest.raises(WeightsError, match=r"has 3 heads, the model has 4\n--set model\.args\.num_heads=3"):
         fill(model(num_heads=4), tmp_path / "model.safetensors")
     assert fill(model(), tmp_path / "model.safetensors") == ()
