@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from torch import nn
 
 from toolkit import limits, plugins, records, resolve
 from toolkit.bench.devices import device as load_device
@@ -38,8 +39,9 @@ from toolkit.export import artifact as artifacts
 from toolkit.export import target as load_target
 from toolkit.export.calibrate import DomainSample, Sample
 from toolkit.models import store
-from toolkit.models.architectures import architecture_of
-from toolkit.models.build import build
+from toolkit.models.architectures import owner_of, source_of
+from toolkit.models.architectures.factory import allow
+from toolkit.models.build import build, from_source
 from toolkit.models.model import Model
 from toolkit.prune import pruning
 from toolkit.prune.calibration import Calibration
@@ -79,27 +81,35 @@ Runnable: TypeAlias = Model | Exported | str | Path
 
 
 def load(
-    source: str | Path,
+    source: str | Path | nn.Module,
     classes: Sequence[str] = (),
     *,
     weights: str = "hub",
     image_size: int | None = None,
     args: Mapping[str, Setting] | None = None,
     seed: int = 0,
+    factory: str | None = None,
 ) -> Model:
     """A model folder, or a dense model with a classifier for `classes`.
 
-    source: a model folder, a name of timm, or a folder that transformers wrote (`config.json`, `model.safetensors`),
-    which names its classes itself. weights: "hub" (timm's, or the folder's own), "none" (random), or a file. args:
-    arguments of timm such as `depth`. seed: of random weights.
+    source: a model folder; a name of timm; a folder that transformers wrote (`config.json`, `model.safetensors`), which
+    names its classes itself; a factory "package.module:function", which is called with the number of classes; or the
+    module itself, of timm's or transformers' classes, which then belongs to the model. weights: "hub" (timm's, or the
+    folder's own), "none" (random), or a file. args: arguments of timm such as `depth`. seed: of random weights.
+    factory: the one that a model folder was built by; without it, none is called.
     """
-    if (Path(source) / "model.json").exists():
-        return store.load(Path(source))
+    if isinstance(source, nn.Module):
+        built = owner_of(source).describe(source)
+        settings = resolve.recipe_of({"model": {"name": built.name, "image_size": image_size}}).model
+        return from_source(built, settings, tuple(classes)).identified()
     name = str(source)
-    if not (classes := tuple(classes) or architecture_of(name).class_names(name)):
+    if (Path(source) / "model.json").exists():
+        allow(factory or "")
+        return store.load(Path(source))
+    if not (classes := tuple(classes) or source_of(name).class_names(name)):
         raise BadInput(f"{source} is not a model folder, and a new model needs class names", "load(name, classes)")
-    settings = {"name": name, "weights": weights, "image_size": image_size, "args": dict(args or {})}
-    return build(resolve.recipe_of({"model": settings}).model, tuple(classes), seed).identified()
+    values = {"name": name, "weights": weights, "image_size": image_size, "args": dict(args or {})}
+    return build(resolve.recipe_of({"model": values}).model, classes, seed).identified()
 
 
 def prune(

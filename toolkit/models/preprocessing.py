@@ -86,7 +86,9 @@ def _defaults(name: str) -> Preprocessing:
         kind = str(config_of(folder).get("model_type"))
         settings = {**huggingface.default_settings(kind), "crop": 1.0, "crop_mode": "squash"}
         return _checked(settings, f"transformers' {kind}")
-    return _checked({**_resolved(_config_of(name)), "crop": 1.0, "crop_mode": "squash"}, f"timm's {name}")
+    config = _config_of(name)
+    origin = f"timm's {name}" if config else "ImageNet's statistics, as the model has none of its own"
+    return _checked({**_resolved(config), "crop": 1.0, "crop_mode": "squash"}, origin)
 
 
 def _config_of(name: str) -> Settings:

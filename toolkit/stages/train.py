@@ -15,13 +15,13 @@ class Train(Stage):
     name = "train"
 
     def check(self, run: Run) -> None:
-        from toolkit.models.architectures import architecture_of
+        from toolkit.models.architectures import source_of
         from toolkit.models.preprocessing import preprocessing_of
         from toolkit.models.weight_file import file_exists, weights_files
         from toolkit.models.weight_formats import format_of
 
         model = run.recipe.model
-        architecture_of(model.name).check_name(model.name)
+        source_of(model.name).check_name(model.name)
         if model.weights_key is not None and model.weights in ("hub", "none"):
             raise RecipeError(f"model.weights_key is for a file, not for weights {model.weights!r}", "--weights FILE")
         files = weights_files(model)

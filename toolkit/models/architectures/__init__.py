@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn
 
 from toolkit import plugins, recipe
+from toolkit.errors import UnsupportedModel
 from toolkit.records import ModelInfo, Setting
 
 KIND = "architecture"
 DEFAULT = "timm"
-"""The architecture that reports names which none accepts."""
+"""The source that reports names which none accepts."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,11 @@ class Parts:
     """Side of the images that the position embeddings are for, in pixels."""
 
 
-class Architecture(Protocol):
+class Source(Protocol):
+    """Models by name: builds them, and rebuilds their structure for the weights of a model folder."""
+
     def accepts(self, name: str) -> bool:
-        """Whether `name` (`--model`) is a source model of this architecture."""
+        """Whether `name` (`--model`) is a source model of this kind."""
         ...
 
     def check_name(self, name: str) -> None:
@@ -78,6 +81,30 @@ class Architecture(Protocol):
 
     def skeleton(self, info: ModelInfo) -> nn.Module:
         """The source model of `info`, with any weights and the source's blocks and widths."""
+        ...
+
+
+@runtime_checkable
+class Architecture(Source, Protocol):
+    """A family of modules with the same classes."""
+
+    def owns(self, module: nn.Module) -> bool:
+        """Whether a module, of a source or canonical, has a class of this architecture."""
+        ...
+
+    def check_module(self, module: nn.Module, name: str) -> None:
+        """Raise UnsupportedModel for a source module with parts that cannot be pruned."""
+        ...
+
+    def describe(self, module: nn.Module) -> Built:
+        """A source module of unknown origin, with a name and arguments from which `skeleton` rebuilds it.
+
+        Raises UnsupportedModel if they cannot be told from the module.
+        """
+        ...
+
+    def image_size(self, module: nn.Module) -> int:
+        """Side in pixels of the images that a source module takes; RecipeError unless patches and images are square."""
         ...
 
     def canonicalise(self, module: nn.Module) -> nn.Module:
@@ -115,12 +142,21 @@ class Architecture(Protocol):
         ...
 
 
-def architecture(name: str) -> Architecture:
-    """The architecture of this name. Raises UnknownName with the closest names."""
-    return cast(Architecture, plugins.load(__name__, name))
+def source_of(name: str) -> Source:
+    """The source of the model with this name, else timm, which explains why none accepts it."""
+    others = (other for other in plugins.names(__name__) if other != DEFAULT)
+    accepting = (other for other in others if cast(Source, plugins.find(__name__, other)).accepts(name))
+    return cast(Source, plugins.load(__name__, next(accepting, DEFAULT)))
 
 
-def architecture_of(model: str) -> Architecture:
-    """The architecture of the source model with this name, else timm's, which explains why none accepts it."""
-    others = (architecture(name) for name in plugins.names(__name__) if name != DEFAULT)
-    return next((other for other in others if other.accepts(model)), architecture(DEFAULT))
+def owner_of(module: nn.Module, name: str = "") -> Architecture:
+    """The architecture of a source module or a canonical one; UnsupportedModel, which says `name`, if there is none."""
+    for other in plugins.names(__name__):
+        plugin = plugins.find(__name__, other)
+        if isinstance(plugin, Architecture) and plugin.owns(module):
+            return plugin
+    kind = type(module).__name__
+    raise UnsupportedModel(
+        f"{name or 'the module'} is a {kind}, whose attention is unknown",
+        "supported are ViT, DeiT, BEiT and DINOv2 classifiers of timm and transformers",
+    )

@@ -11,7 +11,7 @@ from toolkit import recipe
 from toolkit.errors import BadInput, RecipeError, UnsupportedModel
 from toolkit.models.architectures import Architecture, Built, Parts
 from toolkit.models.architectures.huggingface_vit import create
-from toolkit.models.architectures.huggingface_vit.canonical import canonicalise
+from toolkit.models.architectures.huggingface_vit.canonical import canonicalise, is_classifier
 from toolkit.models.architectures.huggingface_vit.classifier import CLASSIFIERS, HeadwiseClassifier
 from toolkit.models.huggingface_folder import CONFIG, config_of, folder_of, weight_files
 from toolkit.models.patches import check_size
@@ -25,6 +25,8 @@ PREFIX = "transformers."
 
 class HuggingFace:
     """ViT, DeiT, BEiT and DINOv2 of transformers."""
+
+    needs = ("transformers",)
 
     def accepts(self, name: str) -> bool:
         return name.startswith(PREFIX) or folder_of(name) is not None
@@ -51,7 +53,7 @@ class HuggingFace:
         config = config_of(folder)
         kind, labels = create.class_of(config, folder), create.class_names(config)
         args = create.arguments(kind, config)
-        check_size(settings.image_size or int(str(args["image_size"])), int(str(args["patch_size"])))
+        check_size(int(str(args["image_size"])), int(str(args["patch_size"])))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             module = create.build(kind, args, len(labels))
@@ -66,6 +68,19 @@ class HuggingFace:
 
     def skeleton(self, info: ModelInfo) -> nn.Module:
         return create.build(info.name.removeprefix(PREFIX), info.args, len(info.classes))
+
+    def owns(self, module: nn.Module) -> bool:
+        return isinstance(module, HeadwiseClassifier) or is_classifier(module)
+
+    def check_module(self, module: nn.Module, name: str) -> None:
+        """All classifiers are supported."""
+
+    def describe(self, module: nn.Module) -> Built:
+        kind = type(module).__name__
+        return _built(module, kind, create.arguments(kind, module.config.to_dict()))  # type: ignore[operator, union-attr]
+
+    def image_size(self, module: nn.Module) -> int:
+        return self.describe(module).image_size
 
     def canonicalise(self, module: nn.Module) -> nn.Module:
         return canonicalise(module)

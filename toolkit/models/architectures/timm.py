@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import timm
 import torch
 from timm.layers.format import Format
+from timm.models import vision_transformer
 from timm.models.beit import Beit
 from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from toolkit.models.architectures import Architecture, Built, Parts
 from toolkit.models.architectures.timm_vit import patch_embedding
 from toolkit.models.architectures.timm_vit.canonical import canonical_name, canonicalise
 from toolkit.models.architectures.timm_vit.create import check_name, create, known_models
+from toolkit.models.architectures.timm_vit.describe import describe
+from toolkit.models.architectures.timm_vit.supported_parts import check_parts
 from toolkit.models.architectures.timm_vit.weights import CLASSIFIERS, fill, is_classifier
 from toolkit.models.weight_file import weights_files
 from toolkit.records import ModelInfo, Setting
@@ -61,6 +64,18 @@ class Timm:
     def skeleton(self, info: ModelInfo) -> nn.Module:
         check_name(info.name)
         return create(info.name, info.args, len(info.classes), from_hub=False)
+
+    def owns(self, module: nn.Module) -> bool:
+        return isinstance(module, vision_transformer.VisionTransformer | Beit)
+
+    def check_module(self, module: nn.Module, name: str) -> None:
+        check_parts(module, name)
+
+    def describe(self, module: nn.Module) -> Built:
+        return describe(module)
+
+    def image_size(self, module: nn.Module) -> int:
+        return patch_embedding.image_size(module)
 
     def canonicalise(self, module: nn.Module) -> nn.Module:
         canonicalise(module)

@@ -33,11 +33,14 @@ BACKBONES = {
 """Supported classes, and the name of the submodule in each that is the model without classifier."""
 
 
+def is_classifier(model: nn.Module) -> bool:
+    """Whether `model` has a supported class of transformers."""
+    return type(model).__name__ in BACKBONES and type(model).__module__.startswith("transformers.")
+
+
 def canonicalise(model: nn.Module) -> HeadwiseClassifier:
-    """The canonical form of a classifier of transformers, with its parameters; UnsupportedModel for other classes."""
+    """The canonical form of a classifier of transformers, with its parameters."""
     kind = type(model).__name__
-    if kind not in BACKBONES or not type(model).__module__.startswith("transformers."):
-        raise UnsupportedModel(f"{kind} is no supported class of transformers", f"supported are {', '.join(BACKBONES)}")
     backbone = model.get_submodule(BACKBONES[kind])
     embeddings = backbone.get_submodule("embeddings")
     mean_norm = getattr(getattr(backbone, "pooler", None), "layernorm", None)

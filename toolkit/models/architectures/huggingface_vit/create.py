@@ -1,6 +1,6 @@
 """Build a classifier of transformers from a folder, or from what `model.json` records. Nothing in a folder is executed.
 
-`transformers` is an optional package, imported when a model is built.
+transformers is an optional package, which is imported when a model is built.
 """
 
 from __future__ import annotations
@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from toolkit.characters import listed
-from toolkit.errors import MissingDependency, UnsupportedModel, WeightsError, plainly
+from toolkit.errors import UnsupportedModel, WeightsError, plainly
 from toolkit.models.architectures.huggingface_vit.canonical import BACKBONES
 from toolkit.models.huggingface_folder import CONFIG, Config
 from toolkit.records import Setting
@@ -83,9 +82,11 @@ def classifiers(module: nn.Module) -> dict[str, nn.Linear]:
 
 def build(kind: str, args: Mapping[str, Setting], outputs: int) -> nn.Module:
     """A classifier with initial weights, which depend on torch's seed."""
+    import transformers
+
     config = _config(kind, {**args, "num_labels": outputs})
     try:
-        module: nn.Module = getattr(transformers(), kind)(config)
+        module: nn.Module = getattr(transformers, kind)(config)
     except Exception as error:  # transformers validates few combinations: any class of error may follow
         raise UnsupportedModel(
             f"transformers cannot build a {kind} with this config: {plainly(error)}", f"see {CONFIG}"
@@ -124,22 +125,11 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> set[
     return {name.split(".")[0] for name in absent}
 
 
-def transformers() -> ModuleType:
-    """The package; MissingDependency if it is not installed."""
-    try:
-        import transformers
-    except ModuleNotFoundError as error:
-        raise MissingDependency(
-            "models of transformers need the package 'transformers', which is not installed",
-            "pip install 'vit-toolkit[huggingface]'",
-        ) from error
-    return transformers
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without transformers' progress bars and reports."""
-    logging = transformers().utils.logging
+    from transformers.utils import logging
+
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -152,10 +142,10 @@ def _quiet() -> Iterator[None]:
 
 
 def _config(kind: str, fields: Mapping[str, Any]) -> Any:
+    import transformers
+
     try:
-        return getattr(transformers(), kind).config_class(**fields)
-    except MissingDependency:
-        raise
+        return getattr(transformers, kind).config_class(**fields)
     except Exception as error:  # transformers raises many classes of errors
         raise UnsupportedModel(f"the config of this {kind} is invalid: {plainly(error)}", f"see {CONFIG}") from error
 
