@@ -22,6 +22,7 @@ from toolkit.models.architectures.timm_vit.create import check_name, create, kno
 from toolkit.models.architectures.timm_vit.describe import describe
 from toolkit.models.architectures.timm_vit.supported_parts import check_parts
 from toolkit.models.architectures.timm_vit.weights import CLASSIFIERS, fill, is_classifier
+from toolkit.models.norms import NORMS
 from toolkit.models.weight_file import weights_files
 from toolkit.records import ModelInfo, Setting
 
@@ -86,9 +87,9 @@ class Timm:
 
     def parts(self, module: nn.Module) -> Parts:
         pooling = getattr(module, "global_pool", None)
-        norm = "fc_norm" if isinstance(getattr(module, "fc_norm", None), nn.LayerNorm) else "norm"
+        norm = "fc_norm" if isinstance(getattr(module, "fc_norm", None), NORMS) else "norm"
         # A max over tokens comes between `norm` and the classifier: negative gains would turn it into a min.
-        foldable = norm == "fc_norm" or pooling not in ("max", "avgmax")
+        foldable = norm == "fc_norm" or pooling not in ("max", "avgmax", "map")
         read = 2 if isinstance(module, VisionTransformerDistilled) else 1
         return Parts(
             patches=patch_embedding.NAME,
