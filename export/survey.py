@@ -122,6 +122,8 @@ def _traits(module: nn.Module) -> Iterator[str]:
         "relative positions": block.attn.relative_position_bias_table is not None,
         "no positions": getattr(module, "pos_embed", None) is None and not isinstance(module, Beit),
         "positions of patches only": bool(getattr(module, "no_embed_class", False)),
+        "gated MLP": len(block.mlp_inputs) == 2,
+        "RMS norms": isinstance(block.norm1, nn.RMSNorm),
         "layer scale": not isinstance(block.ls1, nn.Identity),
         "norm before the blocks": has("norm_pre"),
         "norm after pooling": has("fc_norm"),

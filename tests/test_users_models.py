@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import toolkit
-from toolkit.models.architectures import factory
+from toolkit.models import factories
 
 transformers = pytest.importorskip("transformers")
 
@@ -44,7 +44,7 @@ KINDS = ("factory", *FOLDERS, *TIMM)
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
     """`source(kind)`: the value of `--model` for one of KINDS, in the current folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(factory.NAMED, "")
+    monkeypatch.setenv(factories.NAMED, "")
 
     def write(kind: str) -> str:
         if kind in FOLDERS:

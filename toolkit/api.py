@@ -40,8 +40,8 @@ from toolkit.export import target as load_target
 from toolkit.export.calibrate import DomainSample, Sample
 from toolkit.models import store
 from toolkit.models.architectures import owner_of, source_of
-from toolkit.models.architectures.factory import allow
 from toolkit.models.build import build, from_source
+from toolkit.models.factories import allow
 from toolkit.models.model import Model
 from toolkit.prune import pruning
 from toolkit.prune.calibration import Calibration

@@ -16,7 +16,7 @@ from torch import nn
 
 import toolkit
 from toolkit import errors
-from toolkit.models.architectures import factory
+from toolkit.models import factories
 
 CLASSES = ("cat", "dog", "emu")
 SOURCE = """
@@ -53,7 +53,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The current folder, with `own_models.py`; no factory was named before."""
     (tmp_path / "own_models.py").write_text(SOURCE)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(factory.NAMED, "")
+    monkeypatch.setenv(factories.NAMED, "")
     yield tmp_path
     sys.modules.pop("own_models", None)
 
@@ -74,7 +74,7 @@ def test_a_factory_is_called_with_the_number_of_classes_and_named_in_the_record(
 
 def test_a_model_folder_alone_imports_and_calls_nothing(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toolkit.load("own_models:vit", CLASSES).save(models / "dense")
-    monkeypatch.setenv(factory.NAMED, "")
+    monkeypatch.setenv(factories.NAMED, "")
     del sys.modules["own_models"]
     with pytest.raises(errors.UnsupportedModel, match="built by the factory own_models:vit") as raised:
         toolkit.load(models / "dense")
@@ -87,9 +87,9 @@ def test_a_model_folder_alone_imports_and_calls_nothing(models: Path, monkeypatc
 
 def test_an_installed_package_may_offer_a_factory(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toolkit.load("own_models:vit", CLASSES).save(models / "dense")
-    monkeypatch.setenv(factory.NAMED, "")
-    point = EntryPoint("own", "own_models:vit", factory.ENTRY_POINTS)
-    monkeypatch.setattr(factory.metadata, "entry_points", lambda group: [point] if group == point.group else [])
+    monkeypatch.setenv(factories.NAMED, "")
+    point = EntryPoint("own", "own_models:vit", factories.ENTRY_POINTS)
+    monkeypatch.setattr(factories.metadata, "entry_points", lambda group: [point] if group == point.group else [])
     assert toolkit.load(models / "dense").info.name == "own_models:vit"
 
 

@@ -7,12 +7,9 @@ with its weights. The module's architecture does the rest.
 from __future__ import annotations
 
 import importlib
-import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -21,28 +18,8 @@ from torch import nn
 from toolkit import recipe
 from toolkit.errors import BadInput, RecipeError, UnsupportedModel, plainly
 from toolkit.models.architectures import Built, Source, owner_of
+from toolkit.models.factories import NAMED, allow, allowed, is_factory
 from toolkit.records import ModelInfo
-
-NAMED = "VIT_TOOLKIT_FACTORIES"
-"""Environment variable: factories that may be called to load model folders that name them, separated by spaces."""
-ENTRY_POINTS = "vit_toolkit.models"
-"""Group of entry points by which installed packages offer factories."""
-_FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
-
-
-def is_factory(name: str) -> bool:
-    """Whether `name` has the form package.module:function."""
-    return _FACTORY.fullmatch(name) is not None
-
-
-def allow(name: str) -> None:
-    """Let this process and its subprocesses call the factory `name` when they load a model folder that names it."""
-    if is_factory(name) and name not in _named():
-        os.environ[NAMED] = " ".join([*_named(), name])
-
-
-def _named() -> list[str]:
-    return os.environ.get(NAMED, "").split()
 
 
 class Factory:
@@ -67,18 +44,13 @@ class Factory:
         return Built(module, {}, owner_of(module, settings.name).image_size(module))
 
     def skeleton(self, info: ModelInfo) -> nn.Module:
-        if info.name not in _named() and info.name not in _offered():
+        if not allowed(info.name):
             raise UnsupportedModel(
                 f"the model was built by the factory {info.name}, and a model folder does not decide what is executed",
                 f"if you trust this function, name it: --model {info.name}, load(folder, factory={info.name!r}), or "
                 f"{NAMED}={info.name} in the environment",
             )
         return _module(info.name, len(info.classes))
-
-
-def _offered() -> set[str]:
-    """Factories that installed packages offer."""
-    return {point.value for point in metadata.entry_points(group=ENTRY_POINTS)}
 
 
 def _function(name: str) -> Callable[[int], object]:
