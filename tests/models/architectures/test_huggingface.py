@@ -265,3 +265,11 @@ def test_without_transformers_the_package_is_named(
 def test_a_timm_model_needs_no_transformers(monkeypatch: pytest.MonkeyPatch, small: Callable[..., Any]) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert small().info.name == "vit_tiny_patch16_224"
+
+
+def test_a_model_folder_cannot_name_another_part_of_transformers(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    toolkit.load(folder("vit")).save(tmp_path)
+    record = tmp_path / "model.json"
+    record.write_text(record.read_text().replace("transformers.ViTForImageClassification", "transformers.pipeline"))
+    with pytest.raises(errors.UnsupportedModel, match=r"transformers\.pipeline is no supported class"):
+        toolkit.load(tmp_path)

@@ -75,7 +75,7 @@ def _module(name: str, classes: int) -> nn.Module:
     """What the factory returns for this number of classes; BadInput unless it is a module of a supported class."""
     function = _function(name)
     try:
-        with torch.device("cpu"):  # it may load weights, which the meta device cannot
+        with _current_folder(), torch.device("cpu"):  # it may load weights, which the meta device cannot
             module = function(classes)
     except Exception as error:  # any class of error may follow
         raise BadInput(f"{name}({classes}) failed: {type(error).__name__}: {plainly(error)}", _SIGNATURE) from error

@@ -11,7 +11,7 @@ from toolkit import recipe
 from toolkit.errors import BadInput, RecipeError, UnsupportedModel
 from toolkit.models.architectures import Architecture, Built, Parts
 from toolkit.models.architectures.huggingface_vit import create
-from toolkit.models.architectures.huggingface_vit.canonical import canonicalise, is_classifier
+from toolkit.models.architectures.huggingface_vit.canonical import BACKBONES, canonicalise, is_classifier
 from toolkit.models.architectures.huggingface_vit.classifier import CLASSIFIERS, HeadwiseClassifier
 from toolkit.models.huggingface_folder import CONFIG, config_of, folder_of, weight_files
 from toolkit.models.patches import check_size
@@ -67,7 +67,10 @@ class HuggingFace:
         return _built(module, kind, args, fresh)
 
     def skeleton(self, info: ModelInfo) -> nn.Module:
-        return create.build(info.name.removeprefix(PREFIX), info.args, len(info.classes))
+        kind = info.name.removeprefix(PREFIX)
+        if kind not in BACKBONES:
+            raise UnsupportedModel(f"{info.name} is no supported class", f"supported are {', '.join(BACKBONES)}")
+        return create.build(kind, info.args, len(info.classes))
 
     def owns(self, module: nn.Module) -> bool:
         return isinstance(module, HeadwiseClassifier) or is_classifier(module)
