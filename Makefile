@@ -50,7 +50,7 @@ models: $(READY) ## test which of timm's models can be pruned and exported: docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m toolkit.export.survey docs/models.md
 
 # These use the installed packages: those of a GPU machine may be fixed. Each takes at most 150 seconds on an H100, and
-# goes on where it ended when it is called again.
+# resumes where it ended when called again.
 GPU_PYTHON = PYTHONPATH=$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH} $(or $(wildcard $(BIN)/python),$(PYTHON))
 
 gpu: ## on a machine with a GPU: correctness and speed of kernels and models
@@ -59,7 +59,7 @@ gpu: ## on a machine with a GPU: correctness and speed of kernels and models
 gpu-checks: ## tests of the kernels, and compute-sanitizer
 	$(GPU_PYTHON) .ci/gpu/checks.py
 
-gpu-kernels: ## the headwise kernel beside PyTorch's attention
+gpu-kernels: ## the headwise kernel against PyTorch's attention
 	$(GPU_PYTHON) -m toolkit.bench.acceptance kernels
 
 gpu-models: ## dense and pruned models: eager, compiled, in CUDA graphs

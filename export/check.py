@@ -12,8 +12,9 @@ from onnx import ModelProto, ValueInfoProto
 
 from toolkit import recipe
 from toolkit.errors import CheckFailed, UnsupportedModel, plainly
-from toolkit.export import INPUT, OUTPUT, onnx_session
+from toolkit.export import onnx_session
 from toolkit.export.calibrate import Predict, percentages
+from toolkit.export.capabilities import INPUT, OUTPUT
 from toolkit.export.prepare import Prepared
 from toolkit.export.reference import FP32_TOLERANCE, max_difference, predict
 from toolkit.export.trace import fits_one_file

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.errors import StorageError, WrongMachine, plainly
-from toolkit.export import Capabilities, Target, Written
+from toolkit.export import Target, Written
+from toolkit.export.capabilities import Capabilities
 from toolkit.export.file_metadata import file_metadata
 from toolkit.export.graph_settings import GRAPH_LIBRARIES, GraphSettings
 from toolkit.isolated import NativeLibrary

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from toolkit.export import INPUT, OUTPUT
 from toolkit.export.calibrate import Predict
+from toolkit.export.capabilities import INPUT, OUTPUT
 from toolkit.isolated import Isolated, NativeLibrary
 from toolkit.pixels import Array
 

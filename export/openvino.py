@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.errors import WrongMachine
-from toolkit.export import Capabilities, Target, Written
+from toolkit.export import Target, Written
+from toolkit.export.capabilities import Capabilities
 from toolkit.export.file_metadata import file_metadata
 from toolkit.export.graph_settings import GRAPH_LIBRARIES, GraphSettings
 from toolkit.export.openvino_model import HINT, NO_BF16, IrModel, compiled_operator, computes_in, runs_in

@@ -13,8 +13,8 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto
 
-from toolkit.export import INPUT
 from toolkit.export.calibrate import BATCH_SIZE, Predict
+from toolkit.export.capabilities import INPUT
 from toolkit.export.onnx_session import OnnxSession
 from toolkit.pixels import Array, padded_batches, run_in_batches
 from toolkit.records import BatchRange

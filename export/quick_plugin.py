@@ -17,8 +17,8 @@ import numpy.typing as npt
 from onnx import ModelProto, helper
 
 from toolkit.errors import BadInput, CheckFailed
-from toolkit.export import HeadWidths
 from toolkit.export.attention import DOMAIN, node_name
+from toolkit.export.capabilities import HeadWidths
 from toolkit.kernels.heads import ALIGNMENT, unsupported
 from toolkit.machine import cuda
 

@@ -13,7 +13,7 @@ import torch
 from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
-from toolkit.export import HeadWidths
+from toolkit.export.capabilities import HeadWidths
 from toolkit.models.attention import HeadwiseAttention
 from toolkit.models.block import HeadwiseBlock, attentions
 from toolkit.models.model import Model

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from toolkit import recipe
 from toolkit.errors import RecipeError
-from toolkit.export import Capabilities, HeadWidths
+from toolkit.export.capabilities import Capabilities, HeadWidths
 
 CLASS_TOKEN = "class-token"
 """The rewrite that `flat` applies."""

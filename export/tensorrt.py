@@ -11,7 +11,8 @@ from pydantic import Field
 
 from toolkit import plugins, records
 from toolkit.errors import BadInput, StorageError, WrongMachine, plainly
-from toolkit.export import Capabilities, HeadWidths, Target, Written
+from toolkit.export import Target, Written
+from toolkit.export.capabilities import Capabilities, HeadWidths
 from toolkit.export.engine import EngineLayers, EngineOptions, build
 from toolkit.export.graph_settings import GRAPH_LIBRARIES, GraphSettings
 from toolkit.export.libraries import AMPERE, PACKAGES, Library, library

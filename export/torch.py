@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from toolkit import plugins
 from toolkit.errors import StorageError
-from toolkit.export import Capabilities, Target, Written
+from toolkit.export import Target, Written
+from toolkit.export.capabilities import Capabilities
 from toolkit.export.file_metadata import file_metadata
 from toolkit.isolated import Isolated, NativeLibrary
 from toolkit.progress import Progress

@@ -12,7 +12,7 @@ from onnx import ModelProto, NodeProto
 from torch import nn
 
 from toolkit.errors import UnsupportedModel, plainly
-from toolkit.export import INPUT, OUTPUT
+from toolkit.export.capabilities import INPUT, OUTPUT
 
 DIMENSIONS = ("batch", "channels", "height", "width")
 """Names of the input's dynamic dimensions."""

@@ -9,8 +9,10 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -134,3 +136,12 @@ def test_constraints_pin_one_exact_version_each() -> None:
     names = [found[1].lower() for found in pinned if found]
     assert len(names) == len(set(names))
     assert {"torch", "torchvision", "timm", "torch-pruning", "onnx", "onnxruntime-gpu"} <= set(names)
+
+
+def test_no_import_is_circular() -> None:
+    """Not even those for type checkers, except that the package names the functions of its API."""
+    graph = grimp.build_graph("toolkit", cache_dir=None)
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    imports["toolkit"] = imports["toolkit"] - {"toolkit.api"}
+    assert len(imports) > 200
+    TopologicalSorter(imports).prepare()

@@ -132,7 +132,8 @@ FILES = {
         PLUGIN = Scaled()
         """,
     "target": """\
-        from toolkit.export import Capabilities, Target, Written
+        from toolkit.export import Target, Written
+        from toolkit.export.capabilities import Capabilities
         from toolkit.isolated import NativeLibrary
 
         class Settings(Section):

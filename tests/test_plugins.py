@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from toolkit import plugins
+from toolkit import cli, plugins, setting_flags
 from toolkit.errors import MissingDependency, PluginError, UnknownName
+from toolkit.section import Section
 
 FOLDERS = (
     "toolkit.prune.criteria",
@@ -118,3 +119,25 @@ def test_every_built_in_plugin_loads(folder: str) -> None:
     known = plugins.names(folder)
     assert known
     assert all(plugins.find(folder, name) is not None for name in known)
+
+
+def test_settings_of_a_plugin_without_settings_are_not_applied(shelf: Path) -> None:
+    (shelf / "plain.py").write_text("class Plain: pass\nPLUGIN = Plain()")
+    plugin = plugins.find("plugin_shelf.widgets", "plain")
+    assert plugins.load("plugin_shelf.widgets", "plain", Section()) is plugin
+    assert plugins.load_with_json("plugin_shelf.widgets", "plain", "{}") is plugin
+
+
+def test_common_flags_are_no_names_of_settings() -> None:
+    own = {flag.parameter for flag in setting_flags.setting_flags(setting_flags.sections_of("run"))}
+    switches = {"onnx", "openvino", "rtx", "torch", "trt"}
+    parameters = {name: flags for name, flags in flags_of("run").items() if name not in own | switches}
+    assert {"--forget", "--until", "--dry-run", "--allow-invalid"} <= set().union(*parameters.values())
+    long = {flag.removeprefix("--") for flags in parameters.values() for flag in flags if flag.startswith("--")}
+    assert long <= set(setting_flags.RESERVED)
+
+
+def flags_of(command: str) -> dict[str, set[str]]:
+    """Flags of a command by parameter."""
+    parameters = cli._with_flags(command, []).params
+    return {parameter.name: {*parameter.opts, *parameter.secondary_opts} for parameter in parameters}

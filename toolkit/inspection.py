@@ -12,13 +12,12 @@ from toolkit.records import (
     DENSE,
     Artifact,
     BlockSummary,
-    Fusion,
     HeadLayout,
-    Lowered,
     ModelInfo,
     ModelSummary,
     PrunePlan,
 )
+from toolkit.report import artifact_text
 from toolkit.stages import FINETUNED, PRUNED
 from toolkit.terminal import Table
 
@@ -67,11 +66,11 @@ def _artifact_of(path: Path) -> Path | None:
     """The record of the artifact at `path`: the file itself, or in the folder, or next to one of the exported files."""
     if (file := _record_in(path, "artifact.json")) is not None:
         return file
-    beside = path.parent / "artifact.json"
-    if not path.is_file() or not beside.is_file():
+    adjacent = path.parent / "artifact.json"
+    if not path.is_file() or not adjacent.is_file():
         return None
-    artifact = records.load(Artifact, beside)
-    return beside if path.name in (artifact.file, *artifact.extra_files) else None
+    artifact = records.load(Artifact, adjacent)
+    return adjacent if path.name in (artifact.file, *artifact.extra_files) else None
 
 
 def _print(record: object, table: RenderableType, as_json: bool) -> None:
@@ -147,48 +146,21 @@ def _artifact_table(artifact: Artifact) -> Table:
         "images": str(model.preprocessing),
         "parameters": f"{model.parameters:,}",
         "MACs": f"{model.macs:,}",
-        "difference from torch": "unknown"
-        if artifact.max_abs_difference is None  # not run on this machine
-        else f"{artifact.max_abs_difference:.1e}",
+        "correctness": artifact_text.difference(artifact),
         "built": ", ".join(artifact.facts()),
-        "rewrites": ", ".join(f"{name} x {count}" for name, count in artifact.rewrites.items() if count) or "none",
-        **_lowered(artifact.lowered),
-        "made for": _made_for(artifact),
+        "rewrites": artifact_text.rewrites(artifact),
+        "made for": artifact_text.made_for(artifact),
         "notes": "; ".join(artifact.notes) or "none",
         "built with": ", ".join(f"{name} {version}" for name, version in artifact.built_with.items()),
     }
+    if lowered := artifact.lowered:
+        rows["kept"] = artifact_text.kept_in_float32(lowered)
+        rows["accuracy on a sample"] = artifact_text.accuracy_changes(lowered)
     for name, value in rows.items():
         table.add_row(name, value)
     for number, layout in enumerate(model.layouts):
         fusion = next((entry for entry in artifact.fusion if entry.block == number), None)
-        table.add_row(f"attention {number}", f"{_heads(layout)}{': ' + _fusion(fusion) if fusion else ''}")
+        table.add_row(
+            f"attention {number}", f"{_heads(layout)}{': ' + artifact_text.fusion_of(fusion) if fusion else ''}"
+        )
     return table
-
-
-def _made_for(artifact: Artifact) -> str:
-    later = " and newer" if artifact.engine and artifact.engine.hardware_compatible else ""
-    return f"{artifact.device_architecture}{later}" if artifact.device_architecture else "any machine"
-
-
-def _lowered(lowered: Lowered | None) -> dict[str, str]:
-    """Layers kept in float32 in a lower precision, and the accuracy loss."""
-    if lowered is None:
-        return {}
-    in_float32 = {
-        "not in int8: blocks": lowered.unquantised,
-        "float32: blocks": lowered.blocks,
-        "norms": lowered.norms,
-        "softmax of": lowered.softmax,
-        "the residual sum": ("",) if lowered.residual else (),
-    }
-    parts = [f"{what} {', '.join(map(str, names))}".strip() for what, names in in_float32.items() if names]
-    changes = (f"{name} {lowered.reference[name]:.1%} -> {accuracy:.1%}" for name, accuracy in lowered.accuracy.items())
-    return {"kept": "; ".join(parts) or "nothing", "accuracy on a sample": ", ".join(changes)}
-
-
-def _fusion(fusion: Fusion) -> str:
-    """Fusion status of a block's attention, with reason and hint."""
-    if fusion.status == "fused":
-        return f"fused ({', '.join(fusion.kernels)})"
-    status = {"partly": "partly fused", "not": "not fused", "unknown": "fused or not: unknown"}[fusion.status]
-    return f"{status}: {fusion.reason}{f'; try {fusion.hint}' if fusion.hint else ''}"

@@ -106,13 +106,16 @@ def load(package: str, name: str, settings: object | None = None) -> Any:
     for need in needs_of(plugin):
         if not installed(need):
             raise MissingDependency(_needs(f"{kind_of(package)} {name!r}", need), install_hint(need))
-    return plugin if settings is None else replace(plugin, settings=settings)
+    own = getattr(plugin, "settings", None)
+    # A plug-in of another kind may have the same name, and the settings.
+    return replace(plugin, settings=settings) if own is not None and isinstance(settings, type(own)) else plugin
 
 
 def load_with_json(package: str, name: str, settings: str) -> Any:
     """The `PLUGIN` called `name` with settings as JSON (empty: its defaults), which validates them."""
     plugin = load(package, name)
-    return replace(plugin, settings=type(plugin.settings).model_validate_json(settings)) if settings else plugin
+    own = getattr(plugin, "settings", None)
+    return plugin if own is None or not settings else replace(plugin, settings=type(own).model_validate_json(settings))
 
 
 def importable(package: str, tell: Callable[[str], None] = ignore) -> Iterator[tuple[str, Any]]:
@@ -194,11 +197,13 @@ def _needs(what: str, module: str) -> str:
 def _distributions(module: str) -> list[str]:
     """Names of the installed packages that hold a module: one of its own name, or of a variant such as
     onnxruntime-gpu, else any, which takes about a second to find out."""
+    if not installed(module):
+        return []
     own = _normalised(module)
     for name in (own, *(required for required, _ in _requirements() if required.startswith(f"{own}-"))):
         with suppress(metadata.PackageNotFoundError):
             return [metadata.distribution(name).name]
-    return metadata.packages_distributions().get(module.split(".", maxsplit=1)[0], []) if installed(module) else []
+    return metadata.packages_distributions().get(module.split(".", maxsplit=1)[0], [])
 
 
 def _requirements() -> list[tuple[str, str | None]]:

@@ -144,9 +144,9 @@ class Prune(PluginSection):
     samples: Positive = 256
     """Training images of the source domains for data-driven criteria and compensation."""
     basis: Annotated[str, PluginsOf("toolkit.prune.bases")] = "none"
-    """Exact change of basis before scoring: none, or svd (query and key units by their singular value)."""
+    """Exact change of basis before scoring."""
     compensation: Annotated[str, PluginsOf("toolkit.prune.compensate")] = "none"
-    """Compensation of removed units: none, or bias (their mean output moves into the next layer's bias)."""
+    """Closed-form compensation of removed units."""
 
     @model_validator(mode="after")
     def _ratio_or_budget(self) -> Prune:
@@ -159,13 +159,15 @@ class Prune(PluginSection):
 class Finetune(Training):
     epochs: Annotated[int, Field(ge=0)] = 10
     """Passes over the source domains; 0 uses the pruned model unchanged."""
+    schedule: str = "constant"
+    """Learning rate schedule, by timm's name; weight averaging takes the place of its decay."""
     distill: bool = True
     """Distil from the dense model."""
     distill_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Weight of the distillation loss; the labels' loss has the rest."""
     distill_temperature: Annotated[float, Field(gt=0)] = 2.0
     """Distillation temperature."""
-    average: bool = False
+    average: bool = True
     """Keep the mean of the weights of many steps instead of those of one step."""
     average_from: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Fraction of the steps after which averaging starts."""

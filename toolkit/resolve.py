@@ -83,10 +83,10 @@ def resolve(
     if file is None and run is None:
         file = _recipe_of(Path(Recipe().run))
     base = _read(file) if file else {}
-    if file is not None and file.name == RECIPE_COPY:
-        base = with_current_names(base)
     recipe_run = base.get("run") or Recipe().run
     folder = run or Path(str(recipe_run))
+    if file is not None and file == folder / RECIPE_COPY:
+        base = with_current_names(base)
     earlier = {} if forget else _flags_of(folder)
     before = _overlay(base, earlier)
     sections = _reset_sections(before, flags)

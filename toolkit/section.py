@@ -107,7 +107,7 @@ class PluginSection(Section):
             settings = default_settings(plugins.find(package, name))
             if settings is not None and name in type(self).model_fields:
                 raise PluginError(
-                    f"{plugins.kind_of(package)} {name!r} is called like a setting beside it", "rename it"
+                    f"{plugins.kind_of(package)} {name!r} has the name of another setting of its section", "rename it"
                 )
             if settings is not None:
                 result[name] = self.own(name) or settings

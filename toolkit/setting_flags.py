@@ -19,8 +19,11 @@ from toolkit.setting_names import section_type
 
 NO_FLAG = ("model.args", "export.targets")
 """Settings without a flag of their own."""
-RESERVED = ("run", "recipe", "set", "seed", "json", "dry-run", "force", "verbose", "quiet", "help")
-"""Flags that every command has."""
+RESERVED = (
+    "run", "recipe", "set", "seed", "json", "dry-run", "force", "forget", "verbose", "quiet", "help",
+    "until", "allow-invalid", "target",
+)  # fmt: skip
+"""Flags that are no settings."""
 OWN_SECTIONS = {
     "train": ("model", "data", "train"),
     "prune": ("model", "data", "prune"),

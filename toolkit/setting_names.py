@@ -54,7 +54,7 @@ def with_current_names(values: Values) -> Values:
 
 
 def known_names(path: Sequence[str]) -> list[str]:
-    """Names of the settings beside the one of this path, and of plug-ins that may have a section there."""
+    """Names of the settings next to this one, and of plug-ins that may have a section there."""
     if len(path) == 1:
         return list(Recipe.model_fields)
     kind = section_type(path[0])

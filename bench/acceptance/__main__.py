@@ -1,7 +1,7 @@
 """Command line: `python -m toolkit.bench.acceptance kernels|models [--out DIR] [--seconds 100]`.
 
 Results are written after every step. Steps with results of the same code and libraries are skipped, so that a part that
-was interrupted, or had too little time, goes on where it ended.
+was interrupted, or had too little time, resumes where it ended.
 Exit codes: 0 no claim of the part failed (some may not have been measured); 1 one failed; 4 there is no GPU.
 """
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for results in run(options.part, out, PARTS[options.part]):
         write(results, out)
         if time.monotonic() > deadline:
-            print("the time is up; the next call goes on here", file=sys.stderr)
+            print("the time is up; the next call resumes here", file=sys.stderr)
             break
     print(out / page.FILE, file=sys.stderr)
     return exit_code(read(out, environment.capture(plugins.requirements())), options.part)

@@ -20,7 +20,7 @@ from toolkit.bench.runtimes.files import read_artifact
 from toolkit.errors import BadInput, CheckFailed, WrongMachine
 from toolkit.export.libraries import AMPERE, PACKAGES, library
 from toolkit.machine import cuda
-from toolkit.machine.cuda import Buffer
+from toolkit.machine.cuda.protocol import Buffer
 from toolkit.records import Artifact
 
 
@@ -89,7 +89,7 @@ class TensorRtSession(Session):
 class TensorRt(Runtime):
     """TensorRT and TensorRT for RTX."""
 
-    needs = ("cuda.bindings",)
+    needs = ()
     uses_gpu = True
     opens_models = False
 

@@ -25,8 +25,9 @@ import pytest
 
 from toolkit import recipe
 from toolkit.errors import BadInput, CheckFailed
-from toolkit.export import Capabilities, quick_plugin
+from toolkit.export import quick_plugin
 from toolkit.export.calibrate import Sample
+from toolkit.export.capabilities import Capabilities
 from toolkit.export.prepare import Prepared, prepare
 from toolkit.export.settings import resolve_settings
 from toolkit.models.model import Model

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from toolkit.export import HeadWidths
 from toolkit.export.attention import FORMS
+from toolkit.export.capabilities import HeadWidths
 from toolkit.export.flat import LastBlock, flatten
 from toolkit.export.rewrite import REWRITES, fold_normalisation, linear_patches, pad_for_kernel, pad_heads, rewrite
 from toolkit.models.block import HeadwiseBlock, attentions

@@ -8,7 +8,7 @@ import pytest
 
 from toolkit import recipe
 from toolkit.errors import RecipeError
-from toolkit.export import Capabilities
+from toolkit.export.capabilities import Capabilities
 from toolkit.export.settings import ResolvedSettings, resolve_settings
 
 CAPABILITIES = Capabilities(

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from toolkit.dg.summary import DataSummary
-from toolkit.records import Artifact, HeadLayout, PrunePlan, TrainingHistory
+from toolkit.records import Artifact, Fusion, HeadLayout, Lowered, PrunePlan, TrainingHistory
 from toolkit.report import tables
 from toolkit.report.contents import Page
 
@@ -122,7 +122,26 @@ def test_artifact_shows_hashes_and_interface(artifact: Artifact) -> None:
     assert facts["Inputs"] == "images: float32 [batch, 3, 160, 160]"
     assert facts["SHA-256, file"] == "a" * 64
     assert facts["SHA-256, model's weights"] == "5" * 64
-    assert facts["Largest logit difference"] == "3.1e-06 from the torch model"
-    assert (
-        dict(tables.artifact_facts(replace(artifact, max_abs_difference=None)))["Largest logit difference"] == "not run"
+    assert facts["Correctness"] == "logits differ from PyTorch's by at most 3.1e-06"
+    not_run = replace(artifact, max_abs_difference=None)
+    assert dict(tables.artifact_facts(not_run))["Correctness"] == "not run on this machine; not compared with PyTorch"
+
+
+def test_artifact_shows_fusion_rewrites_precision_and_notes(artifact: Artifact) -> None:
+    fusion = (
+        Fusion(0, "fused", ("Attention",)),
+        Fusion(1, "not", (), "heads of several widths", "--rewrites pad-heads"),
+        Fusion(2, "not", (), "heads of several widths", "--rewrites pad-heads"),
     )
+    lowered = Lowered({"art": 0.75}, {"art": 0.8}, blocks=(3,), softmax=("blocks.1.attn",), residual=True)
+    full = replace(artifact, fusion=fusion, lowered=lowered, rewrites={"norms": 12, "softmax-scale": 0}, notes=("n",))
+    facts = tables.artifact_facts(full)
+    assert [text for term, text in facts if term == "Attention"] == [
+        "attention is fused in 1 of 3 blocks",
+        "warning: not fused in blocks 1, 2: heads of several widths; try --rewrites pad-heads",
+    ]
+    named = dict(facts)
+    assert named["Exact rewrites"] == "norms x 12"
+    assert named["Not in lower precision"] == "float32: blocks 3; softmax of blocks.1.attn; the residual sum"
+    assert named["Accuracy on a sample"] == "art 80.0% -> 75.0%"
+    assert named["Note"] == "n"

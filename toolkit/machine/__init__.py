@@ -1,1 +1,1 @@
-"""What this machine is. Importing this package loads neither torch nor numpy."""
+"""Hardware of this machine. Importing this package loads neither torch nor numpy."""

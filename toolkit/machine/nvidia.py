@@ -30,8 +30,11 @@ def driver() -> Driver | None:
     with _nvml() as nvml:
         if nvml is None:
             return None
-        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
-        return Driver(nvml.nvmlSystemGetDriverVersion(), tuple(map(nvml.nvmlDeviceGetName, handles)))
+        try:
+            handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+            return Driver(nvml.nvmlSystemGetDriverVersion(), tuple(map(nvml.nvmlDeviceGetName, handles)))
+        except nvml.NVMLError:  # a GPU that fails or that this user may not read
+            return None
 
 
 def state() -> GpuState | None:

@@ -21,7 +21,7 @@ DOWNLOAD_AGAIN = "copy or download the folder again"
 def folder_of(name: str) -> Path | None:
     """The folder that a model's name (`--model`) means; None for other names. The folder may not exist."""
     path = Path(name)
-    if os.sep in name or name.startswith((".", "~")) or (path / CONFIG).is_file():
+    if name.startswith((".", "~", os.sep)) or (os.sep in name and path.is_dir()) or (path / CONFIG).is_file():
         return path.expanduser()
     return None
 

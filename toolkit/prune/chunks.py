@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -36,6 +37,18 @@ class Chunk:
     @property
     def members(self) -> frozenset[Unit]:
         return frozenset((self.key, unit) for unit in self.units)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Chunks that compete with each other, least important first, and all units of the layers they come from."""
+
+    name: str
+    chunks: Sequence[Chunk]
+    members: frozenset[Unit]
+
+
+Pools: TypeAlias = Sequence[Pool]
 
 
 def chunks_of(group: Group, scores: Tensor, round_to: int, removed: Set[Unit] = frozenset()) -> list[Chunk]:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -19,23 +17,11 @@ import torch
 from toolkit.errors import BudgetError
 from toolkit.models.groups import Groups, Unit
 from toolkit.prune.budget import TOLERANCE, Budget
-from toolkit.prune.chunks import Chunk, coarseness, cuts_of
+from toolkit.prune.chunks import Chunk, Pool, Pools, coarseness, cuts_of
 from toolkit.prune.scopes import Constraints, Scope
 from toolkit.records import Cut
 
 LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Chunks that compete with each other, least important first, and all units of the layers they come from."""
-
-    name: str
-    chunks: Sequence[Chunk]
-    members: frozenset[Unit]
-
-
-Pools: TypeAlias = Sequence[Pool]
 
 
 def fill_budget(pools: Pools, budget: Budget, constraints: Constraints) -> tuple[Cut, ...]:

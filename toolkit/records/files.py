@@ -87,7 +87,10 @@ def _upgrade(kind: type, content: Content, path: str, steps: range) -> None:
         steps = range(_schema_of(content, current, path), current)
     for step in steps:
         if upgrade := UPGRADES.get((kind, step)):
-            upgrade(content)
+            try:
+                upgrade(content)
+            except (AttributeError, IndexError, KeyError, TypeError):
+                raise ValueError(f"invalid fields of schema {step} @ {path}") from None
     required = [each.name for each in fields(kind) if each.metadata.get("since", 0) <= steps.start]
     if missing := [f"{path}.{name}" for name in required if name not in content]:
         raise ValueError(f"required field missing @ {', '.join(missing)}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from toolkit.characters import counted
 from toolkit.dg.summary import DataSummary
 from toolkit.records import Artifact, BlockSummary, Environment, HeadLayout, PrunePlan, TensorSpec, TrainingHistory
-from toolkit.report import numbers
+from toolkit.report import artifact_text, numbers
 from toolkit.report.contents import Page
 from toolkit.report.summary import NOT_RUN
 
@@ -124,14 +124,19 @@ def environment_facts(environment: Environment) -> Facts:
 
 
 def artifact_facts(artifact: Artifact) -> Facts:
-    difference = artifact.max_abs_difference
+    lowered = artifact.lowered
     return (
         ("Target", ", ".join((artifact.target, artifact.precision, *artifact.facts()))),
-        ("Runs on", artifact.device_architecture or "any device"),
+        ("Runs on", artifact_text.made_for(artifact)),
         ("Inputs", "; ".join(_tensor(spec) for spec in artifact.inputs)),
         ("Outputs", "; ".join(_tensor(spec) for spec in artifact.outputs)),
         ("Classes", ", ".join(artifact.model.classes)),
-        ("Largest logit difference", f"{difference:.1e} from the torch model" if difference is not None else NOT_RUN),
+        ("Correctness", artifact_text.difference(artifact)),
+        *(("Attention", line) for line in artifact_text.fusion_lines(artifact)),
+        ("Exact rewrites", artifact_text.rewrites(artifact)),
+        *([("Not in lower precision", artifact_text.kept_in_float32(lowered))] if lowered else []),
+        *([("Accuracy on a sample", artifact_text.accuracy_changes(lowered))] if lowered else []),
+        *(("Note", note) for note in artifact.notes),
         ("Built with", ", ".join(f"{name} {version}" for name, version in sorted(artifact.built_with.items()))),
         ("SHA-256, file", artifact.sha256),
         ("SHA-256, model's weights", artifact.model.weights_sha256),

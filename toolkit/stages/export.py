@@ -69,7 +69,7 @@ class Export(Stage):
         settings = run.recipe.export
         shared: dict[str, str] = {}
         if settings.precision != "fp32" or settings.verify:
-            shared |= {"data": run.domains.fingerprint(), "parity": hash_of(run.recipe.parity)}
+            shared |= {"data": run.domains.fingerprint(), "margin": str(run.recipe.parity.margin)}
         outputs = []
         for name in settings.targets:
             own = {"export": hash_of(effective(settings).model_copy(update={"targets": (name,)}))}
@@ -86,10 +86,12 @@ class Export(Stage):
         ]
 
     def summary_lines(self, run: Run) -> list[str]:
+        from toolkit.report.artifact_text import difference, fusion_lines
+
         lines = []
         for artifact in self.record(run):
             file = run.folder.path / artifact_folder(run, artifact.target, SLIM) / artifact.file
-            lines += [f"{file}: {_difference(artifact)}", *artifact.notes, *_fusion_lines(artifact)]
+            lines += [f"{file}: {difference(artifact)}", *artifact.notes, *fusion_lines(artifact)]
         return lines
 
 
@@ -119,34 +121,6 @@ def running_libraries(runtimes: Iterable[str], targets: Iterable[str]) -> list[s
 
     names = [*(described(name).needs for name in runtimes), *(target(name).runs_with for name in targets)]
     return list(dict.fromkeys(itertools.chain.from_iterable(names)))
-
-
-def _difference(artifact: Artifact) -> str:
-    """Difference of the file's logits from PyTorch's, as far as it was measured."""
-    if artifact.max_abs_difference is not None:
-        return f"logits differ from PyTorch's by at most {artifact.max_abs_difference:.1e}"
-    graph = artifact.graph_difference
-    if graph is None:
-        return "not run on this machine; not compared with PyTorch"
-    return f"not run on this machine; its graph's logits differ from PyTorch's by at most {graph:.1e}"
-
-
-def _fusion_lines(artifact: Artifact) -> list[str]:
-    """Number of blocks with fused attention; for the others, the reason and a hint."""
-    if not artifact.fusion:
-        return []
-    fused = sum(block.status == "fused" for block in artifact.fusion)
-    lines = [f"attention is fused in {fused} of {len(artifact.fusion)} blocks"]
-    groups: dict[tuple[str, str, str], list[int]] = {}
-    for block in artifact.fusion:
-        if block.status != "fused":
-            groups.setdefault((block.status, block.reason, block.hint), []).append(block.block)
-    for (status, reason, hint), blocks in groups.items():
-        words = {"partly": "partly fused in", "not": "not fused in", "unknown": "fusion unknown in"}[status]
-        warning = "warning: " if hint else ""
-        numbers = f"block{'s' * (len(blocks) > 1)} {', '.join(map(str, blocks))}"
-        lines.append(f"{warning}{words} {numbers}: {reason}{f'; try {hint}' if hint else ''}")
-    return lines
 
 
 def _export(run: Run, name: str, result: str, out: Path) -> None:

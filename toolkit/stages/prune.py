@@ -11,7 +11,7 @@ from toolkit import records
 from toolkit.errors import RecipeError
 from toolkit.progress import Progress
 from toolkit.records import DENSE, ModelInfo, PrunePlan, TrainingHistory
-from toolkit.stages import PRUNED, Output, Run, Stage, hash_of, inputs_of
+from toolkit.stages import PRUNED, Output, Run, Stage, inputs_of
 
 if TYPE_CHECKING:
     from toolkit.dg.extensions import TrainingExtension
@@ -64,7 +64,7 @@ class Prune(Stage):
             "seed": str(run.recipe.seed),
         }
         if method(run.recipe.prune.method).trains:
-            inputs["train"] = hash_of(run.recipe.train)
+            inputs |= inputs_of("train", run.recipe.train)
         return [Output(PRUNED, inputs, lambda out: _prune(run, inputs, out))]
 
     def record(self, run: Run) -> PrunePlan:

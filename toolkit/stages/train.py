@@ -48,8 +48,8 @@ class Train(Stage):
                 weight_file.sha256(file) for file in (*weights, *huggingface_folder.config_files(recipe.model.name))
             ]
             inputs["weights"] = hashes[0] if len(hashes) == 1 else hashing.digest(hashes)
-            if beside := preprocessing.adjacent_file(recipe.model):
-                inputs["preprocessing"] = weight_file.sha256(beside[0])
+            if adjacent := preprocessing.adjacent_file(recipe.model):
+                inputs["preprocessing"] = weight_file.sha256(adjacent[0])
         elif stage and stage.inputs.get("model") == inputs["model"]:
             # A result stays valid if the weights file was deleted.
             inputs |= {name: stage.inputs[name] for name in ("weights", "preprocessing") if name in stage.inputs}

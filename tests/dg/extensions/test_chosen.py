@@ -23,3 +23,13 @@ def test_settings_choose_extensions() -> None:
             student.weight.fill_(step)
         averaging.after_step(step)
     assert averaging.evaluated({})["weight"].tolist() == [[4.5, 4.5], [4.5, 4.5]]  # the mean of the steps 2 to 7
+
+
+def test_averaging_covers_at_least_the_last_step() -> None:
+    student = nn.Linear(2, 2)
+    (averaging,) = extensions(recipe.Finetune(average=True, average_from=0.99), student, None, 8)
+    for step in range(8):
+        with torch.no_grad():
+            student.weight.fill_(step)
+        averaging.after_step(step)
+    assert averaging.evaluated({})["weight"].tolist() == [[7.0, 7.0], [7.0, 7.0]]

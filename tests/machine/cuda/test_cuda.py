@@ -17,8 +17,9 @@ import pytest
 
 from toolkit.errors import DeviceUnreachable, MissingDependency
 from toolkit.machine import cuda
-from toolkit.machine.cuda import Cuda, libcudart
+from toolkit.machine.cuda import libcudart
 from toolkit.machine.cuda.libcudart import LibCudart
+from toolkit.machine.cuda.protocol import Cuda
 from toolkit.machine.cuda.pycuda import PyCuda
 
 COMPILER = shutil.which("gcc") or shutil.which("cc")

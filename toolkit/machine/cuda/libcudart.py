@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.errors import DeviceUnreachable, MissingDependency
-from toolkit.machine.cuda import NO_DEVICE, NO_GPU, OUT_OF_MEMORY, Buffer, Cuda, Event, Stream, failure
+from toolkit.machine.cuda.protocol import NO_DEVICE, NO_GPU, OUT_OF_MEMORY, Buffer, Cuda, Event, Stream, failure
 
 if TYPE_CHECKING:
-    from toolkit.machine.cuda import Array
+    from toolkit.machine.cuda.protocol import Array
 
 VERSIONS = ("13", "12", "11.0")
 """Versions in the library's file name, newest first."""

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from toolkit.errors import DeviceUnreachable, plainly
-from toolkit.machine.cuda import NO_DEVICE, OUT_OF_MEMORY, Buffer, Cuda, Event, Stream, failure
+from toolkit.machine.cuda.protocol import NO_DEVICE, OUT_OF_MEMORY, Buffer, Cuda, Event, Stream, failure
 
 if TYPE_CHECKING:
-    from toolkit.machine.cuda import Array
+    from toolkit.machine.cuda.protocol import Array
 
 Result = TypeVar("Result")
 

@@ -6,6 +6,7 @@ Only an architecture knows the names of its models' submodules outside of their 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast, runtime_checkable
@@ -17,6 +18,7 @@ from toolkit.errors import UnsupportedModel
 from toolkit.records import ModelInfo, Setting
 
 KIND = "architecture"
+LOG = logging.getLogger(__name__)
 DEFAULT = "timm"
 """The source that reports names which none accepts."""
 
@@ -144,19 +146,20 @@ class Architecture(Source, Protocol):
 
 def source_of(name: str) -> Source:
     """The source of the model with this name, else timm, which explains why none accepts it."""
-    others = (other for other in plugins.names(__name__) if other != DEFAULT)
-    accepting = (other for other in others if cast(Source, plugins.find(__name__, other)).accepts(name))
-    return cast(Source, plugins.load(__name__, next(accepting, DEFAULT)))
+    others = (
+        other
+        for other, source in plugins.importable(__name__, LOG.warning)
+        if other != DEFAULT and source.accepts(name)
+    )
+    return cast(Source, plugins.load(__name__, next(others, DEFAULT)))
 
 
 def owner_of(module: nn.Module, name: str = "") -> Architecture:
     """The architecture of a source module or a canonical one; UnsupportedModel, which says `name`, if there is none."""
-    for other in plugins.names(__name__):
-        plugin = plugins.find(__name__, other)
+    for _, plugin in plugins.importable(__name__, LOG.warning):
         if isinstance(plugin, Architecture) and plugin.owns(module):
             return plugin
-    kind = type(module).__name__
     raise UnsupportedModel(
-        f"{name or 'the module'} is a {kind}, whose attention is unknown",
+        f"{name or 'the module'} is a {type(module).__name__}, whose attention is unknown",
         "supported are ViT, DeiT, BEiT and DINOv2 classifiers of timm and transformers",
     )

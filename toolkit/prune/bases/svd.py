@@ -7,9 +7,6 @@ Removing the last units leaves the best approximation of M of lower rank (Eckart
 
 from __future__ import annotations
 
-import copy
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -25,7 +22,7 @@ class Svd:
     """Each head's query and key units, sorted by their singular value, largest first."""
 
     def rotate(self, model: Model, calibration: Calibration) -> Model:
-        rotated = replace(model, module=copy.deepcopy(model.module))
+        rotated = model.copied()
         for attention in attentions(rotated.module).values():
             _rotate(attention)
         return rotated

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import Protocol, cast
 
 from toolkit import plugins
 from toolkit.models.cost_model import CostModel
 from toolkit.models.groups import Groups, Scores, Unit
+from toolkit.prune.chunks import Pools
 from toolkit.section import Section
-
-if TYPE_CHECKING:
-    from toolkit.prune.fill_budget import Pools
 
 KIND = "scope"
 

@@ -8,8 +8,7 @@ of its units.
 from __future__ import annotations
 
 from toolkit.models.groups import Scores
-from toolkit.prune.chunks import Chunk, chunks_of
-from toolkit.prune.fill_budget import Pool, Pools
+from toolkit.prune.chunks import Chunk, Pool, Pools, chunks_of
 from toolkit.prune.scopes import Constraints, Scope
 from toolkit.records import Axis
 

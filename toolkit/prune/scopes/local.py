@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from toolkit.models.groups import Scores
-from toolkit.prune.chunks import chunks_of
-from toolkit.prune.fill_budget import Pool, Pools
+from toolkit.prune.chunks import Pool, Pools, chunks_of
 from toolkit.prune.scopes import Constraints, Scope
 
 
