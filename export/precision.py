@@ -18,6 +18,7 @@ from toolkit.export.attention import HeadBucket, decomposed
 from toolkit.export.calibrate import batches
 from toolkit.export.flat_attention import MASKED, FlatAttention
 from toolkit.models.block import block_of, named_blocks
+from toolkit.models.norms import NORMS
 from toolkit.pixels import Array
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -99,7 +100,7 @@ def lower(module: nn.Module, dtype: torch.dtype, in_fp32: Fp32Layers, patches: s
         if isinstance(layer, FlatAttention):
             layer.spec = layer.spec._replace(softmax_float32=name in in_fp32.softmax and not fp32)
             layer.to(torch.float32 if fp32 else dtype)
-        elif isinstance(layer, nn.Linear | nn.Conv2d | nn.LayerNorm):
+        elif isinstance(layer, nn.Linear | nn.Conv2d | nn.LayerNorm | nn.RMSNorm):
             fp32 |= isinstance(layer, nn.Conv2d) and dtype is torch.bfloat16  # ONNX has no bf16 Conv before opset 22
             compute = torch.float32 if fp32 or name in in_fp32.norms else dtype
             layer.to(compute).register_forward_pre_hook(partial(_cast_input, compute))
@@ -141,7 +142,7 @@ def _recording(module: nn.Module, ranges: Ranges) -> Iterator[None]:
         def linear(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             record(ranges.linears, name, output)
 
-        return layer.register_forward_hook(norm if isinstance(layer, nn.LayerNorm) else linear)
+        return layer.register_forward_hook(norm if isinstance(layer, NORMS) else linear)
 
     def op(name: str, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bucket: HeadBucket) -> Tensor:
         queries, keys = (part.unflatten(-1, (bucket.heads, bucket.qk_dim)).transpose(1, 2) for part in (q, k))
@@ -149,7 +150,7 @@ def _recording(module: nn.Module, ranges: Ranges) -> Iterator[None]:
         record(ranges.logits, name, logits if mask is None else logits + mask.where(mask > MASKED, 0.0))
         return decomposed(q, k, v, mask, bucket)
 
-    layers = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, nn.Linear | nn.LayerNorm)]
+    layers = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, (nn.Linear, *NORMS))]
     handles = [add_hook(name, layer) for name, layer in layers]
     attentions = {name: layer for name, layer in module.named_modules() if isinstance(layer, FlatAttention)}
     for name, attention in attentions.items():

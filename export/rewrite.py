@@ -17,6 +17,7 @@ from toolkit.export.capabilities import HeadWidths
 from toolkit.models.attention import HeadwiseAttention
 from toolkit.models.block import HeadwiseBlock, attentions
 from toolkit.models.model import Model
+from toolkit.models.norms import NORMS, Norm
 from toolkit.models.shapes import replace_parameter
 from toolkit.records import HeadLayout
 
@@ -46,13 +47,13 @@ def fold_layer_scale(model: Model) -> int:
 
 
 def fold_norms(model: Model) -> int:
-    """Fold a layer norm's gain g and bias b into the linear layers after it: W (g * n + b) = (W g) n + W b."""
+    """Fold a norm's gain g and bias b, if any, into the linear layers after it: W (g * n + b) = (W g) n + W b."""
     folded = 0
     for block in _norm_first_blocks(model):
-        if isinstance(block.norm1, nn.LayerNorm):
+        if isinstance(block.norm1, NORMS):
             _fold_into_attention(block.norm1, block.attn)
             folded += 1
-        folded += _fold_into_linear(block.norm2, [block.mlp_input])
+        folded += _fold_into_linear(block.norm2, block.mlp_inputs)
     if not model.parts.classifier_norm:
         return folded
     classifiers = [model.module.get_submodule(name) for name in model.parts.classifiers]
@@ -195,31 +196,34 @@ def _norm_first_blocks(model: Model) -> list[HeadwiseBlock]:
     return [block for _, block in model.blocks if block.norm_first]
 
 
-def _fold_into_attention(norm: nn.LayerNorm, attention: HeadwiseAttention) -> None:
+def _fold_into_attention(norm: Norm, attention: HeadwiseAttention) -> None:
     layout = attention.layout
-    parts = (attention.qkv.weight @ norm.bias).split([layout.qk_width, layout.qk_width, layout.v_width])
-    for name, part in zip(("q_bias", "k_bias", "v_bias"), parts, strict=True):
-        bias = getattr(attention, name)
-        setattr(attention, name, nn.Parameter(part.clone() if bias is None else bias + part))
+    if isinstance(norm, nn.LayerNorm):
+        parts = (attention.qkv.weight @ norm.bias).split([layout.qk_width, layout.qk_width, layout.v_width])
+        for name, part in zip(("q_bias", "k_bias", "v_bias"), parts, strict=True):
+            bias = getattr(attention, name)
+            setattr(attention, name, nn.Parameter(part.clone() if bias is None else bias + part))
     attention.qkv.weight.mul_(norm.weight)
     _reset(norm)
 
 
 def _fold_into_linear(norm: nn.Module, layers: Sequence[nn.Module]) -> int:
-    if not isinstance(norm, nn.LayerNorm):
+    if not isinstance(norm, NORMS):
         return 0
     for layer in layers:
         assert isinstance(layer, nn.Linear)
-        _add_bias(layer, layer.weight @ norm.bias)
+        if isinstance(norm, nn.LayerNorm):
+            _add_bias(layer, layer.weight @ norm.bias)
         layer.weight.mul_(norm.weight)
     _reset(norm)
     return 1
 
 
-def _reset(norm: nn.LayerNorm) -> None:
+def _reset(norm: Norm) -> None:
     """Set gain 1 and bias 0."""
     norm.weight.fill_(1.0)
-    norm.bias.zero_()
+    if isinstance(norm, nn.LayerNorm):
+        norm.bias.zero_()
 
 
 def _add_bias(layer: nn.Linear | nn.Conv2d, extra: Tensor) -> None:

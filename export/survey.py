@@ -75,7 +75,9 @@ def run_all_stages(name: str, folder: Path) -> None:
     loaded = store.load(folder)
     images = torch.randn(4, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        if not torch.equal(loaded.module(images), slim.module.eval()(images)):
+        logits = slim.module.eval()(images)
+        # Equal weights at other addresses: products of a single row may be rounded differently.
+        if not torch.allclose(loaded.module(images), logits, rtol=0, atol=1e-6 * float(logits.abs().max())):
             raise CheckFailed(f"{name}: the loaded model differs from the saved one")
     _train_step(loaded.module, images)
     loaded.save(folder)
@@ -120,6 +122,8 @@ def _traits(module: nn.Module) -> Iterator[str]:
         "relative positions": block.attn.relative_position_bias_table is not None,
         "no positions": getattr(module, "pos_embed", None) is None and not isinstance(module, Beit),
         "positions of patches only": bool(getattr(module, "no_embed_class", False)),
+        "gated MLP": len(block.mlp_inputs) == 2,
+        "RMS norms": isinstance(block.norm1, nn.RMSNorm),
         "layer scale": not isinstance(block.ls1, nn.Identity),
         "norm before the blocks": has("norm_pre"),
         "norm after pooling": has("fc_norm"),

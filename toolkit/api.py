@@ -16,6 +16,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TypeAlias
 
+from torch import nn
+
 from toolkit import resolve
 from toolkit.arguments import check_unset, section
 from toolkit.bench.devices import device as load_device
@@ -30,7 +32,9 @@ from toolkit.export import artifact as artifacts
 from toolkit.export.calibrate import sample_of
 from toolkit.export.unused import unused_settings
 from toolkit.models import store
-from toolkit.models.build import build
+from toolkit.models.architectures import owner_of, source_of
+from toolkit.models.build import build, from_source
+from toolkit.models.factories import allow
 from toolkit.models.model import Model
 from toolkit.prune import pruning
 from toolkit.prune.calibration import Calibration
@@ -71,26 +75,37 @@ NOT_FOR_EXPORT = {
 
 
 def load(
-    source: str | Path,
+    source: str | Path | nn.Module,
     classes: Sequence[str] = (),
     *,
     weights: str = "hub",
     image_size: int | None = None,
     args: Mapping[str, Setting] | None = None,
     seed: int = 0,
+    factory: str | None = None,
 ) -> Model:
-    """A model folder, or a dense model by its name in timm with a classifier for `classes`.
+    """A model folder, or a dense model with a classifier for `classes`.
 
-    weights: "hub", "none" (random), or a file. args: arguments of timm such as `depth`. seed: of random weights.
+    source: a model folder; a name of timm; a folder that transformers wrote (`config.json`, `model.safetensors`), which
+    names its classes itself; a factory "package.module:function", which is called with the number of classes; or the
+    module itself, of timm's or transformers' classes, which then belongs to the model. weights: "hub" (timm's, or the
+    folder's own), "none" (random), or a file. args: arguments of timm such as `depth`. seed: of random weights.
+    factory: the one that a model folder was built by; without it, none is called.
     """
+    if isinstance(source, nn.Module):
+        built = owner_of(source).describe(source)
+        settings = resolve.recipe_of({"model": {"name": built.name, "image_size": image_size}}).model
+        return from_source(built, settings, tuple(classes)).identified()
+    name = str(source)
     if (Path(source) / "model.json").exists():
         new = {"classes": classes, "weights": weights != "hub", "image_size": image_size, "args": args, "seed": seed}
         check_unset(new, f"{source} is a model folder, which determines it")
+        allow(factory or "")
         return store.load(Path(source))
-    if not classes:
+    if not (classes := tuple(classes) or source_of(name).class_names(name)):
         raise BadInput(f"{source} is not a model folder, and a new model needs class names", "load(name, classes)")
-    settings = {"name": str(source), "weights": weights, "image_size": image_size, "args": dict(args or {})}
-    return build(resolve.recipe_of({"model": settings}).model, tuple(classes), seed).identified()
+    values = {"name": name, "weights": weights, "image_size": image_size, "args": dict(args or {})}
+    return build(resolve.recipe_of({"model": values}).model, classes, seed).identified()
 
 
 def prune(

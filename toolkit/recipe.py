@@ -43,10 +43,10 @@ RewriteName = Literal[
 
 class Model(Section):
     name: Annotated[str, FlagName("model")] = "deit_tiny_patch16_224"
-    """Name of a ViT, DeiT or BEiT in timm."""
+    """A ViT, DeiT or BEiT by its name in timm, a folder of transformers, or a factory package.module:function."""
     weights: str = "hub"
-    """Initial weights: "hub" (timm's), "none" (random), or a file: safetensors, or written by torch.save, including
-    training checkpoints."""
+    """Initial weights: "hub" (timm's, or the folder's own), "none" (random), or a file: safetensors, or written by
+    torch.save, including training checkpoints."""
     weights_key: str | None = None
     """Selects the weights in a file with several: an entry such as state_dict_ema, or a name prefix."""
     image_size: Annotated[int, Field(ge=8)] | None = None

@@ -25,6 +25,8 @@ NAMES = (
     "deit3_small_patch16_224",  # layer scale
     "vit_base_patch16_siglip_gap_224",  # mean over tokens after the norm
     "vit_base_patch16_rpn_224",  # norms after attention and MLP
+    "vit_base_patch16_siglip_224",  # attention pooling
+    "aimv2_large_patch14_224",  # gated MLPs and RMS norms
 )
 Make = Callable[..., Model]
 
@@ -87,7 +89,7 @@ def test_padded_tokens_change_no_logit(name: str, trim_last_block: bool, multipl
     counts = flatten(changed, FORMS["decomposed"], trim_last_block=trim_last_block, tokens_multiple=multiple)
     assert ("pad-tokens" in counts) == (tokens % multiple > 0)
     assert (
-        trace(changed.module, {"x": images(model)[:1]})["blocks.0.mlp.fc1"].positions
+        trace(changed.module, {"x": images(model)[:1]})["blocks.0.mlp.fc2"].positions
         == -(-tokens // multiple) * multiple
     )
     assert_equal(changed, model)

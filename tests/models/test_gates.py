@@ -29,7 +29,16 @@ KEYS: dict[Key, tuple[int, ...]] = {
 IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(2))
 
 
-@pytest.fixture(scope="module", params=["vit_tiny_patch16_224", "vit_base_patch16_rpn_224", "beit_base_patch16_224"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "vit_tiny_patch16_224",
+        "vit_base_patch16_rpn_224",
+        "beit_base_patch16_224",
+        "vit_base_patch16_siglip_224",
+        "aimv2_large_patch14_224",
+    ],
+)
 def model(request: pytest.FixtureRequest, uneven: Callable[..., Model]) -> Model:
     model = uneven(request.param, 3)
     model.module.eval()

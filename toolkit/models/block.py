@@ -56,9 +56,10 @@ class HeadwiseBlock(nn.Module):
         return branch
 
     @property
-    def mlp_input(self) -> nn.Linear:
-        """The MLP's first layer: its outputs are the hidden units."""
-        return _linear(self.mlp.get_submodule("fc1"))
+    def mlp_inputs(self) -> tuple[nn.Linear, ...]:
+        """The MLP's first layer, whose outputs are the hidden units; a gated MLP multiplies the outputs of two."""
+        names = ("fc1_g", "fc1_x") if hasattr(self.mlp, "fc1_g") else ("fc1",)
+        return tuple(_linear(self.mlp.get_submodule(name)) for name in names)
 
     @property
     def mlp_output(self) -> nn.Linear:

@@ -19,6 +19,7 @@ from torch import nn
 
 from toolkit.models.block import attentions, block_of
 from toolkit.models.groups import Group, Groups, Key, Unit
+from toolkit.models.pooling import AttentionPool
 from toolkit.models.profile import Cost, LayerCall
 
 Positions = npt.NDArray[np.int64]
@@ -57,6 +58,8 @@ class CostModel:
         self._products = _product_cells(model, first, starts)
         tokens = np.array([calls[name].positions for name in attentions(model)], dtype=np.int64)
         self._tokens = _Tokens(tokens, tokens)
+        pools = (name for name, part in model.named_modules() if isinstance(part, AttentionPool))
+        self._pooling = sum(calls[name].macs for name in pools)
         self.dense = self.after(np.zeros(0, dtype=np.int64))
 
     def cells(self, units: Iterable[Unit]) -> Positions:
@@ -76,7 +79,7 @@ class CostModel:
         macs = int((elements * self._positions_at(at)).sum())
         channels = (int((~mask[cells]).sum()) for cells in self._products)
         macs += sum(count * int(queries) ** 2 for count, queries in zip(channels, at.attention, strict=True))
-        return Cost(parameters=int(elements.sum()), macs=macs)
+        return Cost(parameters=int(elements.sum()), macs=macs + self._pooling)
 
     def after_removing(self, removed: Mapping[Key, torch.Tensor]) -> Cost:
         """Cost without the masked units; `removed` has a [units] bool mask per group, True where removed."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch_pruning as tp
@@ -19,6 +20,7 @@ from toolkit.models.attention import HeadwiseAttention
 from toolkit.models.block import attentions, named_blocks
 from toolkit.models.groups import BLOCKS, RESIDUAL, Group, Groups, Slice
 from toolkit.models.modes import evaluating
+from toolkit.models.pooling import AttentionPool
 from toolkit.models.shapes import copy_sharing_tensors
 from toolkit.records import Axis
 
@@ -91,17 +93,21 @@ def _block_group(model: nn.Module) -> Group:
 def _coupled_groups(model: nn.Module, inputs: Mapping[str, Tensor], classifiers: Collection[str]) -> Iterator[Group]:
     """Groups of residual channels and MLP hidden units, from the dependency graph."""
     model = copy_sharing_tensors(model, "meta")
-    with evaluating(model), _attention_as_one_node(model):
+    with evaluating(model), _as_one_node(model):
         graph = tp.DependencyGraph().build_dependency(
             model,
             example_inputs={name: tensor.to("meta") for name, tensor in inputs.items()},
-            customized_pruners={HeadwiseAttention: _AttentionPruner()},
+            customized_pruners={
+                HeadwiseAttention: _AttentionPruner(),
+                nn.RMSNorm: _RmsNormPruner(),
+                AttentionPool: _POOL,
+            },
             verbose=False,
         )
     names: dict[object, str] = {module: name for name, module in model.named_modules()}
     names |= {parameter: name for name, parameter in model.named_parameters()}
     ignored = [model.get_submodule(name) for name in classifiers]
-    places = {block.mlp_input: names[block.mlp] for block in named_blocks(model).values()}
+    places = {layer: names[block.mlp] for block in named_blocks(model).values() for layer in block.mlp_inputs}
     for group in graph.get_all_groups(ignored_layers=ignored, root_module_types=[nn.Conv2d, nn.Linear]):
         root = group[0].dep.target.module
         if any(isinstance(item.dep.target.module, HeadwiseAttention) for item in group):
@@ -129,10 +135,14 @@ def _dimensions(module: object, dep: tp.Dependency, names: Mapping[object, str])
     name = names.get(module, "")
     if isinstance(module, nn.Parameter):
         return [(name, dep.target.pruning_dim % module.dim())]
-    inputs = dep.handler in (tp.prune_linear_in_channels, tp.prune_conv_in_channels)
+    inputs = dep.handler in (tp.prune_linear_in_channels, tp.prune_conv_in_channels, _POOL.prune_in_channels)
     if isinstance(module, HeadwiseAttention):
         pairs = [(f"{name}.qkv.weight", 1), (f"{name}.proj.weight", 0)]
         return pairs + ([(f"{name}.proj.bias", 0)] if module.proj.bias is not None else [])
+    if isinstance(module, AttentionPool):
+        return [(f"{name}.kv.weight", 1)] if inputs else []
+    if isinstance(module, nn.RMSNorm):
+        return [(f"{name}.weight", 0)]
     if isinstance(module, nn.Linear | nn.Conv2d | nn.LayerNorm):
         pairs = [(f"{name}.weight", 1 if inputs else 0)]
         return pairs + ([(f"{name}.bias", 0)] if module.bias is not None and not inputs else [])
@@ -154,24 +164,52 @@ class _AttentionPruner(tp.BasePruningFunc):  # type: ignore[misc]
         return layer.proj.out_features
 
 
+class _RmsNormPruner(_AttentionPruner):
+    """Declares that input and output channels of a norm are coupled; never prunes."""
+
+    def get_out_channels(self, layer: nn.RMSNorm) -> int:  # type: ignore[override]
+        return layer.normalized_shape[0]
+
+    get_in_channels = get_out_channels  # type: ignore[assignment]
+
+
+class _PoolPruner(tp.BasePruningFunc):  # type: ignore[misc]
+    """Declares that an attention pooling's input and output channels are not coupled; never prunes."""
+
+    def prune_out_channels(self, layer: AttentionPool, idxs: Sequence[int]) -> AttentionPool:
+        return layer
+
+    def prune_in_channels(self, layer: AttentionPool, idxs: Sequence[int]) -> AttentionPool:
+        return layer
+
+    def get_out_channels(self, layer: AttentionPool) -> int:
+        return layer.proj.out_features
+
+    def get_in_channels(self, layer: AttentionPool) -> int:
+        return layer.kv.in_features
+
+
+_POOL = _PoolPruner()
+
+
 class _OneNode(torch.autograd.Function):
-    """The identity, as a single node of the autograd graph."""
+    """A single node of the autograd graph, whose values do not matter."""
 
     @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:
-        return x.clone()
+    def forward(ctx: object, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return x.new_zeros(shape)
 
     @staticmethod
     def backward(ctx: object, *gradients: Tensor) -> Tensor:
-        return gradients[0]
+        raise NotImplementedError("gradients are never computed")
 
 
 @contextmanager
-def _attention_as_one_node(model: nn.Module) -> Iterator[None]:
-    """Trace each attention as a single operation inside the block."""
-    layers = list(attentions(model).values())
+def _as_one_node(model: nn.Module) -> Iterator[None]:
+    """Trace each attention, pooling and RMS norm as a single operation."""
+    layers = [layer for layer in model.modules() if isinstance(layer, HeadwiseAttention | AttentionPool | nn.RMSNorm)]
     for layer in layers:
-        layer.forward = _forward_as_one_node  # type: ignore[method-assign]
+        layer.forward = partial(_forward_as_one_node, layer)  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -179,6 +217,7 @@ def _attention_as_one_node(model: nn.Module) -> Iterator[None]:
             del layer.forward
 
 
-def _forward_as_one_node(x: Tensor, key_bias: Tensor | None = None) -> Tensor:
-    output: Tensor = _OneNode.apply(x)
+def _forward_as_one_node(layer: nn.Module, x: Tensor, key_bias: Tensor | None = None) -> Tensor:
+    shape = (len(x), layer.proj.out_features) if isinstance(layer, AttentionPool) else tuple(x.shape)
+    output: Tensor = _OneNode.apply(x, shape)
     return output

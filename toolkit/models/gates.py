@@ -19,6 +19,7 @@ from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 from toolkit.models.block import attentions, blocks_of
 from toolkit.models.groups import Group, Key, Slice
 from toolkit.models.model import Model
+from toolkit.models.norms import NORMS, eps_of
 
 BlockOutput: TypeAlias = tuple[Tensor, Tensor | None]
 """Tokens and their sizes."""
@@ -49,7 +50,7 @@ def _attach(module: nn.Module, group: Group, gate: nn.Parameter, stack: ExitStac
             stack.callback(block.register_forward_hook(_interpolated(gate, index)).remove)
         return
     if group.axis == "embed":
-        for norm in [child for child in module.modules() if isinstance(child, nn.LayerNorm)]:
+        for norm in group.norms(module).values():
             stack.callback(norm.register_forward_hook(_weighted_norm(gate)).remove)
     for piece in read_slices(module, group):
         owner, _, name = piece.parameter.rpartition(".")
@@ -109,16 +110,16 @@ def _interpolated(gate: nn.Parameter, index: int) -> Callable[..., BlockOutput]:
 
 
 def _weighted_norm(gate: nn.Parameter) -> Callable[..., Tensor]:
-    """Layer norm with statistics over the gated channels: E[x] = sum(g * x) / sum(g)."""
+    """Norm with statistics over the gated channels: E[x] = sum(g * x) / sum(g)."""
 
     def hook(norm: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        assert isinstance(norm, nn.LayerNorm)
+        assert isinstance(norm, NORMS)
         x, total = inputs[0], gate.sum()
-        centred = x - (x * gate).sum(dim=-1, keepdim=True) / total
+        centred = x if isinstance(norm, nn.RMSNorm) else x - (x * gate).sum(dim=-1, keepdim=True) / total
         variance = (centred.square() * gate).sum(dim=-1, keepdim=True) / total
-        normed = centred * torch.rsqrt(variance + norm.eps)
+        normed = centred * torch.rsqrt(variance + eps_of(norm))
         if norm.weight is not None:
             normed = normed * norm.weight
-        return normed if norm.bias is None else normed + norm.bias
+        return normed if isinstance(norm, nn.RMSNorm) or norm.bias is None else normed + norm.bias
 
     return hook

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from toolkit.errors import PlanError
 from toolkit.models.block import block_of, named_blocks
+from toolkit.models.norms import NORMS, Norm
 from toolkit.records import Axis
 
 Key = tuple[str, Axis]
@@ -64,6 +65,12 @@ class Group:
     @property
     def units(self) -> int:
         return sum(self.segments)
+
+    def norms(self, module: nn.Module) -> dict[str, Norm]:
+        """Norms over these units by name, in a model at full width: those whose gain has a slice, or that have none."""
+        own = {piece.parameter for piece in self.slices}
+        norms = ((name, part) for name, part in module.named_modules() if isinstance(part, NORMS))
+        return {name: part for name, part in norms if part.weight is None or f"{name}.weight" in own}
 
     def members(self, segment: int | None = None) -> frozenset[Unit]:
         """All units, or those of one segment."""

@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
 from toolkit.preprocessing import Interpolation
 
 Config: TypeAlias = Mapping[str, Any]
@@ -43,6 +45,13 @@ def recipe_settings(config: Config) -> dict[str, Any]:
     crop, mode = _crop(config)
     mean, std = _normalisation(config)
     return {"mean": mean, "std": std, "interpolation": _filter(config), "crop": crop, "crop_mode": mode}
+
+
+def default_settings(model_type: str) -> dict[str, Any]:
+    """Mean, std and interpolation that models of a `model_type` are trained with by default."""
+    if model_type.startswith("dinov2"):
+        return {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD, "interpolation": "bicubic"}
+    return {"mean": 0.5, "std": 0.5, "interpolation": "bilinear" if model_type == "vit" else "bicubic"}
 
 
 def resize_note(config: Config) -> str:

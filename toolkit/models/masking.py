@@ -7,11 +7,11 @@ layer norms compute statistics over the kept channels only. A removed block is t
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from toolkit.models.block import blocks_of
 from toolkit.models.groups import RESIDUAL
+from toolkit.models.norms import Norm, normed
 from toolkit.models.selection import Selection
 from toolkit.models.shapes import copy_sharing_tensors, replace_parameter
 
@@ -26,7 +26,9 @@ def masked(model: nn.Module, selection: Selection) -> nn.Module:
         replace_parameter(result, name, values)
     residual = selection.groups.find(*RESIDUAL)
     if bool(selection.removed[residual.key].any()):
-        _norm_kept_channels(result, selection.kept_units(residual))
+        kept = selection.kept_units(residual)
+        for name, norm in residual.norms(result).items():
+            result.set_submodule(name, _KeptNorm(norm, kept))
     for index in selection.removed_blocks:
         blocks_of(result)[index] = _NoBlock()
     return result
@@ -46,24 +48,15 @@ def _masks(selection: Selection) -> dict[str, dict[int, Tensor]]:
     return masks
 
 
-def _norm_kept_channels(model: nn.Module, kept: Tensor) -> None:
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.LayerNorm):
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, _KeptNorm(module, kept))
-
-
 class _KeptNorm(nn.Module):
-    """Layer norm over the kept channels; zeros elsewhere."""
+    """A norm over the kept channels; zeros elsewhere."""
 
-    def __init__(self, norm: nn.LayerNorm, kept: Tensor) -> None:
+    def __init__(self, norm: Norm, kept: Tensor) -> None:
         super().__init__()
         self.norm, self.kept = norm, kept
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = (None if p is None else p[self.kept] for p in (self.norm.weight, self.norm.bias))
-        normed = F.layer_norm(x[..., self.kept], (len(self.kept),), weight, bias, self.norm.eps)
-        return torch.zeros_like(x).index_copy(-1, self.kept, normed)
+        return torch.zeros_like(x).index_copy(-1, self.kept, normed(self.norm, x, self.kept))
 
 
 class _NoBlock(nn.Module):

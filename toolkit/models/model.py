@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from toolkit import hashing, records
 from toolkit.errors import StorageError, plainly
-from toolkit.models.architectures import Architecture, Parts, architecture_of
+from toolkit.models.architectures import Architecture, Parts, owner_of
 from toolkit.models.block import HeadwiseBlock, attentions, named_blocks
 from toolkit.models.cost_model import CostModel
 from toolkit.models.dependency_graph import find_groups
@@ -40,8 +40,8 @@ class Model:
 
     @cached_property
     def architecture(self) -> Architecture:
-        """Family of the source model."""
-        return architecture_of(self.info.name)
+        """Family of the module."""
+        return owner_of(self.module, self.info.name)
 
     @cached_property
     def parts(self) -> Parts:

@@ -19,6 +19,7 @@ from timm.models import get_pretrained_cfg
 from toolkit import recipe, strict_json, yaml_file
 from toolkit.errors import BadInput, WeightsError
 from toolkit.models import huggingface, weight_file
+from toolkit.models.huggingface_folder import WHOLE, config_of, folder_of
 from toolkit.preprocessing import Preprocessing
 from toolkit.setting_errors import expected
 
@@ -34,7 +35,7 @@ def preprocessing_of(settings: recipe.Model) -> Preprocessing:
     Raises WeightsError for a file next to the weights that is damaged or has unsupported options.
     """
     adjacent = adjacent_file(settings)
-    base = adjacent[1] if adjacent else _timm_defaults(settings.name)
+    base = adjacent[1] if adjacent else _defaults(settings.name)
     named = ", ".join(f"model.{field}" for field in FIELDS if getattr(settings, field) is not None)
     crops = _sets_crop(settings)
     return Preprocessing(
@@ -50,8 +51,11 @@ def preprocessing_of(settings: recipe.Model) -> Preprocessing:
 def adjacent_file(settings: recipe.Model) -> tuple[Path, Preprocessing] | None:
     """The file next to the weights that defines preprocessing, with its content; None if there is none, or if the
     settings define everything."""
-    weights = weight_file.weights_path(settings)
-    if weights is None or _sets_all(settings) or not weight_file.file_exists(weights):  # missing: an error when read
+    folder = folder_of(settings.name) if settings.weights in ("hub", "none") else None
+    weights = folder / WHOLE if folder else next(iter(weight_file.weights_files(settings)), None)
+    if weights is None or _sets_all(settings):
+        return None
+    if folder is None and not weight_file.file_exists(weights):  # an error when it is read
         return None
     if record := weight_file.adjacent_record(weights):
         return record[0], replace(record[1].preprocessing, origin=str(record[0]))
@@ -76,9 +80,15 @@ def _sets_all(settings: recipe.Model) -> bool:
     return None not in (settings.mean, settings.std, settings.interpolation) and _sets_crop(settings)
 
 
-def _timm_defaults(name: str) -> Preprocessing:
-    """timm's preprocessing for a model name, but with the whole image."""
-    return _checked({**_resolved(_config_of(name)), "crop": 1.0, "crop_mode": "squash"}, f"timm's {name}")
+def _defaults(name: str) -> Preprocessing:
+    """Preprocessing of transformers' image processor or timm's for a model name, but with the whole image."""
+    if folder := folder_of(name):
+        kind = str(config_of(folder).get("model_type"))
+        settings = {**huggingface.default_settings(kind), "crop": 1.0, "crop_mode": "squash"}
+        return _checked(settings, f"transformers' {kind}")
+    config = _config_of(name)
+    origin = f"timm's {name}" if config else "ImageNet's statistics, as the model has none of its own"
+    return _checked({**_resolved(config), "crop": 1.0, "crop_mode": "squash"}, origin)
 
 
 def _config_of(name: str) -> Settings:

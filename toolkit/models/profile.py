@@ -17,6 +17,8 @@ from torch.func import functional_call
 
 from toolkit.models.attention import HeadwiseAttention
 from toolkit.models.modes import evaluating
+from toolkit.models.norms import NORMS
+from toolkit.models.pooling import AttentionPool
 
 FLOAT32_BYTES = 4
 
@@ -78,7 +80,7 @@ def _recorded(model: nn.Module) -> Iterator[dict[str, LayerCall]]:
     def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         calls[names[module]] = _layer_call(module, inputs[0], output)
 
-    kinds = (nn.Linear, nn.Conv2d, nn.LayerNorm, HeadwiseAttention)
+    kinds = (nn.Linear, nn.Conv2d, *NORMS, HeadwiseAttention, AttentionPool)
     hooks = [module.register_forward_hook(record) for module in names if isinstance(module, kinds)]
     with _shapes_only(names):
         try:
@@ -91,10 +93,10 @@ def _recorded(model: nn.Module) -> Iterator[dict[str, LayerCall]]:
 @contextmanager
 def _shapes_only(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Let norms and attention pass shapes on: on the meta device they take most of the time of a call."""
-    replaced = [module for module in modules if isinstance(module, nn.LayerNorm | HeadwiseAttention)]
+    replaced = [module for module in modules if isinstance(module, (*NORMS, HeadwiseAttention))]
     for module in replaced:
         shape = partial(_attention_shape, module) if isinstance(module, HeadwiseAttention) else _same_shape
-        module.forward = shape  # type: ignore[method-assign, assignment]
+        module.forward = shape  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -118,9 +120,13 @@ def _layer_call(module: nn.Module, x: Tensor, y: Tensor) -> LayerCall:
         products = tokens * tokens * (layout.qk_width + layout.v_width)
         moved = x.numel() + weight.numel() + 2 * tokens * weight.shape[0] + tokens * layout.v_width
         return LayerCall(tokens, tokens * weight.numel() + products, moved * FLOAT32_BYTES)
+    if isinstance(module, AttentionPool):  # its projections are separate layers
+        tokens = x.shape[1]
+        moved = x.numel() + module.latent.numel() + 2 * tokens * module.proj.in_features
+        return LayerCall(tokens, tokens * module.macs_per_token, moved * FLOAT32_BYTES)
     weights = sum(parameter.numel() for parameter in module.parameters(recurse=False))
     moved = (x.numel() + weights + y.numel()) * FLOAT32_BYTES
-    if isinstance(module, nn.LayerNorm):
+    if isinstance(module, NORMS):
         return LayerCall(x.numel() // x.shape[-1], 0, moved)
     assert isinstance(module, nn.Linear | nn.Conv2d)
     positions = y.numel() // module.weight.shape[0]

@@ -11,6 +11,7 @@ from torch import nn
 from toolkit.errors import WeightsError
 from toolkit.models.architectures import Architecture
 from toolkit.models.block import attentions, blocks_of
+from toolkit.models.norms import NORMS
 
 
 def drop_blocks(model: nn.Module, removed: Collection[int]) -> None:
@@ -58,7 +59,7 @@ def sync_sizes(model: nn.Module, architecture: Architecture) -> None:
             module.out_features, module.in_features = module.weight.shape
         elif isinstance(module, nn.Conv2d):
             module.out_channels = module.weight.shape[0]
-        elif isinstance(module, nn.LayerNorm):
+        elif isinstance(module, NORMS):
             module.normalized_shape = tuple(module.weight.shape)
     architecture.set_width(model, width_of(model))
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from toolkit import hashing, records
 from toolkit.errors import WeightsError
-from toolkit.models.architectures import architecture_of
+from toolkit.models.architectures import owner_of, source_of
 from toolkit.models.block import attentions, blocks_of
 from toolkit.models.model import Model
 from toolkit.models.shapes import drop_blocks, set_shapes, sync_sizes
@@ -29,13 +29,15 @@ def load(folder: Path) -> Model:
     """Read a model folder; WeightsError if the tensors are damaged or do not match `model.json`."""
     info = records.load(ModelInfo, folder / "model.json")
     file = folder / "model.safetensors"
-    architecture = architecture_of(info.name)
+    with torch.device("meta"):
+        module = source_of(info.name).skeleton(info)
+        architecture = owner_of(module, info.name)
+        module = architecture.canonicalise(module)
+        if architecture.parts(module).image_size != info.image_size:
+            architecture.resize(module, info.image_size)
     shapes = {architecture.canonical_name(name): shape for name, shape in _shapes(file).items()}
     if hashing.sha256(file) != info.weights_sha256:
         raise WeightsError(f"{file} does not match {folder / 'model.json'}: its hash differs", _DAMAGED)
-    with torch.device("meta"):
-        module = architecture.skeleton(info)
-    architecture.canonicalise(module)
     _apply_structure(module, info, shapes)
     sync_sizes(module, architecture)
     tensors = {architecture.canonical_name(name): tensor for name, tensor in load_file(file).items()}

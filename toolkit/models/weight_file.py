@@ -6,7 +6,7 @@ import argparse
 import pickle
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from toolkit import hashing, recipe, records, strict_json
 from toolkit.characters import is_url
 from toolkit.errors import WeightsError
+from toolkit.models.huggingface_folder import folder_of, weight_files
 from toolkit.models.weight_formats import (
     DOWNLOAD_AGAIN,
     SAVE_UNQUANTISED,
@@ -36,17 +37,20 @@ OUR_FIELDS = frozenset(("layouts", "weights_sha256"))
 """Fields that identify our `model.json`; TensorFlow.js also writes files of this name."""
 
 
-def weights_path(settings: recipe.Model) -> Path | None:
-    """Path of the weights file, which may not exist; None for timm's or random weights."""
-    if settings.weights in ("hub", "none"):
-        return None
+def weights_files(settings: recipe.Model) -> tuple[Path, ...]:
+    """The weights file, which may not exist, or those of a Hugging Face folder; none for timm's or random weights."""
+    if settings.weights == "none":
+        return ()
+    if settings.weights == "hub":
+        folder = folder_of(settings.name)
+        return () if folder is None else weight_files(folder)
     if is_url(settings.weights):
         raise WeightsError(
             f"weights {settings.weights} is a URL, but weights must be a local file",
             "download it, then use --weights FILE",
         )
     try:
-        return Path(settings.weights).expanduser()
+        return (Path(settings.weights).expanduser(),)
     except RuntimeError:
         raise WeightsError(f"weights file {settings.weights} does not exist: there is no such user") from None
 
@@ -77,9 +81,17 @@ def adjacent_record(file: Path) -> tuple[Path, ModelInfo] | None:
     return record, records.loads(ModelInfo, text, str(record))
 
 
-def read(file: Path) -> dict[str, Tensor]:
-    """All tensors of a file. Names are prefixed by checkpoint entries: "state_dict/blocks.0.norm1.weight"."""
-    if format_of(file) == "safetensors":
+def read_all(files: Sequence[Path]) -> dict[str, Tensor]:
+    """All tensors of the files of one model."""
+    return {name: tensor for file in files for name, tensor in read(file, shard=len(files) > 1).items()}
+
+
+def read(file: Path, shard: bool = False) -> dict[str, Tensor]:
+    """All tensors of a file. Names are prefixed by checkpoint entries: "state_dict/blocks.0.norm1.weight".
+
+    shard: it may be one of several files of a model.
+    """
+    if format_of(file, shard) == "safetensors":
         try:
             with readable(file):
                 return load_file(file)

@@ -86,17 +86,17 @@ def readable(file: Path) -> Iterator[None]:
         raise WeightsError(f"{file} cannot be read: {os.strerror(error.errno or errno.EIO)}", OTHER_FILE) from error
 
 
-def format_of(file: Path) -> Format:
-    """The format of a file; WeightsError if it cannot be read."""
+def format_of(file: Path, shard: bool = False) -> Format:
+    """The format of a file; WeightsError if it cannot be read, or is one of several and not a `shard`."""
     with readable(file):
-        return _format_of(file)
+        return _format_of(file, shard)
 
 
-def _format_of(file: Path) -> Format:
+def _format_of(file: Path, shard: bool) -> Format:
     if file.is_dir():
         raise _folder_error(file)
     head = _head(file)
-    if _SHARD.search(file.name):
+    if not shard and _SHARD.search(file.name):
         raise WeightsError(f"{file} is one shard of several", _join_hint(file.parent) or OTHER_FILE)
     if head[8:9] == b"{":
         return "safetensors"

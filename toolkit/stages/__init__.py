@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from toolkit import hashing, plugins, progress, records
 from toolkit.errors import RecordError, ToolkitError
+from toolkit.models import factories
 from toolkit.recipe import Recipe
 from toolkit.records import DENSE, SLIM
 from toolkit.runfolder import RunFolder
@@ -60,6 +61,9 @@ class Run:
     """Read-only: not even the image check is stored."""
     tell: Callable[[str], None] = _ignore
     """Prints a message about the data."""
+
+    def __post_init__(self) -> None:
+        factories.allow(self.recipe.model.name)
 
     @cached_property
     def domains(self) -> Domains:

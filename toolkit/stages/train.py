@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from toolkit import records
+from toolkit import hashing, records
 from toolkit.errors import RecipeError, ToolkitError, WeightsError
 from toolkit.recipe import Training
 from toolkit.records import DENSE, ModelInfo, TrainingHistory
@@ -15,25 +15,25 @@ class Train(Stage):
     name = "train"
 
     def check(self, run: Run) -> None:
-        from toolkit.models.architectures import architecture_of
+        from toolkit.models.architectures import source_of
         from toolkit.models.preprocessing import preprocessing_of
-        from toolkit.models.weight_file import file_exists, weights_path
+        from toolkit.models.weight_file import file_exists, weights_files
         from toolkit.models.weight_formats import format_of
 
         model = run.recipe.model
-        architecture_of(model.name).check_name(model.name)
+        source_of(model.name).check_name(model.name)
         if model.weights_key is not None and model.weights in ("hub", "none"):
             raise RecipeError(f"model.weights_key is for a file, not for weights {model.weights!r}", "--weights FILE")
-        file = weights_path(model)
-        if file and (file_exists(file) or not run.has_dense):  # a result stays valid if the weights file was deleted
-            format_of(file)
+        files = weights_files(model)
+        if len(files) == 1 and (file_exists(files[0]) or not run.has_dense):  # a result outlives the weights file
+            format_of(files[0])
         preprocessing_of(model)
         check_training(run.recipe.train)
         if not run.has_dense:
             _ = run.outline  # takes seconds, and errors appear before training
 
     def outputs(self, run: Run) -> list[Output]:
-        from toolkit.models import preprocessing, weight_file
+        from toolkit.models import huggingface_folder, preprocessing, weight_file
 
         recipe = run.recipe
         inputs = {
@@ -42,9 +42,12 @@ class Train(Stage):
             **inputs_of("train", recipe.train),
             "seed": str(recipe.seed),
         }
-        weights, stage = weight_file.weights_path(recipe.model), run.folder.stage(DENSE)
-        if weights and weight_file.file_exists(weights):
-            inputs["weights"] = weight_file.sha256(weights)
+        weights, stage = weight_file.weights_files(recipe.model), run.folder.stage(DENSE)
+        if weights and all(map(weight_file.file_exists, weights)):
+            hashes = [
+                weight_file.sha256(file) for file in (*weights, *huggingface_folder.config_files(recipe.model.name))
+            ]
+            inputs["weights"] = hashes[0] if len(hashes) == 1 else hashing.digest(hashes)
             if adjacent := preprocessing.adjacent_file(recipe.model):
                 inputs["preprocessing"] = weight_file.sha256(adjacent[0])
         elif stage and stage.inputs.get("model") == inputs["model"]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.models.architectures import architecture_of
+from toolkit.models.architectures import source_of
 from toolkit.models.architectures.timm import Timm
 
 
@@ -15,9 +15,9 @@ def test_an_architecture_that_cannot_be_imported_is_reported_and_the_others_work
     install(
         {"broken": "1 / 0", "other": OTHER}, [("architecture", "broken", "broken"), ("architecture", "other", "other")]
     )
-    assert isinstance(architecture_of("deit_tiny_patch16_224"), Timm)
+    assert isinstance(source_of("deit_tiny_patch16_224"), Timm)
     assert "architecture 'broken'" in caplog.text
-    assert type(architecture_of("other/model")).__name__ == "Other"
+    assert type(source_of("other/model")).__name__ == "Other"
 
 
 OTHER = """

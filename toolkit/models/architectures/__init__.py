@@ -7,18 +7,20 @@ Only an architecture knows the names of its models' submodules outside of their 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn
 
 from toolkit import plugins, recipe
+from toolkit.errors import UnsupportedModel
 from toolkit.records import ModelInfo, Setting
 
 KIND = "architecture"
 LOG = logging.getLogger(__name__)
 DEFAULT = "timm"
-"""The architecture that reports names which none accepts."""
+"""The source that reports names which none accepts."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,9 @@ class Built:
     image_size: int
     """Side of the images that the model takes, in pixels."""
     fresh: tuple[str, ...] = ()
-    """Names of parameters that the weights did not fill."""
+    """Names of the canonical model's parameters that the weights did not fill."""
+    name: str = ""
+    """Name for `model.json`, if it is not that of the settings."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Parts:
     projection: str
     """Convolution of `patches` that reads the pixels."""
     classifiers: tuple[str, ...]
-    """Linear layers whose outputs, or their mean, are the logits."""
+    """Linear layers whose outputs, or their mean or sum, are the logits."""
     classifier_norm: str
     """Layer norm whose only readers are the classifiers, directly or through a mean over tokens; empty if none."""
     classifier_tokens: int | None
@@ -54,17 +58,23 @@ class Parts:
     """Side of the images that the position embeddings are for, in pixels."""
 
 
-class Architecture(Protocol):
+class Source(Protocol):
+    """Models by name: builds them, and rebuilds their structure for the weights of a model folder."""
+
     def accepts(self, name: str) -> bool:
-        """Whether `name` (`--model`) is a source model of this architecture."""
+        """Whether `name` (`--model`) is a source model of this kind."""
         ...
 
     def check_name(self, name: str) -> None:
         """Raise UnknownName or UnsupportedModel unless `name` can be built."""
         ...
 
-    def build(self, settings: recipe.Model, outputs: int, seed: int) -> Built:
-        """The source model with its weights and a classifier for `outputs` classes.
+    def class_names(self, name: str) -> tuple[str, ...]:
+        """The classes that the weights of `name` are for, where they come with names; else empty."""
+        ...
+
+    def build(self, settings: recipe.Model, classes: Sequence[str], seed: int) -> Built:
+        """The source model with its weights and a classifier for `classes`.
 
         Raises RecipeError for invalid arguments, UnsupportedModel for parts that cannot be pruned, and WeightsError for
         weights that are unavailable or do not match.
@@ -75,9 +85,33 @@ class Architecture(Protocol):
         """The source model of `info`, with any weights and the source's blocks and widths."""
         ...
 
-    def canonicalise(self, module: nn.Module) -> None:
-        """Make a source model canonical, in place: its blocks become `Blocks` of `HeadwiseBlock`s, with equal output
-        (to 1e-6 in float32)."""
+
+@runtime_checkable
+class Architecture(Source, Protocol):
+    """A family of modules with the same classes."""
+
+    def owns(self, module: nn.Module) -> bool:
+        """Whether a module, of a source or canonical, has a class of this architecture."""
+        ...
+
+    def check_module(self, module: nn.Module, name: str) -> None:
+        """Raise UnsupportedModel for a source module with parts that cannot be pruned."""
+        ...
+
+    def describe(self, module: nn.Module) -> Built:
+        """A source module of unknown origin, with a name and arguments from which `skeleton` rebuilds it.
+
+        Raises UnsupportedModel if they cannot be told from the module.
+        """
+        ...
+
+    def image_size(self, module: nn.Module) -> int:
+        """Side in pixels of the images that a source module takes; RecipeError unless patches and images are square."""
+        ...
+
+    def canonicalise(self, module: nn.Module) -> nn.Module:
+        """The canonical form of a source model, which takes over its parameters and may be the module itself: its
+        blocks are `Blocks` of `HeadwiseBlock`s, and its output is equal (to 1e-6 in float32)."""
         ...
 
     def canonical_name(self, tensor: str) -> str:
@@ -110,14 +144,22 @@ class Architecture(Protocol):
         ...
 
 
-def architecture(name: str) -> Architecture:
-    """The architecture of this name. Raises UnknownName with the closest names."""
-    return cast(Architecture, plugins.load(__name__, name))
-
-
-def architecture_of(model: str) -> Architecture:
-    """The architecture of the source model with this name, else timm's, which explains why none accepts it."""
+def source_of(name: str) -> Source:
+    """The source of the model with this name, else timm, which explains why none accepts it."""
     others = (
-        name for name, other in plugins.importable(__name__, LOG.warning) if name != DEFAULT and other.accepts(model)
+        other
+        for other, source in plugins.importable(__name__, LOG.warning)
+        if other != DEFAULT and source.accepts(name)
     )
-    return architecture(next(others, DEFAULT))
+    return cast(Source, plugins.load(__name__, next(others, DEFAULT)))
+
+
+def owner_of(module: nn.Module, name: str = "") -> Architecture:
+    """The architecture of a source module or a canonical one; UnsupportedModel, which says `name`, if there is none."""
+    for _, plugin in plugins.importable(__name__, LOG.warning):
+        if isinstance(plugin, Architecture) and plugin.owns(module):
+            return plugin
+    raise UnsupportedModel(
+        f"{name or 'the module'} is a {type(module).__name__}, whose attention is unknown",
+        "supported are ViT, DeiT, BEiT and DINOv2 classifiers of timm and transformers",
+    )

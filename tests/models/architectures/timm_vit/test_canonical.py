@@ -24,6 +24,12 @@ MODELS: dict[str, dict[str, Setting]] = {
     "beitv2_base_patch16_224": {"init_values": 0.1},
     "vit_tiny_patch16_224 without bias": {"qkv_bias": False},
     "vit_base_patch16_rpn_224": {"init_values": 0.1},
+    "vit_base_patch16_siglip_224": {},
+    "vit_tiny_patch16_224 with registers and pooling": {"global_pool": "map", "reg_tokens": 2, "norm_layer": "rmsnorm"},
+    "vit_giant_patch14_dinov2": {"init_values": 0.1, "mlp_ratio": 2},
+    "vit_tiny_patch16_224 with embedding norm": {"embed_norm_layer": "rmsnorm"},
+    "aimv2_large_patch14_224": {},
+    "beit_base_patch16_224 with gates": {"swiglu_mlp": True, "init_values": 0.1},
     "beit_base_patch16_224 with positions": {"use_abs_pos_emb": True, "init_values": 0.1},
 }
 

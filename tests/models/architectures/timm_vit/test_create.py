@@ -34,7 +34,7 @@ def test_only_prunable_models_are_suggested(name: str) -> None:
 
 def test_no_tags_are_suggested_for_an_unsupported_model() -> None:
     with pytest.raises(UnknownName) as caught:
-        check_name("vit_base_patch16_siglip_224.nosuch")
+        check_name("beit3_base_patch16_224.nosuch")
     assert caught.value.hint == ""
 
 

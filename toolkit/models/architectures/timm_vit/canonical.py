@@ -11,7 +11,10 @@ from collections.abc import Callable, Mapping
 
 import torch
 from timm.layers.attention import Attention as VitAttention
+from timm.layers.attention_pool import AttentionPoolLatent
 from timm.layers.layer_scale import LayerScale
+from timm.layers.mlp import GluMlp, SwiGLU
+from timm.layers.norm import RmsNorm, RmsNormFp32
 from timm.models import beit, vision_transformer
 from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
@@ -19,6 +22,7 @@ from torch import Tensor, nn
 from toolkit.errors import UnsupportedModel
 from toolkit.models.attention import HeadwiseAttention
 from toolkit.models.block import Blocks, HeadwiseBlock, blocks_of
+from toolkit.models.pooling import AttentionPool
 from toolkit.records import HeadLayout
 
 
@@ -64,6 +68,9 @@ def canonicalise(model: nn.Module) -> None:
     if type(model) not in MODELS:
         raise UnsupportedModel(f"{type(model).__name__} has no canonical form", _SUPPORTED)
     blocks = model.get_submodule("blocks").named_children()
+    _replace_norms(model)
+    if (pool := getattr(model, "attn_pool", None)) is not None:
+        model.register_module("attn_pool", _canonical_pool(pool))
     model.register_module("blocks", Blocks(_canonical_block(f"blocks.{name}", block) for name, block in blocks))
     model.__class__ = MODELS[type(model)]
 
@@ -99,12 +106,56 @@ def _canonical_block(place: str, block: nn.Module) -> HeadwiseBlock:
         scales = [getattr(block, name, nn.Identity()) for name in ("ls1", "ls2")]  # a ResPostBlock has none
     return HeadwiseBlock(
         ATTENTIONS[type(attention)](attention),
-        block.get_submodule("mlp"),
+        _canonical_mlp(block.get_submodule("mlp")),
         norms=[block.get_submodule(name) for name in ("norm1", "norm2")],
         scales=scales,
         drop_paths=[block.get_submodule(name) for name in ("drop_path1", "drop_path2")],
         norm_first=not isinstance(block, vision_transformer.ResPostBlock),
     ).train(block.training)
+
+
+def _replace_norms(model: nn.Module) -> None:
+    """timm's RMS norms become PyTorch's, which are equal."""
+    for name, norm in [*model.named_modules()]:
+        if isinstance(norm, RmsNorm | RmsNormFp32):
+            with torch.device("meta"):
+                target = nn.RMSNorm(norm.normalized_shape, norm.eps, elementwise_affine=False)
+            target.weight = norm.weight
+            model.set_submodule(name, target.train(norm.training))
+
+
+def _canonical_mlp(mlp: nn.Module) -> nn.Module:
+    """A packed gated MLP becomes one with two first layers, of the values and of their gate."""
+    if not isinstance(mlp, GluMlp):
+        return mlp
+    with torch.device("meta"):
+        target = SwiGLU(1)
+    halves = _halves(mlp.fc1)
+    target.fc1_x, target.fc1_g = halves if mlp.gate_last else halves[::-1]
+    for name in ("act", "drop1", "norm", "fc2", "drop2"):
+        setattr(target, name, getattr(mlp, name))
+    return target.train(mlp.training)
+
+
+def _halves(layer: nn.Linear | nn.Conv2d) -> list[nn.Linear]:
+    """Two linear layers, of the first and the second half of the outputs."""
+    biases = [None, None] if layer.bias is None else layer.bias.detach().chunk(2)
+    halves = []
+    for weight, bias in zip(layer.weight.detach().chunk(2), biases, strict=True):
+        with torch.device("meta"):
+            half = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+        half.weight = nn.Parameter(weight.clone())
+        if bias is not None:
+            half.bias = nn.Parameter(bias.clone())
+        halves.append(half)
+    return halves
+
+
+def _canonical_pool(source: AttentionPoolLatent) -> AttentionPool:
+    target = AttentionPool(source.latent, source.num_heads, source.q, source.kv, source.proj)
+    target.proj_drop, target.norm, target.mlp = source.proj_drop, source.norm, source.mlp
+    target.mean = source.pool == "avg"
+    return target.train(source.training)
 
 
 def _layer_scale(gamma: nn.Parameter | None) -> nn.Module:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from timm.layers import norm
+from timm.layers.attention_pool import AttentionPoolLatent
 from timm.layers.layer_scale import LayerScale
-from timm.layers.mlp import Mlp
+from timm.layers.mlp import GluMlp, Mlp, SwiGLU
 from timm.models import beit, vision_transformer
 from torch import nn
 
@@ -15,9 +16,11 @@ from toolkit.models.architectures.timm_vit.canonical import MODELS, unsupported_
 
 BLOCKS = (vision_transformer.Block, vision_transformer.ResPostBlock, beit.Block)
 """Blocks of one attention followed by one MLP."""
-NORMS = (nn.LayerNorm, norm.LayerNorm, norm.LayerNormFp32)
+NORMS = (nn.LayerNorm, norm.LayerNorm, norm.LayerNormFp32, norm.RmsNorm, norm.RmsNormFp32)
 """Norms over a token's channels; their statistics can be restricted to the kept channels."""
-LAYERS = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.PReLU, LayerScale)
+MLPS = (Mlp, SwiGLU, GluMlp)
+"""MLPs of two layers, or with a second first layer as a gate."""
+LAYERS = (nn.Linear, nn.Conv2d, nn.LayerNorm, norm.RmsNorm, norm.RmsNormFp32, nn.PReLU, LayerScale)
 """Leaf layers with weights."""
 
 
@@ -36,7 +39,7 @@ def _problems(model: nn.Module) -> Iterator[str]:
     if getattr(model, "rel_pos_bias", None) is not None:
         yield "its blocks share one relative position table (rel_pos_bias)"
     if (pool := getattr(model, "attn_pool", None)) is not None:
-        yield f"it uses attention pooling (attn_pool is a {type(pool).__name__})"
+        yield from _pool_problems(pool)
     if not getattr(model, "global_pool", None):
         yield "with global_pool='' it outputs one result per token, not one per image"
     for index, block in enumerate(blocks):
@@ -49,6 +52,13 @@ def _problems(model: nn.Module) -> Iterator[str]:
             yield f"{name} is a {type(layer).__name__}"
 
 
+def _pool_problems(pool: nn.Module) -> Iterator[str]:
+    if type(pool) is not AttentionPoolLatent:
+        yield f"it uses attention pooling (attn_pool is a {type(pool).__name__})"
+    elif pool.pos_embed is not None or not isinstance(pool.q_norm, nn.Identity) or pool.mlp is None:
+        yield "its attention pooling has positions or norms of queries and keys, or no output projection"
+
+
 def _block_problems(place: str, block: nn.Module) -> Iterator[str]:
     if type(block) not in BLOCKS:
         yield f"{place} is a {type(block).__name__}, not one attention followed by one MLP"
@@ -56,7 +66,7 @@ def _block_problems(place: str, block: nn.Module) -> Iterator[str]:
     if problem := unsupported_attention(f"{place}.attn", block.get_submodule("attn")):
         yield problem
     mlp = block.get_submodule("mlp")
-    if type(mlp) is not Mlp:
-        yield f"{place}.mlp is a {type(mlp).__name__}, not a plain two-layer MLP"
+    if type(mlp) not in MLPS:
+        yield f"{place}.mlp is a {type(mlp).__name__}, neither a two-layer MLP nor a gated one"
     elif not isinstance(mlp.norm, nn.Identity):
         yield f"{place}.mlp.norm is a {type(mlp.norm).__name__} between the two layers of the MLP"

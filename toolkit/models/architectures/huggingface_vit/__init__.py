@@ -1,0 +1,1 @@
+"""Image classifiers of transformers: ViT, DeiT, BEiT and DINOv2, their folders, and their canonical form."""
