@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from toolkit.bench.statistics import percentiles, ratio_of_medians
 from toolkit.records import BenchReport
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """All samples of a measurement (`report`); as text, medians and ratios to the first subject."""
+
+    report: BenchReport
+
+    def __str__(self) -> str:
+        return "\n".join(latency_lines(self.report))
 
 
 def latency_lines(report: BenchReport) -> list[str]:

@@ -151,6 +151,7 @@ Call = Callable[[Model, Path], object]
     [
         (lambda model, folder: toolkit.load(folder, ["a", "b"], seed=1), "classes, seed: .* is a model folder"),
         (lambda model, folder: toolkit.load(folder, weights="none"), "weights: .* is a model folder"),
+        (lambda model, folder: toolkit.load(model.module, weights="none"), "weights: the model is a module"),
         (lambda model, folder: toolkit.prune(model, settings={"samples": 64}), "no setting 'samples'\nall images of"),
         (lambda model, folder: toolkit.prune(model, settings={"criterion": "lamp"}), "is the argument `criterion`"),
         (lambda model, folder: toolkit.finetune(model, "digits", settings={"distill": True}), "argument `teacher`"),

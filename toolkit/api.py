@@ -23,7 +23,7 @@ from toolkit.arguments import check_unset, section
 from toolkit.bench.devices import device as load_device
 from toolkit.bench.parity import Pair, compare_sides, side_of
 from toolkit.bench.subjects import Opened, request_of, runtime_of
-from toolkit.bench.summary import latency_lines
+from toolkit.bench.summary import Latencies
 from toolkit.dg import finetuning
 from toolkit.dg.broken import checked_domains
 from toolkit.dg.in_memory import Data, batches_by_domain, domain_names
@@ -39,7 +39,7 @@ from toolkit.models.model import Model
 from toolkit.prune import pruning
 from toolkit.prune.calibration import Calibration
 from toolkit.prune.methods import Job
-from toolkit.records import Artifact, BenchReport, ParityReport, Setting
+from toolkit.records import Artifact, ParityReport, Setting
 
 Settings: TypeAlias = Mapping[str, object]
 """Settings of a section of the recipe by name."""
@@ -51,16 +51,6 @@ class Exported:
 
     folder: Path
     artifact: Artifact
-
-
-@dataclass(frozen=True)
-class Latencies:
-    """All samples of a measurement (`report`); as text, medians and ratios to the first model."""
-
-    report: BenchReport
-
-    def __str__(self) -> str:
-        return "\n".join(latency_lines(self.report))
 
 
 Runnable: TypeAlias = Model | Exported | str | Path
@@ -93,6 +83,8 @@ def load(
     factory: the one that a model folder was built by; without it, none is called.
     """
     if isinstance(source, nn.Module):
+        fixed = {"weights": weights != "hub", "args": args, "seed": seed, "factory": factory}
+        check_unset(fixed, "the model is a module, which determines it")
         built = owner_of(source).describe(source)
         settings = resolve.recipe_of({"model": {"name": built.name, "image_size": image_size}}).model
         return from_source(built, settings, tuple(classes)).identified()

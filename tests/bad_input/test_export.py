@@ -232,9 +232,9 @@ def test_verify_refuses_a_file_with_other_predictions(
     from toolkit.bench.parity import Side
     from toolkit.stages import export
 
-    def wrong(run: Any, folder: Path, library: str, *others: Any) -> Any:
-        side = predictions(run, folder, library, *others)
-        if library != "onnxruntime":
+    def wrong(run: Any, opened: Any, *others: Any) -> Any:
+        side = predictions(run, opened, *others)
+        if opened.runtime != "onnxruntime":
             return side
         by_domain = side.predictions.items()
         return Side(
