@@ -109,7 +109,7 @@ def test_flags_that_are_not_given_are_not_there() -> None:
     CliRunner().invoke(one, [], catch_exceptions=False)
     assert flags_in(seen, ("prune",)) == ({}, {})
     assert {name: seen[name] for name in options.SWITCHES if name in seen} == {
-        "as_json": False, "dry_run": False, "force": False, "verbose": False, "quiet": False,
+        "as_json": False, "dry_run": False, "force": False, "forget": False, "verbose": False, "quiet": False,
     }  # fmt: skip
 
 

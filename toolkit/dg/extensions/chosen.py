@@ -18,5 +18,5 @@ def extensions(
     if teacher is not None:
         chosen.append(Distillation(teacher, settings.distill_weight, settings.distill_temperature))
     if settings.average:
-        chosen.append(WeightAveraging(module, min(round(settings.average_from * steps), steps - 1)))
+        chosen.append(WeightAveraging(module, min(round(settings.average_from * steps), max(steps - 1, 0))))
     return tuple(chosen)
