@@ -59,7 +59,7 @@ def run(part: Part, out: Path, steps: Steps) -> Iterator[Results]:
     """The results so far, then those after every step."""
     machine = environment.capture(plugins.requirements())
     out.mkdir(parents=True, exist_ok=True)
-    results = continued(read(out, machine), part, code_hash(machine.libraries))
+    results = continued(read(out, machine), part, code_hash(machine))
     yield results
     yield from steps(results, out)
 
@@ -91,11 +91,13 @@ def _kernels(results: Results, out: Path) -> Iterator[Results]:
 
 
 def _models(results: Results, out: Path) -> Iterator[Results]:
-    done = {(report.model, report.mode, report.batch_size) for report in results.models}
+    measured = tuple(report for report in results.models if report.bench)  # a failure may pass: of memory, for example
+    results = replace(results, models=measured)
+    done = {(report.model, report.mode, report.batch_size) for report in measured}
     for step in models.steps():
         if step not in done:
             print(*step, file=sys.stderr)
-            folder = out / "models" / step.model
+            folder = out / "models" / results.code["models"][:12] / step.model
             models.make_models(step.model, folder)
             torch.compiler.reset()  # torch.compile stops recompiling a function after eight variants
             report = models.measure(step, folder, models.MODES[step.mode])

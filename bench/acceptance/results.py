@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -14,8 +13,11 @@ from toolkit.records import BenchReport, Environment
 
 FILE = "results.json"
 Part: TypeAlias = Literal["checks", "kernels", "models"]
-SOURCES = ("kernels", "models", "bench/clocks", "bench/kernels", "bench/runtimes")
-"""Folders of the code that decides results."""
+SOURCES = (
+    "kernels", "models", "prune",
+    "bench/agent.py", "bench/measure.py", "bench/clocks", "bench/kernels", "bench/runtimes",
+)  # fmt: skip
+"""Files and folders of the code that decides results."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,10 @@ def continued(results: Results, part: Part, code: str) -> Results:
     return replace(dropped[part], code={**results.code, part: code})
 
 
-def code_hash(libraries: Mapping[str, str]) -> str:
-    """Hash of the sources that decide results, and of the versions of the libraries."""
+def code_hash(machine: Environment) -> str:
+    """Hash of the sources that decide results, of the versions of the libraries, and of the GPU and its driver."""
     root = Path(toolkit.__file__).parent
-    files = sorted(file for folder in SOURCES for file in (root / folder).rglob("*.py"))
-    return hashing.digest({str(file.relative_to(root)): hashing.sha256(file) for file in files} | dict(libraries))
+    places = [root / source for source in SOURCES]
+    files = sorted(file for place in places for file in ([place] if place.is_file() else place.rglob("*.py")))
+    hashes = {str(file.relative_to(root)): hashing.sha256(file) for file in files}
+    return hashing.digest([hashes, machine.libraries, machine.gpu, machine.driver])

@@ -57,19 +57,22 @@ def chunks_of(group: Group, scores: Tensor, round_to: int, removed: Set[Unit] = 
     A segment of at most `round_to` units has no chunks. If its width is not a multiple, its first chunk makes it one.
     `scores`: [units]; raises CheckFailed if a score of a remaining unit is not finite.
     """
-    remaining = torch.tensor([(group.key, unit) not in removed for unit in range(group.units)], dtype=torch.bool)
+    gone = [unit for key, unit in removed if key == group.key]
+    remaining = torch.ones(group.units, dtype=torch.bool)
+    remaining[gone] = False
     if not bool(torch.isfinite(scores[remaining]).all()):
         raise CheckFailed(f"the criterion's scores for {group.axis} at {group.place!r} are not finite")
     step = 1 if group.axis in UNROUNDED else round_to
     chunks = []
     for segment, span in enumerate(torch.arange(group.units).split(group.segments)):
         units = span[remaining[span]]
-        ascending = units[torch.argsort(scores[units], stable=True)].tolist()
+        units = units[torch.argsort(scores[units], stable=True)]
+        ascending, values = units.tolist(), scores[units].tolist()
         start, size = 0, len(units) % step or step
         while start + size <= len(units) - max(step, min_units(group.axis)):
-            part = ascending[start : start + size]
-            chunks.append(Chunk(group.key, segment, tuple(part), float(scores[part].mean())))
-            start, size = start + size, step
+            end = start + size
+            chunks.append(Chunk(group.key, segment, tuple(ascending[start:end]), sum(values[start:end]) / size))
+            start, size = end, step
     return chunks
 
 

@@ -1,4 +1,4 @@
-"""Parts are written after every step, and go on where they ended."""
+"""Parts are written after every step, and resume where they ended."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from toolkit.bench.acceptance.results import Results, continued, read
 def with_gpu(monkeypatch: pytest.MonkeyPatch, results: Results) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
-    monkeypatch.setattr(command, "code_hash", lambda libraries: "ab")
+    monkeypatch.setattr(command, "code_hash", lambda machine: "ab")
 
     def steps(earlier: Results, out: Path) -> Iterator[Results]:
         for count in range(len(earlier.kernels) + 1, 4):
@@ -64,9 +64,31 @@ def test_results_of_other_code_are_dropped_by_part(results: Results) -> None:
     assert continued(results, "models", "ab").models == ()
 
 
-def test_the_code_is_hashed_with_its_libraries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    before = module.code_hash({"torch": "1"})
-    assert module.code_hash({"torch": "1"}) == before != module.code_hash({"torch": "2"})
+def test_the_code_is_hashed_with_its_libraries_and_its_gpu(results: Results) -> None:
+    machine = results.environment
+    others = [
+        replace(machine, libraries={"torch": "2"}),
+        replace(machine, gpu="NVIDIA L4"),
+        replace(machine, driver="1"),
+    ]
+    assert module.code_hash(replace(machine, clocks_mhz=(1.0,))) == module.code_hash(machine)
+    assert len({module.code_hash(other) for other in (machine, *others)}) == 4
+
+
+def test_a_model_that_failed_is_measured_again(
+    tmp_path: Path, results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = replace(results.models[0], bench=None, failure="out of memory")
+    earlier = replace(results, models=(failed, *results.models[1:]), code={"models": "ab" * 32})
+    folders: list[Path] = []
+    monkeypatch.setattr(command.models, "make_models", lambda name, folder: folders.append(folder))
+    monkeypatch.setattr(command.models, "measure", lambda step, folder, mode: results.models[0])
+    monkeypatch.setattr(
+        command.models, "steps", lambda: [command.models.Step(failed.model, failed.mode, failed.batch_size)]
+    )
+    (after,) = command._models(earlier, tmp_path)
+    assert (after.models[-1], len(after.models)) == (results.models[0], len(results.models))
+    assert folders == [tmp_path / "models" / "abababababab" / failed.model]
 
 
 def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
