@@ -197,12 +197,13 @@ def _needs(what: str, module: str) -> str:
 def _distributions(module: str) -> list[str]:
     """Names of the installed packages that hold a module: one of its own name, or of a variant such as
     onnxruntime-gpu, else any, which takes about a second to find out."""
-    if not installed(module):
-        return []
     own = _normalised(module)
-    for name in (own, *(required for required, _ in _requirements() if required.startswith(f"{own}-"))):
+    variants = (required for required, _ in _requirements() if required.startswith(f"{own}-"))
+    for name in (own, *(variants if installed(module) else ())):
         with suppress(metadata.PackageNotFoundError):
             return [metadata.distribution(name).name]
+    if not installed(module):
+        return []
     return metadata.packages_distributions().get(module.split(".", maxsplit=1)[0], [])
 
 

@@ -99,7 +99,6 @@ def test_a_missing_tensorrt_is_an_error(
     assert ended.code == 5
     assert "target 'tensorrt' needs the package 'tensorrt', which is not installed" in ended.err
     assert "pip install 'vit-toolkit[tensorrt]'" in ended.err
-    assert "toolkit export --rtx" in ended.err
 
 
 def test_another_batch_size_than_the_files_fixed_one_is_refused(here: Path, command: Command) -> None:

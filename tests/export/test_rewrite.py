@@ -172,7 +172,7 @@ def test_macs_of_a_trimmed_last_block(name: str, outputs: int, make: Make) -> No
     model = make(name, depth=2)
     tokens = model.layer_calls["blocks.1.attn"].positions
     block, layout = model.blocks[1][1], model.layouts[1]
-    hidden, width = block.mlp_input.weight.shape
+    width, hidden = block.mlp_output.weight.shape
     per_token = (layout.qk_width + layout.v_width + 2 * hidden) * width + tokens * (layout.qk_width + layout.v_width)
     before = model.cost.macs
     flatten(model, FORMS["decomposed"], trim_last_block=True)

@@ -14,7 +14,7 @@ from toolkit.models.architectures.timm_vit.create import known_models
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 ACCEPTED = ("vit_base_patch16_clip_quickgelu_224", "vit_base_patch16_rpn_224")
 """Models of kinds that no other test exports: a norm before the blocks, norms after the layers."""
-REFUSED = ("test_vit3", "test_vit4", "beit3_base_patch16_224", "vit_small_patch16_18x2_224")
+REFUSED = ("beit3_base_patch16_224", "vit_small_patch16_18x2_224")
 
 
 @pytest.fixture(scope="module")
