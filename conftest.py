@@ -1,0 +1,58 @@
+"""Selection of parametrised cases for the default test run, and of the cases that count for coverage."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent / "tests"
+STRENGTHS = {"each_choice": 1, "pairwise": 2}
+TRACED_ONCE = ("export", "kernels", "models")
+"""Packages in which only the first case of a test counts for coverage: tracing doubles the time of exports and of
+interpreted kernels, and further cases rarely run other lines."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are selected by their markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    products: dict[tuple[str, int], list[pytest.Function]] = {}
+    for item in items:
+        for name, strength in STRENGTHS.items():
+            if isinstance(item, pytest.Function) and item.get_closest_marker(name):
+                products.setdefault((_name(item), strength), []).append(item)
+    for (_, strength), cases in products.items():
+        for case in _redundant(cases, strength):
+            case.add_marker("slow")
+    seen = set()
+    for item in items:
+        if item.path.relative_to(TESTS).parts[0] in TRACED_ONCE and not item.get_closest_marker("slow"):
+            if _name(item) in seen:
+                item.add_marker("no_cover")
+            seen.add(_name(item))
+
+
+def _name(item: pytest.Item) -> str:
+    """Name of the test without its parameters."""
+    return item.nodeid.partition("[")[0]
+
+
+def _redundant(cases: list[pytest.Function], strength: int) -> list[pytest.Function]:
+    """Cases that add no combination of `strength` values to the selected ones; greedy selection, rare values first."""
+    values = {case: _values(case) for case in cases}
+    left = {case: set(itertools.combinations(values[case], strength)) for case in cases}
+    used = Counter[str]()
+    while any(left.values()):
+        best = max(left, key=lambda case: (len(left[case]), -sum(used[value] for value in values[case])))
+        seen = left.pop(best)
+        left = {case: combinations - seen for case, combinations in left.items()}
+        used.update(values[best])
+    return list(left)
+
+
+def _values(case: pytest.Function) -> list[str]:
+    """The value of each `parametrize` marker; arguments that are parametrised together are one value."""
+    names = [mark.args[0] for mark in case.iter_markers("parametrize")]
+    groups = [group.replace(" ", "").split(",") if isinstance(group, str) else group for group in names]
+    return [repr([(name, case.callspec.params[name]) for name in group]) for group in groups]
