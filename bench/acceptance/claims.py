@@ -40,23 +40,40 @@ class CheckClaim:
 
 
 @dataclass(frozen=True)
-class KernelSpeedUp:
-    """Median of the fastest SDPA backend over that of the headwise kernel."""
+class _KernelClaim:
+    """A claim about a kernel in one case."""
 
     part: ClassVar[Part] = "kernels"
-    kind: Literal["kernel-speed-up"]
     case: str
     at_least: float
     what: str
+
+    def judge(self, results: Results) -> Judgement:
+        report = next((each for each in results.kernels if each.case.name == self.case), None)
+        if report is None:
+            return Judgement(NOT_RUN, None)
+        if HEADWISE in report.failures:
+            return Judgement(report.failures[HEADWISE], met=False)
+        if report.backend != "triton":
+            return Judgement(f"fell back to SDPA buckets: {report.reason}", met=False)
+        return self.judge_case(report, results)
+
+    def judge_case(self, report: KernelReport, results: Results) -> Judgement:
+        """Judgement of the case's results, in which the headwise kernel ran."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class KernelSpeedUp(_KernelClaim):
+    """Median of the fastest SDPA backend over that of the headwise kernel."""
+
+    kind: Literal["kernel-speed-up"]
 
     @property
     def limit(self) -> str:
         return f"at least {self.at_least}"
 
-    def judge(self, results: Results) -> Judgement:
-        report = _case(results, self.case)
-        if isinstance(report, Judgement):
-            return report
+    def judge_case(self, report: KernelReport, results: Results) -> Judgement:
         backend = report.fastest_backend
         if backend is None:
             return Judgement("no SDPA backend supports this case", None)
@@ -67,23 +84,16 @@ class KernelSpeedUp:
 
 
 @dataclass(frozen=True)
-class KernelBandwidth:
+class KernelBandwidth(_KernelClaim):
     """Memory bandwidth that the headwise kernel achieves, as a fraction of the theoretical one."""
 
-    part: ClassVar[Part] = "kernels"
     kind: Literal["kernel-bandwidth"]
-    case: str
-    at_least: float
-    what: str
 
     @property
     def limit(self) -> str:
         return f"at least {self.at_least:.0%}"
 
-    def judge(self, results: Results) -> Judgement:
-        report = _case(results, self.case)
-        if isinstance(report, Judgement):
-            return report
+    def judge_case(self, report: KernelReport, results: Results) -> Judgement:
         if results.bandwidth is None:
             return Judgement(NOT_RUN, None)
         fraction = report.bandwidth() / results.bandwidth.nominal
@@ -137,15 +147,3 @@ def load_claims() -> tuple[Claim, ...]:
     text = resources.files(__package__).joinpath("claims.yaml").read_text(encoding="utf-8")
     kind = TypeAdapter(tuple[Annotated[Claim, Field(discriminator="kind")], ...])
     return kind.validate_python(yaml.safe_load(text))
-
-
-def _case(results: Results, name: str) -> KernelReport | Judgement:
-    """The report of a case, or why it cannot be judged."""
-    report = next((each for each in results.kernels if each.case.name == name), None)
-    if report is None:
-        return Judgement(NOT_RUN, None)
-    if HEADWISE in report.failures:
-        return Judgement(report.failures[HEADWISE], met=False)
-    if report.backend != "triton":
-        return Judgement(f"fell back to SDPA buckets: {report.reason}", met=False)
-    return report
