@@ -16,7 +16,7 @@ import pytest
 import timm
 import torch
 import yaml
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import save, save_file
 
 Command = Callable[..., Any]
 Unchanged = Callable[..., AbstractContextManager[None]]
@@ -260,29 +260,6 @@ def test_weights_of_a_pruned_model(here: Path, command: Command, in_our_words: C
     )
 
 
-def test_a_training_checkpoint_is_read_and_its_average_is_reported(
-    here: Path, command: Command, caplog: pytest.LogCaptureFixture
-) -> None:
-    weights = plain_weights()
-    average = {f"module.{name}": value + 1 for name, value in weights.items()}
-    content = {"epoch": 3, "state_dict": weights, "state_dict_ema": average, "args": Namespace(lr=0.1)}
-    torch.save(content, here / "last.pth.tar")
-    loaded = []
-    for words in ([], ["--weights-key", "state_dict_ema"]):
-        assert command("train", "--weights", "last.pth.tar", "--epochs", "0", *words).code == 0
-        loaded.append(load_file(here / "runs/default/dense/model.safetensors")["cls_token"])
-    assert torch.equal(loaded[0], weights["cls_token"])
-    assert torch.equal(loaded[1], weights["cls_token"] + 1)
-    assert "the file also contains state_dict_ema (use --weights-key state_dict_ema)" in caplog.text
-
-
-def test_a_prefix_is_reported(here: Path, command: Command, caplog: pytest.LogCaptureFixture) -> None:
-    save_file({f"_orig_mod.module.{name}": value for name, value in plain_weights().items()}, here / "a.safetensors")
-    assert command("train", "--weights", "a.safetensors", "--epochs", "0").code == 0
-    assert "tensors with the prefix '_orig_mod.module'" in caplog.text
-    assert caplog.records[-1].levelname == "WARNING", "shown without --verbose"
-
-
 def test_a_truncated_model_of_the_run(here: Path, command: Command, unchanged: Unchanged) -> None:
     file = here / "runs/default/dense/model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
@@ -304,35 +281,3 @@ def test_zero_epochs_with_a_classifier_for_other_classes(here: Path, command: Co
     assert ended.code == 2
     assert "not trained for these 3 classes: head.weight, head.bias would be random" in ended.err
     assert "--epochs" in ended.err
-
-
-def test_zero_epochs_keeps_the_weights(here: Path, command: Command) -> None:
-    tensors = plain_weights()
-    save_file(tensors, here / "mine.safetensors")
-    assert command("train", "--weights", "mine.safetensors", "--epochs", "0").code == 0
-    after = load_file(here / "runs/default/dense/model.safetensors")
-    assert all(torch.equal(after[name], value) for name, value in tensors.items() if name in after)
-    assert torch.equal(after["head.weight"], tensors["head.weight"])
-
-
-def test_results_stay_valid_when_the_weights_file_is_deleted(here: Path, command: Command) -> None:
-    save_file(plain_weights(), here / "mine.safetensors")
-    assert command("train", "--weights", "mine.safetensors", "--epochs", "0").code == 0
-    (here / "mine.safetensors").unlink()
-    assert command("prune").made == ["pruned"]
-    ended = command("prune", "--weights", "other.safetensors")
-    assert ended.code == 2
-    assert "weights file other.safetensors does not exist" in ended.err
-
-
-@pytest.mark.parametrize(
-    "dtype", [torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz]
-)
-@pytest.mark.parametrize("name", ["eighth.pth", "eighth.safetensors"])
-def test_plain_float8_is_converted_exactly(here: Path, command: Command, dtype: torch.dtype, name: str) -> None:
-    tensors = with_dtype(dtype)
-    (here / name).write_bytes(torch_saved(tensors) if name.endswith(".pth") else save(tensors))
-    assert command("train", "--weights", name, "--epochs", "0").code == 0
-    loaded = load_file(here / "runs/default/dense/model.safetensors")
-    assert loaded["blocks.0.mlp.fc1.weight"].dtype == torch.float32
-    assert torch.equal(loaded["blocks.0.mlp.fc1.weight"], tensors["blocks.0.mlp.fc1.weight"].float())
