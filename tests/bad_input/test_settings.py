@@ -94,6 +94,11 @@ VALUES = [
     ),
     (["train", "--weights-key", "ema"], "weights_key is for a file, not for weights 'none'", ""),
     (["export", "--set", "export.precision=fp8"], "it should be 'fp32', 'fp16', 'bf16' or 'int8'", "did you mean fp"),
+    (
+        ["bench", "--clock", "cuda-events"],
+        "the clock 'cuda-events' times a GPU, which the runtime 'onnxruntime' does",
+        "--clock host",
+    ),
     (["export", "--set", "export.rtx.gpus=gpu"], "export.rtx.gpus = 'gpu': it should be sm_ and a number", ""),
     (["prune", "--set", "run=elsewhere"], "the run folder cannot be set by --set", "--run DIR"),
     (["train", "--recipe", "nowhere.yaml"], "recipe nowhere.yaml does not exist", "`toolkit init` writes one"),

@@ -29,4 +29,5 @@ def test_distillation_and_averaging_are_settings(command: Callable[..., Any]) ->
     assert objective == "erm and distillation"
     assert averaged != distilled
     assert command("finetune", "--no-average", "--no-distill").code == 0
+    assert command("finetune", "--distill-weight", "0.9", "--average-from", "0.9").made == [], "without effect"
     assert result()[0] == "erm"

@@ -27,8 +27,13 @@ class Bench(Stage):
         from toolkit.bench.subjects import own_settings
 
         settings = run.recipe.bench
-        clock(settings.clock, own_settings(settings, settings.clock))
-        runtime(_runtime(run), own_settings(settings, _runtime(run)))
+        timer = clock(settings.clock, own_settings(settings, settings.clock))
+        library = runtime(_runtime(run), own_settings(settings, _runtime(run)))
+        if timer.on_device and not library.uses_gpu:
+            raise RecipeError(
+                f"the clock {settings.clock!r} times a GPU, which the runtime {_runtime(run)!r} does not use",
+                "--clock host, or another --runtime",
+            )
         _subjects(run)
         name, unavailable, here = _target(run), not_running_here(run), _device(run).is_this_machine
         if name in unavailable and here:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from toolkit import records
+from toolkit import recipe, records
 from toolkit.records import DENSE, ModelInfo
 from toolkit.stages import FINETUNED, PRUNED, Output, Run, Stage, inputs_of
 from toolkit.stages.train import check_training, describe
@@ -22,7 +22,7 @@ class Finetune(Stage):
             "pruned": run.weights_of(PRUNED),
             "images": run.images_of(PRUNED),
             "data": run.domains.fingerprint(),
-            **inputs_of("finetune", run.recipe.finetune),
+            **inputs_of("finetune", effective(run.recipe.finetune)),
             "seed": str(run.recipe.seed),
         }
         if run.recipe.finetune.distill:
@@ -34,6 +34,13 @@ class Finetune(Stage):
 
     def summary_lines(self, run: Run) -> list[str]:
         return [describe(run, FINETUNED)]
+
+
+def effective(settings: recipe.Finetune) -> recipe.Finetune:
+    """The settings, with the defaults of those that are without effect."""
+    unused: list[str] = [] if settings.distill else ["distill_weight", "distill_temperature"]
+    unused += [] if settings.average else ["average_from"]
+    return settings.model_copy(update={name: recipe.Finetune.model_fields[name].default for name in unused})
 
 
 def _finetune(run: Run, inputs: dict[str, str], out: Path) -> None:

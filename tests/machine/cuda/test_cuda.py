@@ -212,6 +212,18 @@ def test_without_pycuda_the_library_is_used(library_file: Path, monkeypatch: pyt
     assert (cuda.architecture(), cuda.sm_count()) == ("sm_89", 58)
 
 
+@pytest.mark.parametrize(("driver", "chosen"), [(12080, (12, 4)), (13000, (13, 2)), (0, (13, 2))])
+def test_the_newest_library_that_the_driver_supports(
+    library_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: int, chosen: tuple[int, int]
+) -> None:
+    older = tmp_path / "libcudart.so.12"
+    source = Path(__file__).parent / "cudart.c"
+    subprocess.run([str(COMPILER), "-shared", "-fPIC", "-DRUNTIME=12040", "-o", older, source], check=True)
+    monkeypatch.setenv("DRIVER", str(driver))
+    monkeypatch.setattr(libcudart, "candidates", lambda: iter([str(library_file), str(older)]))
+    assert LibCudart.find()._version("cudaRuntimeGetVersion") == chosen
+
+
 @pytest.mark.usefixtures("no_cache")
 def test_without_a_library_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycuda", None)

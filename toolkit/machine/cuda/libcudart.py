@@ -54,12 +54,19 @@ class LibCudart(Cuda):
 
     @classmethod
     def find(cls) -> LibCudart:
-        """The newest library: one that this process has loaded, that the system has, or a Python package brings."""
+        """The newest library that the driver supports, of this process, the system or a Python package; else the newest
+        of all, whose calls raise the reason."""
+        libraries = []
         for candidate in candidates():
             try:
-                return cls(ctypes.CDLL(candidate))
+                library = cls(ctypes.CDLL(candidate))
             except OSError:
                 continue
+            if library._version("cudaRuntimeGetVersion")[0] <= library._version("cudaDriverGetVersion")[0]:
+                return library
+            libraries.append(library)
+        if libraries:
+            return libraries[0]
         raise MissingDependency(
             "TensorRT engines need the CUDA runtime library (libcudart), which is not installed",
             "pip install nvidia-cuda-runtime (or nvidia-cuda-runtime-cu12), or install CUDA",
