@@ -145,3 +145,16 @@ def test_no_import_is_circular() -> None:
     imports["toolkit"] = imports["toolkit"] - {"toolkit.api"}
     assert len(imports) > 200
     TopologicalSorter(imports).prepare()
+
+
+def test_the_architecture_page_names_every_module() -> None:
+    """Plug-ins are named without their suffix."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    modules = [Path(file) for file in files_of_the_package() if file.endswith(".py")]
+    missing = [
+        str(module)
+        for module in modules
+        if not module.stem.startswith("__")
+        and not re.search(rf"\b{module.name}|`{module.stem.rstrip('_').replace('_', '[-_]')}`", text)
+    ]
+    assert missing == []

@@ -43,7 +43,8 @@ RewriteName = Literal[
 
 class Model(Section):
     name: Annotated[str, FlagName("model")] = "deit_tiny_patch16_224"
-    """A ViT, DeiT or BEiT by its name in timm, a folder of transformers, or a factory package.module:function."""
+    """A ViT, DeiT or BEiT by its name in timm, a folder that transformers wrote (DINOv2 as well), or a factory
+    package.module:function."""
     weights: str = "hub"
     """Initial weights: "hub" (timm's, or the folder's own), "none" (random), or a file: safetensors, or written by
     torch.save, including training checkpoints."""
@@ -229,8 +230,7 @@ class Bench(PluginSection):
     """Runtime; default: that of the first exported file. torch also runs model folders; torch-cuda and torch-compiled
     run them on a GPU in bfloat16."""
     clock: Annotated[str, PluginsOf("toolkit.bench.clocks")] = "host"
-    """Clock: host times whole calls; cuda-events and cuda-graph time calls of torch-cuda and torch-compiled without
-    copies to and from the GPU."""
+    """Clock: host times whole calls; those of GPUs time calls without the copies to and from the GPU."""
     batch_size: Annotated[tuple[Positive, ...], Listed, Some] = (1, 8)
     """Batch sizes, measured one after the other."""
     seconds: Annotated[float, Field(gt=0)] = 10.0
