@@ -68,7 +68,7 @@ def measure(step: Step, folder: Path, mode: Mode) -> ModelReport:
         batch_sizes=(step.batch_size,),
         seconds=STOP.seconds,
         samples=STOP.samples,
-        threads=1,  # the GPU computes
+        threads=1,  # the GPU does the work
         device="local",
         clock=mode.clock,
     )
