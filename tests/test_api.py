@@ -162,8 +162,8 @@ Call = Callable[[Model, Path], object]
         (lambda model, folder: export_with(model, folder, targets="torch"), "is the argument `target`"),
         (lambda model, folder: export_with(model, folder, quantize_attention=True), "applies to int8, not to fp32"),
         (lambda model, folder: export_with(model, folder, torch={"compile": False}), "not used for onnx"),
-        (lambda model, folder: toolkit.parity({}, []), "two models at least are compared, not 0"),
-        (lambda model, folder: toolkit.parity({"slim": model}, []), "two models at least are compared, not 1"),
+        (lambda model, folder: toolkit.parity({}, []), "at least two models are needed, not 0"),
+        (lambda model, folder: toolkit.parity({"slim": model}, []), "at least two models are needed, not 1"),
         (lambda model, folder: toolkit.bench({"slim": model}, settings={"batch_size": 1}), "argument `batch_sizes`"),
     ],
 )

@@ -1,7 +1,7 @@
 """The Python API: `toolkit.load`, `prune`, `finetune`, `export`, `parity` and `bench`.
 
 Each function builds a section of a recipe and calls what the stage of its name calls. Settings are named as in the
-recipe; `settings` takes those that are no arguments of their own: `settings={"round_to": 16}`. No function changes a
+recipe; `settings` takes those without an argument of their own: `settings={"round_to": 16}`. No function changes a
 model that it receives. Errors are those of `toolkit.errors`.
 """
 
@@ -76,11 +76,11 @@ def load(
 ) -> Model:
     """A model folder, or a dense model with a classifier for `classes`.
 
-    source: a model folder; a name of timm; a folder that transformers wrote (`config.json`, `model.safetensors`), which
-    names its classes itself; a factory "package.module:function", which is called with the number of classes; or the
-    module itself, of timm's or transformers' classes, which then belongs to the model. weights: "hub" (timm's, or the
-    folder's own), "none" (random), or a file. args: arguments of timm such as `depth`. seed: of random weights.
-    factory: the one that a model folder was built by; without it, none is called.
+    source: a model folder; a name of timm; a folder that transformers wrote (`config.json`, `model.safetensors`), whose
+    config names the classes; a factory "package.module:function", which is called with the number of classes; or a
+    module of a supported class of timm or transformers, which the model takes over. weights: "hub" (timm's, or the
+    folder's own), "none" (random), or a file. args: arguments of timm such as `depth`. seed: seed of random weights.
+    factory: the factory that a model folder names; without this argument, none is called.
     """
     if isinstance(source, nn.Module):
         fixed = {"weights": weights != "hub", "args": args, "seed": seed, "factory": factory}
@@ -194,7 +194,7 @@ def parity(
     chosen = resolve.recipe_of({"parity": {"margin": margin}}).parity
     if len(models) < 2:
         raise BadInput(
-            f"two models at least are compared, not {len(models)}", 'parity({"slim": slim, "onnx": onnx}, ...)'
+            f"at least two models are needed, not {len(models)}", 'parity({"slim": slim, "onnx": onnx}, ...)'
         )
     reference, *candidates = models
     domains = batches_by_domain(data, None)

@@ -1,4 +1,4 @@
-"""What a model takes: normalised images or raw pixels, in batches of a supported size. Without torch."""
+"""Input of a model: normalised images or raw pixels, in batches of a supported size. Without torch."""
 
 from __future__ import annotations
 

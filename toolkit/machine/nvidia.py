@@ -87,7 +87,7 @@ def _first_gpu() -> Iterator[Gpu | None]:
 def _nvml() -> Iterator[ModuleType | None]:
     try:
         import pynvml
-    except ImportError:  # devices do without it
+    except ImportError:  # optional on devices
         yield None
         return
     try:

@@ -93,7 +93,7 @@ class _Scaled(nn.Module):
 
 def _restore_parameter(layer: nn.Module, name: str, order: Sequence[str]) -> None:
     """Remove the parametrizations of a parameter; the layer's parameters are in this order again."""
-    if is_parametrized(layer, name):  # not so after another group's gate on the same parameter was removed
+    if is_parametrized(layer, name):  # false after another group's gate on the same parameter was removed
         remove_parametrizations(layer, name, leave_parametrized=False)
     for parameter in order:
         layer._parameters[parameter] = layer._parameters.pop(parameter)

@@ -1,4 +1,4 @@
-"""An exported file's record in words, for the command line, `toolkit inspect` and the page."""
+"""The record of an exported file as text, for the command line, `toolkit inspect` and the page."""
 
 from __future__ import annotations
 

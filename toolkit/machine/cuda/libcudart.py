@@ -54,8 +54,8 @@ class LibCudart(Cuda):
 
     @classmethod
     def find(cls) -> LibCudart:
-        """The newest library that the driver supports, of this process, the system or a Python package; else the newest
-        of all, whose calls raise the reason."""
+        """The newest library that the driver supports, from this process, the system or a Python package; if it supports
+        none, the newest one, whose calls raise the error."""
         libraries = []
         for candidate in candidates():
             try:
@@ -196,7 +196,7 @@ def candidates() -> Iterator[str]:
         return
     for version in VERSIONS:
         name = f"libcudart.so.{version}"
-        yield name  # also one that is loaded already, from wherever
+        yield name  # also matches a library that is already loaded, from any folder
         yield from map(str, (Path(folder) / name for folder in FOLDERS))
         for folder in filter(None, sys.path):
             yield from map(str, Path(folder).glob(f"nvidia/*/lib/{name}"))

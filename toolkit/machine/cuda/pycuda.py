@@ -85,7 +85,7 @@ class PyCudaStream(Stream):
         self._cuda.call(self._stream.synchronize)
 
     def close(self) -> None:
-        self._stream = None  # PyCUDA destroys what is no longer referred to
+        self._stream = None  # PyCUDA destroys objects without references
 
 
 class PyCudaEvent(Event):
