@@ -39,7 +39,7 @@ def exported(slim: Model, tmp_path_factory: pytest.TempPathFactory) -> api.Expor
     return toolkit.export(slim, "onnx", tmp_path_factory.mktemp("onnx"))
 
 
-def test_functions_are_reached_whatever_is_imported() -> None:
+def test_functions_are_callable_after_any_import() -> None:
     """Three functions have the names of subpackages, which Python sets as attributes when it imports them."""
     program = (
         "import toolkit; first = toolkit.export; import toolkit.export.settings, toolkit.bench, toolkit.prune;"
@@ -74,7 +74,7 @@ def test_a_model_is_built_saved_and_loaded(tmp_path: Path) -> None:
     assert torch.equal(loaded.module(images), model.module(images))
 
 
-def test_a_pruned_model_is_smaller_and_the_given_one_unchanged(small: Small, slim: Model) -> None:
+def test_pruning_returns_a_smaller_model_and_changes_no_argument(small: Small, slim: Model) -> None:
     dense = small()
     assert 0.5 < slim.info.macs / dense.info.macs <= 0.6
     assert slim.info.made_from == dense.identified().info.weights_sha256
@@ -201,7 +201,7 @@ def test_a_method_that_trains_is_refused_before_images_are_read(slim: Model, ins
     assert len(list(images)) == 1
 
 
-def test_what_cannot_be_used_is_explained(small: Small, batches: Images, tmp_path: Path) -> None:
+def test_unusable_arguments_are_explained(small: Small, batches: Images, tmp_path: Path) -> None:
     model = small()
     with pytest.raises(BadInput, match="not a model folder, and a new model needs class names"):
         toolkit.load(tmp_path)

@@ -1,4 +1,4 @@
-"""NVIDIA GPUs as their driver describes them (NVML, by the package nvidia-ml-py). None, or empty: unknown.
+"""NVIDIA GPUs as described by their driver (NVML, through the package nvidia-ml-py). None or empty: unknown.
 
 A machine without an NVIDIA driver, or a Jetson, whose driver has no NVML, is no error.
 """

@@ -1,4 +1,4 @@
-"""CUDA by its runtime library, libcudart, through ctypes."""
+"""CUDA through its runtime library, libcudart, called by ctypes."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ VERSIONS = ("13", "12", "11.0")
 """Versions in the library's file name, newest first."""
 FOLDERS = ("/usr/local/cuda/lib64", "/usr/lib/aarch64-linux-gnu", "/usr/lib/x86_64-linux-gnu")
 SM_COUNT, MAJOR, MINOR = 16, 75, 76
-"""`cudaDeviceAttr`: number of multiprocessors, compute capability."""
+"""Values of `cudaDeviceAttr`: number of SMs, compute capability."""
 HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2
-"""`cudaMemcpyKind`."""
+"""Values of `cudaMemcpyKind`."""
 ARGUMENTS: dict[str, tuple[type, ...]] = {
     "cudaDeviceGetAttribute": (c_void_p, c_int, c_int),
     "cudaDeviceSynchronize": (),

@@ -1,4 +1,4 @@
-"""CUDA by PyCUDA, in the primary context, which the CUDA runtime and TensorRT use too."""
+"""CUDA through PyCUDA, in the primary context, which the CUDA runtime and TensorRT use too."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Architectures: families of source models, and how one becomes a canonical model. One file per family.
 
-Only an architecture knows the names of its models' submodules outside of their blocks. Blocks are found by their class
+Only an architecture knows the names of its models' submodules outside of the blocks. Blocks are identified by class
 (`toolkit.models.block`).
 """
 

@@ -45,7 +45,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A plan, and the model that its indices refer to."""
+    """A plan and the model that its indices refer to."""
 
     plan: PrunePlan
     model: Model
