@@ -34,7 +34,7 @@ class Side(NamedTuple):
     """One side of a comparison."""
 
     sha256: str
-    """Hash of the file that made the predictions."""
+    """Hash of the weights or exported file."""
     predictions: Mapping[str, Predictions]
     """Predictions by domain."""
 

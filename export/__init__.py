@@ -82,7 +82,7 @@ class Target(Protocol):
         return
 
     def depends_on(self) -> dict[str, str]:
-        """What the output depends on besides model and settings: versions of the libraries that it needs, hardware."""
+        """Dependencies of the output besides model and settings: versions of the libraries that it needs, hardware."""
         return plugins.versions(self.needs)
 
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, progress: Progress) -> Written:

@@ -1,4 +1,4 @@
-"""What a target supports, and the names of every file's input and output."""
+"""Capabilities of a target, and the names of every file's input and output."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Capabilities:
     opsets: tuple[int, int]
     """Lowest and highest supported ONNX opset."""
     opset: int
-    """Default opset."""
+    """The requested opset; by default the best one for the target."""
     attention: tuple[str, ...]
     """Supported forms of attention, fastest first."""
     applied_at_load: tuple[str, ...] = ()

@@ -123,7 +123,7 @@ def test_lower_precision_is_chosen_by_a_sample_of_the_files_size(slim: Model, ba
     assert exported.artifact.model.image_size == 32
     with pytest.raises(DataError, match=r"expected are images \[batch, 3, 32, 32\]"):
         toolkit.export(slim, "onnx", tmp_path / "other", precision="int8", sample=batches, settings=settings)
-    with pytest.raises(BadInput, match="int8 needs labelled images"):
+    with pytest.raises(BadInput, match="int8 needs a sample of labelled images"):
         toolkit.export(slim, "onnx", tmp_path / "other", precision="int8")
 
 

@@ -22,7 +22,7 @@ class InputFormat:
     dtype: str
     """ "float32" for normalised images, "uint8" for raw pixels."""
     mean: tuple[float, ...]
-    """Of red, green and blue, for values in [0, 1]; `std` likewise."""
+    """Means of red, green and blue, for values in [0, 1]; `std` likewise."""
     std: tuple[float, ...]
     batch: BatchRange
 

@@ -159,7 +159,7 @@ def requirements() -> list[str]:
 
 
 def install_hint(module: str) -> str:
-    """What to install for a module: the extra of the toolkit that has its package, else the package."""
+    """Installation hint for a module: the extra of the toolkit that contains its package, else the package."""
     package = _normalised(module)
     extras = [extra for name, extra in _requirements() if _normalised(name) == package and extra]
     return f"pip install '{DISTRIBUTION}[{extras[0]}]'" if extras else f"pip install {package}"

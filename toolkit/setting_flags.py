@@ -57,7 +57,7 @@ class SettingFlag:
 
 
 def flags_in(values: Mapping[str, Any], sections: Sequence[str]) -> tuple[Flags, dict[str, str]]:
-    """Settings given on the command line, by dotted name, and the flag that gave each."""
+    """Settings on the command line by dotted name, and the flag of each."""
     flags: Flags = {}
     origins: dict[str, str] = {}
     for flag in setting_flags(sections):
@@ -106,9 +106,9 @@ def fields(sections: Sequence[str]) -> list[tuple[str, FieldInfo]]:
 def switches_of(
     sections: Sequence[str], tell: Callable[[str], None] = plugins.ignore
 ) -> dict[str, dict[str, tuple[str, Any]]]:
-    """Settings that are given by a flag for each of their plug-ins: name and plug-in, by flag, by dotted setting.
+    """Settings with a flag for each of their plug-ins: name and plug-in, by flag, by dotted setting.
 
-    `tell` gets a message about each plug-in that cannot be imported, and so has no flag.
+    `tell` is called with a message about each plug-in that cannot be imported, and so has no flag.
     """
     return {
         f"{section}.{setting}": {plugin.flag: (name, plugin) for name, plugin in plugins.importable(mark.package, tell)}

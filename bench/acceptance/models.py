@@ -17,7 +17,7 @@ BATCH_SIZES = (128, 1)
 
 
 class Mode(NamedTuple):
-    """How a model is run and timed."""
+    """Execution and timing of a model."""
 
     runtime: str
     clock: str

@@ -50,7 +50,7 @@ class KernelReport:
 
     case: Case
     latency_ms: dict[str, tuple[float, ...]]
-    """By provider; sample i of each was taken in round i."""
+    """Samples by provider; sample i of every provider is from round i."""
     failures: dict[str, str]
     """Providers that cannot compute the case, and why."""
     backend: str

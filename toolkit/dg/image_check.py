@@ -46,7 +46,7 @@ class CheckedImages:
     conversion: str
     """Version of the decoder, and the background colour; results of another conversion do not count."""
     files: dict[str, CheckedFile]
-    """By absolute path."""
+    """Results by absolute path."""
     schema: int = 1
 
     def by_name(self, domains: Domains) -> dict[str, CheckedFile]:

@@ -70,9 +70,9 @@ class Fusion:
     kernels: tuple[str, ...]
     """Kernels that compute the attention."""
     reason: str = ""
-    """Why it is not fused, if known."""
+    """Reason why it is not fused, if known."""
     hint: str = ""
-    """What to try; empty if the target has no fused attention."""
+    """Suggestion to get it fused; empty if the target has no fused attention."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Artifact:
     schema: int = 2
 
     def facts(self) -> list[str]:
-        """How the file was built, in words, as far as it applies."""
+        """Descriptions of the build settings that apply to this file."""
         facts = []
         if self.opset is not None:
             facts.append(f"opset {self.opset}")

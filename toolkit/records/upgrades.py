@@ -77,5 +77,5 @@ UPGRADES: Mapping[tuple[type, int], Callable[[Content], None]] = {
     (PrunePlan, 1): _rename("met", "achieved"),
     (Telemetry, 1): _drop("load_average"),
 }
-"""By kind and schema number: changes content of that schema to the next one. A record without a number has that of the
+"""Conversions from a schema to the next one, by kind and schema number. A record without a number has that of the
 enclosing record."""

@@ -76,7 +76,7 @@ def canonicalise(model: nn.Module) -> None:
 
 
 def unsupported_attention(place: str, attention: nn.Module) -> str:
-    """Why timm's attention at `place` cannot be converted; empty if it can."""
+    """Reason why timm's attention at `place` cannot be converted; empty if it can."""
     if type(attention) not in ATTENTIONS:
         return f"{place} is a {type(attention).__name__}"
     for part in ("q_norm", "k_norm", "norm", "gate"):  # BEiT's attention has none of these
