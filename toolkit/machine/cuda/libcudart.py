@@ -54,8 +54,8 @@ class LibCudart(Cuda):
 
     @classmethod
     def find(cls) -> LibCudart:
-        """The newest library that the driver supports, from this process, the system or a Python package; if it supports
-        none, the newest one, whose calls raise the error."""
+        """The newest library that the driver supports, from this process, the system or a Python package; if the
+        driver supports none, the newest one, whose calls raise the error."""
         libraries = []
         for candidate in candidates():
             try:
