@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Marks an environment with what the toolkit runs with, and one with what its tests and checks need as well.
+# Stamp files of environments: with the runtime dependencies, and with those of tests and checks as well.
 INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 # Single-threaded worker processes, at most eight: each needs a gigabyte. A test file runs in one worker.

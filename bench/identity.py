@@ -1,4 +1,4 @@
-"""Identity and input of what is measured or compared: an exported file or a model folder."""
+"""Identity and input format of an exported file or model folder that is measured or compared."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Latency measurement: warm up, then take samples of every subject, interleaved.
 
-A call is `Session.run`, from images in host memory to logits in host memory, or, for a clock of a GPU, the same without
-the copies. Every call gets the same images: dense arithmetic takes the same time for all ordinary values, and creating
-new images would disturb the caches between calls. Denormal, NaN and infinite values do change the time, so pass real
-images or normally distributed values, and check that the logits are finite.
+A call is `Session.run`, from images in host memory to logits in host memory, or, for GPU clocks, from GPU memory to GPU
+memory. Every call gets the same images: dense arithmetic takes the same time for all ordinary values, and creating new
+images would disturb the caches between calls. Denormal, NaN and infinite values do change the time, so pass real images
+or normally distributed values, and check that the logits are finite.
 """
 
 from __future__ import annotations

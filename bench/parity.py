@@ -34,9 +34,9 @@ class Side(NamedTuple):
     """One side of a comparison."""
 
     sha256: str
-    """Hash of the file that made the predictions."""
+    """Hash of the weights or exported file."""
     predictions: Mapping[str, Predictions]
-    """By domain."""
+    """Predictions by domain."""
 
 
 class DomainPredictions(NamedTuple):
@@ -59,7 +59,8 @@ class Pair:
 
 
 def side_of(opened: Opened, batches: Callable[[ModelInfo], Iterable[tuple[str, Batches]]]) -> Side:
-    """Predictions of the model in a folder. batches: from its description, the name and the batches of each domain."""
+    """Predictions of the model in a folder. batches: function from the model's description to the name and the batches
+    of each domain."""
     with open_session(opened.folder, opened.runtime, limits.cores()) as session:
         predicted = {domain: predict(session, images) for domain, images in batches(session.spec.model)}
     return Side(session.spec.sha256, predicted)

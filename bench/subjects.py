@@ -34,14 +34,14 @@ def runtime_of(folder: Path) -> str:
 
 
 def running_libraries(subjects: Mapping[str, Opened]) -> list[str]:
-    """Modules that run these folders, and so decide predictions and latencies."""
+    """Modules that run these folders; their versions affect predictions and latencies."""
     runtimes = [described(runtime).needs for _, runtime in subjects.values()]
     targets = [target(name).runs_with for folder, _ in subjects.values() if (name := target_of(folder))]
     return list(dict.fromkeys(itertools.chain(*runtimes, *targets)))
 
 
 def own_settings(settings: recipe.Bench, plugin: str) -> str:
-    """A runtime's or clock's own settings as JSON; empty: its defaults."""
+    """Own settings of a runtime or clock as JSON; empty: its defaults."""
     own = settings.own(plugin)
     return "" if own is None else own.model_dump_json()
 

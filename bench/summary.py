@@ -1,4 +1,4 @@
-"""Medians and ratios of a measurement, in words."""
+"""Medians and ratios of a measurement, as text."""
 
 from __future__ import annotations
 

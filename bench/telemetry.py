@@ -30,7 +30,7 @@ class Reading:
     temperature_c: tuple[float, ...]
     gpu: GpuState | None
     gpu_throttled_ns: int | None
-    """Time that heat has lowered the GPU's clocks."""
+    """Time during which the GPU's clocks were lowered due to heat."""
 
 
 def read(proc: Path = PROC, sys: Path = SYS) -> Reading:

@@ -31,7 +31,7 @@ class Written:
     extra_files: tuple[str, ...] = ()
     """Files that belong to it: external weights, the list of an engine's layers."""
     built_with: dict[str, str] = field(default_factory=dict)
-    """Versions that libraries report of themselves, by module name; of the others, those of the packages."""
+    """Versions that libraries report at run time, by module name; other modules get their package's version."""
     notes: tuple[str, ...] = ()
     """Notes for the user."""
     difference: float | None = None
@@ -43,7 +43,7 @@ class Written:
     batch: BatchRange | None = None
     """Batch sizes, if the file does not accept all of the graph's."""
     compiled: bool = False
-    """Machine code of PyTorch's compiler."""
+    """Whether the file contains machine code from PyTorch's compiler."""
     engine: EngineTraits | None = None
     graph_difference: float | None = None
     """`difference` of the graph that the file was built from, for a file that was not run."""
@@ -56,13 +56,13 @@ class Target(Protocol):
     flag: str
     """Its flag of `toolkit export`: "trt" is --trt."""
     help: str
-    """What the flag does."""
+    """Help text of the flag."""
     runtime: str
     """Name of the runtime that opens its files."""
     needs: tuple[str, ...]
-    """Packages that it writes files with, besides torch and timm: their versions are recorded in the artifact."""
+    """Packages that it needs to write files, besides torch and timm; the artifact records their versions."""
     runs_with: tuple[str, ...] = ()
-    """Packages that run its files, besides those that the runtime needs."""
+    """Packages needed to run its files, besides those that the runtime needs."""
 
     def capabilities(self) -> Capabilities:
         """Raises MissingDependency, with what to install, if the target's library is not installed."""
@@ -73,7 +73,7 @@ class Target(Protocol):
         ...
 
     def check(self, options: recipe.Export) -> None:
-        """Raise BadInput for the target's own settings that cannot be applied."""
+        """Raise BadInput if the target's own settings cannot be applied."""
         return
 
     def check_runs_here(self, options: recipe.Export) -> None:
@@ -82,7 +82,7 @@ class Target(Protocol):
         return
 
     def depends_on(self) -> dict[str, str]:
-        """What the output depends on besides model and settings: versions of the libraries that it needs, hardware."""
+        """Dependencies of the output besides model and settings: versions of the libraries that it needs, hardware."""
         return plugins.versions(self.needs)
 
     def write(self, prepared: Prepared, options: recipe.Export, out: Path, progress: Progress) -> Written:

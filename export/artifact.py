@@ -96,7 +96,7 @@ def _for_size(model: Model, options: recipe.Export) -> Model:
 
 
 def _versions(needs: Sequence[str], reported: Mapping[str, str]) -> dict[str, str]:
-    """Versions of the toolkit and of the packages that wrote the file; those that a package `reported` of itself are
-    exact."""
+    """Versions of the toolkit and of the packages that wrote the file; `reported` versions, by module name, replace
+    those of packages."""
     packages = plugins.versions(name for name in ("torch", "timm", *needs) if name not in reported)
     return {"toolkit": toolkit.__version__, **packages, **reported}

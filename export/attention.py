@@ -45,7 +45,7 @@ class AttentionSpec(NamedTuple):
 
 
 class Biases(NamedTuple):
-    """What is added to the logits."""
+    """Terms added to the attention logits."""
 
     by_head: Tensor | None = None
     """[heads or 1, queries, tokens], for every image."""
@@ -53,7 +53,7 @@ class Biases(NamedTuple):
     """[batch, tokens], for every head and query."""
 
     def of_heads(self, first: int, end: int) -> Biases:
-        """Biases of these heads."""
+        """The biases, restricted to these heads."""
         shared = self.by_head is None or len(self.by_head) == 1
         return self if shared else self._replace(by_head=self.by_head[first:end])  # type: ignore[index]
 

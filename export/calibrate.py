@@ -48,7 +48,7 @@ class Sample:
             raise CheckFailed("there are no images to choose a precision by")
 
     def as_seen_by(self, file: InputFormat) -> Sample:
-        """The images after encoding: those for a file that takes pixels are rounded to values from 0 to 255."""
+        """The sample with images as this file receives them: rounded to 8-bit values if it takes pixels."""
 
         def seen(images: Array) -> Array:
             return file.decode(file.encode(images))

@@ -1,4 +1,4 @@
-"""What a target supports, and the names of every file's input and output."""
+"""Capabilities of a target, and the names of every file's input and output."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Capabilities:
     opsets: tuple[int, int]
     """Lowest and highest supported ONNX opset."""
     opset: int
-    """The opset that is requested, or else the best one."""
+    """The requested opset; by default the best one for the target."""
     attention: tuple[str, ...]
     """Supported forms of attention, fastest first."""
     applied_at_load: tuple[str, ...] = ()
@@ -34,11 +34,11 @@ class Capabilities:
     symmetric: bool = False
     """int8 activations must be symmetric (zero point 0)."""
     int8_base: str = "fp32"
-    """Precision of what is not quantised in int8."""
+    """Precision of the layers that are not quantised in an int8 export."""
     any_image_size: bool = False
     """Supports dynamic image height and width."""
     fixed_batch_needs_all_queries: bool = False
-    """Its compiler crashes on attention with fewer queries than keys, unless the batch is dynamic."""
+    """Its compiler crashes on attention with fewer queries than keys, unless the batch size is dynamic."""
     fused_heads: HeadWidths | None = None
     """Head widths of its fused attention in fp16 and bf16; None: any."""
     custom_heads: HeadWidths | None = None

@@ -92,5 +92,5 @@ def _unflatten_output(blocks: nn.Module, inputs: tuple[Tensor, ...], output: Ten
 
 
 def _specs(blocks: nn.Module) -> list[AttentionSpec]:
-    """Looked up in these blocks, which may be a deepcopy."""
+    """Attention specs of these blocks; looked up at each call, because the blocks may be a deepcopy."""
     return [layer.spec for layer in blocks.modules() if isinstance(layer, FlatAttention)]

@@ -1,4 +1,4 @@
-"""A layer of attention on flattened tokens, whose form in an ONNX graph is a parameter."""
+"""Attention layer on flattened tokens; its form in an ONNX graph is a parameter."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class FlatAttention(nn.Module):
 
     Only the first `num_queries` tokens of an image are queries; all but the padding are keys.
 
-    `form` is used in ONNX graphs only. In PyTorch, `op` computes every bucket of equal heads, whatever the form: so
-    decisions based on its values hold for every form.
+    `form` is used in ONNX graphs only. In PyTorch, `op` computes every bucket of equal heads for every form, so
+    decisions based on its values hold for all forms.
     """
 
     bias: Tensor | None
@@ -85,7 +85,7 @@ def first_tokens(x: Tensor, num_tokens: int, count: int, batch: BatchShape) -> T
 def _masking(bias: Tensor | None, num_tokens: int, padding: int) -> Tensor:
     """`bias` extended to [heads or 1, num_tokens, num_tokens], with the last `padding` keys masked.
 
-    A bias [1, 1, num_tokens] would do, but OpenVINO 2026.4 computes it wrongly in bfloat16.
+    A bias [1, 1, num_tokens] would be enough, but OpenVINO 2026.4 computes it wrongly in bfloat16.
     """
     if bias is None:
         bias = torch.zeros(1, num_tokens - padding, num_tokens - padding)

@@ -1,4 +1,4 @@
-"""Settings of the targets that are made from an ONNX graph."""
+"""Settings of the targets that are built from an ONNX graph."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 from toolkit.section import Section
 
 GRAPH_LIBRARIES = ("onnx", "onnxscript")
-"""Packages that write and check graphs."""
+"""Packages needed to write and check graphs."""
 
 
 class GraphSettings(Section):

@@ -1,4 +1,4 @@
-"""OpenVINO models inside OpenVINO's process: read, compiled and run. Its compiler crashes with a segmentation fault on
+"""Read, compile and run OpenVINO models inside OpenVINO's process. Its compiler crashes with a segmentation fault on
 some graphs.
 
 Imports neither torch nor pydantic: devices import it too.
@@ -23,7 +23,7 @@ NO_BF16 = (
 )
 """Message and hint."""
 HINT = "try another --batch-size or --attention, or --rewrites without pad-tokens"
-"""Hint for graphs that OpenVINO fails on."""
+"""Hint for graphs on which OpenVINO fails."""
 
 
 class IrModel:

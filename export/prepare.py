@@ -42,7 +42,7 @@ class Prepared:
     model: Model
     """The unmodified model, which the file is compared with."""
     input: InputFormat
-    """What the file takes."""
+    """Input format of the file."""
     module: nn.Module
     """Rewritten; in fp16 or bf16 if that is the precision."""
     make_graph: Callable[[], ModelProto]
@@ -98,7 +98,7 @@ def prepare(
 
 
 def input_format(info: ModelInfo, options: recipe.Export) -> InputFormat:
-    """What a file with these settings takes."""
+    """Input format of a file with these settings."""
     fixed = options.fixed_batch
     return InputFormat.of(info.preprocessing, options.input, BatchRange.of([fixed]) if fixed else None)
 

@@ -1,4 +1,4 @@
-"""`torch.export` programs as files: written, compiled, loaded and run."""
+"""Write, compile, load and run `torch.export` programs as files."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Program:
 
 def compiled_program(program: Path, file: Path) -> Program:
     """Compile a program. Called in a subprocess: PyTorch's file writers and compiled code can crash it."""
-    settings = {"cpp.dynamic_threads": True}  # else this machine's number of threads would be compiled in
+    settings = {"cpp.dynamic_threads": True}  # otherwise this machine's number of threads would be compiled in
     loaded = torch.export.load(program)
     try:
         torch._inductor.aoti_compile_and_package(loaded, package_path=str(file), inductor_configs=settings)

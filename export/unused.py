@@ -34,7 +34,7 @@ def _without_effect(settings: recipe.Export) -> Iterator[tuple[str, str]]:
 
 
 def _of_other_targets(settings: recipe.Export) -> Iterator[str]:
-    """Messages about changed settings that only targets have that are not exported."""
+    """Messages about changed settings that belong only to targets that are not exported."""
     used = {name for own in settings.chosen().values() for name in type(own).model_fields}
     unused: dict[tuple[str, str], list[str]] = {}
     for name in sorted(settings.plugin_names() - set(settings.targets)):

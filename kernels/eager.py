@@ -175,7 +175,7 @@ def split_qkv(packed: Tensor, queries: Tensor | None, heads: Heads) -> tuple[Ten
 
 
 class _Head(NamedTuple):
-    """Number of a head, and its elements among those of all heads."""
+    """Index of a head, and the slices of its elements in the concatenation of all heads."""
 
     number: int
     qk: slice

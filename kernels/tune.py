@@ -1,7 +1,7 @@
 """Candidate configurations of the kernels, and the fastest of those that qualify.
 
 A candidate qualifies if it compiles, fits the GPU, and matches the heuristic configuration's results. Compilation
-dominates the run time and is spread across processes. The caller brings the clock
+dominates the run time and is spread across processes. The caller provides the clock
 (`python -m toolkit.bench.kernels.tune`).
 """
 

@@ -172,7 +172,7 @@ class Ended:
 
     @property
     def made(self) -> list[str]:
-        """Names of the results it made, in order."""
+        """Names of the results that the command produced, in order."""
         return re.findall(r"^\w+: making (\S+)", self.err, re.MULTILINE)
 
 

@@ -39,7 +39,7 @@ def exported(slim: Model, tmp_path_factory: pytest.TempPathFactory) -> api.Expor
     return toolkit.export(slim, "onnx", tmp_path_factory.mktemp("onnx"))
 
 
-def test_functions_are_reached_whatever_is_imported() -> None:
+def test_functions_are_callable_after_any_import() -> None:
     """Three functions have the names of subpackages, which Python sets as attributes when it imports them."""
     program = (
         "import toolkit; first = toolkit.export; import toolkit.export.settings, toolkit.bench, toolkit.prune;"
@@ -74,7 +74,7 @@ def test_a_model_is_built_saved_and_loaded(tmp_path: Path) -> None:
     assert torch.equal(loaded.module(images), model.module(images))
 
 
-def test_a_pruned_model_is_smaller_and_the_given_one_unchanged(small: Small, slim: Model) -> None:
+def test_pruning_returns_a_smaller_model_and_changes_no_argument(small: Small, slim: Model) -> None:
     dense = small()
     assert 0.5 < slim.info.macs / dense.info.macs <= 0.6
     assert slim.info.made_from == dense.identified().info.weights_sha256
@@ -123,7 +123,7 @@ def test_lower_precision_is_chosen_by_a_sample_of_the_files_size(slim: Model, ba
     assert exported.artifact.model.image_size == 32
     with pytest.raises(DataError, match=r"expected are images \[batch, 3, 32, 32\]"):
         toolkit.export(slim, "onnx", tmp_path / "other", precision="int8", sample=batches, settings=settings)
-    with pytest.raises(BadInput, match="int8 needs labelled images"):
+    with pytest.raises(BadInput, match="int8 needs a sample of labelled images"):
         toolkit.export(slim, "onnx", tmp_path / "other", precision="int8")
 
 
@@ -162,8 +162,8 @@ Call = Callable[[Model, Path], object]
         (lambda model, folder: export_with(model, folder, targets="torch"), "is the argument `target`"),
         (lambda model, folder: export_with(model, folder, quantize_attention=True), "applies to int8, not to fp32"),
         (lambda model, folder: export_with(model, folder, torch={"compile": False}), "not used for onnx"),
-        (lambda model, folder: toolkit.parity({}, []), "two models at least are compared, not 0"),
-        (lambda model, folder: toolkit.parity({"slim": model}, []), "two models at least are compared, not 1"),
+        (lambda model, folder: toolkit.parity({}, []), "at least two models are needed, not 0"),
+        (lambda model, folder: toolkit.parity({"slim": model}, []), "at least two models are needed, not 1"),
         (lambda model, folder: toolkit.bench({"slim": model}, settings={"batch_size": 1}), "argument `batch_sizes`"),
     ],
 )
@@ -201,7 +201,7 @@ def test_a_method_that_trains_is_refused_before_images_are_read(slim: Model, ins
     assert len(list(images)) == 1
 
 
-def test_what_cannot_be_used_is_explained(small: Small, batches: Images, tmp_path: Path) -> None:
+def test_unusable_arguments_are_explained(small: Small, batches: Images, tmp_path: Path) -> None:
     model = small()
     with pytest.raises(BadInput, match="not a model folder, and a new model needs class names"):
         toolkit.load(tmp_path)

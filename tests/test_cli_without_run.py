@@ -75,10 +75,10 @@ def test_help_lists_only_implemented_commands(command: Command, name: str) -> No
 
 
 def test_help_is_quick(untraced: dict[str, str]) -> None:
-    """At most four times what its library needs to load, whatever the machine: the best of runs that take turns."""
+    """Help takes at most four times the load time of its library on any machine: best of interleaved runs."""
 
     def seconds(*program: str) -> float:
-        """Of the processor, which other programs on the machine do not change much."""
+        """CPU time, which depends little on other programs."""
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-c", *program], check=True, stdout=subprocess.DEVNULL, env=untraced)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)

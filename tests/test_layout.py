@@ -139,7 +139,7 @@ def test_constraints_pin_one_exact_version_each() -> None:
 
 
 def test_no_import_is_circular() -> None:
-    """Not even those for type checkers, except that the package names the functions of its API."""
+    """Includes imports for type checkers, except those of the API's functions in the package."""
     graph = grimp.build_graph("toolkit", cache_dir=None)
     imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
     imports["toolkit"] = imports["toolkit"] - {"toolkit.api"}

@@ -85,7 +85,7 @@ def test_plugins_of_every_kind_are_used(package: Path, here: Path, command: Call
     ],
     ids=lambda value: value[0],
 )
-def test_help_describes_them(
+def test_help_describes_the_settings_of_plugins(
     package: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, words: list[str], texts: list[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")
@@ -95,13 +95,13 @@ def test_help_describes_them(
 
 
 @pytest.mark.parametrize("name", ["prune", "export", "bench", "finetune"])
-def test_help_lists_names_without_torch(name: str) -> None:
+def test_help_lists_plugin_names_without_torch(name: str) -> None:
     program = "import sys, toolkit.cli; sys.argv[0] = 'toolkit'\ntry: toolkit.cli.main()\nfinally: print(*sys.modules)"
     ran = subprocess.run([sys.executable, "-c", program, name, "--help"], capture_output=True, text=True, check=True)
     assert {"torch", "onnx", "numpy", "onnxruntime"}.isdisjoint(ran.stdout.splitlines()[-1].split())
 
 
-def test_init_lists_their_settings(package: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
+def test_init_lists_the_settings_of_plugins(package: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
     assert command("init", tmp_path / "toolkit.yaml").code == 0
     text = (tmp_path / "toolkit.yaml").read_text()
     assert "  # Settings of method renamed:\n  # renamed:\n  #   # Name in the plan.\n  #   name: nothing\n" in text

@@ -63,7 +63,9 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_in_python(kind: str, source: Callable[[str], str], randomised: Callable[[nn.Module], nn.Module]) -> None:
+def test_python_api_from_source_to_verdict(
+    kind: str, source: Callable[[str], str], randomised: Callable[[nn.Module], nn.Module]
+) -> None:
     more: dict[str, Any] = {"weights": "none", "image_size": 32, "args": SMALL} if kind in TIMM else {}
     dense = toolkit.load(source(kind), CLASSES, **more)
     randomised(dense.module)
@@ -81,7 +83,7 @@ def test_in_python(kind: str, source: Callable[[str], str], randomised: Callable
 @pytest.mark.parametrize(
     "kind", [kind if kind in ("factory", "beit") else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
 )
-def test_by_commands(
+def test_commands_from_source_to_verdict(
     kind: str, source: Callable[[str], str], finished: tuple[Path, Any], command: Callable[..., Any], tmp_path: Path
 ) -> None:
     data = finished[0] / "path" / "to" / "photos"

@@ -1,7 +1,7 @@
 """The Python API: `toolkit.load`, `prune`, `finetune`, `export`, `parity` and `bench`.
 
-Each function builds a section of a recipe and calls what the stage of its name calls. Settings are named as in the
-recipe; `settings` takes those that are no arguments of their own: `settings={"round_to": 16}`. No function changes a
+Each function builds a section of a recipe and runs the code of the stage of the same name. Settings are named as in the
+recipe; `settings` takes those without an argument of their own: `settings={"round_to": 16}`. No function changes a
 model that it receives. Errors are those of `toolkit.errors`.
 """
 
@@ -76,11 +76,11 @@ def load(
 ) -> Model:
     """A model folder, or a dense model with a classifier for `classes`.
 
-    source: a model folder; a name of timm; a folder that transformers wrote (`config.json`, `model.safetensors`), which
-    names its classes itself; a factory "package.module:function", which is called with the number of classes; or the
-    module itself, of timm's or transformers' classes, which then belongs to the model. weights: "hub" (timm's, or the
-    folder's own), "none" (random), or a file. args: arguments of timm such as `depth`. seed: of random weights.
-    factory: the one that a model folder was built by; without it, none is called.
+    source: a model folder; a name of timm; a folder that transformers wrote (`config.json`, `model.safetensors`), whose
+    config names the classes; a factory "package.module:function", which is called with the number of classes; or a
+    module of a supported class of timm or transformers, which the model takes over. weights: "hub" (timm's, or the
+    folder's own), "none" (random), or a file. args: arguments of timm such as `depth`. seed: seed of random weights.
+    factory: the factory that a model folder names; without this argument, none is called.
     """
     if isinstance(source, nn.Module):
         fixed = {"weights": weights != "hub", "args": args, "seed": seed, "factory": factory}
@@ -164,15 +164,15 @@ def export(
 ) -> Exported:
     """The model as a file for a runtime, in the folder `out`.
 
-    target: "onnx", "openvino", "tensorrt", "rtx" or "torch". sample: labelled images of the source domains, by which
-    lower precisions are chosen so that no domain loses more than `margin` of its accuracy.
+    target: "onnx", "openvino", "tensorrt", "rtx" or "torch". sample: labelled images of the source domains, required by
+    lower precisions: layers stay float32 where a domain would otherwise lose more than `margin` of its accuracy.
     """
     values = section("export", {"targets": [target], "precision": precision}, settings, NOT_FOR_EXPORT)
     chosen = resolve.recipe_of({**values, "parity": {"margin": margin}})
     if unused := unused_settings(chosen.export):
         raise BadInput("; ".join(unused), "leave it out")
     if precision != "fp32" and sample is None:
-        raise BadInput(f"{precision} needs labelled images, by which it is chosen", "export(..., sample=batches)")
+        raise BadInput(f"{precision} needs a sample of labelled images", "export(..., sample=batches)")
     images = None
     if sample is not None:
         domains = batches_by_domain(sample, chosen.export.usual_image_size or model.info.image_size)
@@ -187,14 +187,15 @@ def parity(
     margin: float = 0.01,
     held_out: str | None = None,
 ) -> ParityReport:
-    """Predictions of all models on the same labelled images, and a verdict per domain on each against the first one.
+    """Predictions of all models on the same labelled images, and a verdict per domain for each model compared with the
+    first.
 
     held_out: name of the domain in `data` that was not trained on.
     """
     chosen = resolve.recipe_of({"parity": {"margin": margin}}).parity
     if len(models) < 2:
         raise BadInput(
-            f"two models at least are compared, not {len(models)}", 'parity({"slim": slim, "onnx": onnx}, ...)'
+            f"at least two models are needed, not {len(models)}", 'parity({"slim": slim, "onnx": onnx}, ...)'
         )
     reference, *candidates = models
     domains = batches_by_domain(data, None)
@@ -214,7 +215,7 @@ def bench(
     device: str = "local",
     settings: Settings | None = None,
 ) -> Latencies:
-    """Latencies of all models on random images, interleaved in a process of its own.
+    """Latencies of all models on random images, interleaved in a separate process.
 
     seconds: minimum duration per batch size, for all models together; samples: minimum number per model. Disturbed
     measurements are marked as INVALID. A runtime in `settings` opens all models; the default is PyTorch for a `Model`

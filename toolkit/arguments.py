@@ -1,4 +1,4 @@
-"""Arguments of the Python API that would have no effect: they are refused by name."""
+"""Refuse arguments of the Python API that would have no effect, with an error that names them."""
 
 from __future__ import annotations
 

@@ -236,8 +236,8 @@ def _silent(line: str) -> None:
 
 
 def _with_flags(name: str, words: list[str]) -> Any:
-    """A command with a flag for every setting of its recipe sections; its help describes the plug-ins that the words on
-    the command line choose."""
+    """A command with a flag for every setting of its recipe sections; its help describes the plug-ins selected on the
+    command line."""
     from toolkit import options, setting_flags
 
     sections = setting_flags.sections_of(name)

@@ -1,4 +1,4 @@
-"""Options of Typer's commands: those that all commands have, and one for each flag of `setting_flags`."""
+"""Options of Typer commands: common options, and one for each flag of `setting_flags`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model takes: normalised images or raw pixels, in batches of a supported size. Without torch."""
+"""Input of a model: normalised images or raw pixels, in batches of a supported size. Without torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class InputFormat:
     dtype: str
     """ "float32" for normalised images, "uint8" for raw pixels."""
     mean: tuple[float, ...]
-    """Of red, green and blue, for values in [0, 1]; `std` likewise."""
+    """Means of red, green and blue, for values in [0, 1]; `std` likewise."""
     std: tuple[float, ...]
     batch: BatchRange
 

@@ -107,7 +107,7 @@ def load(package: str, name: str, settings: object | None = None) -> Any:
         if not installed(need):
             raise MissingDependency(_needs(f"{kind_of(package)} {name!r}", need), install_hint(need))
     own = getattr(plugin, "settings", None)
-    # A plug-in of another kind may have the same name, and the settings.
+    # The settings may belong to a plug-in of another kind with the same name.
     return replace(plugin, settings=settings) if own is not None and isinstance(settings, type(own)) else plugin
 
 
@@ -119,7 +119,8 @@ def load_with_json(package: str, name: str, settings: str) -> Any:
 
 
 def importable(package: str, tell: Callable[[str], None] = ignore) -> Iterator[tuple[str, Any]]:
-    """The plug-ins of `package` by name, without those that cannot be imported; `tell` gets a message about each."""
+    """The plug-ins of `package` by name, without those that cannot be imported; `tell` is called with a message about
+    each."""
     for name in names(package):
         try:
             yield name, find(package, name)
@@ -137,9 +138,9 @@ def installed(module: str) -> bool:
     """Whether a module can be found; it is not imported."""
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of its parent
+    except ModuleNotFoundError:  # the parent package is missing
         return False
-    except ValueError:  # imported without a file
+    except ValueError:  # already imported, without a spec
         return True
 
 
@@ -158,7 +159,7 @@ def requirements() -> list[str]:
 
 
 def install_hint(module: str) -> str:
-    """What to install for a module: the extra of the toolkit that has its package, else the package."""
+    """Installation hint for a module: the extra of the toolkit that contains its package, else the package."""
     package = _normalised(module)
     extras = [extra for name, extra in _requirements() if _normalised(name) == package and extra]
     return f"pip install '{DISTRIBUTION}[{extras[0]}]'" if extras else f"pip install {package}"

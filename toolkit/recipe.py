@@ -230,7 +230,7 @@ class Bench(PluginSection):
     """Runtime; default: that of the first exported file. torch also runs model folders; torch-cuda and torch-compiled
     run them on a GPU in bfloat16."""
     clock: Annotated[str, PluginsOf("toolkit.bench.clocks")] = "host"
-    """Clock: host times whole calls; those of GPUs time calls without the copies to and from the GPU."""
+    """Clock: host times whole calls; GPU clocks time calls without the copies to and from the GPU."""
     batch_size: Annotated[tuple[Positive, ...], Listed, Some] = (1, 8)
     """Batch sizes, measured one after the other."""
     seconds: Annotated[float, Field(gt=0)] = 10.0

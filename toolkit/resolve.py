@@ -73,8 +73,8 @@ def resolve(
 ) -> Resolved:
     """The settings of a command from --recipe (`file`), --run (`run`) and its other flags.
 
-    `origins` says how each flag was written ("--ratio"), for messages. `forget` leaves out the flags of earlier
-    commands. Raises RecipeError naming the line or flag, and the closest setting for an unknown one.
+    `origins` maps settings to their flags as written ("--ratio"), for messages. `forget` leaves out the flags of
+    earlier commands. Raises RecipeError naming the line or flag, and the closest setting for an unknown one.
     """
     if file is None and run is not None:
         file = _recipe_of(run)

@@ -1,4 +1,4 @@
-"""Sections of settings, and how a section holds the settings of plug-ins."""
+"""Sections of settings, including the settings of plug-ins."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Section(BaseModel):
 
 @dataclass(frozen=True)
 class FlagName:
-    """Marks a setting whose flag is not called like it."""
+    """Marks a setting whose flag has another name."""
 
     name: str
 
@@ -116,7 +116,7 @@ class PluginSection(Section):
         return result
 
     def needs(self) -> tuple[str, ...]:
-        """Packages that the plug-ins need which this section names, by module name."""
+        """Packages needed by the plug-ins that this section names, by module name."""
         return tuple(need for package, name in self._named() for need in plugins.needs_of(plugins.find(package, name)))
 
     def _named(self) -> Iterator[tuple[str, str]]:

@@ -86,7 +86,7 @@ def abbreviated(value: object, longest: int = 100) -> str:
 
 
 def _place(details: ErrorDetails, origins: Origins) -> tuple[str, ...]:
-    """What an error is about: the path of a setting, or of a flag that several plug-ins share."""
+    """Subject of an error: the path of a setting, or of a flag that several plug-ins share."""
     path = [str(part) for part in details["loc"]]
     shared = len(path) > 2 and ".".join(path) in origins.overrides
     return (origins.of(path), path[-1]) if shared else (*path, details["type"])
@@ -112,7 +112,7 @@ def _message(details: ErrorDetails, origins: Origins) -> tuple[str, str]:
 
 
 def _suggestion(path: Sequence[str]) -> str:
-    """The closest settings to an unknown one and, for a plug-in's, all that it has."""
+    """The closest settings to an unknown one and, for a plug-in, all of its settings."""
     known = known_names(path)
     hint = suggestion(path[-1], known)
     if len(path) < 3:

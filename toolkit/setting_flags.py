@@ -1,6 +1,6 @@
 """Flags of the command line, from the recipe and from plug-ins: one per setting, with its docstring as help.
 
-A flag of plug-ins sets every one that has a setting of its name.
+A flag of plug-ins applies to every plug-in that has a setting of its name.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ RESERVED = (
     "run", "recipe", "set", "seed", "json", "dry-run", "force", "forget", "verbose", "quiet", "help",
     "until", "allow-invalid", "target",
 )  # fmt: skip
-"""Flags that are no settings."""
+"""Flags that are not settings."""
 OWN_SECTIONS = {
     "train": ("model", "data", "train"),
     "prune": ("model", "data", "prune"),
     "run": ("model", "data"),
     "report": (),
 }
-"""Recipe sections whose settings are flags of a command, unless it is the section of its own name."""
+"""Recipe sections whose settings are flags of a command, by command; default: the section of the same name."""
 
 
 def sections_of(command: str) -> tuple[str, ...]:
@@ -40,7 +40,7 @@ def sections_of(command: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class SettingFlag:
-    """A flag, and what it sets."""
+    """A flag and the settings that it sets."""
 
     name: str
     """Without dashes in front: "batch-size"."""
@@ -57,7 +57,7 @@ class SettingFlag:
 
 
 def flags_in(values: Mapping[str, Any], sections: Sequence[str]) -> tuple[Flags, dict[str, str]]:
-    """Settings given on the command line, by dotted name, and the flag that gave each."""
+    """Settings on the command line by dotted name, and the flag of each."""
     flags: Flags = {}
     origins: dict[str, str] = {}
     for flag in setting_flags(sections):
@@ -77,8 +77,8 @@ def parameter_of(flag: str) -> str:
 
 
 def setting_flags(sections: Sequence[str]) -> list[SettingFlag]:
-    """The flags of these sections' settings, then of their plug-ins'. A plug-in's setting whose flag is taken has none:
-    it is set by --set."""
+    """The flags of these sections' settings, then of their plug-ins'. A plug-in's setting whose flag name is taken has
+    no flag; --set sets it."""
     flags = {_flag_name(name, field): SettingFlag(_flag_name(name, field), (name,), field, _panel(name))
              for name, field in fields(sections)}  # fmt: skip
     taken = {*flags, *RESERVED}
@@ -106,9 +106,9 @@ def fields(sections: Sequence[str]) -> list[tuple[str, FieldInfo]]:
 def switches_of(
     sections: Sequence[str], tell: Callable[[str], None] = plugins.ignore
 ) -> dict[str, dict[str, tuple[str, Any]]]:
-    """Settings that are given by a flag for each of their plug-ins: name and plug-in, by flag, by dotted setting.
+    """Settings with a flag for each of their plug-ins: name and plug-in, by flag, by dotted setting.
 
-    `tell` gets a message about each plug-in that cannot be imported, and so has no flag.
+    `tell` is called with a message about each plug-in that cannot be imported, and so has no flag.
     """
     return {
         f"{section}.{setting}": {plugin.flag: (name, plugin) for name, plugin in plugins.importable(mark.package, tell)}

@@ -1,4 +1,4 @@
-"""Names of settings: those that moved, and what a misspelt one may have meant."""
+"""Names of settings: renamed ones, and candidates for misspelt ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def section_type(name: str) -> type[Section]:
 
 
 def current_names(name: str) -> list[str]:
-    """Names of today for a dotted name of an earlier version: of a setting that every plug-in had in common, one for
+    """Current names for a dotted name of an earlier version; for a setting that all plug-ins had in common, one for
     each plug-in that has it. The name itself if it never changed."""
     name = FORMER_NAMES.get(name, name)
     section, _, setting = name.partition(".")
@@ -36,7 +36,7 @@ def current_names(name: str) -> list[str]:
 
 
 def with_current_names(values: Values) -> Values:
-    """The recipe of an earlier version with the names of today."""
+    """The recipe of an earlier version with the current names."""
     result: Values = {}
     for section, settings in copy.deepcopy(values).items():
         if not isinstance(settings, dict):

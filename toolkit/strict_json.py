@@ -10,7 +10,7 @@ from toolkit.errors import RecordError
 
 
 def text_of(path: Path) -> str:
-    """A file's text; RecordError if it does not exist or is not UTF-8. Other OSErrors are raised as they are."""
+    """A file's text; RecordError if it does not exist or is not UTF-8. Other OSErrors propagate unchanged."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:

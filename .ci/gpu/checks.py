@@ -2,7 +2,7 @@
 
     python .ci/gpu/checks.py [--out DIR] [--seconds 145]
 
-Each check gets the time that is left. What has passed or failed is not repeated as long as the code is the same.
+Each check gets the time that is left. Checks that passed or failed are not repeated while the code is unchanged.
 Exit codes as those of `python -m toolkit.bench.acceptance`.
 """
 
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _steps(deadline: float, results: Results, out: Path) -> Iterator[Results]:
-    """The results after every check that has not passed or failed yet."""
+    """Run the checks that have neither passed nor failed yet; yields the results after each."""
     for name in ("tests", *TOOLS):
         done = {check.name for check in results.checks if check.passed is not None}
         remaining = deadline - time.monotonic()

@@ -56,7 +56,7 @@ def default_folder() -> Path:
 
 
 def run(part: Part, out: Path, steps: Steps) -> Iterator[Results]:
-    """The results so far, then those after every step."""
+    """Yield the results so far, then the results after every step."""
     machine = environment.capture(plugins.requirements())
     out.mkdir(parents=True, exist_ok=True)
     results = continued(read(out, machine), part, code_hash(machine))
@@ -91,7 +91,7 @@ def _kernels(results: Results, out: Path) -> Iterator[Results]:
 
 
 def _models(results: Results, out: Path) -> Iterator[Results]:
-    measured = tuple(report for report in results.models if report.bench)  # a failure may pass: of memory, for example
+    measured = tuple(report for report in results.models if report.bench)  # a failure may be temporary (memory)
     results = replace(results, models=measured)
     done = {(report.model, report.mode, report.batch_size) for report in measured}
     for step in models.steps():

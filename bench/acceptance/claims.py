@@ -17,7 +17,7 @@ NOT_RUN = "not run"
 
 
 class Judgement(NamedTuple):
-    """What was measured for a claim, and whether it holds."""
+    """Measured value of a claim, and whether the claim holds."""
 
     measured: str
     met: bool | None
@@ -26,7 +26,7 @@ class Judgement(NamedTuple):
 
 @dataclass(frozen=True)
 class CheckClaim:
-    """A check passes."""
+    """Claim that a check passes."""
 
     part: ClassVar[Part] = "checks"
     kind: Literal["check"]
@@ -59,13 +59,13 @@ class _KernelClaim:
         return self.judge_case(report, results)
 
     def judge_case(self, report: KernelReport, results: Results) -> Judgement:
-        """Judgement of the case's results, in which the headwise kernel ran."""
+        """Judgement of this case's results, provided that the headwise kernel ran."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class KernelSpeedUp(_KernelClaim):
-    """Median of the fastest SDPA backend over that of the headwise kernel."""
+    """Median time of the fastest SDPA backend divided by that of the headwise kernel."""
 
     kind: Literal["kernel-speed-up"]
 
@@ -135,7 +135,7 @@ Claim: TypeAlias = CheckClaim | KernelSpeedUp | KernelBandwidth | ModelSpeedUp
 
 
 def judge(results: Results, claims: Sequence[Claim]) -> list[tuple[Claim, Judgement]]:
-    """Every claim with its judgement, whether it was measured or not."""
+    """Every claim with its judgement, including claims that were not measured."""
     return [(claim, claim.judge(results)) for claim in claims]
 
 

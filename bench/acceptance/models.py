@@ -17,7 +17,7 @@ BATCH_SIZES = (128, 1)
 
 
 class Mode(NamedTuple):
-    """How a model is run and timed."""
+    """Execution and timing of a model."""
 
     runtime: str
     clock: str
@@ -68,7 +68,7 @@ def measure(step: Step, folder: Path, mode: Mode) -> ModelReport:
         batch_sizes=(step.batch_size,),
         seconds=STOP.seconds,
         samples=STOP.samples,
-        threads=1,  # the GPU computes
+        threads=1,  # the GPU does the work
         device="local",
         clock=mode.clock,
     )

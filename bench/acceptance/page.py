@@ -22,13 +22,13 @@ def render(results: Results, claims: Sequence[Claim]) -> str:
     """The page as Markdown."""
     environment = Environment(
         loader=PackageLoader("toolkit", "bench/acceptance"),
-        autoescape=False,  # it is no HTML
+        autoescape=False,  # the output is Markdown, not HTML
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["cell"] = lambda text: text.replace("|", r"\|")  # may be the first line of an error
+    environment.filters["cell"] = lambda text: text.replace("|", r"\|")  # error messages may contain "|"
     states = {
         "kernels": [each.gpu for each in results.kernels],
         "models": [one.telemetry.gpu for each in results.models if each.bench for one in each.bench.measurements],

@@ -40,9 +40,9 @@ class ModelReport:
     mode: str
     batch_size: int
     macs: dict[str, int]
-    """By subject."""
+    """MACs by subject: dense and slim."""
     bench: BenchReport | None
-    """None: it failed."""
+    """Latency measurements; None: they failed."""
     failure: str = ""
 
 
@@ -51,7 +51,7 @@ class Bandwidth:
     """Memory bandwidth in bytes per second."""
 
     nominal: float
-    """Theoretical."""
+    """Theoretical peak."""
     copy: float
     """Reads plus writes of a copy."""
 
@@ -62,7 +62,7 @@ class Results:
 
     environment: Environment
     code: dict[str, str] = field(default_factory=dict)
-    """By part: hash of the code and the libraries that its results were made with."""
+    """Hash of the code, libraries and GPU that produced the results, by part."""
     bandwidth: Bandwidth | None = None
     checks: tuple[CheckReport, ...] = ()
     kernels: tuple[KernelReport, ...] = ()
@@ -83,7 +83,7 @@ def read(out: Path, environment: Environment) -> Results:
 
 
 def continued(results: Results, part: Part, code: str) -> Results:
-    """The results, without those of this part if other code made them."""
+    """The results, without those of this part if they come from other code."""
     if results.code.get(part) == code:
         return results
     dropped = {

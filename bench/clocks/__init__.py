@@ -1,4 +1,4 @@
-"""Clocks, one per file in this folder. Nothing else in the project takes the time of a call.
+"""Clocks, one per file in this folder. No other code times calls.
 
 Importing this package loads neither torch nor numpy.
 """
@@ -17,15 +17,15 @@ Timer: TypeAlias = Callable[[], float]
 
 
 class Clock(Protocol):
-    """A way to take the duration of a call."""
+    """Method of timing calls."""
 
     on_device: bool
     """Whether it times calls whose inputs and outputs stay in GPU memory."""
 
     def timer(self, calls: Sequence[Call]) -> Timer:
-        """A timer of equivalent calls on different inputs, which it rotates over.
+        """A timer that rotates over equivalent calls on different inputs.
 
-        Runs them to warm up, and raises what they raise.
+        Runs the calls to warm up; their exceptions propagate.
         """
         ...
 

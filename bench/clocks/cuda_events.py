@@ -29,7 +29,7 @@ class CudaEvents:
 
 
 def interval_timer(calls: Sequence[Call], repeat: Repeat) -> Timer:
-    """A timer whose samples are means over so many calls that they take at least MIN_INTERVAL_NS."""
+    """A timer whose samples are means over enough calls to take at least MIN_INTERVAL_NS."""
     for call in itertools.chain.from_iterable([calls] * WARM_UP_ROUNDS):
         call()
     once = repeat(calls, len(calls))

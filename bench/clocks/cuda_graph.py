@@ -11,7 +11,7 @@ from toolkit.bench.clocks.cuda_events import interval_timer, repeated
 
 
 class CudaGraph:
-    """Calls captured in a CUDA graph, which must be able to capture them."""
+    """Replay of calls captured in a CUDA graph; the calls must support capture."""
 
     on_device = True
 
@@ -20,7 +20,7 @@ class CudaGraph:
         try:
             return interval_timer(calls, captured)
         except BaseException:
-            torch.cuda.set_stream(stream)  # a failed capture does not restore it
+            torch.cuda.set_stream(stream)  # a failed capture does not restore the stream
             raise
 
 

@@ -1,4 +1,4 @@
-"""A device that measures nothing, for tests of what uses devices: every latency is a literal."""
+"""A device that measures nothing, for tests of code that uses devices: every latency is a literal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Null:
     is_this_machine = False
 
     def bench(self, request: BenchRequest, progress: Progress = silent) -> BenchReport:
-        """As many samples as requested; the folders' records are read, and no file is loaded."""
+        """The requested number of samples. Only the folders' records are read; no file is loaded."""
         progress(0, 1, "measuring nothing")
         measurements = tuple(
             Measurement(

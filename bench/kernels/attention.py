@@ -39,7 +39,7 @@ BACKENDS = {
 INPUTS_PER_L2 = 3
 """Rotate over inputs totalling 3x the L2 size, so that reads miss the cache."""
 STOP = StopCondition(seconds=0.0, samples=30, warmup_seconds=0.0, warmup_samples=0)
-"""The clocks of a GPU warm up by themselves."""
+"""No warm-up here: the GPU clocks warm up in their timers."""
 
 Attend = Callable[[Tensor, "Tensor | None"], Tensor]
 
@@ -50,7 +50,7 @@ class KernelReport:
 
     case: Case
     latency_ms: dict[str, tuple[float, ...]]
-    """By provider; sample i of each was taken in round i."""
+    """Samples by provider; sample i of every provider is from round i."""
     failures: dict[str, str]
     """Providers that cannot compute the case, and why."""
     backend: str
@@ -133,7 +133,7 @@ def _inputs(case: Case, heads: Heads, dtype: torch.dtype, device: str) -> Iterat
     shape = case.batch_size, case.tokens, sum(2 * qk + v for qk, v in heads)
     l2_bytes = torch.cuda.get_device_properties(0).L2_cache_size if device == "cuda" else 0
     input_bytes = 2 * shape[0] * shape[1] * shape[2]
-    count = max(1, -(-INPUTS_PER_L2 * l2_bytes // input_bytes)) if case.batch_size > 1 else 1  # one image stays in it
+    count = max(1, -(-INPUTS_PER_L2 * l2_bytes // input_bytes)) if case.batch_size > 1 else 1  # one image fits in L2
     for _ in range(count):
         yield torch.randn(shape, device=device, dtype=torch.float32).to(dtype)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from toolkit.kernels.heads import Heads
 
 HEADWISE = "headwise"
-"""Provider: the toolkit's own attention."""
+"""Name of the provider that is the toolkit's own attention."""
 UNEVEN_WIDTHS = (64, 48, 40, 32, 24, 24, 16, 16)
 
 

@@ -37,7 +37,7 @@ class Session(Protocol):
         """
         if on_device:
             raise BadInput(
-                "this runtime takes images from host memory, and a clock of a GPU times calls without copies",
+                "this runtime takes images from host memory, but GPU clocks time calls without copies",
                 "use the clock host, or another runtime",
             )
         return partial(self.run, images)
@@ -59,9 +59,9 @@ class Runtime(Protocol):
     """An inference library. Its file is imported on devices too, where pydantic and torch may be missing."""
 
     needs: tuple[str, ...]
-    """Packages that it runs files with."""
+    """Packages that it needs to run files."""
     uses_gpu: bool = False
-    """Files run on the GPU, so that results depend on it."""
+    """Whether files run on the GPU, so that results depend on it."""
 
     opens_models: bool
     """Whether it opens model folders."""

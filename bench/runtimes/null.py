@@ -1,4 +1,5 @@
-"""A runtime that computes nothing, for tests of what uses runtimes: every image is of the first class."""
+"""A runtime that computes nothing, for tests of code that uses runtimes: it predicts the first class for every
+image."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ class NullSession(Session):
 
 
 class Null(Runtime):
-    """Opens model folders and exported files of all targets by their records alone."""
+    """Opens model folders and exported files of all targets; reads only their records."""
 
     needs = ()
     opens_models = True

@@ -110,12 +110,12 @@ def test_an_image_damaged_after_the_check_is_named(here: Path, command: Command)
 
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No image counts as one that has just changed."""
+    """Treat all image files as settled, however recent their changes."""
     monkeypatch.setattr(image_check, "SETTLED_NS", -(10**12))
 
 
 @pytest.mark.usefixtures("settled")
-def test_a_changed_image_makes_the_model_again(here: Path, command: Command) -> None:
+def test_a_changed_image_makes_the_model_stale(here: Path, command: Command) -> None:
     file = here / PHOTOS / "ink" / "class0" / "3.png"
     before = file.stat()
     file.write_bytes((file.parent / "4.png").read_bytes().ljust(before.st_size, b"\0")[: before.st_size])
@@ -126,7 +126,7 @@ def test_a_changed_image_makes_the_model_again(here: Path, command: Command) -> 
 
 
 @pytest.mark.usefixtures("settled")
-def test_images_copied_to_another_path_retrain_nothing(here: Path, command: Command) -> None:
+def test_copied_images_need_no_new_training(here: Path, command: Command) -> None:
     shutil.copytree(here / PHOTOS, here / "mounted" / "photos")
     ended = command("train", "--data", "mounted/photos", "--hold-out", "sketch")
     assert (ended.code, ended.made) == (0, []), ended.err
@@ -135,7 +135,7 @@ def test_images_copied_to_another_path_retrain_nothing(here: Path, command: Comm
 
 
 def test_restored_permissions_are_noticed(here: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The change of a parent's permissions, or a network drive that is back, changes no time stamp of a file."""
+    """Changed permissions of a parent folder, or a reconnected network drive, change no time stamp of a file."""
     (here / "runs/default" / IMAGE_CHECK).unlink()
     opened = Path.open
 

@@ -1,4 +1,4 @@
-"""Plug-ins that cannot be imported, that lack a package, or have the name of another, and unknown settings of them."""
+"""Plug-ins that cannot be imported, lack a package or share a name, and unknown settings of plug-ins."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_plugins_that_cannot_be_used_are_named(
     assert [text for text in texts if text not in ended.err] == []
 
 
-def test_the_others_still_work(package: Path, here: Path, command: Callable[..., Any]) -> None:
+def test_other_plugins_still_work(package: Path, here: Path, command: Callable[..., Any]) -> None:
     assert command("prune", "--criterion", "lamp", "--dry-run").code == 0
     assert command("export", "--dry-run").code == 0
     ended = command("doctor")

@@ -23,7 +23,7 @@ MakeFolder = Callable[[Mapping[str, int]], Path]
 
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files count as settled however young they are."""
+    """Treat files as settled, however recent their changes."""
     monkeypatch.setattr(image_check, "SETTLED_NS", -(10**12))
 
 

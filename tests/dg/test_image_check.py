@@ -51,7 +51,9 @@ def test_a_file_that_has_just_changed_is_checked_again(damaged: Domains) -> None
 
 
 @pytest.mark.usefixtures("settled")
-def test_results_that_may_pass_hold_for_one_command(damaged: Domains, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_temporary_failures_are_checked_again_by_the_next_command(
+    damaged: Domains, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = path_of(damaged, 3)
     opened = Path.open
 

@@ -70,7 +70,7 @@ def test_the_first_gpu_describes_its_state(install: Callable[[Nvml], Nvml]) -> N
     assert nvml.opened == 0
 
 
-def test_what_a_gpu_does_not_support_is_unknown(install: Callable[[Nvml], Nvml]) -> None:
+def test_unsupported_queries_are_unknown(install: Callable[[Nvml], Nvml]) -> None:
     nvml = install(Nvml("L4"))
     nvml.nvmlDeviceGetTemperature = nvml.nvmlDeviceGetViolationStatus = refused
     assert nvidia.state() == GpuState(1980, 2619, None, 400.5)

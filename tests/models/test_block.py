@@ -68,7 +68,7 @@ def test_gradient_checkpointing_changes_no_gradient(small: Build, name: str) -> 
     assert all(torch.equal(stored[name], recomputed[name]) for name in stored)
 
 
-def test_a_compiled_graph_is_whole(small: Build) -> None:
+def test_an_exported_program_equals_the_model(small: Build) -> None:
     model = small("beit_base_patch16_224")
     program = torch.export.export(model.module, (IMAGES,)).module()
     with torch.inference_mode():

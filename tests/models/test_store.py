@@ -56,7 +56,7 @@ def test_a_saved_model_loads_exactly(folder: Path, uneven: Build) -> None:
 
 
 def test_layer_scales_of_older_folders_are_renamed(small: Build, tmp_path: Path) -> None:
-    """BEiT's were called gamma_1 and gamma_2."""
+    """BEiT's layer scales had the names gamma_1 and gamma_2."""
     model = small("beit_base_patch16_224", init_values=0.1).save(tmp_path)
     file = tmp_path / "model.safetensors"
     tensors = {re.sub(r"ls([12])\.gamma$", r"gamma_\1", name): tensor for name, tensor in load_file(file).items()}

@@ -1,4 +1,5 @@
-"""Pruning to half of the MACs, cut and proven, is faster than torch-pruning's own step, measured interleaved.
+"""Pruning to half of the MACs, with surgery and verification, is faster than torch-pruning's own step, measured
+interleaved.
 
     pytest -m speed -s tests/prune/test_speed.py
 
@@ -33,7 +34,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.speed]
 
 
 def ours(dense: Model) -> Callable[[], None]:
-    """Plan, surgery and proof, with the dependency graph and all traces."""
+    """Plan, surgery and verification, with the dependency graph and all traces."""
     model = Model(dense.module, dense.info)  # nothing is cached on it
     settings = recipe.Prune(budget="macs=0.5", criterion="magnitude-l2")
     job = Job(settings, Calibration(lambda domains: [], (), seed=0), seed=0)

@@ -188,7 +188,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         records.load(ModelInfo, tmp_path / "model.json")
 
 
-def test_a_newer_schema_is_refused_before_its_fields_are_looked_at() -> None:
+def test_a_newer_schema_is_refused_before_its_fields_are_read() -> None:
     with pytest.raises(RecordError, match=r"record has schema 99 @ ModelInfo, written by a newer version") as caught:
         records.loads(ModelInfo, json.dumps({"schema": 99, "anything": 1}))
     assert "pip install -U vit-toolkit" in caught.value.hint

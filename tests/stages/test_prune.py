@@ -101,7 +101,7 @@ def test_a_change_of_basis_and_compensation(here: Path, command: Command) -> Non
     assert command("prune", "--basis", "svdd").code == 2
 
 
-def test_without_them_the_plan_refers_to_the_dense_model(here: Path) -> None:
+def test_without_basis_and_training_the_plan_refers_to_the_dense_model(here: Path) -> None:
     plan = records.load(PrunePlan, PRUNED / "plan.json")
     assert plan.model_sha256 == weights(Path("runs/default/dense"))
     assert not (PRUNED / "source").exists()

@@ -1,4 +1,4 @@
-"""The dataset whose images can all be read: unreadable ones are left out, with the reasons, or it is refused."""
+"""Exclude unreadable images from a dataset, with reasons, or refuse the dataset."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def checked_domains(
 
 
 def without_broken(domains: Domains, check: CheckedImages, skip: bool) -> Domains:
-    """The dataset without unreadable images, and with the hash of every file; all images are in `check`.
+    """The dataset without unreadable images, and with the hash of every file; `check` contains all images.
 
     Raises DataError with these and all other errors in its folder (`LeftOut.is_error`), unless `skip` is set.
     """

@@ -42,7 +42,8 @@ class Image:
 
     @property
     def stamp(self) -> str:
-        """Changes when the image does: hash of the file, with background and decoder version; or of the pixels."""
+        """Identifies the decoded content: hash of the file, with background and decoder version; or hash of the
+        pixels."""
         if not isinstance(self.source, Path):
             return hashlib.sha256(self.source.tobytes()).hexdigest()
         return f"{self.sha256 or file_hash(self.source)}, {self.background}, {decoding.DECODER_VERSION}"

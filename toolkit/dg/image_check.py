@@ -1,7 +1,7 @@
 """Check of a dataset's image files: every file is decoded once.
 
-Its content hash and the result are kept under its path, size and time of change, so that later commands open new and
-changed files only. A dataset that is copied or mounted at another path has new paths but equal hashes.
+Content hash and result are stored with path, size and time of change, so that later commands open only new and changed
+files. A dataset that is copied or mounted at another path has new paths but equal hashes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class CheckedImages:
     conversion: str
     """Version of the decoder, and the background colour; results of another conversion do not count."""
     files: dict[str, CheckedFile]
-    """By absolute path."""
+    """Results by absolute path."""
     schema: int = 1
 
     def by_name(self, domains: Domains) -> dict[str, CheckedFile]:

@@ -1,4 +1,4 @@
-"""Labelled images in memory: batches of a caller, with or without domains."""
+"""Labelled images in memory: batches from the caller, with or without domains."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from toolkit.dg.batches import Batch
 from toolkit.errors import DataError
 
 Batches: TypeAlias = Iterable[tuple[Any, Any]]
-"""(images [batch, 3, S, S] float32, normalised; labels [batch]) as tensors or arrays, such as a DataLoader gives."""
+"""(images [batch, 3, S, S] float32, normalised; labels [batch]) as tensors or arrays, as from a DataLoader."""
 Data: TypeAlias = Batches | Mapping[str, Batches]
 """Batches, or batches of each domain by name."""
 ONE_DOMAIN = "images"

@@ -1,4 +1,4 @@
-"""Arguments of training besides the model and the data."""
+"""Training plans."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from toolkit.recipe import Training
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How to train."""
+    """Arguments of a training run besides the model and the data."""
 
     settings: Training
     objective: Objective

@@ -108,7 +108,7 @@ class Trainer:
         return value
 
     def _clip_gradients(self, max_norm: float) -> None:
-        """Clip the model's gradients, and those of each extension, so that neither affects the other's norm.
+        """Clip the gradients of the model and of each extension by their own norms.
 
         Non-finite gradients are detected in the next loss, which reports the step.
         """

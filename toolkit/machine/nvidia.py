@@ -1,4 +1,4 @@
-"""NVIDIA GPUs as their driver describes them (NVML, by the package nvidia-ml-py). None, or empty: unknown.
+"""NVIDIA GPUs as described by their driver (NVML, through the package nvidia-ml-py). None or empty: unknown.
 
 A machine without an NVIDIA driver, or a Jetson, whose driver has no NVML, is no error.
 """
@@ -87,7 +87,7 @@ def _first_gpu() -> Iterator[Gpu | None]:
 def _nvml() -> Iterator[ModuleType | None]:
     try:
         import pynvml
-    except ImportError:  # devices do without it
+    except ImportError:  # optional on devices
         yield None
         return
     try:

@@ -43,14 +43,14 @@ class HeadwiseBlock(nn.Module):
         return x + self.mlp_branch(x), sizes
 
     def attention_branch(self, x: Tensor, sizes: Tensor | None) -> Tensor:
-        """What attention adds to x: [batch, tokens, width]"""
+        """Contribution of attention to x: [batch, tokens, width]"""
         key_bias = None if sizes is None else sizes.log()
         mixed = self.attn(self.norm1(x), key_bias) if self.norm_first else self.norm1(self.attn(x, key_bias))
         branch: Tensor = self.drop_path1(self.ls1(mixed))
         return branch
 
     def mlp_branch(self, x: Tensor) -> Tensor:
-        """What the MLP adds to x: [batch, tokens, width]"""
+        """Contribution of the MLP to x: [batch, tokens, width]"""
         hidden = self.mlp(self.norm2(x)) if self.norm_first else self.norm2(self.mlp(x))
         branch: Tensor = self.drop_path2(self.ls2(hidden))
         return branch
@@ -68,7 +68,7 @@ class HeadwiseBlock(nn.Module):
 
 
 class Blocks(nn.ModuleList):
-    """Blocks in a row, which pass tokens and their sizes on."""
+    """A sequence of blocks, which pass on tokens and their sizes."""
 
     checkpointing = False
     """Recompute each block's activations in the backward pass instead of storing them."""

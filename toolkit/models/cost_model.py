@@ -4,7 +4,7 @@ A weight has as many parameters as the product of its remaining dimensions, and 
 positions it is applied to. QK^T and PV cost tokens^2 MACs per query channel and per value channel. `surgery` compares
 the prediction with the pruned model.
 
-A block that merges tokens does so after its attention: its MLP and the attention of the next block have fewer tokens.
+Tokens are merged after a block's attention: its MLP and the attention of the next block have fewer tokens.
 """
 
 from __future__ import annotations

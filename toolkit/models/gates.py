@@ -1,9 +1,9 @@
 """Soft masks: one factor per unit, between 1 (the unit is unchanged) and 0 (it is removed).
 
-A gate scales what the rest of the model receives from a unit: the columns of the layers that read an MLP unit, a value
-unit, a head or a residual channel, of which it is the weight in the statistics of norms as well; the query of a
-query/key unit; the output of a block relative to its input. The derivative by a gate is that of the mask variable in
-Michel et al., "Are sixteen heads really better than one?" (2019).
+A gate scales the contribution of a unit to the rest of the model. MLP units, value units, heads and residual channels:
+the input columns of the layers that read them; for residual channels, also their weight in the statistics of norms.
+Query/key units: the query. Blocks: the difference between output and input. The derivative with respect to a gate is
+that of the mask variable in Michel et al., "Are sixteen heads really better than one?" (2019).
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ class _Scaled(nn.Module):
 
 
 def _restore_parameter(layer: nn.Module, name: str, order: Sequence[str]) -> None:
-    """Remove the parametrizations of a parameter; the layer's parameters are in this order again."""
-    if is_parametrized(layer, name):  # not so after another group's gate on the same parameter was removed
+    """Remove the parametrizations of a parameter, and restore this order of the layer's parameters."""
+    if is_parametrized(layer, name):  # false after another group's gate on the same parameter was removed
         remove_parametrizations(layer, name, leave_parametrized=False)
     for parameter in order:
         layer._parameters[parameter] = layer._parameters.pop(parameter)

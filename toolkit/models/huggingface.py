@@ -48,7 +48,7 @@ def recipe_settings(config: Config) -> dict[str, Any]:
 
 
 def default_settings(model_type: str) -> dict[str, Any]:
-    """Mean, std and interpolation that models of a `model_type` are trained with by default."""
+    """Default mean, std and interpolation in the training of a `model_type`."""
     if model_type.startswith("dinov2"):
         return {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD, "interpolation": "bicubic"}
     return {"mean": 0.5, "std": 0.5, "interpolation": "bilinear" if model_type == "vit" else "bicubic"}

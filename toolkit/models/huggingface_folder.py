@@ -19,7 +19,7 @@ DOWNLOAD_AGAIN = "copy or download the folder again"
 
 
 def folder_of(name: str) -> Path | None:
-    """The folder that a model's name (`--model`) means; None for other names. The folder may not exist."""
+    """The folder that a model's name (`--model`) refers to; None for other names. The folder may not exist."""
     path = Path(name)
     if name.startswith((".", "~", os.sep)) or (os.sep in name and path.is_dir()) or (path / CONFIG).is_file():
         return path.expanduser()

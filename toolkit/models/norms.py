@@ -13,7 +13,7 @@ NORMS = (nn.LayerNorm, nn.RMSNorm)
 
 
 def eps_of(norm: Norm) -> float:
-    """What is added to the variance."""
+    """Epsilon that the norm adds to the variance."""
     return torch.finfo(torch.float32).eps if norm.eps is None else float(norm.eps)
 
 

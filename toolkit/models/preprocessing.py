@@ -55,7 +55,7 @@ def adjacent_file(settings: recipe.Model) -> tuple[Path, Preprocessing] | None:
     weights = folder / WHOLE if folder else next(iter(weight_file.weights_files(settings)), None)
     if weights is None or _sets_all(settings):
         return None
-    if folder is None and not weight_file.file_exists(weights):  # an error when it is read
+    if folder is None and not weight_file.file_exists(weights):  # reading it raises the error
         return None
     if record := weight_file.adjacent_record(weights):
         return record[0], replace(record[1].preprocessing, origin=str(record[0]))

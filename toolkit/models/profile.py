@@ -92,7 +92,7 @@ def _recorded(model: nn.Module) -> Iterator[dict[str, LayerCall]]:
 
 @contextmanager
 def _shapes_only(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Let norms and attention pass shapes on: on the meta device they take most of the time of a call."""
+    """Compute only the output shapes of norms and attention, which take most of a call's time on the meta device."""
     replaced = [module for module in modules if isinstance(module, (*NORMS, HeadwiseAttention))]
     for module in replaced:
         shape = partial(_attention_shape, module) if isinstance(module, HeadwiseAttention) else _same_shape

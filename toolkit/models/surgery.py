@@ -21,7 +21,7 @@ from toolkit.models.shapes import copy_sharing_tensors, drop_blocks, replace_par
 from toolkit.records import Cut, ModelInfo
 
 PROOF_TOKENS = 24
-"""Number of tokens, the first ones, on which a pruned model's blocks are compared with the masked model's."""
+"""Number of leading tokens on which a pruned model's blocks are compared with the masked model's."""
 TOLERANCE = 1e-5
 """Maximum difference between masked and pruned model in float32: of logits relative to the largest logit (at least 1),
 of the first block's input and the classifiers' relative to the largest value. (A zero classifier would hide errors.)"""
@@ -128,9 +128,7 @@ def _check_outputs(model: Model, slim: Model, selection: Selection) -> None:
     large = _outputs(masked(model.module, selection), inputs, classifiers)
     small = _outputs(slim.module, inputs, classifiers)
     expected = large._replace(tokens=large.tokens[..., kept])
-    if any(
-        piece.parameter == f"{classifiers[0]}.weight" for piece in residual.slices
-    ):  # not so after attention pooling
+    if any(piece.parameter == f"{classifiers[0]}.weight" for piece in residual.slices):  # false for attention pooling
         expected = expected._replace(features=large.features[..., kept])
     if not float(expected.features.abs().max()) > 0:
         raise CheckFailed("the model's features are all zero, so that the pruned model cannot be verified")
@@ -147,7 +145,7 @@ def _check_outputs(model: Model, slim: Model, selection: Selection) -> None:
 
 
 class _Outputs(NamedTuple):
-    """What a masked and a pruned model are compared by."""
+    """Outputs by which a masked and a pruned model are compared."""
 
     tokens: Tensor
     """[batch, tokens, width]: input of the first block."""
@@ -159,7 +157,7 @@ class _Outputs(NamedTuple):
 
 def _outputs(module: nn.Module, inputs: Mapping[str, Tensor], classifiers: Collection[str]) -> _Outputs:
     """Outputs for `inputs`. Unless attention depends on positions, blocks compute the first tokens only: all of a
-    block's weights apply to each token, so that few tokens show a wrong weight."""
+    block's weights apply to each token, so a few tokens reveal a wrong weight."""
     tokens: list[Tensor] = []
     features: list[Tensor] = []
     any_number = all(attention.relative_position_index is None for attention in attentions(module).values())

@@ -89,7 +89,7 @@ def read_all(files: Sequence[Path]) -> dict[str, Tensor]:
 def read(file: Path, shard: bool = False) -> dict[str, Tensor]:
     """All tensors of a file. Names are prefixed by checkpoint entries: "state_dict/blocks.0.norm1.weight".
 
-    shard: it may be one of several files of a model.
+    shard: whether it may be one of several files of a model.
     """
     if format_of(file, shard) == "safetensors":
         try:

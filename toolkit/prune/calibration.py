@@ -1,4 +1,4 @@
-"""Calibration images: what criteria, bases, compensations and methods measure a model on."""
+"""Calibration images, on which criteria, bases, compensations and methods evaluate a model."""
 
 from __future__ import annotations
 

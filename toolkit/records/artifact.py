@@ -48,13 +48,13 @@ class BatchRange:
 
 @dataclass(frozen=True)
 class EngineTraits:
-    """Where an engine of TensorRT can run, besides on the GPU and with the version that built it."""
+    """Portability of a TensorRT engine beyond the GPU and the version that built it."""
 
     builder_level: int
     version_compatible: bool
-    """With later versions."""
+    """Whether later versions of TensorRT can load it."""
     hardware_compatible: bool
-    """On all GPUs from Ampere on."""
+    """Whether it runs on all GPUs from Ampere on."""
 
 
 FusionStatus: TypeAlias = Literal["fused", "partly", "not", "unknown"]
@@ -70,9 +70,9 @@ class Fusion:
     kernels: tuple[str, ...]
     """Kernels that compute the attention."""
     reason: str = ""
-    """Why it is not fused, if known."""
+    """Reason why it is not fused, if known."""
     hint: str = ""
-    """What to try; empty if the target has no fused attention."""
+    """Suggestion to get it fused; empty if the target has no fused attention."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Artifact:
     """An exported file, with everything needed to refuse a mismatch before loading it."""
 
     file: str
-    """Relative to the record's folder."""
+    """Path relative to the record's folder."""
     sha256: str
     target: str
     precision: str
@@ -116,7 +116,7 @@ class Artifact:
     attention: str | None = since(2, None)
     """Form of attention in the graph."""
     compiled: bool = since(2, False)
-    """Machine code of PyTorch's compiler."""
+    """Whether the file contains machine code from PyTorch's compiler."""
     engine: EngineTraits | None = since(2, None)
     """None: not an engine of TensorRT."""
     device_architecture: str | None = None
@@ -138,7 +138,7 @@ class Artifact:
     schema: int = 2
 
     def facts(self) -> list[str]:
-        """How the file was built, in words, as far as it applies."""
+        """Descriptions of the build settings that apply to this file."""
         facts = []
         if self.opset is not None:
             facts.append(f"opset {self.opset}")

@@ -1,4 +1,4 @@
-"""Latency measurements, and the machine they were taken on."""
+"""Latency measurements and the machine that took them."""
 
 from __future__ import annotations
 
@@ -84,5 +84,5 @@ class BenchReport:
 
     measurements: tuple[Measurement, ...]
     environment: Environment
-    """The machine that they were taken on."""
+    """The machine that took the measurements."""
     schema: int = 2

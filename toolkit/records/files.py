@@ -1,4 +1,4 @@
-"""Records as JSON: written completely, read strictly. Files of older schemas are converted when they are read."""
+"""Write records as JSON, completely, and read them strictly. Reading converts files of older schemas."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def loads(kind: type[Record], text: str, source: str = "record", *, validated: b
         ) from None
     except ValueError as error:
         raise RecordError(
-            f"{source} is not a {kind.__name__}: {error}", "another program may have written it: make it again"
+            f"{source} is not a {kind.__name__}: {error}", "it may come from another program: create it again"
         ) from None
     record: Record = _built(kind, content)
     return record
@@ -124,7 +124,7 @@ def _records_in(hint: Any, content: Any, path: str) -> Iterator[tuple[type, Cont
 
 
 def _built(hint: Any, content: Any) -> Any:
-    """The value of this type with the given content, whose types are right."""
+    """An instance of this type with this valid content."""
     hint, args = without_none(hint), get_args(without_none(hint))
     if content is None:
         return None

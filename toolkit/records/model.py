@@ -50,7 +50,7 @@ class Merge:
     block: int
     """Index in the source architecture."""
     tokens: int
-    """Number of tokens that are left after the attention of this block."""
+    """Number of tokens that remain after the attention of this block."""
 
 
 @dataclass(frozen=True)

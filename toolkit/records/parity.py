@@ -33,7 +33,8 @@ class DomainParity:
 
     domain: str
     held_out: bool
-    """True for the domain that was never trained on; else the images are the validation images of a source domain."""
+    """Whether the domain was excluded from training; otherwise the images are the validation images of a source
+    domain."""
     labels: tuple[int, ...]
     predictions: dict[str, tuple[int, ...]]
     accuracy: dict[str, float]

@@ -19,7 +19,7 @@ Value = TypeVar("Value")
 def since(schema: int, default: Value) -> Value:
     """A field that was added with this schema number; `default` is its value in older files.
 
-    In a record without a number of its own, this is the number of the record around it.
+    In a record without a number of its own, this is the number of the enclosing record.
     """
     return field(default_factory=lambda: copy(default), metadata={"since": schema})
 

@@ -23,7 +23,7 @@ def _rename(old: str, new: str) -> Callable[[Content], None]:
 
 
 def _type_options(content: Content) -> None:
-    """The first artifacts had target-specific facts in a dict of options."""
+    """The first artifacts had target-specific properties in a dict of options."""
     _rename("also", "extra_files")(content)
     if (options := content.pop("options", None)) is None:
         return
@@ -42,7 +42,7 @@ def _type_options(content: Content) -> None:
 
 
 def _one_environment(content: Content) -> None:
-    """Each measurement had the environment, which is that of the report."""
+    """The environment was a field of each measurement; it is now one field of the report."""
     for measurement in content.get("measurements", ()):
         environment = measurement.pop("environment", None)
         content.setdefault("environment", environment)
@@ -77,5 +77,5 @@ UPGRADES: Mapping[tuple[type, int], Callable[[Content], None]] = {
     (PrunePlan, 1): _rename("met", "achieved"),
     (Telemetry, 1): _drop("load_average"),
 }
-"""By kind and schema number: changes content of that schema to the next one. A record without a number has that of the
-record around it."""
+"""Conversions from a schema to the next one, by kind and schema number. A record without a number has that of the
+enclosing record."""

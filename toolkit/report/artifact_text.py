@@ -1,15 +1,15 @@
-"""An exported file's record in words, for the command line, `toolkit inspect` and the page."""
+"""The record of an exported file as text, for the command line, `toolkit inspect` and the page."""
 
 from __future__ import annotations
 
 from toolkit.records import Artifact, Fusion, Lowered
 
 STATUS = {"partly": "partly fused", "not": "not fused", "unknown": "fusion unknown"}
-"""Words for the fusion status of attention that is not one kernel."""
+"""Text for each fusion status of attention that is not one kernel."""
 
 
 def difference(artifact: Artifact) -> str:
-    """Difference of the file's logits from PyTorch's, as far as it was measured."""
+    """Difference between the file's logits and PyTorch's, or a note that it was not measured."""
     if artifact.max_abs_difference is not None:
         return f"logits differ from PyTorch's by at most {artifact.max_abs_difference:.1e}"
     if artifact.graph_difference is None:
@@ -25,7 +25,7 @@ def rewrites(artifact: Artifact) -> str:
 
 
 def made_for(artifact: Artifact) -> str:
-    """The devices that the file runs on."""
+    """The devices on which the file runs."""
     later = " and newer" if artifact.engine and artifact.engine.hardware_compatible else ""
     return f"{artifact.device_architecture}{later}" if artifact.device_architecture else "any device"
 

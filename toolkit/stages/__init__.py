@@ -69,7 +69,7 @@ class Run:
     def domains(self) -> Domains:
         """The dataset without unreadable files, summarised for the user on first access.
 
-        Every file is decoded once; again only if it changes or could not be opened or read later.
+        Every file is decoded once, and again only after a change, or if opening or reading it later failed.
         """
         from toolkit.dg.broken import checked_domains
         from toolkit.dg.summary import lines_of, summarise

@@ -37,7 +37,7 @@ class Finetune(Stage):
 
 
 def effective(settings: recipe.Finetune) -> recipe.Finetune:
-    """The settings, with the defaults of those that are without effect."""
+    """The settings, with those that have no effect reset to their defaults."""
     unused: list[str] = [] if settings.distill else ["distill_weight", "distill_temperature"]
     unused += [] if settings.average else ["average_from"]
     return settings.model_copy(update={name: recipe.Finetune.model_fields[name].default for name in unused})

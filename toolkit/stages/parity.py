@@ -49,7 +49,7 @@ class Parity(Stage):
         inputs["parity"] = hash_of(run.recipe.parity)
         inputs |= plugins.versions(running_libraries(sides))
         if any(described(runtime).uses_gpu for _, runtime in sides.values()):
-            inputs["gpu"] = cuda.architecture_or_none() or "none"  # a GPU makes engines comparable that were not
+            inputs["gpu"] = cuda.architecture_or_none() or "none"  # with a GPU, engines can be compared too
         return [Output(PARITY, inputs, lambda out: _compare(run, out))]
 
     def record(self, run: Run) -> ParityReport:

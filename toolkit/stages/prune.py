@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from toolkit.prune.methods import Train
 
 SOURCE = "source"
-"""Model folder inside the result: the model that the plan's indices refer to, if it is not the dense model."""
+"""Folder inside the result with the model that the plan's indices refer to, if it is not the dense model."""
 
 CALIBRATION_BATCH = 32
 """Batch size of calibration images; scores do not depend on it."""

@@ -25,7 +25,7 @@ class Train(Stage):
         if model.weights_key is not None and model.weights in ("hub", "none"):
             raise RecipeError(f"model.weights_key is for a file, not for weights {model.weights!r}", "--weights FILE")
         files = weights_files(model)
-        if len(files) == 1 and (file_exists(files[0]) or not run.has_dense):  # a result outlives the weights file
+        if len(files) == 1 and (file_exists(files[0]) or not run.has_dense):  # a trained result needs no weights file
             format_of(files[0])
         preprocessing_of(model)
         check_training(run.recipe.train)

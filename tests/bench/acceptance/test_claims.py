@@ -1,4 +1,4 @@
-"""Every claim holds for the results of the fixture, and fails for each that is worse."""
+"""Every claim holds for the results of the fixture, and fails for worse results."""
 
 from __future__ import annotations
 
@@ -102,5 +102,5 @@ def test_a_slower_model_fails_its_claim(results: Results) -> None:
     assert verdicts(replace(results, models=(replace(report, bench=bench), *results.models[1:])))[8] is False
 
 
-def test_what_was_not_run_is_not_met(results: Results) -> None:
+def test_an_unmeasured_claim_is_not_met(results: Results) -> None:
     assert verdicts(Results(results.environment)) == [None] * len(CLAIMS)

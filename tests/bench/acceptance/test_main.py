@@ -33,7 +33,7 @@ def counted(out: Path, results: Results) -> int:
 
 
 @pytest.mark.usefixtures("with_gpu")
-def test_a_part_goes_on_where_its_time_was_up(tmp_path: Path, results: Results) -> None:
+def test_a_part_resumes_after_its_time_limit(tmp_path: Path, results: Results) -> None:
     assert command.main(["kernels", "--out", str(tmp_path), "--seconds", "-1"]) == 0
     assert counted(tmp_path, results) == 0, "results are written before the first step"
     replace(results, kernels=results.kernels[:1], code={"kernels": "ab"}).save(tmp_path)

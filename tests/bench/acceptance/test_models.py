@@ -1,4 +1,4 @@
-"""Dense and slim models take the ordinary path of a benchmark."""
+"""Dense and slim models are measured like any benchmark's."""
 
 from __future__ import annotations
 

@@ -37,6 +37,6 @@ def test_tables_have_one_number_of_columns(results: Results) -> None:
         assert len({line.count("|") - line.count(r"\|") for line in rows}) <= 1, table
 
 
-def test_nothing_was_run(results: Results) -> None:
+def test_a_page_without_results(results: Results) -> None:
     page = render(Results(results.environment), load_claims())
     assert page.count("| not run | not run |") == len(load_claims())

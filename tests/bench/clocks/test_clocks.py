@@ -1,4 +1,4 @@
-"""Clocks through their protocol; those of a GPU on a GPU that is simulated at the boundary to CUDA."""
+"""Clocks through their protocol; GPU clocks use a GPU that is simulated at the CUDA boundary."""
 
 from __future__ import annotations
 

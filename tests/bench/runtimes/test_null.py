@@ -1,4 +1,4 @@
-"""The runtime that computes nothing keeps to the protocol."""
+"""The null runtime implements the protocol."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def expected(images: np.ndarray) -> np.ndarray:
     return np.stack([sums, -sums], 1)
 
 
-def test_logits_come_back_and_everything_is_freed(gpu: HostCuda) -> None:
+def test_logits_are_returned_and_memory_is_freed(gpu: HostCuda) -> None:
     with TensorRtSession(Engine(), ARTIFACT) as session:
         for size in (2, 5, 1):  # buffers grow, and stay large
             np.testing.assert_allclose(session.run(IMAGES[:size]), expected(IMAGES[:size]), rtol=1e-6)

@@ -48,7 +48,9 @@ def test_the_compiled_module_is_what_runs(folders: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["torch-cuda", "torch-compiled"])
-def test_what_cannot_run_is_refused(name: str, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_artifacts_and_machines_without_a_gpu_are_refused(
+    name: str, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(BadInput, match=f"so {name} cannot run it"):
         runtime(name).open(folders / "slim-onnx", 1)

@@ -34,7 +34,7 @@ class Killed(Exception):
 
 
 class Probe(TrainingExtension):
-    """A linear classifier of the mean colour, trained beside the model; it counts its steps."""
+    """A linear classifier of the mean colour, trained together with the model; it counts its steps."""
 
     name = "probe"
     learning_rate = 0.1
@@ -101,7 +101,7 @@ def test_a_resumed_run_ends_with_the_same_numbers(
     assert all(torch.equal(tensor, expected[2].state()[name]) for name, tensor in resumed[2].state().items())
 
 
-def test_its_parameters_are_trained_and_leave_the_model_alone(
+def test_parameters_of_an_extension_are_trained_without_affecting_the_model(
     make_model: MakeModel, three_domains: Domains, tmp_path: Path
 ) -> None:
     plain, probed, probe = make_model(), make_model(), Probe()

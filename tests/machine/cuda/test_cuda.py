@@ -1,4 +1,5 @@
-"""Both ways to CUDA, with host memory as GPU memory: a C library in place of libcudart, and a module for PyCUDA."""
+"""Both implementations of the CUDA interface, with host memory as GPU memory: a C library in place of libcudart, and a
+module for PyCUDA."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ def library_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def library(library_file: Path, tmp_path: Path) -> ctypes.CDLL:
-    """The library with state of its own."""
+    """A copy of the library, which has its own state."""
     library = ctypes.CDLL(str(shutil.copy(library_file, tmp_path)))
     library.recorded.restype = ctypes.c_char_p
     return library
@@ -142,7 +143,7 @@ def test_arrays_go_to_the_gpu_and_back(runtime: Cuda) -> None:
     np.testing.assert_array_equal(received, sent)
 
 
-def test_events_tell_the_time_between_them(runtime: Cuda) -> None:
+def test_events_measure_the_time_between_them(runtime: Cuda) -> None:
     with closing(runtime.event()) as start, closing(runtime.event()) as end:
         runtime.synchronize()
         start.record()
@@ -150,7 +151,7 @@ def test_events_tell_the_time_between_them(runtime: Cuda) -> None:
         assert end.milliseconds_since(start) == 1.0
 
 
-def test_everything_is_freed(library: ctypes.CDLL) -> None:
+def test_buffers_streams_and_events_are_freed(library: ctypes.CDLL) -> None:
     runtime = LibCudart(library)
     runtime.buffer(4).free()
     runtime.stream().close()
@@ -225,7 +226,7 @@ def test_the_newest_library_that_the_driver_supports(
 
 
 @pytest.mark.usefixtures("no_cache")
-def test_without_a_library_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_an_error_with_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycuda", None)
     monkeypatch.setattr(libcudart, "candidates", lambda: iter(["libcudart.so.0"]))
     with pytest.raises(MissingDependency, match="libcudart") as caught:

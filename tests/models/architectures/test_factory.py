@@ -131,7 +131,7 @@ def _vit(**more: object) -> nn.Module:
     return timm.create_model("vit_tiny_patch16_224", num_classes=3, **sizes).eval()
 
 
-def test_a_module_of_timm_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_a_timm_module_keeps_its_outputs(tmp_path: Path) -> None:
     module, images = _vit(mlp_ratio=2.0), torch.randn(2, 3, 32, 32)
     expected = module(images).detach()
     model = toolkit.load(module, CLASSES).save(tmp_path)
@@ -139,7 +139,7 @@ def test_a_module_of_timm_is_taken_as_it_is(tmp_path: Path) -> None:
     assert torch.equal(toolkit.load(tmp_path).module(images), model.module(images))
 
 
-def test_a_module_of_transformers_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_a_transformers_module_keeps_its_outputs(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3, "image_size": 32, "patch_size": 8}
     source = transformers.Dinov2ForImageClassification(transformers.Dinov2Config(**sizes, num_labels=3)).eval()

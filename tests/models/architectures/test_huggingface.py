@@ -71,7 +71,7 @@ def folder(
 
 
 def _difference(source: Any, model: Any) -> float:
-    """Of logits, relative to the largest."""
+    """Maximum difference of logits, relative to the largest logit."""
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected, actual = source(images).logits, model.module(images)

@@ -55,7 +55,7 @@ def test_constant_units_are_replaced_exactly(
 
 
 def test_biases_by_brute_force(small: Callable[..., Model], calibration: Calibration, batches: list[Batch]) -> None:
-    """Also for a block that got another index, and with fewer residual channels."""
+    """Includes a block whose index changed, and removed residual channels."""
     model = small(depth=3)
     removal = remove(model, [Cut("blocks", "block", (0,)), MLP, EMBED])
     before = {name: tensor.clone() for name, tensor in removal.model.module.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Training extensions: what takes part in the training loop besides the objective.
+"""Training extensions: parts of the training loop besides the objective.
 
 Distillation, weight averaging, and the parts of pruning methods that train. An extension is bound to the module that is
 trained; its state is part of the checkpoint, so that a resumed run ends with the same numbers.
@@ -17,10 +17,10 @@ from toolkit.dg.objectives import Classifier
 
 
 class TrainingExtension(Protocol):
-    """The hooks of the training loop. Subclasses inherit neutral ones. Steps are numbered from 0."""
+    """Hooks of the training loop; the inherited ones have no effect. Steps are numbered from 0."""
 
     name: str
-    """For the training history: "erm and distillation"."""
+    """Name in the training history: "erm and distillation"."""
     modules: nn.Module | None = None
     """Additional trained parameters: a parameter group of its own, clipped on its own, without weight decay, and part
     of the checkpoint. They may be parameters of the model, which are then trained in this group only."""
@@ -45,9 +45,9 @@ class TrainingExtension(Protocol):
         return True
 
     def state(self) -> dict[str, Tensor]:
-        """What a resumed run needs besides `modules`; no references to tensors that change."""
+        """State that a resumed run needs besides `modules`, without references to tensors that change."""
         return {}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from what `state` returned."""
+        """Continue from a result of `state`."""
         return

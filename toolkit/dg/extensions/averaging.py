@@ -1,7 +1,7 @@
-"""Weight averaging: the mean of the weights after each step from a given one on.
+"""Weight averaging: the mean of the weights after each step, from a start step on.
 
 Simple moving average (Arpit et al., "Ensemble of averages", 2022); within distillation it replaces a search for flat
-minima (WAKD, 2023). The average is what is evaluated, selected and kept; training itself is not affected.
+minima (WAKD, 2023). The average is evaluated, selected and kept; training is not affected.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The extensions that the settings of `finetune` ask for."""
+"""The extensions that the settings of `finetune` select."""
 
 from __future__ import annotations
 

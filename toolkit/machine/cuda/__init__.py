@@ -17,7 +17,7 @@ def runtime() -> Cuda:
     """CUDA on this machine. MissingDependency if there is no way to call it."""
     try:
         importlib.import_module("pycuda.driver")
-    except ImportError:  # not installed, or there is no NVIDIA driver, which the library says better
+    except ImportError:  # not installed, or there is no NVIDIA driver, which the library reports better
         from toolkit.machine.cuda.libcudart import LibCudart
 
         return LibCudart.find()

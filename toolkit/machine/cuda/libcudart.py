@@ -1,4 +1,4 @@
-"""CUDA by its runtime library, libcudart, through ctypes."""
+"""CUDA through its runtime library, libcudart, called by ctypes."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ VERSIONS = ("13", "12", "11.0")
 """Versions in the library's file name, newest first."""
 FOLDERS = ("/usr/local/cuda/lib64", "/usr/lib/aarch64-linux-gnu", "/usr/lib/x86_64-linux-gnu")
 SM_COUNT, MAJOR, MINOR = 16, 75, 76
-"""`cudaDeviceAttr`: number of multiprocessors, compute capability."""
+"""Values of `cudaDeviceAttr`: number of SMs, compute capability."""
 HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2
-"""`cudaMemcpyKind`."""
+"""Values of `cudaMemcpyKind`."""
 ARGUMENTS: dict[str, tuple[type, ...]] = {
     "cudaDeviceGetAttribute": (c_void_p, c_int, c_int),
     "cudaDeviceSynchronize": (),
@@ -54,8 +54,8 @@ class LibCudart(Cuda):
 
     @classmethod
     def find(cls) -> LibCudart:
-        """The newest library that the driver supports, of this process, the system or a Python package; else the newest
-        of all, whose calls raise the reason."""
+        """The newest library that the driver supports, from this process, the system or a Python package; if the
+        driver supports none, the newest one, whose calls raise the error."""
         libraries = []
         for candidate in candidates():
             try:
@@ -196,7 +196,7 @@ def candidates() -> Iterator[str]:
         return
     for version in VERSIONS:
         name = f"libcudart.so.{version}"
-        yield name  # also one that is loaded already, from wherever
+        yield name  # also matches a library that is already loaded, from any folder
         yield from map(str, (Path(folder) / name for folder in FOLDERS))
         for folder in filter(None, sys.path):
             yield from map(str, Path(folder).glob(f"nvidia/*/lib/{name}"))

@@ -1,4 +1,4 @@
-"""What the toolkit asks of CUDA, and the messages for its failures."""
+"""Interface to the CUDA functions that the toolkit uses, and the messages for their failures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Buffer(Protocol):
 
 
 class Stream(Protocol):
-    """A queue of work, which waits for the default stream and is waited for by it."""
+    """A queue of work, synchronised with the default stream in both directions."""
 
     handle: int
     """CUDA's `cudaStream_t`."""
@@ -44,10 +44,10 @@ class Stream(Protocol):
 
 
 class Event(Protocol):
-    """A time on the GPU."""
+    """A time stamp on the GPU."""
 
     def record(self) -> None:
-        """Record when the work that was started so far has ended."""
+        """Record the time at which all work started so far has ended."""
         ...
 
     def milliseconds_since(self, start: Event) -> float:
@@ -58,7 +58,7 @@ class Event(Protocol):
 
 
 class Cuda(Protocol):
-    """Everything that the toolkit asks of CUDA. DeviceUnreachable, with what to do, if a call fails."""
+    """The CUDA functions that the toolkit uses. A failed call raises DeviceUnreachable with a hint."""
 
     def architecture(self) -> str: ...
     def sm_count(self) -> int: ...
@@ -75,5 +75,5 @@ OUT_OF_MEMORY = ("the GPU is out of memory", "close other programs, or use a sma
 
 
 def failure(status: str) -> DeviceUnreachable:
-    """The error for a failed call; `status` says why in CUDA's words."""
+    """The error for a failed call; `status` is CUDA's description."""
     return DeviceUnreachable(f"the GPU or its driver failed ({status})", "check its state with nvidia-smi")

@@ -1,4 +1,4 @@
-"""CUDA by PyCUDA, in the primary context, which the CUDA runtime and TensorRT use too."""
+"""CUDA through PyCUDA, in the primary context, which the CUDA runtime and TensorRT use too."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class PyCudaStream(Stream):
         self._cuda.call(self._stream.synchronize)
 
     def close(self) -> None:
-        self._stream = None  # PyCUDA destroys what is no longer referred to
+        self._stream = None  # PyCUDA destroys objects without references
 
 
 class PyCudaEvent(Event):

@@ -1,6 +1,6 @@
 """Architectures: families of source models, and how one becomes a canonical model. One file per family.
 
-Only an architecture knows the names of its models' submodules outside of their blocks. Blocks are found by their class
+Only an architecture knows the names of its models' submodules outside of the blocks. Blocks are identified by class
 (`toolkit.models.block`).
 """
 
@@ -20,7 +20,7 @@ from toolkit.records import ModelInfo, Setting
 KIND = "architecture"
 LOG = logging.getLogger(__name__)
 DEFAULT = "timm"
-"""The source that reports names which none accepts."""
+"""The source that reports names which no source accepts."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Architecture(Source, Protocol):
     def describe(self, module: nn.Module) -> Built:
         """A source module of unknown origin, with a name and arguments from which `skeleton` rebuilds it.
 
-        Raises UnsupportedModel if they cannot be told from the module.
+        Raises UnsupportedModel if they cannot be determined from the module.
         """
         ...
 
@@ -115,7 +115,7 @@ class Architecture(Source, Protocol):
         ...
 
     def canonical_name(self, tensor: str) -> str:
-        """Today's name of a tensor in a model folder, whose tensors may have names of an older version."""
+        """Current name of a tensor in a model folder, which may have a name of an older version."""
         ...
 
     def parts(self, module: nn.Module) -> Parts:
@@ -145,7 +145,7 @@ class Architecture(Source, Protocol):
 
 
 def source_of(name: str) -> Source:
-    """The source of the model with this name, else timm, which explains why none accepts it."""
+    """The source of the model with this name; if no source accepts it, timm's, whose checks raise the error."""
     others = (
         other
         for other, source in plugins.importable(__name__, LOG.warning)
@@ -155,7 +155,8 @@ def source_of(name: str) -> Source:
 
 
 def owner_of(module: nn.Module, name: str = "") -> Architecture:
-    """The architecture of a source module or a canonical one; UnsupportedModel, which says `name`, if there is none."""
+    """The architecture of a source module or a canonical one; UnsupportedModel, with `name` in the message, if there is
+    none."""
     for _, plugin in plugins.importable(__name__, LOG.warning):
         if isinstance(plugin, Architecture) and plugin.owns(module):
             return plugin

@@ -1,7 +1,7 @@
 """Modules of a user's own function: `--model package.module:function`.
 
 The function is called with the number of classes and returns a module of timm's or transformers' supported classes,
-with its weights. The module's architecture does the rest.
+with its weights. The module's architecture converts it to the canonical form.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ def _function(name: str) -> Callable[[int], object]:
 
 
 def _module(name: str, classes: int) -> nn.Module:
-    """What the factory returns for this number of classes; BadInput unless it is a module of a supported class."""
+    """The factory's result for this number of classes; BadInput unless it is a module of a supported class."""
     function = _function(name)
     try:
-        with _current_folder(), torch.device("cpu"):  # it may load weights, which the meta device cannot
+        with _current_folder(), torch.device("cpu"):  # it may load weights, which is impossible on the meta device
             module = function(classes)
     except Exception as error:  # any class of error may follow
         raise BadInput(f"{name}({classes}) failed: {type(error).__name__}: {plainly(error)}", _SIGNATURE) from error
@@ -90,7 +90,7 @@ _SIGNATURE = "def function(classes: int) -> torch.nn.Module: return timm.create_
 
 @contextmanager
 def _current_folder() -> Iterator[None]:
-    """Modules of the current folder can be imported."""
+    """Make modules of the current folder importable within the context."""
     folder = str(Path.cwd())
     if folder in sys.path:
         yield

@@ -76,7 +76,7 @@ class HuggingFace:
         return isinstance(module, HeadwiseClassifier) or is_classifier(module)
 
     def check_module(self, module: nn.Module, name: str) -> None:
-        """All classifiers are supported."""
+        """Accept all modules: every classifier is supported."""
 
     def describe(self, module: nn.Module) -> Built:
         kind = type(module).__name__
@@ -121,7 +121,7 @@ class HuggingFace:
         self.check_dynamic_size(module)
 
     def set_width(self, module: nn.Module, width: int) -> None:
-        """Nothing: the module has no such attributes."""
+        """Change nothing: the module has no such attributes."""
 
 
 def _built(module: nn.Module, kind: str, args: dict[str, Setting], fresh: Collection[str] = ()) -> Built:

@@ -1,7 +1,7 @@
 """Changes of basis: exact rewrites of a model before its units are scored. One file per basis, found by its name.
 
-A rotated model computes what the model computes, in units of which fewer may be needed. The plan's indices refer to the
-rotated model, which is kept.
+A rotated model has equal logits but other units, of which fewer may be needed. The plan's indices refer to the rotated
+model, which is saved.
 """
 
 from __future__ import annotations

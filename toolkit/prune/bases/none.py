@@ -8,7 +8,7 @@ from toolkit.prune.calibration import Calibration
 
 
 class Unchanged:
-    """No change."""
+    """The model itself, unchanged."""
 
     def rotate(self, model: Model, calibration: Calibration) -> Model:
         return model

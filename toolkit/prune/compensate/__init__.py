@@ -1,6 +1,6 @@
 """Closed-form compensation: weights that make up for removed units. One file per method, found by its name.
 
-It comes after surgery and its invariants, which it breaks on purpose: a repaired model is not the masked model.
+It runs after surgery and the check of its invariants: a repaired model intentionally differs from the masked model.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Compensation of the mean: what removed units contribute on average moves into the bias of the next layer.
+"""Mean compensation: the average contribution of removed units is added to the bias of the next layer.
 
 As in FLAP (An et al., 2024) and variance-based pruning (2025): b += W[:, removed] E[x[removed]], with the expectation
 over all tokens of the calibration images. Exact for units whose output is constant.

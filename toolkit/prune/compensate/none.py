@@ -9,7 +9,7 @@ from toolkit.prune.compensate import Compensation
 
 
 class Nothing:
-    """The pruned model as it is."""
+    """The pruned model, unchanged."""
 
     def repair(self, before: Model, removal: Removal, calibration: Calibration) -> Model:
         return removal.model

@@ -23,7 +23,7 @@ Train: TypeAlias = Callable[[Model, TrainingExtension], TrainingHistory]
 
 
 def no_training(model: Model, extension: TrainingExtension) -> TrainingHistory:
-    """`Job.train` without training images: DataError."""
+    """`Job.train` of a job without training images; raises DataError."""
     raise DataError("this pruning method trains the model, but there are no training images")
 
 
@@ -45,7 +45,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A plan, and the model that its indices refer to."""
+    """A plan and the model that its indices refer to."""
 
     plan: PrunePlan
     model: Model
@@ -59,8 +59,8 @@ class Method(Protocol):
     def prune(self, model: Model, job: Job) -> Outcome:
         """A plan for `model` or for a trained copy of it; `model` is not changed.
 
-        A killed run calls it again with the same arguments. Each `job.train` then resumes from its checkpoint, so that
-        a method that is deterministic in between ends with the same numbers.
+        A killed run calls it again with the same arguments. Each `job.train` then resumes from its checkpoint, so a
+        method that is otherwise deterministic ends with the same numbers.
         """
         ...
 

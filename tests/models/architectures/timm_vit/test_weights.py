@@ -30,7 +30,7 @@ def test_a_safetensors_file(model: MakeModule, written: WriteWeights, name: str,
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_file_of_our_dense_model(model: MakeModule, written: WriteWeights, name: str, tmp_path: Path) -> None:
+def test_the_weights_file_of_a_dense_model(model: MakeModule, written: WriteWeights, name: str, tmp_path: Path) -> None:
     trained, fresh = model(name), model(name, seed=1)
     expected = {key: tensor.clone() for key, tensor in trained.state_dict().items()}
     canonicalise(trained)
@@ -210,7 +210,7 @@ def test_build_from_a_file(
     assert torch.equal(built.module.get_parameter("cls_token"), trained.get_parameter("cls_token"))
 
 
-def test_the_number_of_heads_is_read_from_our_model_json(built: MakeModule, model: MakeModule, tmp_path: Path) -> None:
+def test_the_number_of_heads_is_read_from_model_json(built: MakeModule, model: MakeModule, tmp_path: Path) -> None:
     """Tensors do not show it."""
     built = build(small("none"), ("cat", "dog", "emu"), seed=0)
     built.save(tmp_path)

@@ -82,7 +82,7 @@ def _patch_embedding(source: nn.Module) -> PatchEmbed:
 
 
 def _tokens(embeddings: nn.Module) -> Tokens:
-    """Without the mask token, which classifiers do not use."""
+    """Tokens and positions of the embeddings, without the mask token, which classifiers do not use."""
     return Tokens(
         embeddings.get_parameter("cls_token"),
         getattr(embeddings, "distillation_token", None),
@@ -94,7 +94,7 @@ def _tokens(embeddings: nn.Module) -> Tokens:
 
 
 def _classifiers(model: nn.Module, pooling: Pooling) -> list[nn.Linear]:
-    """DINOv2's single layer on class token and mean of the patches becomes two."""
+    """The linear classifiers; DINOv2's single layer on class token and mean of the patches is split into two."""
     if pooling == "tokens":
         layers = [model.get_submodule(name) for name in ("cls_classifier", "distillation_classifier")]
     else:

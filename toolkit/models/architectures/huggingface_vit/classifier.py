@@ -1,4 +1,4 @@
-"""The canonical form of transformers' image classifiers, as a module of its own."""
+"""Module with the canonical form of transformers' image classifiers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from toolkit.models.block import Blocks, attentions
 
 Pooling = Literal["token", "tokens", "mean", "both"]
-"""What classifiers read: the class token; class and distillation token, one classifier each; the mean of the patches;
-class token and mean of the patches, one classifier each."""
+"""Input of the classifiers: the class token; class and distillation token, one classifier each; the mean of the
+patches; class token and mean of the patches, one classifier each."""
 CLASSIFIERS = ("head", "head_dist", "head_mean")
 
 

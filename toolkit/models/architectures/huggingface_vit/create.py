@@ -34,7 +34,7 @@ CLASSIFIER = {
     "Dinov2Model": "Dinov2ForImageClassification",
     "Dinov2WithRegistersModel": "Dinov2WithRegistersForImageClassification",
 }
-"""Classifier of each pretrained model without one."""
+"""Class with a classifier for each class of pretrained models without one."""
 
 
 def class_of(config: Config, folder: Path) -> str:
@@ -127,7 +127,7 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> set[
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars and reports."""
+    """Suppress transformers' progress bars and reports within the context."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -151,7 +151,7 @@ def _config(kind: str, fields: Mapping[str, Any]) -> Any:
 
 
 def _side(value: object, name: str) -> object:
-    """One number for a square that is given by height and width."""
+    """Side of a square, which may be one number or height and width."""
     if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
         return value[0]
     if isinstance(value, list):

@@ -76,10 +76,10 @@ def canonicalise(model: nn.Module) -> None:
 
 
 def unsupported_attention(place: str, attention: nn.Module) -> str:
-    """Why timm's attention at `place` cannot be converted; empty if it can."""
+    """Reason why timm's attention at `place` cannot be converted; empty if it can."""
     if type(attention) not in ATTENTIONS:
         return f"{place} is a {type(attention).__name__}"
-    for part in ("q_norm", "k_norm", "norm", "gate"):  # BEiT's has none of these
+    for part in ("q_norm", "k_norm", "norm", "gate"):  # BEiT's attention has none of these
         extra = getattr(attention, part, None)
         if extra is not None and not isinstance(extra, nn.Identity):
             return f"{place}.{part} is a {type(extra).__name__}"
@@ -103,7 +103,7 @@ def _canonical_block(place: str, block: nn.Module) -> HeadwiseBlock:
     if isinstance(block, beit.Block):
         scales = [_layer_scale(gamma) for gamma in (block.gamma_1, block.gamma_2)]
     else:
-        scales = [getattr(block, name, nn.Identity()) for name in ("ls1", "ls2")]  # a ResPostBlock has none
+        scales = [getattr(block, name, nn.Identity()) for name in ("ls1", "ls2")]  # ResPostBlock has no layer scale
     return HeadwiseBlock(
         ATTENTIONS[type(attention)](attention),
         _canonical_mlp(block.get_submodule("mlp")),
@@ -115,7 +115,7 @@ def _canonical_block(place: str, block: nn.Module) -> HeadwiseBlock:
 
 
 def _replace_norms(model: nn.Module) -> None:
-    """timm's RMS norms become PyTorch's, which are equal."""
+    """Replace timm's RMS norms by PyTorch's, which compute the same."""
     for name, norm in [*model.named_modules()]:
         if isinstance(norm, RmsNorm | RmsNormFp32):
             with torch.device("meta"):
@@ -125,7 +125,7 @@ def _replace_norms(model: nn.Module) -> None:
 
 
 def _canonical_mlp(mlp: nn.Module) -> nn.Module:
-    """A packed gated MLP becomes one with two first layers, of the values and of their gate."""
+    """Split the first layer of a packed gated MLP into one layer for the values and one for the gate."""
     if not isinstance(mlp, GluMlp):
         return mlp
     with torch.device("meta"):

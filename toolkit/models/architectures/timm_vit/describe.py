@@ -1,4 +1,4 @@
-"""Tell the name and the arguments of a timm model from the module."""
+"""Determine the name and the arguments of a timm model from its module."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def describe(module: nn.Module) -> Built:
     image_size, args = patch_embedding.image_size(module), _sizes(module)
     if not _rebuilds(module, name, args, image_size):
         raise UnsupportedModel(
-            f"the module is not what timm builds as {name} of these sizes, so that a model folder cannot describe it",
-            "put what builds it into a function, and name that: load('package.module:function', classes)",
+            f"timm builds a different module for {name} with these sizes, so a model folder cannot describe it",
+            "write a function that builds it and pass its name: load('package.module:function', classes)",
         )
     return Built(module, args, image_size, name=name)
 

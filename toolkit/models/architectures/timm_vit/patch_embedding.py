@@ -13,7 +13,7 @@ NAME = "patch_embed"
 
 
 def embedding(module: nn.Module) -> PatchEmbed:
-    """The patch embedding of a model of timm's."""
+    """The patch embedding of a timm model."""
     layer = module.get_submodule(NAME)
     assert isinstance(layer, PatchEmbed)
     return layer
