@@ -122,6 +122,47 @@ def whole_row(
 
 
 @triton.jit
+def _attend(
+    acc,  # [block_q, DIM_V] float32: sum of v, weighted with exp2(logits - row_max)
+    row_sum,  # [block_q] float32: sum of the weights
+    row_max,  # [block_q] float32: largest logit
+    q_block,  # [block_q, DIM_QK]
+    k,
+    v,
+    query,  # [block_q] query indices
+    key,  # [block_k] key indices
+    num_queries,
+    num_keys,
+    stride_kv_token,
+    qk_dim,
+    v_dim,
+    scale_log2,
+    bias,
+    stride_bias_query,
+    key_bias,
+    DIM_QK: tl.constexpr,
+    DIM_V: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_KEY_BIAS: tl.constexpr,
+    INSIDE: tl.constexpr,  # whether all keys are known to be inside the tensor
+):
+    """(acc, row_sum, row_max) with a block of keys added."""
+    k_block = load(k, key, stride_kv_token, num_keys, qk_dim, DIM_QK, INSIDE)
+    logits = logits_of(
+        q_block, k_block, query, key, num_queries, num_keys, scale_log2, bias, stride_bias_query,
+        key_bias, HAS_BIAS, HAS_KEY_BIAS, INSIDE,
+    )  # fmt: skip
+    new_max = tl.maximum(row_max, tl.max(logits, 1))
+    finite = new_max
+    if HAS_BIAS or HAS_KEY_BIAS:
+        finite = tl.where(new_max == float("-inf"), 0.0, new_max)  # a bias may mask every key so far
+    probs, rescale = tl.exp2(logits - finite[:, None]), tl.exp2(row_max - finite)
+    v_block = load(v, key, stride_kv_token, num_keys, v_dim, DIM_V, INSIDE)
+    acc = tl.dot(probs.to(v_block.dtype), v_block, acc * rescale[:, None], input_precision="ieee")
+    return acc, row_sum * rescale + tl.sum(probs, 1), new_max
+
+
+@triton.jit
 def online(
     q,  # [batch, queries, Q]
     k,  # [batch, keys, Q]
@@ -168,20 +209,19 @@ def online(
     row_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     row_sum = tl.zeros([BLOCK_Q], tl.float32)
     acc = tl.zeros([BLOCK_Q, DIM_V], tl.float32)
-    for first in range(0, num_keys, BLOCK_K):
-        key = first + tl.arange(0, BLOCK_K)
-        k_block = load(k, key, stride_kv_token, num_keys, qk_dim, DIM_QK)
-        logits = logits_of(
-            q_block, k_block, query, key, num_queries, num_keys, scale_log2, bias, stride_bias_query,
-            key_bias, HAS_BIAS, HAS_KEY_BIAS,
+    whole = num_keys // BLOCK_K * BLOCK_K  # the keys of whole blocks, which need no mask
+    for first in range(0, whole, BLOCK_K):
+        acc, row_sum, row_max = _attend(
+            acc, row_sum, row_max, q_block, k, v, query, first + tl.arange(0, BLOCK_K), num_queries, num_keys,
+            stride_kv_token, qk_dim, v_dim, scale_log2, bias, stride_bias_query, key_bias, DIM_QK, DIM_V, HAS_BIAS,
+            HAS_KEY_BIAS, True,
         )  # fmt: skip
-        new_max = tl.maximum(row_max, tl.max(logits, 1))
-        finite = tl.where(new_max == float("-inf"), 0.0, new_max)  # the bias may mask every key so far
-        probs, rescale = tl.exp2(logits - finite[:, None]), tl.exp2(row_max - finite)
-        v_block = load(v, key, stride_kv_token, num_keys, v_dim, DIM_V)
-        acc = tl.dot(probs.to(v_block.dtype), v_block, acc * rescale[:, None], input_precision="ieee")
-        row_sum = row_sum * rescale + tl.sum(probs, 1)
-        row_max = new_max
+    if whole < num_keys:
+        acc, row_sum, row_max = _attend(
+            acc, row_sum, row_max, q_block, k, v, query, whole + tl.arange(0, BLOCK_K), num_queries, num_keys,
+            stride_kv_token, qk_dim, v_dim, scale_log2, bias, stride_bias_query, key_bias, DIM_QK, DIM_V, HAS_BIAS,
+            HAS_KEY_BIAS, False,
+        )  # fmt: skip
     store(out, query, stride_out_token, num_queries, v_dim, acc / row_sum[:, None], DIM_V)
     if WITH_LSE:
         lse += (image * num_heads + head) * num_queries

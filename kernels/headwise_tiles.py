@@ -71,9 +71,11 @@ def load(
     num_tokens,
     width,
     DIM: tl.constexpr,
+    INSIDE: tl.constexpr = False,  # whether all tokens are known to be inside the tensor
 ):
     """Tile [block, DIM] of a head, zero outside of tensor and head; memory there is not read."""
-    return tl.load(_pointers(base, token, stride, DIM), mask=_mask(token, num_tokens, width, DIM), other=0.0)
+    mask = tl.arange(0, DIM)[None, :] < width if INSIDE else _mask(token, num_tokens, width, DIM)
+    return tl.load(_pointers(base, token, stride, DIM), mask=mask, other=0.0)
 
 
 @triton.jit
@@ -105,6 +107,7 @@ def logits_of(
     key_bias,  # pointer to the image's key_bias [keys] float32
     HAS_BIAS: tl.constexpr,
     HAS_KEY_BIAS: tl.constexpr,
+    INSIDE: tl.constexpr = False,  # whether all keys are known to be inside the tensor
 ):
     """Base-2 logits [block_q, block_k] float32, -inf for keys outside the tensor."""
     logits = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
@@ -114,4 +117,4 @@ def logits_of(
         logits += tl.load(pointers, mask=inside, other=0.0).to(tl.float32) * LOG2_E
     if HAS_KEY_BIAS:
         logits += tl.load(key_bias + key, mask=key < num_keys, other=0.0)[None, :] * LOG2_E
-    return tl.where(key[None, :] < num_keys, logits, float("-inf"))
+    return logits if INSIDE else tl.where(key[None, :] < num_keys, logits, float("-inf"))
