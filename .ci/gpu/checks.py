@@ -25,10 +25,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from toolkit import plugins
 from toolkit.bench import environment
 from toolkit.bench.acceptance.__main__ import default_folder, exit_code, run, write
-from toolkit.bench.acceptance.results import CheckReport, Results, read
+from toolkit.bench.acceptance.results import LIBRARIES, CheckReport, Results, read
 from toolkit.errors import DeviceUnreachable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = options.out or default_folder()
     for results in run("checks", out, partial(_steps, time.monotonic() + options.seconds)):
         write(results, out)
-    return exit_code(read(out, environment.capture(plugins.requirements())), "checks")
+    return exit_code(read(out, environment.capture(LIBRARIES)), "checks")
 
 
 def _steps(deadline: float, results: Results, out: Path) -> Iterator[Results]:

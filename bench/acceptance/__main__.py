@@ -16,11 +16,10 @@ from pathlib import Path
 
 import torch
 
-from toolkit import plugins
 from toolkit.bench import environment
 from toolkit.bench.acceptance import models, page
 from toolkit.bench.acceptance.claims import judge, load_claims
-from toolkit.bench.acceptance.results import Bandwidth, Part, Results, code_hash, continued, read
+from toolkit.bench.acceptance.results import LIBRARIES, Bandwidth, Part, Results, code_hash, continued, read
 from toolkit.bench.clocks import clock
 from toolkit.bench.kernels import attention
 from toolkit.bench.kernels.cases import cases
@@ -47,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("the time is up; the next call resumes here", file=sys.stderr)
             break
     print(out / page.FILE, file=sys.stderr)
-    return exit_code(read(out, environment.capture(plugins.requirements())), options.part)
+    return exit_code(read(out, environment.capture(LIBRARIES)), options.part)
 
 
 def default_folder() -> Path:
@@ -57,7 +56,7 @@ def default_folder() -> Path:
 
 def run(part: Part, out: Path, steps: Steps) -> Iterator[Results]:
     """Yield the results so far, then the results after every step."""
-    machine = environment.capture(plugins.requirements())
+    machine = environment.capture(LIBRARIES)
     out.mkdir(parents=True, exist_ok=True)
     results = continued(read(out, machine), part, code_hash(machine))
     yield results

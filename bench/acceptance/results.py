@@ -12,6 +12,8 @@ from toolkit.bench.kernels.attention import KernelReport
 from toolkit.records import BenchReport, Environment
 
 FILE = "results.json"
+LIBRARIES = ("torch", "triton", "timm")
+"""Packages whose versions decide results."""
 Part: TypeAlias = Literal["checks", "kernels", "models"]
 SOURCES = (
     "kernels", "models", "prune",
@@ -98,6 +100,7 @@ def code_hash(machine: Environment) -> str:
     """Hash of the sources that decide results, of the versions of the libraries, and of the GPU and its driver."""
     root = Path(toolkit.__file__).parent
     places = [root / source for source in SOURCES]
-    files = sorted(file for place in places for file in ([place] if place.is_file() else place.rglob("*.py")))
+    found = (file for place in places for file in ([place] if place.is_file() else place.rglob("*.*")))
+    files = sorted(file for file in found if file.suffix in (".py", ".json"))  # .json: kernels/tuned
     hashes = {str(file.relative_to(root)): hashing.sha256(file) for file in files}
     return hashing.digest([hashes, machine.libraries, machine.gpu, machine.driver])

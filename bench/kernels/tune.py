@@ -25,16 +25,21 @@ from toolkit.kernels.tune import Kind, Problem, fastest
 from toolkit.kernels.tuned import save
 
 ROUNDS, SAMPLES = 5, 4
-"""Every candidate is timed in this many rounds, with this many samples in each; the median counts."""
+"""Candidates are timed in this many rounds, with this many samples in each; the median counts."""
+HOPELESS = 1.25
+"""A candidate that is slower than the fastest by this factor is not timed again."""
 
 
 def median_times(subjects: Sequence[Sequence[Call]]) -> list[float]:
     """Median time of one call of each subject in microseconds, timed in turn. Only one CUDA graph is in memory."""
     samples: list[list[float]] = [[] for _ in subjects]
+    left = list(range(len(subjects)))
     for _ in range(ROUNDS):
-        for calls, times in zip(subjects, samples, strict=True):
-            timer = clock("cuda-graph").timer(calls)
-            times += [timer() / 1e3 for _ in range(SAMPLES)]
+        for index in left:
+            timer = clock("cuda-graph").timer(subjects[index])
+            samples[index] += [timer() / 1e3 for _ in range(SAMPLES)]
+        medians = {index: median(samples[index]) for index in left}
+        left = [index for index in left if medians[index] <= HOPELESS * min(medians.values())]
     return [median(times) for times in samples]
 
 
