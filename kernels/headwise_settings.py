@@ -6,8 +6,9 @@ within shared memory on every supported GPU; both were checked with `machine_cod
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
+Kind: TypeAlias = Literal["forward", "backward_keys", "backward_queries"]
 Settings = dict[str, int]
 """A kernel's `constexpr` arguments and compiler options (num_warps, num_stages, ...)."""
 HOPPER = 90
@@ -27,7 +28,7 @@ MAX_CHUNKS = 3
 class Workload(NamedTuple):
     """The problem that a kernel solves."""
 
-    kind: Literal["forward", "backward_keys", "backward_queries"]
+    kind: Kind
     num_keys: int
     heads: tuple[tuple[int, int], ...]
     has_bias: bool = False

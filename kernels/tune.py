@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
 import triton
@@ -26,6 +26,7 @@ from toolkit.kernels.headwise_settings import (
     WHOLE_ROW_DIM,
     WHOLE_ROW_KEYS_ON_HOPPER,
     KernelConfig,
+    Kind,
     Settings,
     Workload,
     constants,
@@ -33,7 +34,6 @@ from toolkit.kernels.headwise_settings import (
 )
 from toolkit.kernels.tuned import TunedConfig, capability_of, tuning_key
 
-Kind = Literal["forward", "backward_keys", "backward_queries"]
 MedianTimes: TypeAlias = Callable[[Sequence[Sequence[Callable[[], object]]]], Sequence[float]]
 """Median time of one call of each subject in microseconds; a subject is a list of equivalent calls on different inputs,
 to rotate over."""

@@ -17,6 +17,7 @@ from toolkit.kernels.headwise_settings import (
     HOPPER,
     MIN_TILE,
     KernelConfig,
+    Kind,
     Settings,
     Workload,
     constants,
@@ -31,7 +32,7 @@ SCHEMA = 1
 class TuningKey:
     """Workloads that share a tuned configuration: head count, exact widths and batch size do not matter."""
 
-    kind: str
+    kind: Kind
     num_keys: int
     """Rounded up to a multiple of `MIN_TILE`."""
     dim_qk: int

@@ -20,8 +20,8 @@ import torch
 
 from toolkit.bench.clocks import Call, clock
 from toolkit.kernels.heads import MAX_HEAD_DIM, unsupported
-from toolkit.kernels.headwise_settings import Workload
-from toolkit.kernels.tune import Kind, Problem, fastest
+from toolkit.kernels.headwise_settings import Kind, Workload
+from toolkit.kernels.tune import Problem, fastest
 from toolkit.kernels.tuned import save
 
 ROUNDS, SAMPLES = 5, 4

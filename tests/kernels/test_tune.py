@@ -10,8 +10,10 @@ import pytest
 import torch
 import triton
 
-from toolkit.kernels.headwise_settings import KernelConfig, Workload, heuristic_config
+from toolkit.kernels import tuned
+from toolkit.kernels.headwise_settings import KernelConfig, Workload, constants, heuristic_config
 from toolkit.kernels.tune import Problem, candidates, fastest
+from toolkit.kernels.tuned import TunedConfig
 
 HEADS = ((16, 8), (8, 16))
 WORKLOADS = [
@@ -41,6 +43,23 @@ def test_candidates_match_the_heuristic(workload: Workload) -> None:
     assert len(configs) == len({(kernel, tuple(settings.items())) for kernel, settings in configs})
     for config in one_per_block_size(configs):
         assert problem.disqualification(config) == "", config
+
+
+GPUS = sorted(file.stem for file in tuned.FOLDER.glob("*.json"))
+TUNED = [(gpu, config) for gpu in GPUS for config in tuned.load(gpu).values()]
+
+
+@pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="with a GPU, see `make gpu`")
+@pytest.mark.parametrize(
+    ("gpu", "config"),
+    TUNED,
+    ids=[f"{gpu}-{config.key.kind}-{config.key.num_keys}{'-bias' * config.key.has_bias}" for gpu, config in TUNED],
+)
+def test_tuned_configurations_match_the_heuristic(gpu: str, config: TunedConfig) -> None:
+    key = config.key
+    workload = Workload(key.kind, key.num_keys, ((key.dim_qk, key.dim_v),), key.has_bias, key.has_key_bias)
+    complete = KernelConfig(config.kernel, {**constants(workload, config.kernel, 90), **config.settings})
+    assert Problem(workload, 1, "cpu", torch.float32).disqualification(complete) == "", gpu
 
 
 @pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="with a GPU, see `make gpu`")

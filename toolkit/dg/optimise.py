@@ -56,10 +56,12 @@ def build_schedule(optimizer: Optimizer, settings: Training, steps: int) -> Sche
     schedule: Scheduler | None
     schedule, _ = create_scheduler_v2(
         optimizer,
-        sched=settings.schedule,
+        # timm before 1.0.30 has no constant schedule; a step schedule that multiplies by 1 is the same.
+        sched="step" if settings.schedule == "constant" else settings.schedule,
         num_epochs=steps,
+        decay_epochs=steps,
         warmup_epochs=round(settings.warmup_epochs * steps / settings.epochs),
-        decay_rate=1.0,  # the power of poly
+        decay_rate=1.0,  # the factor of step, the power of poly
         warmup_lr=settings.learning_rate * WARMUP_START,
         step_on_epochs=False,
         updates_per_epoch=1,  # an "epoch" of this schedule is one step
