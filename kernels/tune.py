@@ -26,7 +26,6 @@ from toolkit.kernels.headwise_settings import (
     WHOLE_ROW_DIM,
     WHOLE_ROW_KEYS_ON_HOPPER,
     KernelConfig,
-    Kind,
     Settings,
     Workload,
     constants,
