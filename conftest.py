@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parent / "tests"
 STRENGTHS = {"each_choice": 1, "pairwise": 2}
-TRACED_ONCE = ("export", "kernels", "models")
-"""Packages in which only the first case of a test counts for coverage: tracing doubles the time of exports and of
-interpreted kernels, and further cases rarely run other lines."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are selected by their markers
@@ -25,12 +20,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for (_, strength), cases in products.items():
         for case in _redundant(cases, strength):
             case.add_marker("slow")
-    seen = set()
+    traced = set()
     for item in items:
-        if item.path.relative_to(TESTS).parts[0] in TRACED_ONCE and not item.get_closest_marker("slow"):
-            if _name(item) in seen:
-                item.add_marker("no_cover")
-            seen.add(_name(item))
+        if _name(item) in traced:  # further cases rarely run other lines, and tracing doubles the time of an export
+            item.add_marker("no_cover")
+        elif not item.get_closest_marker("slow"):
+            traced.add(_name(item))
 
 
 def _name(item: pytest.Item) -> str:

@@ -18,7 +18,7 @@ from toolkit.export.attention import (
     per_bucket,
 )
 from toolkit.kernels.heads import ALIGNMENT
-from toolkit.models.attention import HeadwiseAttention
+from toolkit.models.attention import HeadwiseAttention, normed
 
 MASKED = -30000.0
 """Mask value for padded keys: exp() underflows to 0 and it fits fp16."""
@@ -49,6 +49,7 @@ class FlatAttention(nn.Module):
         self.form = form
         self.op: AttentionOp = decomposed
         self.proj = attention.proj
+        self.q_norm, self.k_norm = attention.q_norm, attention.k_norm
         biases, q_width = attention.packed_bias(), attention.layout.qk_width
         if num_queries == num_tokens:
             self.qkv = _linear(attention.qkv.weight, biases)
@@ -69,12 +70,24 @@ class FlatAttention(nn.Module):
         attend: AttentionForm = self.form if torch.onnx.is_in_onnx_export() else partial(per_bucket, self.op)
         biases = Biases(self.bias, key_bias)
         if self.spec.num_queries == self.spec.num_tokens:
-            mixed = attend(self.qkv(x), None, biases, self.spec)
+            mixed = attend(self._normalised(self.qkv(x)), None, biases, self.spec)
         else:
-            queries = first_tokens(x, self.spec.num_tokens, self.spec.num_queries, self.spec.batch)
-            mixed = attend(self.kv(x), self.q(queries), biases, self.spec)
+            queries = self.q(first_tokens(x, self.spec.num_tokens, self.spec.num_queries, self.spec.batch))
+            if self.q_norm is not None:
+                queries = normed(self.q_norm, queries, len(self.spec.layout.heads))
+            mixed = attend(self._normalised(self.kv(x)), queries, biases, self.spec)
         output: Tensor = self.proj(mixed)
         return output
+
+    def _normalised(self, packed: Tensor) -> Tensor:
+        """q, k and v, or k and v, with the norms of queries and keys applied."""
+        if self.q_norm is None or self.k_norm is None:
+            return packed
+        norms = [self.q_norm, self.k_norm] if self.spec.num_queries == self.spec.num_tokens else [self.k_norm]
+        layout = self.spec.layout
+        *parts, values = packed.split([*[layout.qk_width] * len(norms), layout.v_width], dim=-1)
+        parts = [normed(norm, part, len(layout.heads)) for norm, part in zip(norms, parts, strict=True)]
+        return torch.cat([*parts, values], dim=-1)
 
 
 def first_tokens(x: Tensor, num_tokens: int, count: int, batch: BatchShape) -> Tensor:

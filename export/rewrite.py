@@ -61,18 +61,25 @@ def fold_norms(model: Model) -> int:
 
 
 def fold_softmax_scale(model: Model) -> int:
-    """Fold the softmax scale into the query projection: s (W_q x) k = (s W_q x) k."""
+    """Fold the softmax scale into the query projection, s (W_q x) k = (s W_q x) k, or into the queries' norm."""
     for attention in attentions(model.module).values():
-        attention.qkv.weight[: attention.layout.qk_width].mul_(attention.scale)
-        if attention.q_bias is not None:
-            attention.q_bias.mul_(attention.scale)
+        if attention.q_norm is not None:
+            for parameter in attention.q_norm.parameters():
+                parameter.mul_(attention.scale)
+        else:
+            attention.qkv.weight[: attention.layout.qk_width].mul_(attention.scale)
+            if attention.q_bias is not None:
+                attention.q_bias.mul_(attention.scale)
         attention.scale = 1.0
     return len(attentions(model.module))
 
 
 def drop_key_bias(model: Model) -> int:
-    """Drop the key bias: q (k + b) = q k + q b, and softmax ignores q b, which is equal for all keys of a query."""
-    biased = [attention for attention in attentions(model.module).values() if attention.k_bias is not None]
+    """Drop the key bias: q (k + b) = q k + q b, and softmax ignores q b, which is equal for all keys of a query.
+
+    A norm of the keys comes in between, and keeps the bias."""
+    layers = attentions(model.module).values()
+    biased = [layer for layer in layers if layer.k_bias is not None and layer.k_norm is None]
     for attention in biased:
         attention.k_bias = None
     return len(biased)
@@ -153,6 +160,8 @@ def pad_for_kernel(model: Model, supported: HeadWidths) -> int:
     for attention in attentions(model.module).values():
         heads = [(max(head), max(head)) if supported.equal else head for head in attention.layout.heads]
         wider = HeadLayout(tuple((padded(qk), padded(v)) for qk, v in heads))
+        if attention.q_norm is not None and wider.qk_width != attention.layout.qk_width:
+            continue  # the norms are over a head's own channels
         if wider != attention.layout:
             pad_heads(attention, wider)
             changed += 1

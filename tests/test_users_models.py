@@ -25,7 +25,12 @@ FOLDERS: dict[str, tuple[str, dict[str, object]]] = {
     "dinov2": ("Dinov2ForImageClassification", {"mlp_ratio": 2, "use_swiglu_ffn": True}),
 }
 """Classes of transformers with arguments of their configs."""
-TIMM = {"siglip": "vit_base_patch16_siglip_224", "swiglu": "vit_giant_patch14_dinov2"}
+TIMM: dict[str, tuple[str, dict[str, Any]]] = {
+    "siglip": ("vit_base_patch16_siglip_224", {}),
+    "swiglu": ("vit_giant_patch14_dinov2", {}),
+    "query and key norms": ("vit_tiny_patch16_224", {"qk_norm": True}),
+}
+"""Names in timm, with arguments."""
 SMALL = {"patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads": 4, "mlp_ratio": 2.0}
 FACTORY = """
 import timm
@@ -54,7 +59,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
             cls(cls.config_class(**SIZES, **fields, num_labels=3)).save_pretrained(kind)
             return f"./{kind}"
         if kind in TIMM:
-            return TIMM[kind]
+            return TIMM[kind][0]
         Path("factory_of_users.py").write_text(FACTORY)
         return "factory_of_users:vit"
 
@@ -66,7 +71,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
 def test_python_api_from_source_to_verdict(
     kind: str, source: Callable[[str], str], randomised: Callable[[nn.Module], nn.Module]
 ) -> None:
-    more: dict[str, Any] = {"weights": "none", "image_size": 32, "args": SMALL} if kind in TIMM else {}
+    more: dict[str, Any] = {"weights": "none", "image_size": 32, "args": SMALL | TIMM[kind][1]} if kind in TIMM else {}
     dense = toolkit.load(source(kind), CLASSES, **more)
     randomised(dense.module)
     axes, exact = ("head", "mlp", "embed"), {"round_to": 1}
@@ -90,7 +95,8 @@ def test_commands_from_source_to_verdict(
     words = ["--model", source(kind), "--data", data, "--hold-out", "sketch"]
     if kind in TIMM:
         words += ["--weights", "none", "--image-size", "32"]
-        words += [word for name, value in SMALL.items() for word in ("--set", f"model.args.{name}={value}")]
+        arguments = SMALL | TIMM[kind][1]
+        words += [word for name, value in arguments.items() for word in ("--set", f"model.args.{name}={value}")]
     quick = {"data.workers": 0, "train.epochs": 1, "finetune.epochs": 1, "parity.margin": 0.9, "prune.ratio": 0.5}
     words += [word for name, value in quick.items() for word in ("--set", f"{name}={value}")]
     ended = command("run", "--until", "parity", *words)

@@ -23,6 +23,7 @@ class HeadwiseAttention(nn.Module):
         q_bias, k_bias, v_bias  [Q], [Q], [V], or None (BEiT has no key bias)
         proj.weight [width, V], proj.bias
         relative_position_bias_table [offsets, heads], only with `relative_position_index` [tokens, tokens]
+        q_norm, k_norm: norms over the channels of a query and of a key, the same for all heads, or None
 
     `scale` is the source model's softmax scale, and independent of pruned widths.
     """
@@ -40,6 +41,10 @@ class HeadwiseAttention(nn.Module):
         self.proj = nn.Linear(layout.v_width, width)
         self.attn_drop = nn.Dropout(0.0)
         self.proj_drop = nn.Dropout(0.0)
+        self.q_norm: nn.Module | None
+        self.k_norm: nn.Module | None
+        self.register_module("q_norm", None)
+        self.register_module("k_norm", None)
         self.relative_position_bias_table: nn.Parameter | None = None
         if relative_position_index is not None:
             offsets = int(relative_position_index.max()) + 1
@@ -52,6 +57,10 @@ class HeadwiseAttention(nn.Module):
         key_bias: [batch, tokens] or None, added to the logits of every head and query; see `headwise_attention`.
         """
         packed = F.linear(x, self.qkv.weight, self.packed_bias())  # [batch, tokens, Q + Q + V]
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k, v = packed.split([self.layout.qk_width, self.layout.qk_width, self.layout.v_width], dim=-1)
+            heads = len(self.layout.heads)
+            packed = torch.cat([normed(self.q_norm, q, heads), normed(self.k_norm, k, heads), v], dim=-1)
         dropout = self.attn_drop.p if self.training else 0.0
         mixed = headwise_attention(
             packed, self.layout.heads, self.scale, self.position_bias(), dropout, key_bias=key_bias
@@ -104,3 +113,9 @@ class HeadwiseAttention(nn.Module):
         if self.relative_position_bias_table is None or self.relative_position_index is None:
             return None
         return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+
+
+def normed(norm: nn.Module, x: Tensor, heads: int) -> Tensor:
+    """`norm` of each head's queries or keys: [..., Q] -> [..., Q]"""
+    output: Tensor = norm(x.unflatten(-1, (heads, -1))).flatten(-2)
+    return output

@@ -74,7 +74,7 @@ def attention_groups(place: str, attention: HeadwiseAttention) -> list[Group]:
         whole += (Slice(f"{place}.relative_position_bias_table", 1, indices, indices),)
     return [
         Group(place, "head", (len(heads),), whole),
-        Group(place, "qk", tuple(qk for qk, _ in heads), slices(queries, None)),
+        Group(place, "qk", tuple(qk for qk, _ in heads), slices(queries, None), attention.q_norm is not None),
         Group(place, "v", tuple(v for _, v in heads), slices(None, values)),
     ]
 

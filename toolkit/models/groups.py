@@ -57,6 +57,8 @@ class Group:
     axis: Axis
     segments: tuple[int, ...]
     slices: tuple[Slice, ...]
+    indivisible: bool = False
+    """Whether units are only removed with their head."""
 
     @property
     def key(self) -> Key:
@@ -92,9 +94,11 @@ class Groups:
         return iter(self.by_key.values())
 
     def along(self, axes: Sequence[Axis]) -> Groups:
-        """The subset of groups along these axes."""
+        """The subset of groups along these axes whose units can be removed one by one."""
         subset = copy.copy(self)
-        subset.by_key = {key: group for key, group in self.by_key.items() if group.axis in axes}
+        subset.by_key = {
+            key: group for key, group in self.by_key.items() if group.axis in axes and not group.indivisible
+        }
         return subset
 
     def find(self, place: str, axis: Axis) -> Group:

@@ -72,6 +72,10 @@ class Selection:
 
     def _mark(self, cut: Cut) -> None:
         group = self.groups.find(cut.place, cut.axis)
+        if group.indivisible:
+            raise PlanError(
+                f"the queries and keys of {cut.place!r} are normalised, so that only whole heads can be removed"
+            )
         if not cut.units:
             raise PlanError(f"the cut of {cut.axis} at {cut.place!r} lists no units")
         if len(set(cut.units)) < len(cut.units):

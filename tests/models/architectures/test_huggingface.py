@@ -255,9 +255,10 @@ def test_the_command_line_refuses_a_bad_folder_before_training(command: Callable
 def test_without_transformers_the_package_is_named(
     folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    vit = folder("vit")
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(errors.MissingDependency, match="transformers") as raised:
-        toolkit.load(folder("vit"))
+        toolkit.load(vit)
     assert raised.value.exit_code == 5
     assert "vit-toolkit[huggingface]" in raised.value.hint
 

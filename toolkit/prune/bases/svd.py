@@ -24,7 +24,8 @@ class Svd:
     def rotate(self, model: Model, calibration: Calibration) -> Model:
         rotated = model.copied()
         for attention in attentions(rotated.module).values():
-            _rotate(attention)
+            if attention.q_norm is None:  # else the logits are no product of the projections
+                _rotate(attention)
         return rotated
 
 

@@ -85,6 +85,7 @@ PAIRS: list[tuple[str, dict[str, object], dict[str, object]]] = [
     (VIT, AVERAGED, {}),
     (VIT, {"init_values": 1e-5}, {}),
     (VIT, {"qkv_bias": False}, {}),
+    (VIT, {"qk_norm": True}, {}),
     (VIT, {"reg_tokens": 4}, {}),
     (VIT, {"no_embed_class": True}, {}),
     (VIT, {"mlp_ratio": 104.5 / 24, "depth": 3}, {}),
@@ -132,9 +133,9 @@ def test_another_family_is_suggested_with_the_files_sizes(
 
 
 def test_an_unsupported_architecture_is_not_suggested(model: MakeModule, written: WriteWeights, tmp_path: Path) -> None:
-    file = written(model(qk_norm=True).state_dict(), tmp_path / "weights.safetensors")
+    file = written(model(scale_attn_norm=True).state_dict(), tmp_path / "weights.safetensors")
     with pytest.raises(
-        WeightsError, match="the file has query and key norms, the model has none, and such models cannot be pruned"
+        WeightsError, match="the file has a norm inside attention, the model has none, and such models cannot be pruned"
     ):
         fill(model(), file)
 

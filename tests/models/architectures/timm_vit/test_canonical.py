@@ -27,6 +27,8 @@ MODELS: dict[str, dict[str, Setting]] = {
     "vit_base_patch16_siglip_224": {},
     "vit_tiny_patch16_224 with registers and pooling": {"global_pool": "map", "reg_tokens": 2, "norm_layer": "rmsnorm"},
     "vit_giant_patch14_dinov2": {"init_values": 0.1, "mlp_ratio": 2},
+    "vit_tiny_patch16_224 with query and key norms": {"qk_norm": True},
+    "vit_tiny_patch16_224 with RMS norms of queries and keys": {"qk_norm": True, "norm_layer": "rmsnorm"},
     "vit_tiny_patch16_224 with embedding norm": {"embed_norm_layer": "rmsnorm"},
     "aimv2_large_patch14_224": {},
     "beit_base_patch16_224 with gates": {"swiglu_mlp": True, "init_values": 0.1},
@@ -66,5 +68,5 @@ def test_an_unsupported_model_class_is_refused() -> None:
 
 
 def test_an_unsupported_attention_is_refused() -> None:
-    with pytest.raises(UnsupportedModel, match=r"blocks\.0\.attn\.q_norm is a LayerNorm"):
-        canonicalise(timm.create_model("vit_tiny_patch16_224", qk_norm=True, **SIZES))  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedModel, match=r"blocks\.0\.attn\.norm is a LayerNorm"):
+        canonicalise(timm.create_model("vit_tiny_patch16_224", scale_attn_norm=True, **SIZES))  # type: ignore[arg-type]

@@ -14,7 +14,6 @@ from toolkit.records import Setting
 SMALL: dict[str, Setting] = {"img_size": 16, "patch_size": 8, "depth": 1, "embed_dim": 24, "num_heads": 3}
 VIT, BEIT = "vit_tiny_patch16_224", "beit_base_patch16_224"
 REFUSED: list[tuple[str, dict[str, Setting], str]] = [
-    (VIT, {"qk_norm": True}, "blocks.0.attn.q_norm is a LayerNorm"),
     (VIT, {"scale_attn_norm": True}, "blocks.0.attn.norm is a LayerNorm"),
     (VIT, {"scale_mlp_norm": True}, "blocks.0.mlp.norm is a LayerNorm between the two layers of the MLP"),
     (BEIT, {"scale_mlp": True}, "blocks.0.mlp.norm is a LayerNorm between the two layers of the MLP"),

@@ -46,7 +46,7 @@ VIT_TRAITS = (
     Trait("fc_norm.weight", "a norm after average pooling", "global_pool=avg", "fc_norm=false"),
     Trait("blocks.0.ls1.gamma", "layer scale", "init_values=1e-5", "init_values=0"),
     Trait("blocks.0.attn.qkv.bias", "query, key and value biases", "qkv_bias=true", "qkv_bias=false"),
-    Trait("blocks.0.attn.q_norm.weight", "query and key norms", "", "qk_norm=false"),
+    Trait("blocks.0.attn.q_norm.weight", "query and key norms", "qk_norm=true", "qk_norm=false"),
     Trait("blocks.0.attn.norm.weight", "a norm inside attention", "", "scale_attn_norm=false"),
     Trait("blocks.0.mlp.norm.weight", "a norm inside the MLP", "", "scale_mlp_norm=false"),
 )

@@ -81,9 +81,14 @@ def unsupported_attention(place: str, attention: nn.Module) -> str:
         return f"{place} is a {type(attention).__name__}"
     for part in ("q_norm", "k_norm", "norm", "gate"):  # BEiT's attention has none of these
         extra = getattr(attention, part, None)
-        if extra is not None and not isinstance(extra, nn.Identity):
+        known = isinstance(extra, _HEAD_NORMS) and extra.weight is not None and part in ("q_norm", "k_norm")
+        if not known and not isinstance(extra, nn.Identity | None):
             return f"{place}.{part} is a {type(extra).__name__}"
     return ""
+
+
+_HEAD_NORMS = (nn.LayerNorm, RmsNorm, RmsNormFp32, nn.RMSNorm)
+"""Norms of queries and keys that can be converted."""
 
 
 def canonical_name(tensor: str) -> str:
@@ -176,6 +181,8 @@ def _from_vit(source: VitAttention) -> HeadwiseAttention:
     else:
         biases = source.qkv.bias.detach().clone().chunk(3)
         target.q_bias, target.k_bias, target.v_bias = (nn.Parameter(bias) for bias in biases)
+    if not isinstance(source.q_norm, nn.Identity):
+        target.q_norm, target.k_norm = source.q_norm, source.k_norm
     return target
 
 
