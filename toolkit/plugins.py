@@ -17,11 +17,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
 from importlib import metadata
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from toolkit.errors import MissingDependency, PluginError, ToolkitError, UnknownName, plainly
@@ -58,6 +61,20 @@ def names(package: str) -> list[str]:
 
 def places(package: str) -> dict[str, list[Place]]:
     """Where each plug-in of `package` is defined, by name; more than one place is an error once it is used."""
+    return _places(package, (*map(_changed, (str(_folder(package)), *sys.path)),))
+
+
+def _changed(path: str) -> tuple[str, int]:
+    """A path with its time of change, which is another one after an installation."""
+    try:
+        return path, Path(path).stat().st_mtime_ns
+    except OSError:  # inside a zip file, or missing
+        return path, 0
+
+
+@lru_cache(maxsize=128)
+def _places(package: str, state: object) -> dict[str, list[Place]]:
+    """`places`, for this state of the folders that are searched."""
     result: dict[str, list[Place]] = {}
     for file in _folder(package).iterdir():
         if file.name.endswith(".py") and _PLUGIN_LINE.search(file.read_text(encoding="utf-8")):

@@ -30,7 +30,7 @@ def model(models: Callable[..., Model], name: str, heads: str) -> Model:
     return models(name, heads)
 
 
-@pytest.mark.pairwise
+@pytest.mark.each_choice
 @pytest.mark.parametrize("batch_size", [(1, 4, 8), (4,)], ids=str)
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("target", TARGETS)

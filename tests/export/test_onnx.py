@@ -215,6 +215,7 @@ def test_the_error_for_an_unknown_target_suggests_the_closest() -> None:
 
 
 @pytest.mark.pairwise
+@pytest.mark.each_choice
 @pytest.mark.parametrize("heads", ["even", "uneven"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("batch_size", [(1, 4, 8), (2,)])

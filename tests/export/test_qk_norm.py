@@ -17,10 +17,8 @@ from toolkit.prune.bases.svd import PLUGIN as SVD
 from toolkit.prune.calibration import Calibration
 from toolkit.records import Artifact, Cut, HeadLayout
 
-NORMS = ("layernorm", "rmsnorm")
 
-
-@pytest.fixture(params=NORMS)
+@pytest.fixture(params=["layernorm", pytest.param("rmsnorm", marks=pytest.mark.slow)])
 def slim(request: pytest.FixtureRequest, small: Callable[..., Model]) -> Model:
     """Two blocks; one head less in the first, fewer values in both."""
     model = small(qk_norm=True, norm_layer=request.param)

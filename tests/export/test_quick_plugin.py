@@ -165,7 +165,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return program
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "beit_base_patch16_224"])
+@pytest.mark.parametrize(
+    "name", ["vit_tiny_patch16_224", pytest.param("beit_base_patch16_224", marks=pytest.mark.slow)]
+)
 def test_the_parser_finds_the_plugin_of_an_exported_graph(
     models: Callable[..., Model], exported: Callable[..., Artifact], run: Run, tmp_path: Path, name: str
 ) -> None:

@@ -31,7 +31,7 @@ NAMES = (
 Make = Callable[..., Model]
 
 
-@pytest.fixture(params=["even", "uneven"])
+@pytest.fixture(params=["uneven", pytest.param("even", marks=pytest.mark.slow)])
 def make(request: pytest.FixtureRequest, small: Make, uneven: Make) -> Make:
     return small if request.param == "even" else uneven
 

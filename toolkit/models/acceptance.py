@@ -7,6 +7,7 @@ last block at full width, with random weights, on an image of few patches.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -29,6 +30,19 @@ PATCHES = 3
 """Patches per side of an excerpt's images."""
 COPIES = 4
 """Maximum number of simultaneous copies of an excerpt's weights: gradients, masked and pruned models."""
+
+
+def check_once(model: Model) -> None:
+    """`check_supported`, unless a model of the same classes, sizes and arguments has passed in this process."""
+    parts = tuple((name, type(part)) for name, part in model.module.named_modules())
+    shapes = tuple((name, parameter.shape) for name, parameter in model.module.named_parameters())
+    key = (model.info.name, json.dumps(model.info.args), model.info.image_size, parts, shapes)
+    if key not in _PASSED:
+        check_supported(model)
+        _PASSED.add(key)
+
+
+_PASSED: set[object] = set()
 
 
 def check_supported(model: Model) -> None:

@@ -9,7 +9,7 @@ import torch
 from toolkit import recipe
 from toolkit.characters import listed
 from toolkit.errors import UnsupportedModel
-from toolkit.models.acceptance import check_finite_logits, check_supported
+from toolkit.models.acceptance import check_finite_logits, check_once
 from toolkit.models.architectures import Built, owner_of, source_of
 from toolkit.models.model import Model
 from toolkit.models.patches import check_size
@@ -54,7 +54,7 @@ def from_source(built: Built, settings: recipe.Model, classes: Sequence[str]) ->
     )
     model = Model(module.eval(), info, built.fresh)
     _check_outputs(model)
-    check_supported(model)
+    check_once(model)
     if settings.weights != "none":
         check_finite_logits(model)
     return model.with_current_info()

@@ -100,7 +100,7 @@ class Model:
         """The model with another `info`; cached properties are kept unless the image size changes."""
         other = replace(self, info=info)
         if info.image_size == self.info.image_size:
-            cached = ("groups", "layer_calls", "cost_model", "cost")
+            cached = ("architecture", "groups", "layer_calls", "cost_model", "cost")
             vars(other).update({name: vars(self)[name] for name in cached if name in vars(self)})
         return other
 

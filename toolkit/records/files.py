@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, fields
+from functools import cache
 from itertools import repeat
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -113,6 +114,8 @@ def _schema_of(content: Content, current: int, path: str) -> int:
 def _records_in(hint: Any, content: Any, path: str) -> Iterator[tuple[type, Content, str]]:
     """Kind, content and path of the records in the value of a field."""
     hint = without_none(hint)
+    if not _holds_records(hint):
+        return
     if is_record(hint) and isinstance(content, dict):
         yield hint, content, path
     elif get_origin(hint) is dict and isinstance(content, dict):
@@ -121,6 +124,12 @@ def _records_in(hint: Any, content: Any, path: str) -> Iterator[tuple[type, Cont
     elif get_origin(hint) is tuple and isinstance(content, list):
         for index, value in enumerate(content):
             yield from _records_in(get_args(hint)[0], value, f"{path}[{index}]")
+
+
+@cache
+def _holds_records(hint: Any) -> bool:
+    """Whether a value of this type is or contains records; long lists of numbers are not searched."""
+    return is_record(hint) or any(map(_holds_records, get_args(hint)))
 
 
 def _built(hint: Any, content: Any) -> Any:
@@ -134,6 +143,8 @@ def _built(hint: Any, content: Any) -> Any:
     if get_origin(hint) is dict:
         return {name: _built(args[1], value) for name, value in content.items()}
     if get_origin(hint) is tuple:
+        if args == (float, ...):
+            return tuple(map(float, content))
         hints = repeat(args[0]) if args[-1] is ... else args
         return tuple(_built(item_hint, item) for item_hint, item in zip(hints, content, strict=False))
     return float(content) if hint is float else content

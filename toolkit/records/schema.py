@@ -36,6 +36,7 @@ def is_record(hint: object) -> TypeGuard[type]:
     return is_dataclass(hint)
 
 
+@cache
 def without_none(hint: Any) -> Any:
     """`Kind` for `Kind | None`, all other types unchanged."""
     members = [member for member in get_args(hint) if member is not NoneType]

@@ -21,7 +21,11 @@ def test_an_unknown_model_gets_a_suggestion(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["vit_base_patch16_xp", "vit_base_patch16_siglip", "aimv2_1b_patch14_22", "beit3_base"]
+    "name",
+    [
+        *("vit_base_patch16_xp", "vit_base_patch16_siglip", "beit3_base"),
+        pytest.param("aimv2_1b_patch14_22", marks=pytest.mark.slow),
+    ],
 )
 def test_only_prunable_models_are_suggested(name: str) -> None:
     with pytest.raises(UnknownName) as caught:
