@@ -1,11 +1,20 @@
-"""Selection of parametrised cases for the default test run, and of the cases that count for coverage."""
+"""Selection of parametrised cases for the default test run and for coverage, and exports that are traced once."""
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import os
 from collections import Counter
+from collections.abc import Iterator
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+    from torch import nn
 
 STRENGTHS = {"each_choice": 1, "pairwise": 2}
 
@@ -51,3 +60,63 @@ def _values(case: pytest.Function) -> list[str]:
     names = [mark.args[0] for mark in case.iter_markers("parametrize")]
     groups = [group.replace(" ", "").split(",") if isinstance(group, str) else group for group in names]
     return [repr([(name, case.callspec.params[name]) for name in group]) for group in groups]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _traced_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Trace equal modules to ONNX once for all tests and processes, with one table of operators: a trace takes most of
+    the time of a small model's export."""
+    onnx = pytest.importorskip("onnx")
+    import torch
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    from toolkit.export import trace
+
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "traced"
+    folder.mkdir(exist_ok=True)
+    exporter, real = torch.onnx.export, trace.export_onnx
+
+    def export_onnx(
+        module: nn.Module, examples: tuple[Any, ...], opset: int, names: object, dynamic: tuple[Any, ...]
+    ) -> ModelProto:
+        only_batch = all(dims is None or [*dims] == [0] for dims in dynamic)
+        if not only_batch or torch.onnx.export is not exporter:
+            return real(module, examples, opset, names, dynamic)  # type: ignore[arg-type]
+        shapes = [None if example is None else (example.dtype, example.shape) for example in examples]
+        file = folder / f"{_hash(module, (shapes, opset, names, [dims is None for dims in dynamic]))}.onnx"
+        if not file.exists():
+            proto = real(module, examples, opset, names, dynamic)  # type: ignore[arg-type]
+            draft = file.with_suffix(f".{os.getpid()}")
+            draft.write_bytes(proto.SerializeToString())
+            draft.replace(file)
+        loaded: ModelProto = onnx.load_model_from_string(file.read_bytes())
+        return loaded
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
+        patch.setattr(trace, "export_onnx", export_onnx)
+        yield
+
+
+def _hash(module: nn.Module, settings: object) -> str:
+    """Hash of all that a trace depends on: settings, and classes, attributes and tensors of all submodules."""
+    import torch
+
+    digest = hashlib.sha256(repr(settings).encode())
+    for name, part in module.named_modules():
+        own = {key: _text(value) for key, value in vars(part).items() if not key.startswith("_")}
+        hooks = [_text(hook) for hook in (*part._forward_pre_hooks.values(), *part._forward_hooks.values())]
+        digest.update(repr((name, type(part), own, hooks)).encode())
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        digest.update(repr((name, tensor.dtype, tensor.shape)).encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _text(value: Any) -> str:
+    """The representation of a value, without the addresses of functions."""
+    if isinstance(value, partial):
+        return f"{_text(value.func)} {value.args} {value.keywords}"
+    named = hasattr(value, "__qualname__") and getattr(value, "__closure__", None) is None
+    return f"{value.__module__}.{value.__qualname__}" if named else repr(value)

@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LINKED = ("kernels", "export", "bench")
 CODE = ("toolkit", *LINKED)
-DATA = ("*.j2", "*.yaml", "py.typed")
+DATA = ("*.j2", "*.yaml", "tuned/*.json", "py.typed")
 
 
 def files_of_the_package() -> set[str]:

@@ -67,7 +67,9 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     sys.modules.pop("factory_of_users", None)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in ("vit", "dinov2") else kind for kind in KINDS]
+)
 def test_python_api_from_source_to_verdict(
     kind: str, source: Callable[[str], str], randomised: Callable[[nn.Module], nn.Module]
 ) -> None:
@@ -86,7 +88,7 @@ def test_python_api_from_source_to_verdict(
 
 
 @pytest.mark.parametrize(
-    "kind", [kind if kind in ("factory", "beit") else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+    "kind", [kind if kind == "factory" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
 )
 def test_commands_from_source_to_verdict(
     kind: str, source: Callable[[str], str], finished: tuple[Path, Any], command: Callable[..., Any], tmp_path: Path

@@ -96,6 +96,7 @@ def test_an_export(
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_parity_names_the_side(here: Path, command: Command, broken: Callable[[str, str], None]) -> None:
     assert command("export", "--openvino").code == 0
     broken("openvino", OPENVINO)

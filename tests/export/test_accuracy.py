@@ -33,7 +33,7 @@ NAMES = ("deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_
 FORMS = ("decomposed", "packed", "standard", "custom")
 QUICK = {
     "int8": ("deit_tiny_distilled_patch16_224", "outliers", ("decomposed", "standard", "custom")),
-    "fp16": ("deit_tiny_patch16_224", "outliers", ("decomposed",)),
+    "fp16": ("deit_tiny_patch16_224", "outliers", ()),
     "bf16": ("beit_base_patch16_224", "outliers", ("decomposed",)),
 }
 """For each precision, the model, the kind and the forms whose tests are not slow."""

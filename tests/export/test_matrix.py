@@ -72,7 +72,12 @@ def test_every_file(
 
 @pytest.mark.parametrize(
     "precision",
-    [pytest.param("fp32", marks=pytest.mark.slow), pytest.param("fp16", marks=pytest.mark.slow), "bf16", "int8"],
+    [
+        pytest.param("fp32", marks=pytest.mark.slow),
+        pytest.param("fp16", marks=pytest.mark.slow),
+        "bf16",
+        pytest.param("int8", marks=pytest.mark.slow),
+    ],
 )
 def test_custom_attention_in_every_precision(
     models: Callable[..., Model], exported: Callable[..., Artifact], precision: str

@@ -29,7 +29,7 @@ Exported = Callable[..., Artifact]
 NAMES = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])])
 def test_packed_attention_uses_a_single_transpose(
     models: Models, exported: Exported, tmp_path: Path, name: str
 ) -> None:
@@ -143,7 +143,7 @@ def test_weights_too_large_for_one_file_are_external(
     assert (tmp_path / "out" / "model.onnx").stat().st_size < (tmp_path / "out" / "model.onnx.data").stat().st_size
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.slow), "int8"])
 def test_uint8_input(models: Models, exported: Exported, tmp_path: Path, precision: str) -> None:
     model = models("beit_base_patch16_224", "uneven")
     artifact = exported(model, input="uint8", precision=precision)

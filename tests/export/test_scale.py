@@ -95,6 +95,7 @@ def test_engines_of_deit_tiny(deit_tiny: Callable[..., Model], tmp_path: Path, c
     check_engine(artifact, tmp_path, case, 12)
 
 
+@pytest.mark.slow
 def test_an_engine_of_three_blocks_of_deit_tiny(deit_tiny: Callable[..., Model], tmp_path: Path) -> None:
     """A quick case; test_tensorrt.py builds small models in every precision and for every GPU."""
     case = ("uneven", "int8", "sm_120")
