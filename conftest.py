@@ -62,6 +62,14 @@ def _values(case: pytest.Function) -> list[str]:
     return [repr([(name, case.callspec.params[name]) for name in group]) for group in groups]
 
 
+@pytest.fixture(autouse=True)
+def _untraced_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Subprocesses of tests that do not count for coverage are not traced either."""
+    if request.node.get_closest_marker("no_cover"):
+        for name in [name for name in os.environ if name.startswith("COV")]:
+            monkeypatch.delenv(name)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _traced_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Trace equal modules to ONNX once for all tests and processes, with one table of operators: a trace takes most of

@@ -47,14 +47,6 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True)
-def _untraced_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Subprocesses of tests that do not count for coverage are not traced either."""
-    if request.node.get_closest_marker("no_cover"):
-        for name in [name for name in os.environ if name.startswith("COV")]:
-            monkeypatch.delenv(name)
-
-
 @pytest.fixture
 def interrupts_arrive() -> Iterator[None]:
     """Enable KeyboardInterrupt, which shells disable for background processes."""

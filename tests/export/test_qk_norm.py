@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from toolkit.errors import PlanError
+from toolkit.errors import PlanError, UnsupportedModel
 from toolkit.export.rewrite import REWRITES, pad_heads, rewrite
 from toolkit.models.block import attentions
 from toolkit.models.model import Model
@@ -59,8 +59,9 @@ def test_padded_values_change_no_logit(slim: Model) -> None:
     assert_equal(logits(changed), logits(slim))
 
 
-def test_the_singular_value_basis_leaves_them_alone(slim: Model) -> None:
-    assert torch.equal(logits(SVD.rotate(slim, Calibration(lambda _: [], (), 0))), logits(slim))
+def test_the_singular_value_basis_is_refused(slim: Model) -> None:
+    with pytest.raises(UnsupportedModel, match=r"basis svd is not for blocks\.0\.attn, which normalises"):
+        SVD.rotate(slim, Calibration(lambda _: [], (), 0))
 
 
 @pytest.mark.each_choice

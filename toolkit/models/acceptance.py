@@ -177,9 +177,8 @@ def _cuts(groups: Groups) -> Iterator[Cut]:
     last = len(groups.blocks) - 1
     for group in groups:
         removable = group.segments[-1] - min_units(group.axis)
-        if group.indivisible:
-            continue
-        if removable > 0 and (block_of(group.place, groups.blocks) == last or group.axis in ("block", "embed")):
+        checked = block_of(group.place, groups.blocks) == last or group.axis in ("block", "embed")
+        if removable > 0 and checked and not group.indivisible:
             yield Cut(group.place, group.axis, (group.units - 1 if group.axis in ("qk", "v") else 0,))
 
 

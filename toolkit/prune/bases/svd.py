@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from toolkit.errors import UnsupportedModel
 from toolkit.models.attention import HeadwiseAttention
 from toolkit.models.block import attentions
 from toolkit.models.model import Model
@@ -23,9 +24,12 @@ class Svd:
 
     def rotate(self, model: Model, calibration: Calibration) -> Model:
         rotated = model.copied()
-        for attention in attentions(rotated.module).values():
-            if attention.q_norm is None:  # else the logits are no product of the projections
-                _rotate(attention)
+        for place, attention in attentions(rotated.module).items():
+            if attention.q_norm is not None:
+                raise UnsupportedModel(
+                    f"basis svd is not for {place}, which normalises its queries and keys", "--basis none"
+                )
+            _rotate(attention)
         return rotated
 
 

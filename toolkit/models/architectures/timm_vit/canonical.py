@@ -84,7 +84,8 @@ def unsupported_attention(place: str, attention: nn.Module) -> str:
         known = isinstance(extra, _HEAD_NORMS) and extra.weight is not None and part in ("q_norm", "k_norm")
         if not known and not isinstance(extra, nn.Identity | None):
             return f"{place}.{part} is a {type(extra).__name__}"
-    return ""
+    kinds = [isinstance(getattr(attention, part, None), _HEAD_NORMS) for part in ("q_norm", "k_norm")]
+    return "" if kinds[0] == kinds[1] else f"{place} normalises only one of queries and keys"
 
 
 _HEAD_NORMS = (nn.LayerNorm, RmsNorm, RmsNormFp32, nn.RMSNorm)
