@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 # Single-threaded worker processes, at most eight: each needs a gigabyte. A test file runs in one worker.
-SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile \
-	--durations=25 --durations-min=1
+SIDE_BY_SIDE := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --maxprocesses=8 \
+	--dist=loadfile --durations=25 --durations-min=1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

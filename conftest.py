@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,23 @@ if TYPE_CHECKING:
     from torch import nn
 
 STRENGTHS = {"each_choice": 1, "pairwise": 2}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Start coverage once in each test process, not as in any subprocess as well: `no_cover` would pause one of them.
+
+    The subprocesses of test processes are measured: pytest-cov sets the variable again.
+    """
+    os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Stop what pytest-cov 7 starts in a test process before it knows that it is one."""
+    plugin = session.config.pluginmanager.getplugin("_cov")
+    if hasattr(session.config, "workerinput") and plugin is not None and plugin.cov_controller is not None:
+        plugin.cov_controller.cov.stop()
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are selected by their markers
@@ -94,7 +112,7 @@ def _traced_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         shapes = [None if example is None else (example.dtype, example.shape) for example in examples]
         file = folder / f"{_hash(module, (shapes, opset, names, [dims is None for dims in dynamic]))}.onnx"
         if not file.exists():
-            proto = real(module, examples, opset, names, dynamic)  # type: ignore[arg-type]
+            proto = _without_coverage(real, module, examples, opset, names, dynamic)
             draft = file.with_suffix(f".{os.getpid()}")
             draft.write_bytes(proto.SerializeToString())
             draft.replace(file)
@@ -105,6 +123,37 @@ def _traced_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
         patch.setattr(trace, "export_onnx", export_onnx)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interpreter_without_coverage() -> Iterator[None]:
+    """Interpret Triton's kernels without coverage."""
+    try:
+        from triton.runtime import interpreter
+    except ModuleNotFoundError:  # there is no Triton for this system
+        yield
+        return
+    run = interpreter.GridExecutor.__call__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            interpreter.GridExecutor, "__call__", lambda *args, **named: _without_coverage(run, *args, **named)
+        )
+        yield
+
+
+def _without_coverage(call: Callable[..., Any], *args: Any, **named: Any) -> Any:
+    """The function's result; coverage would double the time of torch's and Triton's own code."""
+    tracer = sys.gettrace()
+    sys.settrace(None)
+    try:
+        return call(*args, **named)
+    finally:
+        sys.settrace(tracer)
+        _nothing()  # the tracer returns at the next call
+
+
+def _nothing() -> None:
+    pass
 
 
 def _hash(module: nn.Module, settings: object) -> str:

@@ -231,7 +231,7 @@ def test_the_example_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     load = '"deit_tiny_patch16_224", classes)'
     assert load in program
     program = program.replace(
-        load, f'{load[:-1]}, weights="none", image_size=32, args={{"depth": 3, "embed_dim": 96}})'
+        load, f'{load[:-1]}, weights="none", image_size=32, args={{"depth": 2, "embed_dim": 96}})'
     )
     batches = [(torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 1, 0]))]
     monkeypatch.chdir(tmp_path)

@@ -35,6 +35,7 @@ def folder(finished: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory)
     recipe["finetune"] |= {"epochs": 0, "evaluations": 1}
     recipe["prune"] = {"samples": 8, "round_to": 1}
     recipe["train"] |= {"epochs": 0, "evaluations": 1}
+    recipe["model"]["args"]["depth"] = 1
     (made / "toolkit.yaml").write_text(yaml.safe_dump(recipe))
     model = timm.create_model(recipe["model"]["name"], num_classes=3, img_size=32, **recipe["model"]["args"])
     save_file(model.state_dict(), made / "mine.safetensors")

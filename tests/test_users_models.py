@@ -68,7 +68,11 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in ("vit", "dinov2") else kind for kind in KINDS]
+    "kind",
+    [
+        kind if kind in ("factory", "beit", "siglip", "swiglu") else pytest.param(kind, marks=pytest.mark.slow)
+        for kind in KINDS
+    ],
 )
 def test_python_api_from_source_to_verdict(
     kind: str, source: Callable[[str], str], randomised: Callable[[nn.Module], nn.Module]

@@ -32,16 +32,16 @@ def test_every_runtime_opens_a_file() -> None:
 
 
 @pytest.mark.parametrize(("name", "subject"), CASES)
-@pytest.mark.parametrize("batch", [1, 3])
-def test_logits_match_the_model(name: str, subject: str, batch: int, folders: Path) -> None:
-    images = np.random.default_rng(batch).standard_normal((batch, 3, 32, 32), dtype=np.float32)
+def test_logits_match_the_model(name: str, subject: str, folders: Path) -> None:
+    images = np.random.default_rng(0).standard_normal((3, 3, 32, 32), dtype=np.float32)
     with torch.inference_mode():
         expected = store.load(folders / "slim").module(torch.from_numpy(images)).numpy()
-    with runtime(name).open(folders / subject, threads=1) as session:
-        logits = session.run(images)
-    assert logits.dtype == np.float32
     assert np.ptp(expected) > 0.01
-    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    with runtime(name).open(folders / subject, threads=1) as session:
+        for batch in (1, 3):
+            logits = session.run(images[:batch])
+            assert logits.dtype == np.float32
+            np.testing.assert_allclose(logits, expected[:batch], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", sorted({name for name, _ in CASES}))
