@@ -46,7 +46,7 @@ slow: $(READY) ## run slow tests, speed tests, and many random pruning plans
 	$(BIN)/pytest -m speed
 	TOOLKIT_MANY_EXAMPLES=1 $(BIN)/pytest tests/models/test_surgery.py
 
-models: $(READY) ## test which of timm's models can be pruned and exported: docs/models.md (10 minutes)
+models: $(READY) ## test which of timm's models can be pruned and exported: docs/models.md (4 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m toolkit.export.survey docs/models.md
 
 # These use the installed packages: those of a GPU machine may be fixed. Each takes at most 150 seconds on an H100, and

@@ -151,7 +151,10 @@ class LinearPatches(nn.Module):
 
 
 def pad_for_kernel(model: Model, supported: HeadWidths) -> int:
-    """Pad every head to the smallest supported widths; returns the number of changed layers."""
+    """Pad every head to the smallest supported widths; returns the number of changed layers.
+
+    A layer that normalises its queries and keys over the channels of a head is left as it is if they were widened.
+    """
 
     def padded(width: int) -> int:
         return max(supported.minimum, -(-width // supported.multiple) * supported.multiple)
@@ -161,7 +164,7 @@ def pad_for_kernel(model: Model, supported: HeadWidths) -> int:
         heads = [(max(head), max(head)) if supported.equal else head for head in attention.layout.heads]
         wider = HeadLayout(tuple((padded(qk), padded(v)) for qk, v in heads))
         if attention.q_norm is not None and wider.qk_width != attention.layout.qk_width:
-            continue  # the norms are over a head's own channels
+            continue
         if wider != attention.layout:
             pad_heads(attention, wider)
             changed += 1

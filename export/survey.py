@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import get_args
 
@@ -135,22 +137,35 @@ def _traits(module: nn.Module) -> Iterator[str]:
 
 
 def page(progress: Progress = silent) -> str:
-    """Text of docs/models.md. Raises the errors of `run_all_stages`, which every accepted model must pass."""
+    """Text of docs/models.md. Raises the errors of `run_all_stages`, which every accepted model must pass.
+
+    Models are tested in one process for each CPU.
+    """
     names = known_models()
     refused: dict[str, list[str]] = {}
     supported: dict[str, list[str]] = {}
-    for done, name in enumerate(names):
-        progress(done, len(names))
-        reason = refusal(name)
-        (refused if reason else supported).setdefault(reason or kind(name), []).append(name)
-    for done, (description, group) in enumerate(supported.items()):
-        progress(done, len(supported), description)
-        with tempfile.TemporaryDirectory() as folder:
-            run_all_stages(group[0], Path(folder))
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        for done, (name, (result, description)) in enumerate(zip(names, pool.map(examine, names), strict=True)):
+            progress(done, len(names))
+            (supported if result == SUPPORTED else refused).setdefault(description, []).append(name)
+        tested = pool.map(_run_all_stages, [group[0] for group in supported.values()])
+        for done, (description, _) in enumerate(zip(supported, tested, strict=True)):
+            progress(done, len(supported), description)
     count = sum(len(group) for group in supported.values())
     rows = [_row(SUPPORTED, description, group) for description, group in supported.items()]
     rows += [_row("refused", description, group) for description, group in refused.items()]
     return PAGE.format(timm=timm.__version__, all=len(names), good=count, axes=", ".join(AXES), rows="\n".join(rows))
+
+
+def examine(name: str) -> tuple[str, str]:
+    """Result of the model of this name, and its kind or the reason of its refusal."""
+    reason = refusal(name)
+    return ("refused", reason) if reason else (SUPPORTED, kind(name))
+
+
+def _run_all_stages(name: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        run_all_stages(name, Path(folder))
 
 
 def _row(result: str, description: str, names: Sequence[str]) -> str:

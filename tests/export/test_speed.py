@@ -55,7 +55,7 @@ def slim(dense: Model, halved: Callable[..., Model]) -> Model:
 def timm_module(model: Model) -> nn.Module:
     """timm's module with these widths, as torch-pruning would return it: fewer heads, narrower layers."""
     plain = timm.create_model("deit_tiny_patch16_224", img_size=SIZE, num_classes=len(CLASSES)).eval()
-    for ours, theirs in zip(blocks_of(model.module), blocks_of(plain), strict=True):
+    for ours, theirs in zip(blocks_of(model.module), plain.blocks, strict=True):
         (count, width, _), *others = ours.attn.layout.buckets
         assert not others
         theirs.attn.num_heads, theirs.attn.head_dim, theirs.attn.attn_dim = count, width, count * width

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import timm
+from torch import nn
 
 from toolkit import recipe
 from toolkit.errors import UnsupportedModel
@@ -36,6 +37,14 @@ def test_unsupported_parts_are_refused(name: str, args: dict[str, Setting], mess
         outline(recipe.Model(name=name, args={**SMALL, **args}), ("a", "b"))
     assert caught.value.message.startswith(f"{name} cannot be pruned yet: {message}")
     assert "docs/models.md" in caught.value.hint
+
+
+def test_a_norm_of_only_queries_or_keys_is_refused() -> None:
+    """As a user's factory may make it."""
+    model = timm.create_model(VIT, qk_norm=True, **SMALL)  # type: ignore[arg-type]
+    model.get_submodule("blocks.0.attn").k_norm = nn.Identity()
+    with pytest.raises(UnsupportedModel, match=r"blocks\.0\.attn normalises only one of queries and keys"):
+        check_parts(model, VIT)
 
 
 def test_a_model_without_blocks_is_refused() -> None:
