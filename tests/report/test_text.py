@@ -26,9 +26,12 @@ def test_the_table_fits_a_terminal_and_shows_the_result(page: Page) -> None:
     assert "latency: median per call, onnxruntime on local, 2 threads" in text
 
 
-def test_the_headline_is_the_title(page: Page) -> None:
-    above = " ".join(rendered(page).split("dense")[0].split())
-    assert above == "1.90x faster [1.85, 1.95] at batch 8, 50.0 % of the MACs, sketch accuracy 71.0 % -> 70.2 %"
+def test_each_claim_of_the_headline_is_a_line_of_the_title(page: Page) -> None:
+    assert [line.strip() for line in rendered(page).splitlines()[:3]] == [
+        "1.90x faster [1.85, 1.95] at batch 8",
+        "50.0 % of the MACs",
+        "sketch accuracy 71.0 % -> 70.2 %",
+    ]
 
 
 def test_the_text_is_ascii(page: Page) -> None:

@@ -40,10 +40,14 @@ class Judgement:
 
 
 def headline(page: Page) -> str:
-    """The result in one sentence: speed, size, accuracy. Only valid measurements are claimed."""
-    parts = [_speed_claim(page), _size_claim(page), _accuracy_claim(page)]
-    sentence = ", ".join(part for part in parts if part)
-    return sentence[:1].upper() + sentence[1:]
+    """The result in one sentence."""
+    return ", ".join(claims(page))
+
+
+def claims(page: Page) -> tuple[str, ...]:
+    """The parts of the headline: speed, size, accuracy. Only valid measurements are claimed."""
+    speed, *others = filter(None, (_speed_claim(page), _size_claim(page), _accuracy_claim(page)))
+    return speed[:1].upper() + speed[1:], *others
 
 
 def judgement(page: Page) -> Judgement:

@@ -11,10 +11,9 @@ _PLAIN = str.maketrans({"\u2212": "-", "\u00d7": "x", "\u2192": "->", "\u00a0": 
 
 
 def summary_table(page: Page) -> Table:
-    """Table of dense and slim, with the headline as title and the verdict as caption. Markup in names is not parsed."""
-    table = Table(
-        "", DENSE, SLIM, "change", "95 % interval", title=_plain(summary.headline(page)), caption=_plain(_below(page))
-    )
+    """Table of dense and slim, with the claims as title and the verdict as caption. Markup in names is not parsed."""
+    title = "\n".join(summary.claims(page))
+    table = Table("", DENSE, SLIM, "change", "95 % interval", title=_plain(title), caption=_plain(_below(page)))
     for column in table.columns[1:]:
         column.justify = "right"
     rows = summary.rows(page)
