@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -47,14 +46,6 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture
-def interrupts_arrive() -> Iterator[None]:
-    """Enable KeyboardInterrupt, which shells disable for background processes."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of images and weights next to the repository; tests that need it are skipped without it."""
@@ -80,12 +71,6 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
         return folder
 
     return made
-
-
-@pytest.fixture(scope="session")
-def untraced() -> dict[str, str]:
-    """Environment variables for subprocesses without coverage, which would double their time."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("COV")}
 
 
 @pytest.fixture(scope="session")

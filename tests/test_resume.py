@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from toolkit.records import ModelInfo
 
 Command = Callable[..., Any]
 Snapshot = Callable[..., dict[str, str]]
-pytestmark = pytest.mark.usefixtures("interrupts_arrive")
 LIVING = ("log.jsonl", "environment.json", "recipe.yaml", "flags.yaml", ".work", ".*.new")
 
 KILLED_AFTER_TWO_CHECKPOINTS = """
@@ -41,6 +40,14 @@ RunFolder._replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 from toolkit.cli import main
 main()
 """
+
+
+@pytest.fixture(autouse=True)
+def _interrupts_arrive() -> Iterator[None]:
+    """Enable KeyboardInterrupt, which shells disable for background processes."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

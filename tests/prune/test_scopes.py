@@ -295,7 +295,6 @@ def test_steps_before_the_last_get_close_and_never_raise(name: str, constrain: M
     for budget in (Budget("ratio", 0.1), Budget("macs", 0.99)):
         with pytest.raises(BudgetError):
             prune(name, scores, budget, last)
-        cuts = prune(name, scores, budget, earlier)
-        if cuts:
+        if cuts := prune(name, scores, budget, earlier):
             cost = last.cost.after_removing(Selection(last.groups, cuts).removed)
             assert cost.macs >= budget.fraction * last.cost.dense.macs
