@@ -82,7 +82,9 @@ def _tile_sizes(workload: Workload, kernel: str, capability: int) -> Settings:
     if kernel == "online":
         few = wide or (workload.has_bias and capability != HOPPER)
         keys = 128 if dim == MIN_TILE else 32 if few else 64
-        return {"BLOCK_Q": 64, "BLOCK_K": keys, "num_warps": 4, "num_stages": 2}
+        # With as many queries per warp, registers spill in blocks of 64.
+        queries, warps = (128, 8) if keys == 32 and capability != HOPPER else (64, 4)
+        return {"BLOCK_Q": queries, "BLOCK_K": keys, "num_warps": warps, "num_stages": 2}
     if kernel != "whole_row":
         narrow = dim == MIN_TILE and workload.has_bias and workload.has_key_bias
         return {"BLOCK_Q": 32 if wide or narrow else 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 1}
