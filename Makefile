@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 # Stamp files of environments: with the runtime dependencies, and with those of tests and checks as well.
 INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
-# Single-threaded worker processes, at most eight: each needs a gigabyte. A test file runs in one worker.
+# Single-threaded worker processes, at most eight: each needs a gigabyte. A test file runs in one worker. Byte code is
+# stored, because tests start many processes.
 SIDE_BY_SIDE := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --maxprocesses=8 \
 	--dist=loadfile --durations=25 --durations-min=1
 

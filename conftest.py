@@ -1,4 +1,4 @@
-"""Selection of parametrised cases for the default test run and for coverage, and exports that are traced once."""
+"""What keeps `make test` short: selected cases of products, coverage of first cases, shared ONNX traces."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ STRENGTHS = {"each_choice": 1, "pairwise": 2}
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes() -> None:
-    """Start coverage once in each test process, not as in any subprocess as well: `no_cover` would pause one of them.
-
-    The subprocesses of test processes are measured: pytest-cov sets the variable again.
+    """Let only pytest-cov start coverage in test processes: its `no_cover` would not pause what starts in every
+    subprocess by itself. For the subprocesses of tests it sets the variable again.
     """
     os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Stop what pytest-cov 7 starts in a test process before it knows that it is one."""
+    """Stop the coverage that pytest-cov 7 starts in a test process as if it were the only one; it starts a second one
+    for test processes."""
     plugin = session.config.pluginmanager.getplugin("_cov")
     if hasattr(session.config, "workerinput") and plugin is not None and plugin.cov_controller is not None:
         plugin.cov_controller.cov.stop()
@@ -148,14 +148,14 @@ def _interpreter_without_coverage() -> Iterator[None]:
 
 
 def _without_coverage(call: Callable[..., Any], *args: Any, **named: Any) -> Any:
-    """The function's result; coverage would double the time of torch's and Triton's own code."""
+    """Call a function without coverage, which would double the time of torch's and Triton's own code."""
     tracer = sys.gettrace()
     sys.settrace(None)
     try:
         return call(*args, **named)
     finally:
         sys.settrace(tracer)
-        _nothing()  # the tracer returns at the next call
+        _nothing()  # coverage's tracer is installed again by the next call
 
 
 def _nothing() -> None:

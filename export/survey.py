@@ -20,7 +20,7 @@ import torch
 from timm.models.beit import Beit
 from torch import nn
 
-from toolkit import recipe
+from toolkit import limits, recipe
 from toolkit.errors import BadInput, CheckFailed
 from toolkit.export.artifact import export
 from toolkit.models import store
@@ -139,12 +139,12 @@ def _traits(module: nn.Module) -> Iterator[str]:
 def page(progress: Progress = silent) -> str:
     """Text of docs/models.md. Raises the errors of `run_all_stages`, which every accepted model must pass.
 
-    Models are tested in one process for each CPU.
+    Models are tested in one process for each CPU, at most eight.
     """
     names = known_models()
     refused: dict[str, list[str]] = {}
     supported: dict[str, list[str]] = {}
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(limits.cores(), 8), get_context("spawn")) as pool:
         for done, (name, (result, description)) in enumerate(zip(names, pool.map(examine, names), strict=True)):
             progress(done, len(names))
             (supported if result == SUPPORTED else refused).setdefault(description, []).append(name)

@@ -82,7 +82,7 @@ def _tile_sizes(workload: Workload, kernel: str, capability: int) -> Settings:
     if kernel == "online":
         few = wide or (workload.has_bias and capability != HOPPER)
         keys = 128 if dim == MIN_TILE else 32 if few else 64
-        # With as many queries per warp, registers spill in blocks of 64.
+        # Except on Hopper, registers spill with 64 queries on 4 warps.
         queries, warps = (128, 8) if keys == 32 and capability != HOPPER else (64, 4)
         return {"BLOCK_Q": queries, "BLOCK_K": keys, "num_warps": warps, "num_stages": 2}
     if kernel != "whole_row":
