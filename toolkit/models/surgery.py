@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -51,6 +52,16 @@ def remove(model: Model, cuts: Sequence[Cut]) -> Removal:
     _check_cost(model, slim, selection)
     _check_outputs(model, slim, selection)
     return Removal(slim, _origin(model.groups, selection))
+
+
+def pruned(model: Model, cuts: Sequence[Cut]) -> nn.Module:
+    """The module of `remove`, or a copy of the model's if there are no cuts, without the checks of a result.
+
+    Raises PlanError as `remove`.
+    """
+    if not cuts:
+        return copy.deepcopy(model.module)
+    return _pruned(model.module, model.architecture, Selection(model.groups, cuts))
 
 
 def _pruned(module: nn.Module, architecture: Architecture, selection: Selection) -> nn.Module:

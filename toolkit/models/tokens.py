@@ -20,11 +20,14 @@ from toolkit.models.model import Model
 from toolkit.records import Merge, ModelInfo
 
 
-def with_tokens(model: Model, merges: Sequence[Merge] = (), trim_last_block: bool = False) -> Model:
+def with_tokens(
+    model: Model, merges: Sequence[Merge] = (), trim_last_block: bool = False, keys: Model | None = None
+) -> Model:
     """A copy of `model` that merges tokens, or computes only the classifier's tokens in its last block, or both.
 
     `model` itself, which may be trimmed but has no merges yet, is not changed; it is returned if there is nothing to
-    do. Raises UnsupportedModel for a model whose tokens cannot be merged, PlanError for merges that do not fit it.
+    do. keys: the model whose keys are compared, with the same blocks; default: `model`, before any of its heads or
+    query/key units are pruned or changed to another basis. Raises UnsupportedModel for a model whose tokens cannot be merged, PlanError for merges that do not fit it.
     """
     trim = trim_last_block or model.info.trim_last_block
     if not merges and trim == model.info.trim_last_block:
@@ -37,16 +40,18 @@ def with_tokens(model: Model, merges: Sequence[Merge] = (), trim_last_block: boo
         check_merges(model, merges)
     other = model.copied()
     info = replace(model.info, merges=tuple(merges), trim_last_block=trim)
-    set_tokens(other.module, info, model.parts)
+    set_tokens(other.module, info, model.parts, None if keys is None else keys.module)
     return Model(other.module, info, model.fresh).with_current_info()
 
 
-def set_tokens(module: nn.Module, info: ModelInfo, parts: Parts) -> None:
-    """Let the blocks of `module` merge and trim tokens as in `info`, in place."""
+def set_tokens(module: nn.Module, info: ModelInfo, parts: Parts, keys: nn.Module | None = None) -> None:
+    """Let the blocks of `module` merge and trim tokens as in `info`, in place; keys: as in `with_tokens`."""
     blocks, indices = list(named_blocks(module).values()), block_indices(info)
+    compared = blocks if keys is None else list(named_blocks(keys).values())
     for merge in info.merges:
-        block = blocks[indices.index(merge.block)]
-        block.merge = TokenMerge(mean_keys(block.attn), merge.tokens, parts.prefix_tokens, merge.matching)
+        position = indices.index(merge.block)
+        metric = mean_keys(compared[position].attn)
+        blocks[position].merge = TokenMerge(metric, merge.tokens, parts.prefix_tokens, merge.matching)
     for block in blocks:
         block.attn.num_queries = None
     blocks[-1].attn.num_queries = parts.classifier_tokens if info.trim_last_block else None
