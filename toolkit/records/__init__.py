@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from toolkit.records.artifact import Artifact, BatchRange, EngineTraits, Fusion, FusionStatus, Lowered, TensorSpec
 from toolkit.records.bench import BenchReport, Environment, GpuState, Measurement, Telemetry
+from toolkit.records.cost_table import BlockShape, LatencyTable, Probe, ProbeSession
 from toolkit.records.files import dumps, load, loads, save
 from toolkit.records.model import DENSE, SLIM, BlockSummary, HeadLayout, Merge, ModelInfo, ModelSummary, Setting
 from toolkit.records.parity import Comparison, DomainParity, ParityReport, Verdict
-from toolkit.records.plan import Axis, Cut, PrunePlan
+from toolkit.records.plan import Axis, Cut, LatencyRecord, PrunePlan
 from toolkit.records.run import StageRecord
 from toolkit.records.schema import since
 from toolkit.records.training import Evaluation, TrainingHistory
@@ -25,6 +26,7 @@ __all__ = [
     "Axis",
     "BatchRange",
     "BenchReport",
+    "BlockShape",
     "BlockSummary",
     "Comparison",
     "Cut",
@@ -36,12 +38,16 @@ __all__ = [
     "FusionStatus",
     "GpuState",
     "HeadLayout",
+    "LatencyRecord",
+    "LatencyTable",
     "Lowered",
     "Measurement",
     "Merge",
     "ModelInfo",
     "ModelSummary",
     "ParityReport",
+    "Probe",
+    "ProbeSession",
     "PrunePlan",
     "Setting",
     "StageRecord",
