@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import cast
 
 from toolkit import hashing, plugins, recipe
@@ -56,12 +56,12 @@ class Deployment:
         settings = [_dumped(effective(self.export)), *(_dumped(each) for each in own if each is not None)]
         measured = {name: getattr(self.bench, name) for name in ("device", "runtime", "clock", "batch_size", "threads")}
         environment = self.device.environment(self.libraries)
-        machine = [environment.processor, environment.cores, environment.gpu, environment.driver, environment.power_mode]
+        machine = asdict(replace(environment, clocks_mhz=(), toolkit="", libraries={}))
         written = plugins.versions(("torch", *_target(self.export, self.target).needs))
         return {
             "export": hashing.digest(settings),
             "bench": hashing.digest(measured),
-            "machine": hashing.digest([*machine, environment.platform]),
+            "machine": hashing.digest(machine),
             **written,
             **environment.libraries,
         }
@@ -96,12 +96,14 @@ class Deployment:
 
 
 def deployment_of(prune: recipe.Prune, export: recipe.Export, bench: recipe.Bench) -> Deployment:
-    """The deployment that a latency budget is for. Raises RecipeError if the runtime opens no exported files.
+    """The deployment that a latency budget is for. Raises UnknownName, and RecipeError if the runtime opens no
+    exported files.
 
     Its runtime is that of `prune`, else that of `bench`, else the first target's; the target is the first one of the
     recipe that the runtime opens, else the one of its name, else any; what `bench` sets besides holds as well.
     """
     name = prune.runtime or bench.runtime or target(export.targets[0]).runtime
+    described(name)  # raises UnknownName
     runtimes = {other: plugin.runtime for other, plugin in plugins.importable("toolkit.export")}
     known = sorted((other for other in runtimes if runtimes[other] == name), key=lambda other: other != name)
     targets = [other for other in export.targets if other in known] or known

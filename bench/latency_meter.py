@@ -46,7 +46,8 @@ class Meter:
     def __init__(self, deployment: Deployment, cache: Path | None, progress: Progress = silent) -> None:
         """cache: folder of tables measured before, by fingerprint; None: they are not kept."""
         self.device, self.runtime = deployment.bench.device, deployment.runtime
-        self.precision, self.batch_size = deployment.export.precision, deployment.batch_size
+        self.precision: str = deployment.export.precision
+        self.batch_size = deployment.batch_size
         self.tables: dict[str, LatencyTable] = {}
         """Records of the tables that were asked for, by fingerprint."""
         self._deployment, self._cache, self._progress = deployment, cache, progress

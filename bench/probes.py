@@ -1,7 +1,7 @@
 """Small models whose latencies tell those of single blocks: a few blocks of a source model, cut to given sizes.
 
-A probe is an ordinary model, which every target exports and every runtime runs: embedding of the source model's images,
-`count` equal blocks, one last block, classifier. The time of a probe without the equal blocks is subtracted from its own.
+A probe is an ordinary model, which every target exports and every runtime runs: the source model's patch embedding,
+`count` equal blocks, one last block, and the classifier. The time of a probe without the equal blocks is subtracted.
 """
 
 from __future__ import annotations
@@ -61,15 +61,13 @@ def _cuts(model: Model, place: str, sizes: tuple[int, int, int, int]) -> Iterato
         if not group.place.startswith(f"{place}.") or group.axis not in ("head", "qk", "v", "mlp"):
             continue
         width = group.segments[0]
-        if group.axis == "head":
-            units = range(heads, group.units)
-        elif group.axis == "mlp":
-            units = range(hidden, group.units)
+        if group.axis in ("head", "mlp"):
+            units = tuple(range(heads if group.axis == "head" else hidden, group.units))
         else:
             kept = qk if group.axis == "qk" else v
-            units = [head * width + unit for head in range(heads) for unit in range(kept, width)]
+            units = tuple(head * width + unit for head in range(heads) for unit in range(kept, width))
         if units:
-            yield Cut(group.place, group.axis, tuple(units))
+            yield Cut(group.place, group.axis, units)
 
 
 def _shorten(module: nn.Module, tokens: int) -> None:

@@ -117,11 +117,14 @@ def prune(
     """A smaller model without the least important units, verified against the masked large one.
 
     data: calibration images, which data-driven criteria need. budget: "macs=0.5" (the default), "params=0.5", or for
-    methods that search by latency "latency=0.5" or "latency=4ms": exported blocks are then measured on this machine, and
-    kept for later calls. `settings` has the runtime and the batch size (`runtime`, `at_batch`).
+    methods that search by latency "latency=0.5" or "latency=4ms": exported blocks are then measured, once for a model,
+    runtime and batch size (`runtime` and `at_batch` in `settings`).
     """
     arguments = {"budget": budget, "criterion": criterion, "axes": [*axes]}
-    values = section("prune", arguments, settings, {"samples": "all images of `data` are used"})
+    instead = {"samples": "all images of `data` are used"}
+    if not (budget or "").startswith("latency"):
+        instead |= dict.fromkeys(("device", "runtime", "at_batch"), "it is for a latency budget")
+    values = section("prune", arguments, settings, instead)
     batches = cache(partial(batches_by_domain, data, model.info.image_size))
     calibration = Calibration(
         lambda domains: [batch for domain in domains for batch in batches()[domain]], domain_names(data), seed

@@ -1,5 +1,5 @@
-"""Cost tables are measured once for each model, device and runtime. Files and sessions are those of plug-ins that take
-no time; `test_prune.py` measures real ones."""
+"""Cost tables are measured once for each model, device and runtime. Most files and sessions are those of plug-ins
+that take no time."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.prune.test_measured_table import measured
-from toolkit import records, recipe
+from toolkit import recipe, records
 from toolkit.bench.deployment import deployment_of
 from toolkit.bench.latency_meter import FOLDER, Meter, fingerprint_of, missing, random_sample
 from toolkit.models.model import Model
 from toolkit.prune.cost_table import shape_of, total
 from toolkit.prune.grid import grid_of
 from toolkit.prune.verified_search import LatencyMeter
-from toolkit.records import LatencyTable
+from toolkit.records import LatencyTable, ProbeSession
 
 PLUGINS = Path(__file__).parents[1] / "new_plugins"
 
@@ -63,7 +62,7 @@ def test_a_table_is_measured_once_and_extended(
     with opened() as second:
         assert total(second.table(model, grid), shape_of(model)) == total(table, shape_of(model))
         assert len(steps) == measured_before, "a hit measures nothing"
-        second.table(model, grid.refined("mlp", (20,)))
+        second.table(model, grid.refined(mlp=(20,)))
         (extended,) = second.tables.values()
     assert extended.sessions[:-1] == record.sessions
     assert [probe.block and probe.block.mlp for probe in extended.sessions[-1].probes] == [None, 8, 20]
@@ -79,17 +78,26 @@ def test_whole_models_are_measured(settings: tuple[recipe.Export, recipe.Bench],
     assert not scratch.exists()
 
 
+def test_real_files_are_measured_in_a_real_runtime(model: Model) -> None:
+    bench = recipe.Bench(seconds=0.01, samples=5, threads=1)
+    with Meter(deployment_of(recipe.Prune(at_batch=3), recipe.Export(), bench), None) as meter:
+        whole = meter.measure(model, ())
+        assert (meter.runtime, meter.batch_size, whole.models_ms) == ("onnxruntime", 3, ())
+        assert whole.dense_ms > 0
+
+
 def test_a_damaged_or_invalid_table_is_measured_again(
     settings: tuple[recipe.Export, recipe.Bench], model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     deployment = deployment_of(recipe.Prune(), *settings)
     file = tmp_path / FOLDER / f"{fingerprint_of(model, deployment)[:16]}.json"
-    file.parent.mkdir()
     grid = grid_of(model, ("mlp",), fewer_tokens=False)
-    good = measured(grid)
-    records.save(replace(good, sessions=(replace(good.sessions[0], reasons=("throttled",)),)), file)
+    (probes,) = grid.probes()
+    sessions = ProbeSession(tuple(probes), ()), ProbeSession(tuple(probes), ("throttled",))
     with Meter(deployment, tmp_path) as meter:
-        assert meter._cached(model).sessions == ()
+        meter._keep(replace(meter._cached(model), sessions=sessions))
+    with Meter(deployment, tmp_path) as meter:
+        assert meter._cached(model).sessions == sessions[:1]
     file.write_text("{")
     with Meter(deployment, tmp_path) as meter:
         assert meter._cached(model).sessions == ()
@@ -107,13 +115,13 @@ def test_the_fingerprint_depends_on_the_model(
 
 
 def test_missing_probes_come_with_their_references(model: Model) -> None:
-    grid = grid_of(model, ("mlp",), fewer_tokens=False).refined("mlp", range(9, 48))
+    grid = grid_of(model, ("mlp",), fewer_tokens=False).refined(mlp=range(9, 48))
     (probes,) = grid.probes()
     sessions = missing(probes, ())
     assert [session[:2] for session in sessions] == [probes[:2]] * len(sessions)
     assert max(map(len, sessions)) == 16
     assert [probe for session in sessions for probe in session[2:]] == probes[2:]
-    assert missing(probes, measured(grid).sessions) == []
+    assert missing(probes, [ProbeSession(tuple(probes), ())]) == []
 
 
 def test_random_images_accept_any_precision(model: Model) -> None:

@@ -54,13 +54,12 @@ def test_another_image_size(small: Callable[..., Model]) -> None:
 
 
 def test_small_blocks_have_long_chains(small: Callable[..., Model]) -> None:
-    source = small(depth=12, embed_dim=192, image_size=32)
-    grid = grid_of(source, ("qk", "mlp"), fewer_tokens=True)
+    source = small(depth=12)
+    grid = grid_of(source, ("head", "mlp"), fewer_tokens=True)
     probes = with_chains([probe for probes in grid.probes() for probe in probes], source)
     counts = {probe.block: probe.count for probe in probes if probe.block}
     assert counts[grid.smallest] == 4
-    dense = replace(grid.smallest, mlp=grid.mlp[-1])
-    assert counts[dense] == 2
+    assert counts[replace(grid.smallest, heads=3, qk=24, v=24)] == 2
     assert all(probe.count == 0 for probe in probes if probe.block is None)
     assert {probe.count for probe in with_chains(list(probes), small(depth=2))} == {0, 1}
     with pytest.raises(UnsupportedModel, match="one block"):

@@ -49,11 +49,11 @@ def without_contained(cuts: list[Cut], model: Model) -> list[Cut]:
     heads = {cut.place: set(cut.units) for cut in cuts if cut.axis == "head"}
     result = []
     for cut in cuts:
+        units = cut.units
         if cut.axis in ("qk", "v"):
             width = model.groups.find(cut.place, cut.axis).segments[0]
-            units = tuple(unit for unit in cut.units if unit // width not in heads.get(cut.place, ()))
-            cut = replace(cut, units=units)
-        result += [cut] if cut.units else []
+            units = tuple(unit for unit in units if unit // width not in heads.get(cut.place, ()))
+        result += [replace(cut, units=units)] if units else []
     return result
 
 

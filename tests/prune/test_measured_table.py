@@ -6,6 +6,7 @@ import itertools
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
 import pytest
 
@@ -14,41 +15,15 @@ from toolkit.models.model import Model
 from toolkit.prune.cost_table import ModelShape, shape_of, total
 from toolkit.prune.grid import Grid, grid_of
 from toolkit.prune.measured_table import Interpolation, MeasuredTable
-from toolkit.records import BlockShape, Environment, LatencyTable, Probe, ProbeSession
-
-NOWHERE = Environment("0", "3", "none", "none", 1, 0, None, None, {})
+from toolkit.records import BlockShape, LatencyTable, Probe
 
 
-def block_ms(shape: BlockShape) -> float:
-    """A latency that is linear in every size of a grid."""
-    attention = shape.tokens_in * (1 + 0.3 * shape.heads + 0.02 * shape.qk + 0.01 * shape.v)
-    return attention + 0.005 * shape.tokens_out * shape.mlp
+class KnownLatencies(Protocol):
+    """The fixture `known`."""
 
+    def record(self, grid: Grid) -> LatencyTable: ...
 
-def last_ms(shape: BlockShape) -> float:
-    return 0.5 * shape.tokens_in + 0.01 * shape.tokens_in * shape.qk + 0.1 * shape.mlp
-
-
-def rest_ms(image_size: int) -> float:
-    return 0.1 * image_size
-
-
-def measured(grid: Grid, count: int = 2) -> LatencyTable:
-    """A record of all probes of a grid; each session has a drift of its own that its samples share."""
-    sessions = []
-    for probes in grid.probes():
-        taken = []
-        for probe in probes:
-            chain = count * block_ms(probe.block) if probe.block else 0.0
-            ms = rest_ms(probe.image_size) + chain + last_ms(probe.last)
-            taken.append(replace(probe, count=count if probe.block else 0, latency_ms=(ms - 1, ms, ms + 1)))
-        sessions.append(ProbeSession(tuple(taken), ()))
-    return LatencyTable("", "", "local", "onnxruntime", "onnx", "fp32", 1, NOWHERE, tuple(sessions))
-
-
-def whole_ms(shape: ModelShape) -> float:
-    *blocks, last = shape.blocks
-    return rest_ms(shape.image_size) + sum(map(block_ms, blocks)) + last_ms(last)
+    def whole_ms(self, shape: ModelShape) -> float: ...
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +46,14 @@ def test_interpolation_is_multilinear_and_exact_at_its_points() -> None:
 
 @pytest.mark.parametrize("at", [(0.9, 0), (5.1, 0), (1, -1), (1, 4.5), (float("nan"), 0)])
 def test_nothing_is_extrapolated(at: tuple[float, float]) -> None:
-    table = Interpolation(("tokens", "mlp"), {point: 0.0 for point in itertools.product((1.0, 5.0), (0.0, 4.0))})
+    table = Interpolation(("tokens", "mlp"), dict.fromkeys(itertools.product((1.0, 5.0), (0.0, 4.0)), 0.0))
     with pytest.raises(BadInput, match=r"latencies were measured for (tokens 1 to 5|mlp 0 to 4), not for"):
         table(*at)
 
 
-def test_a_table_predicts_a_function_that_is_linear_in_every_size(model: Model) -> None:
+def test_a_table_predicts_a_function_that_is_linear_in_every_size(model: Model, known: KnownLatencies) -> None:
     grid = grid_of(model, ("head", "qk", "v", "mlp"), fewer_tokens=True, image_sizes=(12,))
-    table, generator = MeasuredTable(measured(grid), grid), random.Random(1)
+    table, generator = MeasuredTable(known.record(grid), grid), random.Random(1)
     for _ in range(20):
         blocks = []
         for _ in range(4):
@@ -86,14 +61,14 @@ def test_a_table_predicts_a_function_that_is_linear_in_every_size(model: Model) 
             qk, v = generator.randint(8, 16), generator.randint(8, 16)
             blocks.append(BlockShape(tokens, tokens, heads, heads * qk, heads * v, generator.randint(8, 96)))
         shape = ModelShape(tuple(blocks), generator.choice((12, 16)))
-        assert total(table, shape) == pytest.approx(whole_ms(shape))
-        assert sum(table.parts(shape)) == pytest.approx(whole_ms(shape))
-    assert total(table, shape_of(model)) == pytest.approx(whole_ms(shape_of(model)))
+        assert total(table, shape) == pytest.approx(known.whole_ms(shape))
+        assert sum(table.parts(shape)) == pytest.approx(known.whole_ms(shape))
+    assert total(table, shape_of(model)) == pytest.approx(known.whole_ms(shape_of(model)))
 
 
-def test_corrections_multiply_parts(model: Model) -> None:
+def test_corrections_multiply_parts(model: Model, known: KnownLatencies) -> None:
     grid = grid_of(model, ("mlp",), fewer_tokens=False)
-    table, shape = MeasuredTable(measured(grid), grid), shape_of(model)
+    table, shape = MeasuredTable(known.record(grid), grid), shape_of(model)
     before, parts = total(table, shape), table.parts(shape)
     factors = (1.1, 0.9, 1.2, 1.3, 0.8)
     corrected = table.corrected(factors)
@@ -101,24 +76,24 @@ def test_corrections_multiply_parts(model: Model) -> None:
     assert total(table, shape) == before, "the table itself is unchanged"
 
 
-def test_a_grid_has_only_the_axes_that_are_cut(model: Model) -> None:
+def test_a_grid_has_only_the_axes_that_are_cut(model: Model, known: KnownLatencies) -> None:
     grid = grid_of(model, ("mlp",), fewer_tokens=False)
     assert (grid.tokens, grid.heads, grid.qk, grid.v, grid.mlp) == ((17,), (3,), (16,), (16,), (8, 48, 96))
     assert sum(map(len, grid.probes())) == 7
-    finer = grid.refined("mlp", (20, 48))
+    finer = grid.refined(mlp=(20, 48))
     assert finer.mlp == (8, 20, 48, 96)
     dense = shape_of(model)
-    table = MeasuredTable(measured(finer), grid)
-    assert total(table, dense) == pytest.approx(whole_ms(dense)), "the record may have more points than the grid"
+    table = MeasuredTable(known.record(finer), grid)
+    assert total(table, dense) == pytest.approx(known.whole_ms(dense)), "the record may have more points than the grid"
     with pytest.raises(InvalidMeasurement, match="was not measured"):
-        MeasuredTable(measured(grid), finer)
+        MeasuredTable(known.record(grid), finer)
     with pytest.raises(BadInput, match="for qk of a head 16 only, not for 8"):
         table.block(replace(dense.blocks[0], qk=24))
 
 
-def test_outside_of_a_grid(model: Model) -> None:
+def test_outside_of_a_grid(model: Model, known: KnownLatencies) -> None:
     grid = grid_of(model, ("mlp",), fewer_tokens=False)
-    table, block = MeasuredTable(measured(grid), grid), shape_of(model).blocks[0]
+    table, block = MeasuredTable(known.record(grid), grid), shape_of(model).blocks[0]
     with pytest.raises(BadInput, match="images of 12 pixels"):
         table.rest(12)
     with pytest.raises(BadInput, match="for mlp 8 to 96, not for 4"):

@@ -131,6 +131,7 @@ def uniform_mlp(here: Path, install: Callable[..., Path], tmp_path: Path, monkey
     monkeypatch.setenv("VIT_TOOLKIT_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("uniform_mlp")
 def test_a_latency_budget(command: Command) -> None:
     """The table, the dense and the slim model are measured in onnxruntime; no duration is asserted."""

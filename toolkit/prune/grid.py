@@ -74,9 +74,9 @@ class Grid:
             lists.append([Probe(size, 0, None, self.at(self.smallest, tokens))])
         return lists
 
-    def refined(self, axis: str, sizes: Iterable[int]) -> Grid:
-        """The grid with more measured sizes along an axis, such as "tokens"."""
-        return replace(self, **{axis: tuple(sorted({*getattr(self, axis), *sizes}))})
+    def refined(self, tokens: Iterable[int] = (), qk: Iterable[int] = (), mlp: Iterable[int] = ()) -> Grid:
+        """The grid with more measured sizes."""
+        return replace(self, tokens=_union(self.tokens, tokens), qk=_union(self.qk, qk), mlp=_union(self.mlp, mlp))
 
 
 def grid_of(model: Model, axes: Collection[Axis], fewer_tokens: bool, image_sizes: Sequence[int] = ()) -> Grid:
@@ -113,6 +113,10 @@ def grid_of(model: Model, axes: Collection[Axis], fewer_tokens: bool, image_size
 def _levels(low: int, high: int) -> tuple[int, ...]:
     """The ends of a range, and half of its upper end."""
     return tuple(sorted({low, max(low, -(-high // 2)), high}))
+
+
+def _union(sizes: Iterable[int], more: Iterable[int]) -> tuple[int, ...]:
+    return tuple(sorted({*sizes, *more}))
 
 
 def _ends(sizes: tuple[int, ...]) -> tuple[int, ...]:

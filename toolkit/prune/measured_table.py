@@ -122,8 +122,7 @@ class MeasuredTable:
     def _parts(self, shape: BlockShape, last: bool) -> Parts:
         key = (shape, last)
         if key not in self._cache:
-            tokens, heads = shape.tokens_in, shape.heads
-            attention = _attention_point(shape)
+            tokens, attention = shape.tokens_in, _attention_point(shape)
             if last:
                 ends = self._last_attention(*attention) + self._last_mlp(tokens, shape.mlp)
                 self._cache[key] = (0.0, 0.0, 0.0, 0.0, self._last_tokens(tokens) - self._last_smallest + ends)
@@ -159,9 +158,7 @@ class Differences:
         first, *others = probes  # the first probe is the reference
         tokens, tiny = first.last.tokens_in, first.last
         self.base[first.image_size, tokens] = median(first.latency_ms)
-        of_block = {
-            probe.block: _difference(probe, first) / probe.count for probe in others if probe.block is not None
-        }
+        of_block = {probe.block: _difference(probe, first) / probe.count for probe in others if probe.block is not None}
         if tiny in of_block:
             self.smallest[tokens] = of_block[tiny]
             self.blocks |= {shape: max(0.0, ms - of_block[tiny]) for shape, ms in of_block.items() if shape != tiny}
@@ -186,7 +183,7 @@ def _attention_point(shape: BlockShape) -> Point:
 
 
 def _of_mlp(grid: Grid, values: Mapping[BlockShape, float], every: bool) -> Interpolation:
-    points = {(float(shape.tokens_in), float(shape.mlp)): _value(values, shape) for shape in grid.mlps(every)}
+    points: dict[Point, float] = {(shape.tokens_in, shape.mlp): _value(values, shape) for shape in grid.mlps(every)}
     return Interpolation(("tokens", "mlp"), points)
 
 

@@ -1,4 +1,4 @@
-"""Search under a latency budget: predict by a measured cost table, measure the result as a whole, correct, search again.
+"""Search under a latency budget: predict by a measured cost table, measure the result as a whole, correct the table.
 
 The sum over blocks misses what depends on the whole model, such as weights that fall out of the caches. Measurements of
 whole models correct it: a factor for each part of the table, closest to 1 among those that explain all measurements.
