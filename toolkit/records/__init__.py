@@ -12,7 +12,17 @@ from toolkit.records.artifact import Artifact, BatchRange, EngineTraits, Fusion,
 from toolkit.records.bench import BenchReport, Environment, GpuState, Measurement, Telemetry
 from toolkit.records.cost_table import BlockShape, LatencyTable, Probe, ProbeSession
 from toolkit.records.files import dumps, load, loads, save
-from toolkit.records.model import DENSE, SLIM, BlockSummary, HeadLayout, Merge, ModelInfo, ModelSummary, Setting
+from toolkit.records.model import (
+    DENSE,
+    SLIM,
+    BlockSummary,
+    HeadLayout,
+    Matching,
+    Merge,
+    ModelInfo,
+    ModelSummary,
+    Setting,
+)
 from toolkit.records.parity import Comparison, DomainParity, ParityReport, Verdict
 from toolkit.records.plan import Axis, Cut, LatencyRecord, PrunePlan
 from toolkit.records.run import StageRecord
@@ -41,6 +51,7 @@ __all__ = [
     "LatencyRecord",
     "LatencyTable",
     "Lowered",
+    "Matching",
     "Measurement",
     "Merge",
     "ModelInfo",
