@@ -154,6 +154,11 @@ Call = Callable[[Model, Path], object]
         (lambda model, folder: toolkit.load(model.module, weights="none"), "weights: the model is a module"),
         (lambda model, folder: toolkit.prune(model, settings={"samples": 64}), "no setting 'samples'\nall images of"),
         (lambda model, folder: toolkit.prune(model, settings={"criterion": "lamp"}), "is the argument `criterion`"),
+        (lambda model, folder: toolkit.prune(model, settings={"runtime": "onnxruntime"}), "it is for a latency budget"),
+        (
+            lambda model, folder: toolkit.prune(model, budget="latency=0.5"),
+            "'grouped' cannot prune to a budget of latency",
+        ),
         (lambda model, folder: toolkit.finetune(model, "digits", settings={"distill": True}), "argument `teacher`"),
         (lambda model, folder: toolkit.finetune(model, "digits", settings={"distill_weight": 1}), "'distill_weight'"),
         (lambda model, folder: export_with(model, folder, verify=True), "no setting 'verify'\ntoolkit.parity"),

@@ -35,6 +35,7 @@ WITHOUT_DEFAULT = {
     "prune.axes": ("block", "v"),
     "bench.batch_size": (4, 2),
     "bench.runtime": "torch",
+    "prune.runtime": "torch",
     "export.onnx.opset": 18,
     "export.image_size": (128, 160, 256),
     "export.batch_size": (2, 4, 6),

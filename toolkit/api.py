@@ -20,7 +20,9 @@ from torch import nn
 
 from toolkit import resolve
 from toolkit.arguments import check_unset, section
+from toolkit.bench.deployment import deployment_of
 from toolkit.bench.devices import device as load_device
+from toolkit.bench.latency_meter import Meter, user_cache
 from toolkit.bench.parity import Pair, compare_sides, side_of
 from toolkit.bench.subjects import Opened, request_of, runtime_of
 from toolkit.bench.summary import Latencies
@@ -37,8 +39,10 @@ from toolkit.models.build import build, from_source
 from toolkit.models.factories import allow
 from toolkit.models.model import Model
 from toolkit.prune import pruning
+from toolkit.prune.budget import budget_of
 from toolkit.prune.calibration import Calibration
-from toolkit.prune.methods import Job
+from toolkit.prune.methods import Job, check_quantity
+from toolkit.recipe import Recipe
 from toolkit.records import Artifact, ParityReport, Setting
 
 Settings: TypeAlias = Mapping[str, object]
@@ -112,16 +116,36 @@ def prune(
 ) -> Model:
     """A smaller model without the least important units, verified against the masked large one.
 
-    data: calibration images, which data-driven criteria need. budget: "macs=0.5" (the default) or "params=0.5".
+    data: calibration images, which data-driven criteria need. budget: "macs=0.5" (the default), "params=0.5", or for
+    methods that search by latency "latency=0.5" or "latency=4ms": exported blocks are then measured, once for a model,
+    runtime and batch size (`runtime` and `at_batch` in `settings`).
     """
     arguments = {"budget": budget, "criterion": criterion, "axes": [*axes]}
-    values = section("prune", arguments, settings, {"samples": "all images of `data` are used"})
+    instead = {"samples": "all images of `data` are used"}
+    if not (budget or "").startswith("latency"):
+        instead |= dict.fromkeys(("device", "runtime", "at_batch"), "it is for a latency budget")
+    values = section("prune", arguments, settings, instead)
     batches = cache(partial(batches_by_domain, data, model.info.image_size))
     calibration = Calibration(
         lambda domains: [batch for domain in domains for batch in batches()[domain]], domain_names(data), seed
     )
-    job = Job(resolve.recipe_of(values).prune, calibration, seed)
-    return pruning.prune(model.identified(), job).slim.identified()
+    chosen = resolve.recipe_of(values)
+    check_quantity(chosen.prune.method, budget_of(chosen.prune))
+    with _latency_meter(chosen) as meter:
+        job = Job(chosen.prune, calibration, seed, latency=meter)
+        return pruning.prune(model.identified(), job).slim.identified()
+
+
+@contextmanager
+def _latency_meter(chosen: Recipe) -> Iterator[Meter | None]:
+    """The meter of a latency budget; None for other budgets."""
+    if budget_of(chosen.prune).quantity != "latency":
+        yield None
+        return
+    deployment = deployment_of(chosen.prune, chosen.export, chosen.bench)
+    deployment.check()
+    with Meter(deployment, user_cache()) as meter:
+        yield meter
 
 
 def finetune(

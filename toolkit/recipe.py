@@ -133,7 +133,8 @@ class Prune(PluginSection):
     ratio: Fraction | None = None
     """Fraction of units to remove, per axis unless the scope is global; units inside removed heads do not count."""
     budget: str | None = None
-    """Budget as a fraction of the dense model: macs=0.5 or params=0.5, achieved within 1 %."""
+    """Budget as a fraction of the dense model: macs=0.5 or params=0.5, achieved within 1 %, or latency=0.5; or a
+    latency such as latency=4ms."""
     scope: Annotated[str, PluginsOf("toolkit.prune.scopes")] = "isomorphic"
     """Which units are ranked together: those of a layer (local), all (global), all of a kind (isomorphic)."""
     axes: Annotated[tuple[Axis, ...], Listed, Some] = ("head", "mlp")
@@ -148,6 +149,12 @@ class Prune(PluginSection):
     """Exact change of basis before scoring."""
     compensation: Annotated[str, PluginsOf("toolkit.prune.compensate")] = "none"
     """Closed-form compensation of removed units."""
+    device: Annotated[str, PluginsOf("toolkit.bench.devices")] = "local"
+    """Device of a latency budget."""
+    runtime: Annotated[str | None, PluginsOf("toolkit.bench.runtimes")] = None
+    """Runtime of a latency budget; default: that of the first exported file."""
+    at_batch: Positive = 1
+    """Batch size of a latency budget."""
 
     @model_validator(mode="after")
     def _ratio_or_budget(self) -> Prune:

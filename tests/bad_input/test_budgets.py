@@ -71,3 +71,47 @@ def test_results_made_before_the_error_keep_their_settings(
     assert (ended.code, ended.made) == (2, ["dense", "pruned"])
     ended = command("prune", "--run", "runs/new", "--ratio", "0.3")
     assert (ended.code, ended.made) == (0, ["pruned"]), ended.err
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        ("latency=4min", "unknown unit 'min' in prune.budget 'latency=4min'"),
+        ("latency=0ms", "is not a latency between 1 us and 600 s"),
+        ("latency=1e9s", "is not a latency between 1 us and 600 s"),
+        ("latency=4", "needs a fraction between 0 and 1, or a number with a unit"),
+        ("latency=fast", "needs a fraction between 0 and 1, or a number with a unit"),
+        ("latency=0.5", "prune.method 'grouped' cannot prune to a budget of latency: latency=0.5"),
+    ],
+)
+def test_latencies_that_are_none(command: Command, budget: str, said: str) -> None:
+    ended = command("prune", "--budget", budget)
+    assert (ended.code, ended.made) == (2, [])
+    assert said in ended.err
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("words", "codes", "said"),
+    [
+        (("--device", "jetsn"), (2,), "unknown device 'jetsn'"),
+        (("--runtime", "onnxruntim"), (2,), "did you mean onnxruntime"),
+        (("--runtime", "null"), (2,), "runtime 'null' opens no exported files"),
+        (("--at-batch", "65"), (2,), "prune.at_batch is 65, but files are exported for batch sizes 1, 8, 64"),
+        (("--set", "export.precision=bf16"), (2,), "onnxruntime has no bf16 CPU kernels"),
+        (("--runtime", "tensorrt"), (4, 5), "tensorrt"),
+    ],
+    ids=lambda value: value[1] if isinstance(value, tuple) and isinstance(value[-1], str) else "",
+)
+def test_a_latency_that_cannot_be_measured(
+    command: Command, install: Callable[..., Path], words: tuple[str, str], codes: tuple[int, ...], said: str
+) -> None:
+    method = Path(__file__).parents[1] / "prune" / "methods" / "uniform_mlp.py"
+    install({"uniform_mlp": method.read_text()}, [("method", "uniform-mlp", "uniform_mlp")])
+    ended = command("prune", "--method", "uniform-mlp", "--budget", "latency=0.5", *words)
+    assert ended.code in codes, ended.err
+    assert (said in ended.err, ended.made) == (True, []), ended.err
+    if words[0] == "--at-batch":
+        grouped = command("prune", "--budget", "latency=0.5")
+        assert "--method uniform-mlp" in grouped.err, "the methods that can"

@@ -1,8 +1,9 @@
-"""Random labelled images for criteria, and jobs for methods."""
+"""Random labelled images for criteria, jobs for methods, and latencies that are known."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,10 @@ from toolkit import recipe
 from toolkit.dg.batches import Batch
 from toolkit.models.model import Model
 from toolkit.prune.calibration import Calibration
+from toolkit.prune.cost_table import ModelShape
+from toolkit.prune.grid import Grid
 from toolkit.prune.methods import Job
+from toolkit.records import BlockShape, Environment, LatencyTable, ProbeSession
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +46,36 @@ def job(calibration: Calibration) -> Callable[..., Job]:
 def model(uneven: Callable[..., Model]) -> Model:
     """Two blocks with uneven heads."""
     return uneven()
+
+
+class Known:
+    """Latencies that are linear in every size of a grid, in milliseconds."""
+
+    def block_ms(self, shape: BlockShape) -> float:
+        attention = shape.tokens_in * (1 + 0.3 * shape.heads + 0.02 * shape.qk + 0.01 * shape.v)
+        return attention + 0.005 * shape.tokens_out * shape.mlp
+
+    def last_ms(self, shape: BlockShape) -> float:
+        return 0.5 * shape.tokens_in + 0.01 * shape.tokens_in * shape.qk + 0.1 * shape.mlp
+
+    def whole_ms(self, shape: ModelShape) -> float:
+        *blocks, last = shape.blocks
+        return 0.1 * shape.image_size + sum(map(self.block_ms, blocks)) + self.last_ms(last)
+
+    def record(self, grid: Grid) -> LatencyTable:
+        """All probes of a grid, with chains of two blocks and samples that vary alike."""
+        sessions = []
+        for probes in grid.probes():
+            taken = []
+            for probe in probes:
+                blocks = () if probe.block is None else (probe.block, probe.block)
+                ms = self.whole_ms(ModelShape((*blocks, probe.last), probe.image_size))
+                taken.append(replace(probe, count=len(blocks), latency_ms=(ms - 1, ms, ms + 1)))
+            sessions.append(ProbeSession(tuple(taken), ()))
+        nowhere = Environment("0", "3", "none", "none", 1, 0, None, None, {})
+        return LatencyTable("", "", "local", "onnxruntime", "onnx", "fp32", 1, nowhere, tuple(sessions))
+
+
+@pytest.fixture(scope="session")
+def known() -> Known:
+    return Known()

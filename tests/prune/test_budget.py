@@ -40,6 +40,34 @@ def test_a_ratio_outside_0_to_1_is_an_error(ratio: float) -> None:
         recipe.Prune(ratio=ratio)
 
 
+@pytest.mark.parametrize(
+    ("text", "milliseconds"),
+    [
+        ("latency=4ms", 4.0),
+        ("latency=0.25s", 250.0),
+        ("latency=1500us", 1.5),
+        ("latency=1e3 µs", 1.0),
+        ("latency=.5ms", 0.5),
+    ],
+)
+def test_a_latency(text: str, milliseconds: float) -> None:
+    budget = budget_of(recipe.Prune(budget=text))
+    assert (budget.quantity, budget.milliseconds) == ("latency", pytest.approx(milliseconds))
+    assert budget.limit(dense=100.0) == pytest.approx(milliseconds)
+    assert str(budget) == f"latency={milliseconds:g}ms"
+
+
+def test_a_fraction_of_the_latency() -> None:
+    budget = budget_of(recipe.Prune(budget="latency=0.5"))
+    assert (budget, str(budget), budget.limit(dense=30.0)) == (Budget("latency", 0.5), "latency=0.5", 15.0)
+
+
+@pytest.mark.parametrize("text", ["latency=4m", "latency=4 sec", "latency=4Ms", "latency=-4ms", "latency=1h"])
+def test_an_invalid_latency(text: str) -> None:
+    with pytest.raises(RecipeError, match=r"unknown unit|is not a latency between|needs a fraction"):
+        budget_of(recipe.Prune(budget=text))
+
+
 def test_remaining_fraction() -> None:
     dense, cost = Cost(parameters=100, macs=1000), Cost(parameters=25, macs=500)
     assert Budget("macs", 0.5).remaining(cost, dense) == 0.5

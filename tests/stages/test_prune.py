@@ -13,7 +13,7 @@ from toolkit import records
 from toolkit.dg.extensions import TrainingExtension
 from toolkit.models import store, surgery
 from toolkit.recipe import Recipe
-from toolkit.records import ModelInfo, PrunePlan, TrainingHistory
+from toolkit.records import LatencyTable, ModelInfo, PrunePlan, TrainingHistory
 from toolkit.runfolder import RunFolder
 from toolkit.stages import Run
 from toolkit.stages.prune import calibration_of
@@ -119,3 +119,41 @@ def test_calibration_images_are_those_of_the_source_domains(here: Path) -> None:
     mixed = torch.cat([batch.images for batch in calibration.load()])
     assert torch.equal(mixed[0::2], ink)
     assert torch.equal(mixed[1::2], photo)
+
+
+TABLE = PRUNED / "latency_table.json"
+
+
+@pytest.fixture
+def uniform_mlp(here: Path, install: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Installs the method `uniform-mlp` of the tests; tables are not those of other tests."""
+    install({"uniform_mlp": (METHODS / "uniform_mlp.py").read_text()}, [("method", "uniform-mlp", "uniform_mlp")])
+    monkeypatch.setenv("VIT_TOOLKIT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("uniform_mlp")
+def test_a_latency_budget(command: Command) -> None:
+    """The table, the dense and the slim model are measured in onnxruntime; no duration is asserted."""
+    words = ("prune", "--method", "uniform-mlp", "--budget", "latency=0.85", "--at-batch", "2", "--runtime")
+    ended = command(*words, "onnxruntime")
+    if "smallest reachable" in ended.err:  # on a busy machine, this model's MLPs may seem to take no time
+        pytest.skip(ended.err)
+    assert ended.code == 0, ended.err
+    plan, table = records.load(PrunePlan, PRUNED / "plan.json"), records.load(LatencyTable, TABLE)
+    assert plan.budget == "latency=0.85"
+    assert plan.latency is not None
+    assert (plan.latency.runtime, plan.latency.batch_size, table.batch_size) == ("onnxruntime", 2, 2)
+    assert plan.achieved == plan.latency.measured_ms / plan.latency.dense_ms
+    assert "ms predicted" in ended.err
+    assert command(*words, "onnxruntime").made == []
+    assert "changed: " in command(*words, "openvino", "--dry-run").err
+
+
+@pytest.mark.usefixtures("uniform_mlp")
+def test_settings_of_a_latency_have_no_effect_on_other_budgets(command: Command) -> None:
+    words = ("prune", "--method", "uniform-mlp", "--budget", "macs=0.8")
+    assert command(*words).made == ["pruned"]
+    ended = command(*words, "--at-batch", "8", "--runtime", "openvino", "--device", "null")
+    assert (ended.code, ended.made) == (0, [])
+    assert "prune.at_batch=8 has no effect: the budget is not a latency" in ended.err

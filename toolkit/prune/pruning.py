@@ -9,7 +9,7 @@ from toolkit.models.model import Model
 from toolkit.models.surgery import remove
 from toolkit.prune import bases
 from toolkit.prune.compensate import compensation
-from toolkit.prune.methods import Job, method, no_training
+from toolkit.prune.methods import Job, check_quantity, method, no_training
 from toolkit.records import PrunePlan
 
 
@@ -26,7 +26,8 @@ class Pruned:
 def prune(dense: Model, job: Job) -> Pruned:
     """Prune with the basis, method and compensation of the job's settings; `dense`, which has a hash, is not changed.
 
-    Raises UnknownName for unknown names, BadInput for a method that trains if the job cannot, BudgetError for a budget
+    Raises UnknownName for unknown names, BadInput for a method that trains if the job cannot,
+    RecipeError for a budget in a quantity that the method does not support, BudgetError for a budget
     that cannot be achieved, CheckFailed if an invariant of the basis or of surgery does not hold.
     """
     settings = job.settings
@@ -36,6 +37,7 @@ def prune(dense: Model, job: Job) -> Pruned:
             f"prune.method {settings.method!r} trains the model, but there are no training images",
             "`toolkit prune` trains on a folder of images",
         )
+    check_quantity(settings.method, job.budget)
     rotated = bases.rotate(settings.basis, dense, job.calibration, settings.own(settings.basis))
     outcome = chosen.prune(rotated, job)
     removal = remove(outcome.model, outcome.plan.cuts)

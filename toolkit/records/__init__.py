@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from toolkit.records.artifact import Artifact, BatchRange, EngineTraits, Fusion, FusionStatus, Lowered, TensorSpec
 from toolkit.records.bench import BenchReport, Environment, GpuState, Measurement, Telemetry
+from toolkit.records.cost_table import BlockShape, LatencyTable, Probe, ProbeSession
 from toolkit.records.files import dumps, load, loads, save
 from toolkit.records.model import (
     DENSE,
@@ -23,7 +24,7 @@ from toolkit.records.model import (
     Setting,
 )
 from toolkit.records.parity import Comparison, DomainParity, ParityReport, Verdict
-from toolkit.records.plan import Axis, Cut, PrunePlan
+from toolkit.records.plan import Axis, Cut, LatencyRecord, PrunePlan
 from toolkit.records.run import StageRecord
 from toolkit.records.schema import since
 from toolkit.records.training import Evaluation, TrainingHistory
@@ -35,6 +36,7 @@ __all__ = [
     "Axis",
     "BatchRange",
     "BenchReport",
+    "BlockShape",
     "BlockSummary",
     "Comparison",
     "Cut",
@@ -46,6 +48,8 @@ __all__ = [
     "FusionStatus",
     "GpuState",
     "HeadLayout",
+    "LatencyRecord",
+    "LatencyTable",
     "Lowered",
     "Matching",
     "Measurement",
@@ -53,6 +57,8 @@ __all__ = [
     "ModelInfo",
     "ModelSummary",
     "ParityReport",
+    "Probe",
+    "ProbeSession",
     "PrunePlan",
     "Setting",
     "StageRecord",

@@ -26,6 +26,28 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class LatencyRecord:
+    """A search under a latency budget: its prediction, and the measurement of the whole exported model."""
+
+    asked_ms: float
+    """The budget in milliseconds."""
+    predicted_ms: float
+    """From the cost table that the last search used."""
+    measured_ms: float
+    """Median of the exported slim model."""
+    dense_ms: float
+    """Median of the exported dense model, measured interleaved with the slim one."""
+    device: str
+    runtime: str
+    precision: str
+    batch_size: int
+    searches: int
+    """Number of searches, each with a table that the measurements before it corrected."""
+    reasons: tuple[str, ...] = ()
+    """Reasons why the measurement is INVALID; empty if VALID."""
+
+
+@dataclass(frozen=True)
 class PrunePlan:
     """Units to remove from the model with this hash, and how they were selected."""
 
@@ -34,9 +56,9 @@ class PrunePlan:
     criterion: str
     scope: str
     budget: str
-    """The requested budget: "ratio=0.5", "macs=0.5", "params=0.3"."""
+    """The requested budget: "ratio=0.5", "macs=0.5", "params=0.3", "latency=0.5", "latency=4ms"."""
     achieved: float
-    """Fraction of MACs or parameters that remains, or of units removed (except for those inside
+    """Fraction of MACs, parameters or measured latency that remains, or of units removed (except for those inside
     removed heads and blocks)."""
     seed: int
     cuts: tuple[Cut, ...]
@@ -48,4 +70,6 @@ class PrunePlan:
     """Compensation after the removal."""
     trim_last_block: bool = since(3, False)
     """Whether the last block computes only the tokens that the classifier reads, which changes no logit."""
+    latency: LatencyRecord | None = since(3, None)
+    """Prediction and measurement, if the budget is a latency."""
     schema: int = 3

@@ -11,7 +11,7 @@ from toolkit import records
 from toolkit.errors import RecipeError
 from toolkit.progress import Progress
 from toolkit.records import DENSE, ModelInfo, PrunePlan, TrainingHistory
-from toolkit.stages import PRUNED, Output, Run, Stage, inputs_of
+from toolkit.stages import PRUNED, Output, Run, Stage, inputs_of, latency_budget
 
 if TYPE_CHECKING:
     from toolkit.dg.extensions import TrainingExtension
@@ -35,7 +35,7 @@ class Prune(Stage):
         from toolkit.prune.budget import budget_of
         from toolkit.prune.compensate import compensation
         from toolkit.prune.criteria import criterion
-        from toolkit.prune.methods import method
+        from toolkit.prune.methods import check_quantity, method
         from toolkit.prune.scopes import scope
 
         settings = run.recipe.prune
@@ -47,7 +47,8 @@ class Prune(Stage):
         scope(settings.scope, settings.own(settings.scope))
         basis(settings.basis, settings.own(settings.basis))
         compensation(settings.compensation, settings.own(settings.compensation))
-        budget_of(settings)
+        check_quantity(settings.method, budget_of(settings))
+        latency_budget.check(run)
 
     def check_data(self, run: Run) -> None:
         if not run.has_dense:
@@ -60,7 +61,8 @@ class Prune(Stage):
             "dense": run.weights_of(DENSE),
             "images": run.images_of(DENSE),
             "data": run.domains.fingerprint(),
-            **inputs_of("prune", run.recipe.prune),
+            **inputs_of("prune", latency_budget.effective(run.recipe.prune)),
+            **latency_budget.inputs(run),
             "seed": str(run.recipe.seed),
         }
         if method(run.recipe.prune.method).trains:
@@ -77,7 +79,8 @@ class Prune(Stage):
         parameters = (
             f"{dense.parameters:,} -> {slim.parameters:,} parameters ({slim.parameters / dense.parameters:.1%})"
         )
-        return [f"{plan.budget} requested, {plan.achieved:.3f} achieved: {macs}, {parameters}"]
+        lines = [f"{plan.budget} requested, {plan.achieved:.3f} achieved: {macs}, {parameters}"]
+        return lines if plan.latency is None else [*lines, latency_budget.summary(plan.latency)]
 
 
 def _check_budget(run: Run) -> None:
@@ -88,6 +91,8 @@ def _check_budget(run: Run) -> None:
     from toolkit.prune.scopes import Constraints, scope
 
     settings = run.recipe.prune
+    if latency_budget.is_latency(settings):  # reachable latencies are known once the cost table is measured
+        return
     model = outline(run.recipe.model, run.domains.classes)
     constraints = Constraints(model.groups.along(settings.axes), model.cost_model, settings.round_to)
     ranking = scope(settings.scope, settings.own(settings.scope))
@@ -100,9 +105,9 @@ def _prune(run: Run, inputs: dict[str, str], out: Path) -> None:
     from toolkit.prune.pruning import prune
 
     dense = store.load(run.folder.path / DENSE)
-    with run.progress("prune") as progress:
+    with run.progress("prune") as progress, latency_budget.meter(run, out, progress) as meter:
         train = _training(run, inputs, out, progress)
-        job = Job(run.recipe.prune, calibration_of(run, dense), run.recipe.seed, train, progress)
+        job = Job(run.recipe.prune, calibration_of(run, dense), run.recipe.seed, train, progress, meter)
         pruned = prune(dense, job)
     if pruned.source is not dense:
         pruned.source.save(out / SOURCE)

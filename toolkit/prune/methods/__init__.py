@@ -8,15 +8,19 @@ from typing import ClassVar, Protocol, TypeAlias, cast
 
 from toolkit import plugins, recipe
 from toolkit.dg.extensions import TrainingExtension
-from toolkit.errors import DataError
+from toolkit.errors import DataError, RecipeError
 from toolkit.models.model import Model
 from toolkit.progress import Progress, silent
-from toolkit.prune.budget import Budget, budget_of
+from toolkit.prune.budget import Budget, Quantity, budget_of
 from toolkit.prune.calibration import Calibration
+from toolkit.prune.verified_search import LatencyMeter
 from toolkit.records import PrunePlan, TrainingHistory
 from toolkit.section import Section
 
 KIND = "method"
+
+COUNTED: tuple[Quantity, ...] = ("macs", "params")
+"""Quantities that every method can count."""
 
 Train: TypeAlias = Callable[[Model, TrainingExtension], TrainingHistory]
 """Trains a model in place with an extension: settings of `train`, source domains, and a checkpoint for each call."""
@@ -36,6 +40,8 @@ class Job:
     seed: int
     train: Train = no_training
     progress: Progress = silent
+    latency: LatencyMeter | None = None
+    """Measures latencies; there is one if the budget is a latency."""
 
     @property
     def budget(self) -> Budget:
@@ -55,6 +61,8 @@ class Outcome:
 class Method(Protocol):
     trains: ClassVar[bool] = False
     """Whether it calls `Job.train`; the result then depends on the settings of `train`."""
+    quantities: ClassVar[tuple[Quantity, ...]] = ("ratio", "macs", "params")
+    """Quantities that its budget may be in."""
 
     def prune(self, model: Model, job: Job) -> Outcome:
         """A plan for `model` or for a trained copy of it; `model` is not changed.
@@ -68,3 +76,15 @@ class Method(Protocol):
 def method(name: str, own: Section | None = None) -> Method:
     """The method of this name with its own settings (None: its defaults). Raises UnknownName with the closest names."""
     return cast(Method, plugins.load(__name__, name, own))
+
+
+def check_quantity(name: str, budget: Budget) -> None:
+    """Raise RecipeError, with the methods that can, if the method `name` cannot search by the budget's quantity."""
+    quantity = budget.quantity
+    if quantity in method(name).quantities:
+        return
+    able = [other for other, plugin in plugins.importable(__name__) if quantity in plugin.quantities]
+    raise RecipeError(
+        f"prune.method {name!r} cannot prune to a budget of {quantity}: {budget}",
+        f"--method {' or '.join(able)}" if able else f"--budget {' or '.join(f'{q}=0.5' for q in COUNTED)}",
+    )
