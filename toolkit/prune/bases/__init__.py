@@ -18,7 +18,7 @@ from toolkit.prune.calibration import Calibration
 from toolkit.section import Section
 
 KIND = "basis"
-TOLERANCE = 1e-5
+TOLERANCE = 1e-4
 """Maximum difference of the logits in float32, relative to the largest logit (at least 1)."""
 
 

@@ -1,15 +1,17 @@
-"""Query and key units in the basis of the singular vectors of their product.
+"""Query, key and value units of each head in the bases in which the first units matter most on calibration images.
 
-The attention logits of a head are (W_q x + b_q) . (W_k y + b_k) = [x, 1]^T M [y, 1] with M = [W_q, b_q]^T [W_k, b_k],
-of rank qk_dim. With M = U S V^T, the rows of S^1/2 U^T and S^1/2 V^T are new queries and keys with the same logits.
-Removing the last units leaves the best approximation of M of lower rank (Eckart and Young, 1936).
+Attention logits and outputs do not change, but units come out sorted: keeping the first r query/key units of a head is
+the best approximation of its logits of rank r, and keeping the first r value units that of its output. `spectra` has
+the formulas and the errors. The mean output of each head moves from the bias of its values to that of the projection:
+attention weights sum to 1, so this is exact, and removed value units then have no mean.
+
+Norms of queries and keys depend on the basis, so that attention with them is refused.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from toolkit.errors import UnsupportedModel
 from toolkit.models.attention import HeadwiseAttention
@@ -17,52 +19,65 @@ from toolkit.models.block import attentions
 from toolkit.models.model import Model
 from toolkit.prune.bases import Basis
 from toolkit.prune.calibration import Calibration
+from toolkit.prune.spectra import (
+    AttentionMoments,
+    attention_moments,
+    means_move,
+    output_weight,
+    qk_basis,
+    runs,
+    v_basis,
+)
 
 
 class Svd:
-    """Each head's query and key units, sorted by their singular value, largest first."""
+    """Units of each head sorted by their singular value, largest first."""
 
     def rotate(self, model: Model, calibration: Calibration) -> Model:
-        rotated = model.copied()
-        for place, attention in attentions(rotated.module).items():
+        for place, attention in attentions(model.module).items():
             if attention.q_norm is not None:
                 raise UnsupportedModel(
                     f"basis svd is not for {place}, which normalises its queries and keys", "--basis none"
                 )
-            _rotate(attention)
+        rotated = model.copied()
+        targets = attentions(rotated.module)
+        for place, _, moments in attention_moments(model, calibration):
+            _rotate(targets[place], moments)
         return rotated
 
 
 @torch.no_grad()
-def _rotate(attention: HeadwiseAttention) -> None:
+def _rotate(attention: HeadwiseAttention, moments: AttentionMoments) -> None:
+    """Change the basis of all heads."""
     width = attention.layout.qk_width
-    queries, keys = attention.qkv.weight[:width], attention.qkv.weight[width : 2 * width]
-    start = 0
-    for units, _ in attention.layout.heads:
-        rows = slice(start, start + units)
-        q = _with_bias(queries[rows], attention.q_bias, rows)
-        k = _with_bias(keys[rows], attention.k_bias, rows)
-        q, k = _factors(q, k)
-        for weight, bias, factor in ((queries, attention.q_bias, q), (keys, attention.k_bias, k)):
-            weight[rows] = factor[:, :-1].to(weight.dtype)
-            if bias is not None:
-                bias[rows] = factor[:, -1].to(bias.dtype)
-        start += units
+    queries, keys, values = attention.qkv.weight.split([width, width, attention.layout.v_width])
+    for run in runs([qk for qk, _ in attention.layout.heads]):
+        new_q, new_k, _ = qk_basis(moments.queries.uncentred[run, run], moments.keys.uncentred[run, run])
+        _multiply(queries, attention.q_bias, run, new_q)
+        _multiply(keys, attention.k_bias, run, new_k)
+    if means_move(attention):
+        _move_means(attention, moments.values.mean)
+    covariance = moments.values.about(means_move(attention))
+    for run in runs([v for _, v in attention.layout.heads]):
+        weight = output_weight(attention, run)
+        basis, inverse, _ = v_basis(covariance[run, run], weight)
+        _multiply(values, attention.v_bias, run, basis)
+        attention.proj.weight[:, run] = (inverse @ weight).T.to(attention.proj.weight)
 
 
-def _with_bias(weight: Tensor, bias: nn.Parameter | None, rows: slice) -> Tensor:
-    """[units, width + 1] float64: weights and bias, 0 without one. A factor of M has none either, then."""
-    column = weight.new_zeros(len(weight)) if bias is None else bias[rows]
-    return torch.cat([weight, column[:, None]], dim=1).double()
+def _multiply(weight: Tensor, bias: nn.Parameter | None, run: slice, basis: Tensor) -> None:
+    """Replace the units x of `run` by x T: T [units, units] float64, weight [all units, width], bias [all units]."""
+    weight[run] = (basis.T @ weight[run].double().cpu()).to(weight)
+    if bias is not None:
+        bias[run] = (basis.T @ bias[run].double().cpu()).to(bias)
 
 
-def _factors(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """S^1/2 U^T and S^1/2 V^T of q^T k = U S V^T, both [units, width + 1], by way of a [units, units] matrix."""
-    (q_basis, q_triangle), (k_basis, k_triangle) = torch.linalg.qr(q.T), torch.linalg.qr(k.T)
-    left, singular, right = torch.linalg.svd(q_triangle @ k_triangle.T)
-    root = singular.sqrt()[:, None]
-    missing = (0, 0, 0, len(q) - len(root))  # the rank is at most width + 1
-    return pad(root * (q_basis @ left).T, missing), pad(root * (k_basis @ right.T).T, missing)
+def _move_means(attention: HeadwiseAttention, mean: Tensor) -> None:
+    """Subtract the mean outputs [V] of all heads from the bias of their values, and add them to the projection's."""
+    assert attention.v_bias is not None
+    shift = attention.proj.weight.double().cpu() @ mean
+    attention.v_bias.sub_(mean.to(attention.v_bias))
+    attention.proj.bias.add_(shift.to(attention.proj.bias))
 
 
 PLUGIN: Basis = Svd()

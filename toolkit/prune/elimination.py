@@ -1,0 +1,105 @@
+"""One pass of optimal brain surgeon over the inputs of a linear layer (ZipLM, Kurtic et al., 2023).
+
+Input j costs |W_:j|^2 / [H^-1]_jj; removing it updates W <- W - W_:j [H^-1]_j: / [H^-1]_jj, and H^-1 likewise. A
+group G costs tr(W_G ([H^-1]_GG)^-1 W_G^T). The costs sum to E|W' x_S - W x|^2 + lam |W' - W|^2 for the best W' (zero
+for removed inputs), so that every stop has the weights of a refit by least squares.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+PANEL = 64
+"""Inputs whose updates are applied to the matrices at once. Elimination is pivoted Cholesky factorisation of H^-1, with
+the products of a panel as matrix products."""
+
+
+class Elimination:
+    """State of an elimination: remaining inputs, their weights, and what was removed."""
+
+    def __init__(self, weight: Tensor, matrix: Tensor) -> None:
+        """weight: W [outputs, inputs] float64; matrix: H [inputs, inputs], positive definite."""
+        self.weight = weight.clone()
+        """[outputs, remaining]"""
+        self.remaining = torch.arange(weight.shape[1])
+        """[remaining] int64, ascending"""
+        self.removed: list[int] = []
+        """Removed inputs in order."""
+        self.cost = 0.0
+        """Sum of the costs."""
+        self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))  # of the remaining inputs
+
+    def costs(self) -> Tensor:
+        """[remaining]: cost of removing each input alone."""
+        return self.weight.square().sum(dim=0) / self._inverse.diagonal()
+
+    def remove_inputs(self, quota: Tensor, segments: Tensor) -> None:
+        """Remove inputs one at a time, the cheapest first, `quota[s]` of each segment s.
+
+        segments: [inputs] int64, the segment of each input of the whole layer; quota: [segments] int64.
+        """
+        quota = quota.clone()
+        while (count := int(quota.sum())) > 0:
+            self._remove_panel(min(count, PANEL), quota, segments[self.remaining])
+
+    def group_cost(self, group: Tensor) -> float:
+        """Cost of removing these inputs together."""
+        return float(self._scaled(group)[1].square().sum())
+
+    def remove_group(self, groups: list[Tensor]) -> int:
+        """Remove the cheapest of these groups of inputs; returns its index."""
+        costs = [self.group_cost(group) for group in groups]
+        chosen = costs.index(min(costs))
+        factor, scaled = self._scaled(groups[chosen])
+        own = torch.searchsorted(self.remaining, groups[chosen])
+        left = torch.linalg.solve_triangular(factor, self._inverse[own], upper=False).T  # [remaining, group]
+        self._update(left, scaled.T)
+        self.removed += groups[chosen].tolist()
+        self.cost += costs[chosen]
+        self._drop(own)
+        return chosen
+
+    def _scaled(self, group: Tensor) -> tuple[Tensor, Tensor]:
+        """L with L L^T = [H^-1]_GG, and L^-1 W_G^T [group, outputs], whose squares sum to the cost."""
+        own = torch.searchsorted(self.remaining, group)
+        factor = torch.linalg.cholesky(self._inverse[own][:, own])
+        return factor, torch.linalg.solve_triangular(factor, self.weight[:, own].T, upper=False)
+
+    def _remove_panel(self, count: int, quota: Tensor, segments: Tensor) -> None:
+        """Remove `count` inputs, and reduce `quota`. segments: [remaining]"""
+        inverse, weight = self._inverse, self.weight
+        left, right = inverse.new_zeros(len(inverse), count), weight.new_zeros(len(weight), count)
+        diagonal, energies = inverse.diagonal().clone(), weight.square().sum(dim=0)
+        closed = torch.zeros(len(inverse), dtype=torch.bool)
+        pivots: list[int] = []
+        for step in range(count):
+            costs = (energies / diagonal).masked_fill(closed | (quota[segments] == 0), torch.inf)
+            pivot = int(costs.argmin())
+            before, row, root = left[:, :step], left[pivot, :step], diagonal[pivot].sqrt()
+            column = (inverse[:, pivot] - before @ row) / root
+            values = (weight[:, pivot] - right[:, :step] @ row) / root
+            products = values @ weight - before @ (values @ right[:, :step])
+            energy = values.square().sum()
+            energies += column * (column * energy - 2 * products)
+            diagonal -= column.square()
+            left[:, step], right[:, step] = column, values
+            self.cost += float(energy)
+            closed[pivot] = True
+            quota[segments[pivot]] -= 1
+            pivots.append(pivot)
+        self._update(left, right)
+        self.removed += self.remaining[pivots].tolist()
+        self._drop(torch.tensor(pivots))
+
+    def _update(self, left: Tensor, right: Tensor) -> None:
+        """H^-1 -= left left^T and W -= right left^T: left [remaining, removed], right [outputs, removed]"""
+        self._inverse.addmm_(left, left.T, alpha=-1)
+        self.weight.addmm_(right, left.T, alpha=-1)
+
+    def _drop(self, where: Tensor) -> None:
+        """Forget the inputs at these positions among the remaining ones."""
+        keep = torch.ones(len(self.remaining), dtype=torch.bool)
+        keep[where] = False
+        self.remaining, self.weight = self.remaining[keep], self.weight[:, keep]
+        self._inverse = self._inverse[keep][:, keep]
