@@ -25,3 +25,16 @@ class Calibration:
     def of(self, domain: str) -> Sequence[Batch]:
         """The images of one domain."""
         return self.read((domain,))
+
+    def halves(self) -> tuple[Calibration, Calibration]:
+        """Every second image of each domain, and the others."""
+
+        def half(first: int) -> Calibration:
+            def read(domains: Sequence[str]) -> list[Batch]:
+                every = [batch for domain in domains for batch in self.of(domain)]
+                chosen = (Batch(batch.images[first::2], batch.labels[first::2]) for batch in every)
+                return [batch for batch in chosen if len(batch.labels)]
+
+            return Calibration(read, self.domains, self.seed)
+
+        return half(0), half(1)

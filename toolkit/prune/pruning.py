@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from toolkit.errors import BadInput
 from toolkit.models.model import Model
 from toolkit.models.surgery import remove
+from toolkit.models.tokens import with_tokens
 from toolkit.prune import bases
 from toolkit.prune.compensate import compensation
-from toolkit.prune.methods import Job, check_quantity, method, no_training
+from toolkit.prune.methods import Job, Outcome, check_quantity, method, no_training
 from toolkit.records import PrunePlan
 
 
@@ -39,13 +40,22 @@ def prune(dense: Model, job: Job) -> Pruned:
         )
     check_quantity(settings.method, job.budget)
     rotated = bases.rotate(settings.basis, dense, job.calibration, settings.own(settings.basis))
-    outcome = chosen.prune(rotated, job)
-    removal = remove(outcome.model, outcome.plan.cuts)
-    repairing = compensation(settings.compensation, settings.own(settings.compensation))
-    slim = repairing.repair(outcome.model, removal, job.calibration)
+    outcome = chosen.prune(rotated, replace(job, dense=dense))
+    slim = _slim(outcome, dense if outcome.model is rotated else None, job)
     source = outcome.model
     if source is not dense:
         source = source.with_info(replace(source.info, made_from=dense.info.weights_sha256)).identified()
     sha256 = source.info.weights_sha256
     plan = replace(outcome.plan, model_sha256=sha256, basis=settings.basis, compensation=settings.compensation)
     return Pruned(plan, source, slim.with_info(replace(slim.info, made_from=sha256)))
+
+
+def _slim(outcome: Outcome, keys: Model | None, job: Job) -> Model:
+    """The model of a plan: fewer tokens, surgery, compensation. keys: as in `with_tokens`."""
+    plan, settings = outcome.plan, job.settings
+    reduced = with_tokens(outcome.model, plan.merges, plan.trim_last_block, keys)
+    if not plan.cuts:
+        return reduced
+    removal = remove(reduced, plan.cuts)
+    repairing = compensation(settings.compensation, settings.own(settings.compensation))
+    return repairing.repair(reduced, removal, job.calibration)

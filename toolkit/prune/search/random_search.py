@@ -89,9 +89,7 @@ class RandomSearch:
             low, high = (middle, high) if cost > target else (low, middle)
         return template.stronger(high)
 
-    def _vary(
-        self, parent: Trial, spread: float, generator: np.random.Generator, trials: dict[Choice, Trial]
-    ) -> None:
+    def _vary(self, parent: Trial, spread: float, generator: np.random.Generator, trials: dict[Choice, Trial]) -> None:
         schedule, weights = parent.schedule, parent.weights
         if self.most_merges and schedule.kept and generator.random() < 0.6:
             schedule = mutated(schedule, self.space.tokens, self.most_merges, spread, generator)
@@ -117,6 +115,7 @@ def _redrawn(weights: Weights, spread: float, generator: np.random.Generator) ->
         axis = keys[int(generator.integers(len(keys)))][1]
         factor = float(np.exp(spread * generator.standard_normal()))
         return {key: weights[key] * (factor if key[1] == axis else 1.0) for key in keys}
-    return {key: weights[key] * float(np.exp(1.5 * spread * generator.standard_normal())) if key in chosen else weights[key] for key in keys}
-
-
+    return {
+        key: weights[key] * float(np.exp(1.5 * spread * generator.standard_normal())) if key in chosen else weights[key]
+        for key in keys
+    }

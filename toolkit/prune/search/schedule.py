@@ -103,7 +103,9 @@ def mutated(schedule: Schedule, tokens: Tokens, most: int, spread: float, genera
     strengths = {position: -np.log(fraction) for position, fraction in kept.items()}  # their sum is kept
     total = sum(strengths.values())
     if move == "shift":
-        strengths = {position: value * np.exp(spread * generator.standard_normal()) for position, value in strengths.items()}
+        strengths = {
+            position: value * np.exp(spread * generator.standard_normal()) for position, value in strengths.items()
+        }
     elif move == "add":
         strengths[int(generator.choice(free))] = total / len(strengths)
     else:

@@ -74,7 +74,9 @@ class Space:
                 rungs = [*itertools.product(*(ladder.rungs for ladder in ladders))]
                 kept = [{key: sum(rung.widths) for key, rung in zip(keys, row, strict=True)} for row in rungs]
                 costs = [self._cost(index, self._resized(shape, index, row)) for row in kept]
-                errors = [sum(weights[key] * rung.relative for key, rung in zip(keys, row, strict=True)) for row in rungs]
+                errors = [
+                    sum(weights[key] * rung.relative for key, rung in zip(keys, row, strict=True)) for row in rungs
+                ]
                 modules.append(Options(np.array(costs) - self._cost(index, shape), np.array(errors)))
                 widths.append(kept)
         chosen = choose(modules, limit - self.cost(merges, {}))
@@ -90,11 +92,12 @@ class Space:
     @cached_property
     def _keys(self) -> list[list[tuple[Key, ...]]]:
         """For each block, the groups of each module whose cost depends on them together: attention and MLP."""
-        result = []
+        result: list[list[tuple[Key, ...]]] = []
         for name, _ in self.model.blocks:
-            attention = tuple((f"{name}.attn", axis) for axis in AXES[:2] if (f"{name}.attn", axis) in self.ladders)
-            mlp = ((f"{name}.mlp", "mlp"),) if (f"{name}.mlp", "mlp") in self.ladders else ()
-            result.append([keys for keys in (attention, mlp) if keys])
+            attention: tuple[Key, ...] = ((f"{name}.attn", "qk"), (f"{name}.attn", "v"))
+            mlp: tuple[Key, ...] = ((f"{name}.mlp", "mlp"),)
+            found = (tuple(key for key in keys if key in self.ladders) for keys in (attention, mlp))
+            result.append([keys for keys in found if keys])
         return result
 
     @cached_property
