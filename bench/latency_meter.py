@@ -21,14 +21,15 @@ from toolkit.dg.digits import cache_folder
 from toolkit.errors import RecordError
 from toolkit.export import artifact
 from toolkit.export.calibrate import DomainSample, Sample
+from toolkit.export.settings import PAD_TOKENS
 from toolkit.models.model import Model
 from toolkit.models.shapes import width_of
 from toolkit.progress import Progress, silent
 from toolkit.prune.cost_table import shape_of
-from toolkit.prune.grid import Grid
+from toolkit.prune.grid import Grid, key_of
 from toolkit.prune.measured_table import MeasuredTable
 from toolkit.prune.verified_search import WholeModels
-from toolkit.records import DENSE, BenchReport, LatencyTable, Probe, ProbeSession
+from toolkit.records import DENSE, BenchReport, LatencyTable, Matching, Probe, ProbeSession
 
 LOG = logging.getLogger(__name__)
 FOLDER = "cost_tables"
@@ -66,11 +67,10 @@ class Meter:
         Sessions are kept one by one, so that an interrupted measurement is resumed. INVALID ones are used, with a
         warning, but not kept.
         """
-        record = self._cached(dense)
-        lists = [with_chains(probes, dense) for probes in grid.probes()]
-        sessions = [session for probes in lists for session in missing(probes, record.sessions)]
+        record = self._cached(dense, grid.matching)
+        sessions = [with_chains(probes, dense) for probes in missing(grid, record.sessions)]
         for number, probes in enumerate(sessions):
-            session = self._measured(probes, dense, f"{number + 1} of {len(sessions)}")
+            session = self._measured(probes, dense, grid.matching, f"{number + 1} of {len(sessions)}")
             record = replace(record, sessions=(*record.sessions, session))
             if session.reasons:
                 LOG.warning("the cost table's measurement is INVALID: %s", ", ".join(session.reasons))
@@ -89,13 +89,13 @@ class Meter:
             LOG.warning("the measurement of whole models is INVALID: %s", ", ".join(reasons))
         return WholeModels(first, tuple(others), reasons)
 
-    def _measured(self, probes: Sequence[Probe], dense: Model, number: str) -> ProbeSession:
+    def _measured(self, probes: Sequence[Probe], dense: Model, matching: Matching | None, number: str) -> ProbeSession:
         """Export and measure the probes of a session."""
         with tempfile.TemporaryDirectory(dir=self._scratch.name) as scratch:
             folders = {str(index): Path(scratch) / str(index) for index in range(len(probes))}
             for index, probe in enumerate(probes):
                 self._progress(index, len(probes), f"cost table, session {number}: exporting blocks")
-                self._export(probe_model(dense, probe), folders[str(index)])
+                self._export(probe_model(dense, probe, matching), folders[str(index)], probe.sized)
             self._progress(len(probes), len(probes), f"cost table, session {number}: measuring blocks")
             report = self._bench(folders, SECONDS, SAMPLES)
         latencies = [result.latency_ms for result in report.measurements]
@@ -113,8 +113,12 @@ class Meter:
             self._exported[key] = folder
         return self._exported[key]
 
-    def _export(self, model: Model, folder: Path) -> None:
+    def _export(self, model: Model, folder: Path, sized: bool = False) -> None:
+        """sized: the tokens have sizes, and so are not padded, as after a merge."""
         options = self._deployment.export
+        if sized:
+            kept = tuple(name for name in options.rewrites if name != PAD_TOKENS)
+            options = options.model_copy(update={"rewrites": kept})
         sample = random_sample(model) if options.precision != "fp32" else None
         artifact.export(self._deployment.target, model, options, folder, sample)
 
@@ -123,10 +127,10 @@ class Meter:
         subjects = {name: Opened(folder, self.runtime) for name, folder in folders.items()}
         return self._deployment.device.bench(request_of(subjects, settings), silent)
 
-    def _cached(self, dense: Model) -> LatencyTable:
+    def _cached(self, dense: Model, matching: Matching | None) -> LatencyTable:
         """The VALID sessions that were measured before, in this process or in others."""
         deployment, libraries = self._deployment, (*plugins.requirements(), *self._deployment.libraries)
-        fingerprint = fingerprint_of(dense, deployment)
+        fingerprint = fingerprint_of(dense, deployment, matching)
         empty = LatencyTable(
             fingerprint,
             dense.info.name,
@@ -135,6 +139,7 @@ class Meter:
             deployment.target,
             self.precision,
             self.batch_size,
+            matching,
             deployment.device.environment(libraries),
             (),
         )
@@ -172,28 +177,27 @@ def user_cache() -> Path | None:
         return None
 
 
-def fingerprint_of(dense: Model, deployment: Deployment) -> str:
+def fingerprint_of(dense: Model, deployment: Deployment, matching: Matching | None) -> str:
     """Hash of everything that the latency of a model's blocks depends on."""
     info = dense.info
     model = [info.name, info.args, info.image_size, len(info.classes), width_of(dense.module)]
     block = records.dumps(shape_of(dense).blocks[0])
-    return hashing.digest([toolkit.__version__, model, block, deployment.fingerprint()])
+    return hashing.digest([toolkit.__version__, model, block, matching, deployment.fingerprint()])
 
 
-def missing(probes: Sequence[Probe], sessions: Iterable[ProbeSession]) -> list[list[Probe]]:
-    """Sessions that measure those of the probes that were not measured yet, each with the list's references."""
-    measured = {_key(probe) for session in sessions for probe in session.probes}
-    references = [probe for index, probe in enumerate(probes) if index == 0 or probe.block == probes[0].last]
-    others = [probe for probe in probes if probe not in references and _key(probe) not in measured]
-    if not others and all(_key(probe) in measured for probe in references):
-        return []
-    size = PROBES_AT_ONCE - len(references)
-    return [[*references, *others[start : start + size]] for start in range(0, max(1, len(others)), size)]
-
-
-def _key(probe: Probe) -> Probe:
-    """A probe without what does not tell it from others of its table."""
-    return replace(probe, count=0, latency_ms=())
+def missing(grid: Grid, sessions: Iterable[ProbeSession]) -> list[list[Probe]]:
+    """Sessions that measure the probes of a grid that were not measured yet, each with its references."""
+    measured = {key_of(probe) for session in sessions for probe in session.probes}
+    result: list[list[Probe]] = []
+    for probe in grid.probes():
+        if key_of(probe) in measured:
+            continue
+        needed = [*grid.references(key_of(probe)), probe]
+        own_size = bool(result) and result[-1][0].image_size == probe.image_size  # images of a session have one size
+        if not own_size or len({*result[-1], *needed}) > PROBES_AT_ONCE:
+            result.append([])
+        result[-1] += [each for each in needed if each not in result[-1]]
+    return result
 
 
 def _reasons(report: BenchReport) -> tuple[str, ...]:

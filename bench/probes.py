@@ -16,23 +16,37 @@ from toolkit.models.block import attentions, blocks_of
 from toolkit.models.model import Model
 from toolkit.models.resize import resized
 from toolkit.models.surgery import remove
+from toolkit.models.tokens import block_indices, with_tokens
 from toolkit.prune.cost_table import CountedTable
 from toolkit.prune.grid import CHAIN, LONGEST_CHAIN
-from toolkit.records import Cut, Probe
+from toolkit.records import BlockShape, Cut, Matching, Merge, Probe
 
 
-def probe_model(source: Model, probe: Probe) -> Model:
-    """The model of a probe, with a hash. Its blocks have the weights of the source model's first units."""
-    model = resized(source, probe.image_size)
-    shapes = [*[probe.block] * probe.count, probe.last]
-    places = [place for place, _ in model.blocks]
-    cuts = [Cut("blocks", "block", tuple(range(len(shapes), len(places))))] if len(shapes) < len(places) else []
-    for place, shape in zip(places, shapes, strict=False):
-        assert shape is not None
-        cuts += _cuts(model, place, (shape.heads, shape.qk // shape.heads, shape.v // shape.heads, shape.mlp))
-    small = remove(model, cuts).model
-    _shorten(small.module, shapes[0].tokens_in if shapes[0] else probe.last.tokens_in)
+def probe_model(source: Model, probe: Probe, matching: Matching | None) -> Model:
+    """The model of a probe, with a hash. Its blocks have the weights of the source model's first units.
+
+    matching: how its block merges tokens, if it does.
+    """
+    shapes = [*([probe.block] * probe.count if probe.block else []), probe.last]
+    first = shapes[0]
+    model = _first_blocks(resized(source, probe.image_size), len(shapes))
+    _shorten(model.module, first.tokens_in)
+    if first.tokens_out < first.tokens_in and matching:
+        block = block_indices(model.info)[0]
+        model = with_tokens(model, (Merge(block, first.tokens_out, matching),))
+    cuts = [cut for (place, _), shape in zip(model.blocks, shapes, strict=True) for cut in cuts_to(model, place, shape)]
+    small = remove(model, cuts).model if cuts else model
+    if probe.sized:
+        blocks_of(small.module).register_forward_pre_hook(_with_sizes)
     return Model(small.module, small.info).with_current_info().identified()
+
+
+def _first_blocks(model: Model, count: int) -> Model:
+    """A copy with the first blocks."""
+    last = tuple(range(count, len(model.blocks)))
+    if last:
+        model = remove(model, [Cut("blocks", "block", last)]).model
+    return Model(model.copied().module, model.info)  # nothing is cached on it: the number of its tokens changes
 
 
 def with_chains(probes: list[Probe], source: Model) -> list[Probe]:
@@ -48,21 +62,23 @@ def with_chains(probes: list[Probe], source: Model) -> list[Probe]:
     def length(probe: Probe) -> int:
         if probe.block is None:
             return 0
+        if probe.block.tokens_out < probe.block.tokens_in:
+            return 1
         needed = -(-macs.rest(source.info.image_size) // macs.block(probe.block))
         return min(max(CHAIN, needed), longest)
 
     return [replace(probe, count=length(probe)) for probe in probes]
 
 
-def _cuts(model: Model, place: str, sizes: tuple[int, int, int, int]) -> Iterator[Cut]:
+def cuts_to(model: Model, place: str, shape: BlockShape) -> Iterator[Cut]:
     """Cuts of a block that leave its first heads, the first channels of each, and the first MLP units."""
-    heads, qk, v, hidden = sizes
+    heads, qk, v = shape.heads, shape.qk // shape.heads, shape.v // shape.heads
     for group in model.groups:
         if not group.place.startswith(f"{place}.") or group.axis not in ("head", "qk", "v", "mlp"):
             continue
         width = group.segments[0]
         if group.axis in ("head", "mlp"):
-            units = tuple(range(heads if group.axis == "head" else hidden, group.units))
+            units = tuple(range(heads if group.axis == "head" else shape.mlp, group.units))
         else:
             kept = qk if group.axis == "qk" else v
             units = tuple(head * width + unit for head in range(heads) for unit in range(kept, width))
@@ -86,3 +102,9 @@ class _FirstTokens:
 
     def __call__(self, blocks: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return inputs[0][:, : self._tokens], *inputs[1:]
+
+
+def _with_sizes(blocks: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """Forward hook that gives tokens a size; it depends on the image, so that no exporter computes with it early."""
+    x = inputs[0]
+    return x, 1 + x[..., 0].square()

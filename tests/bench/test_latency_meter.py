@@ -14,7 +14,7 @@ from toolkit.bench.deployment import deployment_of
 from toolkit.bench.latency_meter import FOLDER, Meter, fingerprint_of, missing, random_sample
 from toolkit.models.model import Model
 from toolkit.prune.cost_table import shape_of, total
-from toolkit.prune.grid import grid_of
+from toolkit.prune.grid import grid_of, key_of
 from toolkit.prune.verified_search import LatencyMeter
 from toolkit.records import LatencyTable, ProbeSession
 
@@ -46,7 +46,7 @@ def test_a_table_is_measured_once_and_extended(
         deployment = deployment_of(recipe.Prune(budget="latency=0.5"), *settings)
         return Meter(deployment, tmp_path, lambda done, total, message="": steps.append(message))
 
-    grid = grid_of(model, ("mlp",), fewer_tokens=False)
+    grid = grid_of(model, ("mlp",))
     with opened() as first:
         meter: LatencyMeter = first
         table = meter.table(model, grid)
@@ -90,17 +90,17 @@ def test_a_damaged_or_invalid_table_is_measured_again(
     settings: tuple[recipe.Export, recipe.Bench], model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     deployment = deployment_of(recipe.Prune(), *settings)
-    file = tmp_path / FOLDER / f"{fingerprint_of(model, deployment)[:16]}.json"
-    grid = grid_of(model, ("mlp",), fewer_tokens=False)
-    (probes,) = grid.probes()
+    file = tmp_path / FOLDER / f"{fingerprint_of(model, deployment, None)[:16]}.json"
+    grid = grid_of(model, ("mlp",))
+    probes = grid.probes()
     sessions = ProbeSession(tuple(probes), ()), ProbeSession(tuple(probes), ("throttled",))
     with Meter(deployment, tmp_path) as meter:
-        meter._keep(replace(meter._cached(model), sessions=sessions))
+        meter._keep(replace(meter._cached(model, None), sessions=sessions))
     with Meter(deployment, tmp_path) as meter:
-        assert meter._cached(model).sessions == sessions[:1]
+        assert meter._cached(model, None).sessions == sessions[:1]
     file.write_text("{")
     with Meter(deployment, tmp_path) as meter:
-        assert meter._cached(model).sessions == ()
+        assert meter._cached(model, None).sessions == ()
     assert "measuring the cost table again" in caplog.text
 
 
@@ -108,20 +108,25 @@ def test_the_fingerprint_depends_on_the_model(
     settings: tuple[recipe.Export, recipe.Bench], model: Model, small: Callable[..., Model]
 ) -> None:
     deployment = deployment_of(recipe.Prune(), *settings)
-    same = fingerprint_of(model, deployment)
-    assert fingerprint_of(Model(model.module, replace(model.info, weights_sha256="other")), deployment) == same
-    assert fingerprint_of(small(depth=3, embed_dim=48), deployment) != same
-    assert fingerprint_of(small("beit_base_patch16_224", depth=3), deployment) != same
+    same = fingerprint_of(model, deployment, None)
+    assert fingerprint_of(model, deployment, "grid") != same
+    assert fingerprint_of(Model(model.module, replace(model.info, weights_sha256="other")), deployment, None) == same
+    assert fingerprint_of(small(depth=3, embed_dim=48), deployment, None) != same
+    assert fingerprint_of(small("beit_base_patch16_224", depth=3), deployment, None) != same
 
 
 def test_missing_probes_come_with_their_references(model: Model) -> None:
-    grid = grid_of(model, ("mlp",), fewer_tokens=False).refined(mlp=range(9, 48))
-    (probes,) = grid.probes()
-    sessions = missing(probes, ())
-    assert [session[:2] for session in sessions] == [probes[:2]] * len(sessions)
+    grid = grid_of(model, ("mlp",)).refined(mlp=range(9, 48))
+    probes = grid.probes()
+    sessions = missing(grid, ())
     assert max(map(len, sessions)) == 16
-    assert [probe for session in sessions for probe in session[2:]] == probes[2:]
-    assert missing(probes, [ProbeSession(tuple(probes), ())]) == []
+    assert {probe for session in sessions for probe in session} == {*probes}
+    for session in sessions:
+        for probe in session:
+            assert all(reference in map(key_of, session) for reference in map(key_of, grid.references(key_of(probe))))
+    assert missing(grid, [ProbeSession(tuple(probes), ())]) == []
+    more = missing(grid_of(model, ("mlp",), matching="bipartite", image_sizes=(8,)), [ProbeSession(tuple(probes), ())])
+    assert [len({probe.image_size for probe in session}) for session in more] == [1] * len(more)
 
 
 def test_random_images_accept_any_precision(model: Model) -> None:

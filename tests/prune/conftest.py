@@ -13,7 +13,7 @@ from toolkit.dg.batches import Batch
 from toolkit.models.model import Model
 from toolkit.prune.calibration import Calibration
 from toolkit.prune.cost_table import ModelShape
-from toolkit.prune.grid import Grid
+from toolkit.prune.grid import Grid, key_of
 from toolkit.prune.methods import Job
 from toolkit.records import BlockShape, Environment, LatencyTable, ProbeSession
 
@@ -53,7 +53,8 @@ class Known:
 
     def block_ms(self, shape: BlockShape) -> float:
         attention = shape.tokens_in * (1 + 0.3 * shape.heads + 0.02 * shape.qk + 0.01 * shape.v)
-        return attention + 0.005 * shape.tokens_out * shape.mlp
+        merging = 2 * shape.tokens_in if shape.tokens_out < shape.tokens_in else 0.0
+        return attention + merging + 0.005 * shape.tokens_out * shape.mlp
 
     def last_ms(self, shape: BlockShape) -> float:
         return 0.5 * shape.tokens_in + 0.01 * shape.tokens_in * shape.qk + 0.1 * shape.mlp
@@ -63,17 +64,17 @@ class Known:
         return 0.1 * shape.image_size + sum(map(self.block_ms, blocks)) + self.last_ms(last)
 
     def record(self, grid: Grid) -> LatencyTable:
-        """All probes of a grid, with chains of two blocks and samples that vary alike."""
-        sessions = []
-        for probes in grid.probes():
-            taken = []
-            for probe in probes:
-                blocks = () if probe.block is None else (probe.block, probe.block)
-                ms = self.whole_ms(ModelShape((*blocks, probe.last), probe.image_size))
-                taken.append(replace(probe, count=len(blocks), latency_ms=(ms - 1, ms, ms + 1)))
-            sessions.append(ProbeSession(tuple(taken), ()))
+        """All probes of a grid, with samples that vary alike."""
+        probes = grid.probes()
+        probes += [reference for probe in probes for reference in grid.references(key_of(probe))]
+        taken = []
+        for probe in dict.fromkeys(probes):
+            blocks = () if probe.block is None else (probe.block,) * probe.count
+            ms = self.whole_ms(ModelShape((*blocks, probe.last), probe.image_size))
+            taken.append(replace(probe, latency_ms=(ms - 1, ms, ms + 1)))
+        session = ProbeSession(tuple(taken), ())
         nowhere = Environment("0", "3", "none", "none", 1, 0, None, None, {})
-        return LatencyTable("", "", "local", "onnxruntime", "onnx", "fp32", 1, nowhere, tuple(sessions))
+        return LatencyTable("", "", "local", "onnxruntime", "onnx", "fp32", 1, None, nowhere, (session,))
 
 
 @pytest.fixture(scope="session")

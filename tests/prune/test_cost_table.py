@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from toolkit.errors import UnsupportedModel
+from toolkit.errors import PlanError, UnsupportedModel
 from toolkit.models.model import Model
 from toolkit.models.resize import resized
 from toolkit.models.surgery import remove
+from toolkit.models.tokens import with_tokens
 from toolkit.prune.cost_table import BlockShape, CountedTable, ModelShape, shape_of, total
-from toolkit.records import Cut, Setting
+from toolkit.records import Cut, Matching, Merge, Setting
 
 FAMILIES: dict[str, dict[str, Setting]] = {
     "vit_tiny_patch16_224": {},
@@ -92,10 +93,23 @@ def test_a_trimmed_last_block_counts_the_classifiers_tokens_only(small: Callable
         total(CountedTable(pooled, "MACs"), replace(shape_of(pooled), trim_last_block=True))
 
 
-def test_fewer_tokens_after_attention(small: Callable[..., Model]) -> None:
-    table = CountedTable(small(), "MACs")
-    block = BlockShape(tokens_in=5, tokens_out=5, heads=3, qk=24, v=24, mlp=48)
-    assert table.block(block) - table.block(replace(block, tokens_out=3)) == 2 * 2 * 24 * 48
+@pytest.mark.parametrize("matching", ["bipartite", "grid"])
+def test_merged_tokens_and_a_trimmed_block_are_counted_like_those_of_a_model(
+    small: Callable[..., Model], matching: Matching
+) -> None:
+    model = small(depth=4, patch_size=2)  # 65 tokens
+    tables = [CountedTable(model, unit, matching) for unit in ("MACs", "parameters")]
+    merges = (Merge(0, 50, matching), Merge(2, 33, matching))
+    merged = with_tokens(model, merges, trim_last_block=True)
+    slim = remove(merged, [Cut("blocks.1.attn", "head", (0,)), Cut("blocks.2.mlp", "mlp", (1, 2, 3))]).model
+    for other in (merged, slim):
+        shape = shape_of(other)
+        tokens = [(block.tokens_in, block.tokens_out) for block in shape.blocks]
+        assert tokens == [(65, 50), (50, 50), (50, 33), (33, 33)]
+        assert shape.trim_last_block
+        assert [total(table, shape) for table in tables] == [other.cost.macs, other.cost.parameters]
+    with pytest.raises(PlanError, match="cannot be merged"):
+        tables[0].block(replace(shape.blocks[0], tokens_out=0))
 
 
 def test_uneven_heads_are_refused(uneven: Callable[..., Model]) -> None:

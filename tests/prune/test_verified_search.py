@@ -77,7 +77,7 @@ def resized_mlp(model: Model, width: int) -> Model:
 
 
 def found(model: Model, meter: WrongMeter, budget: Budget) -> tuple[Candidate[int], LatencyRecord]:
-    return search_by_latency(model, budget, meter, grid_of(model, ("mlp",), False), widest(model))
+    return search_by_latency(model, budget, meter, grid_of(model, ("mlp",)), widest(model))
 
 
 @pytest.mark.parametrize(

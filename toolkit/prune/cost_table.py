@@ -5,16 +5,17 @@ A search asks for the cost of thousands of blocks; each is computed once. Blocks
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, Protocol
 
 from toolkit.errors import UnsupportedModel
 from toolkit.models.groups import Group, Groups
+from toolkit.models.merge import split_of
 from toolkit.models.model import Model
 from toolkit.models.resize import resized
 from toolkit.models.shapes import width_of
-from toolkit.records import BlockShape, HeadLayout
+from toolkit.records import BlockShape, HeadLayout, Matching
 
 
 @dataclass(frozen=True)
@@ -67,14 +68,10 @@ def shape_of(model: Model) -> ModelShape:
         remaining = model.layer_calls[inside[0]].positions
         hidden = block.mlp_output.weight.shape[1]
         blocks.append(BlockShape(tokens, remaining, len(layout.heads), layout.qk_width, layout.v_width, hidden))
-    trimmed = getattr(model.info, "trim_last_block", False)
+    trimmed = model.info.trim_last_block
     if trimmed:
-        blocks[-1] = _all_tokens(blocks[-1])
+        blocks[-1] = replace(blocks[-1], tokens_out=blocks[-1].tokens_in)
     return ModelShape(tuple(blocks), model.info.image_size, trimmed)
-
-
-def _all_tokens(shape: BlockShape) -> BlockShape:
-    return BlockShape(shape.tokens_in, shape.tokens_in, shape.heads, shape.qk, shape.v, shape.mlp)
 
 
 def check_equal_heads(layout: HeadLayout, place: str) -> None:
@@ -89,10 +86,13 @@ def check_equal_heads(layout: HeadLayout, place: str) -> None:
 class CountedTable:
     """MACs or parameters, equal to those of `Model.cost_model`."""
 
-    def __init__(self, model: Model, unit: Literal["MACs", "parameters"]) -> None:
-        """Raises UnsupportedModel for blocks that differ in more than their `BlockShape`."""
+    def __init__(self, model: Model, unit: Literal["MACs", "parameters"], matching: Matching = "bipartite") -> None:
+        """matching: how blocks with fewer tokens at their MLP merge them.
+
+        Raises UnsupportedModel for blocks that differ in more than their `BlockShape`.
+        """
         self.unit: str = unit
-        self._model, self._dense = model, shape_of(model)
+        self._model, self._matching, self._metric = model, matching, shape_of(model).blocks[0]
         self._blocks: dict[tuple[BlockShape, bool], int] = {}
         self._rests: dict[int, int] = {}
         own = {_Parameters.of(model, place) for place, _ in model.blocks}
@@ -101,14 +101,16 @@ class CountedTable:
         self._parameters = own.pop()
 
     def block(self, shape: BlockShape) -> int:
-        """Cost of a block whose MLP has all tokens that its attention leaves."""
+        """Cost of a block; PlanError for tokens that cannot be merged."""
         return self.last_block(shape, trimmed=False)
 
     def last_block(self, shape: BlockShape, trimmed: bool) -> int:
         """Cost of a block that computes all tokens, or those that the classifier reads."""
         key = (shape, trimmed)
         if key not in self._blocks:
-            self._blocks[key] = self._macs(shape, trimmed) if self.unit == "MACs" else self._parameters.of_block(shape)
+            merging = self._merging(shape) if shape.tokens_out < shape.tokens_in else 0
+            own = self._macs(shape, trimmed) if self.unit == "MACs" else self._parameters.of_block(shape)
+            self._blocks[key] = own + merging
         return self._blocks[key]
 
     def rest(self, image_size: int) -> int:
@@ -129,6 +131,16 @@ class CountedTable:
         projections = width * (queries * shape.qk + tokens * (shape.qk + shape.v) + queries * shape.v)
         products = queries * tokens * (shape.qk + shape.v)
         return projections + products + outputs * width * shape.mlp * self._mlp_layers
+
+    def _merging(self, shape: BlockShape) -> int:
+        """Cost of merging tokens: their comparison by the mean key of the source model's heads, and the means."""
+        channels = self._metric.qk // self._metric.heads
+        if self.unit == "parameters":
+            return channels * (self._width + 1)
+        prefix = self._model.parts.prefix_tokens
+        patches, remaining = shape.tokens_in - prefix, shape.tokens_out - prefix
+        sources, destinations = map(len, split_of(self._matching, patches, remaining))
+        return patches * self._width * channels + sources * (destinations * channels + remaining * self._width)
 
     @cached_property
     def _width(self) -> int:

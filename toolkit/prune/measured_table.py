@@ -13,10 +13,11 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from statistics import median
+from typing import TypeVar
 
 from toolkit.errors import BadInput, InvalidMeasurement
 from toolkit.prune.cost_table import ModelShape
-from toolkit.prune.grid import Grid
+from toolkit.prune.grid import Grid, key_of
 from toolkit.records import BlockShape, LatencyTable, Probe, ProbeSession
 
 PARTS = ("rest", "tokens", "attention", "mlp", "last")
@@ -25,6 +26,7 @@ and their MLPs take longer than in the smallest blocks; what the last block take
 Parts = tuple[float, float, float, float, float]
 """Milliseconds of each of PARTS."""
 Point = tuple[float, ...]
+Key = TypeVar("Key")
 
 
 class Interpolation:
@@ -67,20 +69,23 @@ class MeasuredTable:
 
     def __init__(self, record: LatencyTable, grid: Grid) -> None:
         """Raises InvalidMeasurement if points of the grid were not measured."""
-        measured = Differences(record.sessions)
+        measured = Differences(record.sessions, grid)
+        self._grid = grid
         self._factors: tuple[float, ...] = (1.0,) * len(PARTS)
         self._cache: dict[tuple[BlockShape, bool], Parts] = {}
         image = grid.image_sizes[0]
-        self._tokens = Interpolation(("tokens",), {(n,): measured.smallest[n] for n in grid.tokens})
+        self._tokens = Interpolation(("tokens",), {(n,): _value(measured.smallest, grid.tiny(n)) for n in grid.tokens})
+        merges = {self._merge_point(shape): _value(measured.smallest, shape) for shape in grid.merges()}
+        self._merging = Interpolation(("tokens that are merged", "fraction of the mergeable tokens"), merges)
         self._attention = _of_attention(grid, measured.blocks, every=True)
         self._mlp = _of_mlp(grid, measured.blocks, every=True)
-        self._last_tokens = Interpolation(("tokens",), {(n,): measured.base[image, n] for n in grid.tokens})
+        self._last_tokens = Interpolation(("tokens",), {(n,): _value(measured.base, (image, n)) for n in grid.tokens})
         self._last_attention = _of_attention(grid, measured.lasts, every=False)
         self._last_mlp = _of_mlp(grid, measured.lasts, every=False)
         self._last_smallest = self._last_tokens(grid.smallest.tokens_in)
         sizes = zip(grid.image_sizes, grid.image_tokens, strict=True)
         self._rest = {
-            size: measured.base[size, tokens] - self._last_tokens(tokens) + self._last_smallest
+            size: _value(measured.base, (size, tokens)) - self._last_tokens(tokens) + self._last_smallest
             for size, tokens in sizes
         }
         """Each with the smallest last block of the source model's tokens."""
@@ -133,38 +138,49 @@ class MeasuredTable:
 
     def _smallest(self, shape: BlockShape) -> float:
         """Milliseconds of the smallest block with the tokens of `shape`."""
-        if shape.tokens_out != shape.tokens_in:
-            raise BadInput("latencies of blocks that merge tokens were not measured")
-        return self._tokens(shape.tokens_in)
+        if shape.tokens_out == shape.tokens_in:
+            return self._tokens(shape.tokens_in)
+        if self._grid.matching is None:
+            raise BadInput("latencies of blocks that merge tokens were not measured", "grid_of(..., matching=...)")
+        return self._merging(*self._merge_point(shape))
+
+    def _merge_point(self, shape: BlockShape) -> Point:
+        """Tokens before the merge, and merged tokens from 0 (one) to 1 (as many as possible)."""
+        fewest, most = self._grid.fewest_after(shape.tokens_in), shape.tokens_in - 1
+        return shape.tokens_in, (most - shape.tokens_out) / max(1, most - fewest)
 
 
 class Differences:
     """Milliseconds of probes after subtracting their references, which were measured interleaved with them."""
 
-    def __init__(self, sessions: Sequence[ProbeSession]) -> None:
+    def __init__(self, sessions: Sequence[ProbeSession], grid: Grid) -> None:
         self.base: dict[tuple[int, int], float] = {}
         """Models whose only block is the smallest last one, by image size and tokens."""
-        self.smallest: dict[int, float] = {}
-        """The smallest blocks, by tokens."""
-        self.blocks: dict[BlockShape, float] = {}
-        """What a block takes longer than the smallest one."""
-        self.lasts: dict[BlockShape, float] = {}
-        """What a last block takes longer than the smallest one."""
+        self.smallest: dict[BlockShape, float] = {}
+        """The smallest blocks, also those that merge tokens."""
+        self.blocks: dict[BlockShape, float] = {grid.tiny(tokens): 0.0 for tokens in grid.tokens}
+        """What a block takes longer than the smallest one with its tokens."""
+        self.lasts = dict(self.blocks)
+        """What a last block takes longer than the smallest one with its tokens."""
         for session in sessions:
-            self._add(session.probes)
+            measured = {key_of(probe): probe for probe in session.probes}
+            for probe in session.probes:
+                self._add(probe, [measured.get(key_of(reference)) for reference in grid.references(key_of(probe))])
 
-    def _add(self, probes: Sequence[Probe]) -> None:
-        """Add a session; the reference of a probe has the smallest last block, and the probe's tokens."""
-        first, *others = probes  # the first probe is the reference
-        tokens, tiny = first.last.tokens_in, first.last
-        self.base[first.image_size, tokens] = median(first.latency_ms)
-        of_block = {probe.block: _difference(probe, first) / probe.count for probe in others if probe.block is not None}
-        if tiny in of_block:
-            self.smallest[tokens] = of_block[tiny]
-            self.blocks |= {shape: max(0.0, ms - of_block[tiny]) for shape, ms in of_block.items() if shape != tiny}
-        self.blocks[tiny] = self.lasts[tiny] = 0.0
-        lasts = (probe for probe in others if probe.block is None)
-        self.lasts |= {probe.last: max(0.0, _difference(probe, first)) for probe in lasts}
+    def _add(self, probe: Probe, references: Sequence[Probe | None]) -> None:
+        """Add a probe with its references; ignored if the session has none for this grid."""
+        if None in references:
+            return
+        base, *tiny = (reference for reference in references if reference is not None) if references else (probe,)
+        if probe == base:
+            self.base[probe.image_size, probe.last.tokens_in] = median(probe.latency_ms)
+        elif probe.block is None:
+            self.lasts[probe.last] = max(0.0, _difference(probe, base))
+        elif not tiny:
+            self.smallest[probe.block] = _difference(probe, base) / probe.count
+        else:
+            longer = _difference(probe, base) / probe.count - _difference(tiny[0], base) / tiny[0].count
+            self.blocks[probe.block] = max(0.0, longer)
 
 
 def _difference(probe: Probe, reference: Probe) -> float:
@@ -187,7 +203,7 @@ def _of_mlp(grid: Grid, values: Mapping[BlockShape, float], every: bool) -> Inte
     return Interpolation(("tokens", "mlp"), points)
 
 
-def _value(values: Mapping[BlockShape, float], shape: BlockShape) -> float:
-    if shape not in values:
-        raise InvalidMeasurement(f"the latency of {shape} was not measured", "measure the table again")
-    return values[shape]
+def _value(values: Mapping[Key, float], key: Key) -> float:
+    if key not in values:
+        raise InvalidMeasurement(f"the latency of {key} was not measured", "measure the table again")
+    return values[key]

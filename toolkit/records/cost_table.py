@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from toolkit.records.bench import Environment
+from toolkit.records.model import Matching
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Probe:
     block: BlockShape | None
     """None if `count` is 0."""
     last: BlockShape
+    sized: bool
+    """Whether attention takes the sizes of tokens, as it does after tokens were merged."""
     latency_ms: tuple[float, ...] = ()
     """One sample per call; samples i of a session's probes were taken one after the other."""
 
@@ -61,6 +64,8 @@ class LatencyTable:
     """Format of the exported files."""
     precision: str
     batch_size: int
+    matching: Matching | None
+    """How blocks merge tokens; None if none does."""
     environment: Environment
     """The machine that took the measurements."""
     sessions: tuple[ProbeSession, ...]

@@ -24,7 +24,7 @@ class UniformMlp(Method):
         budget, latency = job.budget, None
         if budget.quantity == "latency":
             assert job.latency is not None
-            grid = grid_of(model, ("mlp",), fewer_tokens=False)
+            grid = grid_of(model, ("mlp",))
             found, latency = search_by_latency(
                 model, budget, job.latency, grid, lambda table, limit: widest(model, table, limit)
             )
