@@ -82,7 +82,8 @@ class ReducingBlock(HeadwiseBlock):
             sizes = None if sizes is None else sizes[:, : self.num_queries]
         x = x + mixed
         if self.merge is not None:
-            merging = self.merge(self.batch.unflatten(attended, self.num_tokens), sizes)
+            images = self.batch.unflatten(attended, self.num_tokens)
+            merging = self.merge(images, self.attn.class_attention(images), sizes)
             x, sizes = merging.apply(self.batch.unflatten(x, self.num_tokens)).flatten(0, 1), merging.sizes
         return x + self.mlp_branch(x), sizes
 

@@ -18,7 +18,7 @@ from toolkit.export.attention import (
     per_bucket,
 )
 from toolkit.kernels.heads import ALIGNMENT
-from toolkit.models.attention import HeadwiseAttention, normed
+from toolkit.models.attention import HeadwiseAttention, QueryKey, class_attention, normed
 
 MASKED = -30000.0
 """Mask value for padded keys: exp() underflows to 0 and it fits fp16."""
@@ -80,6 +80,13 @@ class FlatAttention(nn.Module):
             mixed = attend(self._normalised(self.kv(x)), queries, biases, self.spec)
         output: Tensor = self.proj(mixed)
         return output
+
+    def class_attention(self, x: Tensor) -> Tensor:
+        """Attention weights of the first token, as in `HeadwiseAttention`: [batch, tokens, width] -> [batch, tokens]"""
+        layout = self.spec.layout
+        queries, keys, _ = self.qkv.weight.split([layout.qk_width, layout.qk_width, layout.v_width])
+        bias = None if self.qkv.bias is None else self.qkv.bias[: layout.qk_width]
+        return class_attention(x, QueryKey(queries, bias, keys, layout, self.spec.scale, self.q_norm, self.k_norm))
 
     def _normalised(self, packed: Tensor) -> Tensor:
         """q, k and v, or k and v, with the norms of queries and keys applied."""

@@ -47,12 +47,12 @@ def fold_layer_scale(model: Model) -> int:
 
 
 def fold_norms(model: Model) -> int:
-    """Fold a norm's gain g and bias b, if any, into the linear layers after it: W (g * n + b) = (W g) n + W b."""
+    """Fold a norm's gain g and bias b, if any, into the linear layers after it: W (g * n + b) = (W g) n + W b.
+
+    The norm before attention is left as it is in blocks that merge tokens by its output."""
     folded = 0
     for block in _norm_first_blocks(model):
-        if isinstance(block.norm1, NORMS):
-            if block.merge is not None:
-                _fold(block.norm1, block.merge.metric)
+        if isinstance(block.norm1, NORMS) and block.merge is None:
             _fold_into_attention(block.norm1, block.attn)
             folded += 1
         folded += _fold_into_linear(block.norm2, block.mlp_inputs)
@@ -225,16 +225,12 @@ def _fold_into_linear(norm: nn.Module, layers: Sequence[nn.Module]) -> int:
     if not isinstance(norm, NORMS):
         return 0
     for layer in layers:
-        _fold(norm, layer)
+        assert isinstance(layer, nn.Linear)
+        if isinstance(norm, nn.LayerNorm):
+            _add_bias(layer, layer.weight @ norm.bias)
+        layer.weight.mul_(norm.weight)
     _reset(norm)
     return 1
-
-
-def _fold(norm: Norm, layer: nn.Module) -> None:
-    assert isinstance(layer, nn.Linear)
-    if isinstance(norm, nn.LayerNorm):
-        _add_bias(layer, layer.weight @ norm.bias)
-    layer.weight.mul_(norm.weight)
 
 
 def _reset(norm: Norm) -> None:

@@ -9,22 +9,18 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from toolkit.errors import PlanError
-from toolkit.models.merge import Merging, TokenMerge, merge_macs, split_of
+from toolkit.models.merge import PROTECTION, Merging, TokenMerge, macs_per_channel, split_of
 from toolkit.records import Matching
 
 
-def merge_of(width: int, tokens: int, prefix: int, matching: Matching = "bipartite") -> TokenMerge:
-    return TokenMerge(nn.Linear(width, 4), tokens, prefix, matching).eval()
-
-
 @torch.inference_mode()
-def literally(merge: TokenMerge, x: Tensor, values: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """Merged values and sizes of one image, token by token: x, values [tokens, channels], sizes [tokens]."""
+def literally(merge: TokenMerge, x: Tensor, attention: Tensor, values: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """Merged values and sizes of one image, token by token: x, values [tokens, channels], attention, sizes [tokens]."""
     patches = len(x) - merge.prefix
     sources, destinations = split_of(merge.matching, patches, merge.tokens - merge.prefix)
-    keys = nn.functional.normalize(merge.metric(x)[merge.prefix :], dim=-1)
-    nearest = {s: max(destinations, key=lambda d, s=s: float(keys[s] @ keys[d])) for s in sources}
-    similarity = {s: float(keys[s] @ keys[nearest[s]]) for s in sources}
+    unit, weights = nn.functional.normalize(x[merge.prefix :], dim=-1), attention[merge.prefix :]
+    nearest = {s: max(destinations, key=lambda d, s=s: float(unit[s] @ unit[d])) for s in sources}
+    similarity = {s: float(unit[s] @ unit[nearest[s]] - PROTECTION * weights[s] / weights.mean()) for s in sources}
     merged = sorted(sources, key=lambda s: -similarity[s])[: len(x) - merge.tokens]
     members = [[i] for i in range(merge.prefix)]
     members += [[s + merge.prefix] for s in sources if s not in merged]
@@ -39,15 +35,14 @@ def test_the_matrix_form_equals_the_literal_one(prefix: int, patches: int, seed:
     generator = torch.Generator().manual_seed(seed)
     fewest = patches // 2 if matching == "bipartite" else 1
     remaining = int(torch.randint(fewest, patches, (1,), generator=generator))
-    torch.manual_seed(seed)
-    merge = merge_of(6, prefix + remaining, prefix, matching)
+    merge = TokenMerge(prefix + remaining, prefix, matching)
     x, values = (torch.randn(2, prefix + patches, 6, generator=generator) for _ in range(2))
     sizes = torch.randint(1, 5, (2, prefix + patches), generator=generator).float()
-    with torch.inference_mode():
-        merging = merge(x, sizes)
-        after = merging.apply(values)
+    attention = torch.rand(2, prefix + patches, generator=generator)
+    merging = merge(x, attention, sizes)
+    after = merging.apply(values)
     for image in range(2):
-        expected, expected_sizes = literally(merge, x[image], values[image], sizes[image])
+        expected, expected_sizes = literally(merge, x[image], attention[image], values[image], sizes[image])
         torch.testing.assert_close(after[image], expected, rtol=0, atol=2e-6)
         assert torch.equal(merging.sizes[image], expected_sizes)
     assert after.shape == (2, merge.tokens, 6)
@@ -56,32 +51,32 @@ def test_the_matrix_form_equals_the_literal_one(prefix: int, patches: int, seed:
 
 def test_equal_tokens_are_merged_without_loss() -> None:
     """Ties of similarity, as blank paper has them, give every source one destination."""
-    merge = merge_of(6, 7, 1)
+    merge = TokenMerge(7, 1)
     x = torch.randn(1, 1, 6).expand(1, 13, 6)
-    with torch.inference_mode():
-        merging = merge(x)
+    merging = merge(x, torch.ones(1, 13))
     torch.testing.assert_close(merging.apply(x), x[:, :7])
     assert float(merging.sizes.sum()) == 13
 
 
 def test_an_image_is_merged_alike_in_any_batch() -> None:
-    merge, x = merge_of(6, 12, 1), torch.randn(5, 20, 6)
-    with torch.inference_mode():
-        together, alone = merge(x).apply(x), [merge(image[None]).apply(image[None]) for image in x]
+    merge, x = TokenMerge(12, 1), torch.randn(5, 20, 6)
+    attention = torch.rand(5, 20)
+    together = merge(x, attention).apply(x)
+    alone = [merge(image[None], row[None]).apply(image[None]) for image, row in zip(x, attention, strict=True)]
     torch.testing.assert_close(together, torch.cat(alone))
 
 
 def test_gradients_reach_all_tokens() -> None:
-    merge, x = merge_of(6, 12, 1), torch.randn(1, 20, 6, requires_grad=True)
-    merge(x).apply(x).sum().backward()
+    merge, x = TokenMerge(12, 1), torch.randn(1, 20, 6, requires_grad=True)
+    merge(x, torch.ones(1, 20)).apply(x).square().sum().backward()
     assert x.grad is not None
     assert bool((x.grad.abs().sum(dim=-1) > 0).all())
 
 
 def test_the_class_token_is_never_merged() -> None:
-    merge, x = merge_of(6, 5, 2), torch.randn(1, 8, 6)
+    merge, x = TokenMerge(5, 2), torch.randn(1, 8, 6)
     x[0, 3] = x[0, 0]
-    merging: Merging = merge(x)
+    merging: Merging = merge(x, torch.ones(1, 8))
     assert torch.equal(merging.apply(x)[:, :2], x[:, :2])
     assert torch.equal(merging.sizes[:, :2], torch.ones(1, 2))
 
@@ -96,9 +91,17 @@ def test_the_class_token_is_never_merged() -> None:
 )
 def test_more_tokens_to_merge_than_there_are(matching: Matching, remaining: int, message: str) -> None:
     with pytest.raises(PlanError, match=message):
-        merge_of(6, remaining, 1, matching)(torch.randn(1, 10, 6))
+        TokenMerge(remaining, 1, matching)(torch.randn(1, 10, 6), torch.ones(1, 10))
+
+
+def test_what_the_class_token_attends_to_is_kept() -> None:
+    """One of two sources with equal tokens is merged."""
+    merge, x = TokenMerge(4, 1), torch.randn(1, 1, 6).expand(1, 5, 6)
+    values = torch.eye(5)[None]
+    after = merge(x, torch.tensor([[0.2, 0.5, 0.1, 0.1, 0.1]])).apply(values)
+    assert torch.equal(after[0, 1], values[0, 1])
 
 
 def test_macs_of_the_products() -> None:
-    """4 metric channels; 5 sources and 4 destinations, of which 6 tokens are made."""
-    assert merge_macs(10, merge_of(6, 7, 1)) == (5 * 4 * 4, 5 * 6)
+    """5 sources and 4 destinations, of which 6 tokens are made."""
+    assert macs_per_channel(10, TokenMerge(7, 1)) == 5 * 4 + 5 * 6

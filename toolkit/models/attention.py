@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -67,6 +68,12 @@ class HeadwiseAttention(nn.Module):
         output: Tensor = self.proj_drop(self.proj(mixed))
         return output
 
+    def class_attention(self, x: Tensor) -> Tensor:
+        """Attention weights of the first token: see `class_attention`. [batch, tokens, width] -> [batch, tokens]"""
+        queries, keys, _ = self.qkv.weight.split([self.layout.qk_width, self.layout.qk_width, self.layout.v_width])
+        projections = QueryKey(queries, self.q_bias, keys, self.layout, self.scale, self.q_norm, self.k_norm)
+        return class_attention(x, projections)
+
     def _projected(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """[batch, tokens, Q + Q + V] and None, or [batch, tokens, Q + V] and queries [batch, query tokens, Q]"""
         weight, bias, width, heads = self.qkv.weight, self.packed_bias(), self.layout.qk_width, len(self.layout.heads)
@@ -129,6 +136,51 @@ class HeadwiseAttention(nn.Module):
         if self.relative_position_bias_table is None or self.relative_position_index is None:
             return None
         return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+
+
+class QueryKey(NamedTuple):
+    """Projections to queries and keys, without the keys' bias."""
+
+    query_weight: Tensor
+    """[Q, width]"""
+    query_bias: Tensor | None
+    """[Q]"""
+    key_weight: Tensor
+    """[Q, width]"""
+    layout: HeadLayout
+    scale: float
+    q_norm: nn.Module | None
+    k_norm: nn.Module | None
+
+
+def class_attention(x: Tensor, projections: QueryKey) -> Tensor:
+    """Attention weights of the first token, the class token, a mean over heads: x [batch, tokens, width] ->
+    [batch, tokens] float32
+
+    The key projection is applied to the query, q (W x) = (q W) x, because there is only one. A bias of the keys adds
+    the same to all logits of a query, which softmax ignores, unless keys are normalised: then it is neglected.
+    """
+    layout, norms = projections.layout, (projections.q_norm, projections.k_norm)
+    queries = F.linear(x[:, 0], projections.query_weight, projections.query_bias)  # [batch, Q]
+    if norms[0] is not None and norms[1] is not None:
+        heads = len(layout.heads)
+        keys = normed(norms[1], F.linear(x, projections.key_weight), heads).unflatten(-1, (heads, -1))
+        by_head = normed(norms[0], queries, heads).unflatten(-1, (heads, -1))  # [batch, heads, qk_dim]
+        logits = keys.permute(0, 2, 1, 3) @ by_head[..., None]  # [batch, heads, tokens, 1]
+        return _mean_over_heads(logits[..., 0].transpose(1, 2), projections.scale)
+    widths = [count * qk for count, qk, _ in layout.buckets]
+    parts = zip(layout.buckets, queries.split(widths, dim=-1), projections.key_weight.split(widths), strict=True)
+    folded = [
+        q.unflatten(-1, (count, qk)).transpose(0, 1) @ weight.unflatten(0, (count, qk))
+        for (count, qk, _), q, weight in parts
+    ]  # each [heads of the bucket, batch, width]
+    logits = x @ torch.cat(folded).permute(1, 2, 0)  # [batch, tokens, heads]
+    return _mean_over_heads(logits, projections.scale)
+
+
+def _mean_over_heads(logits: Tensor, scale: float) -> Tensor:
+    """[batch, tokens, heads] -> attention weights [batch, tokens] float32"""
+    return (logits.float() * scale).softmax(dim=1).mean(dim=-1)
 
 
 def normed(norm: nn.Module, x: Tensor, heads: int) -> Tensor:

@@ -51,7 +51,7 @@ class HeadwiseBlock(nn.Module):
             x, sizes = x[:, :count], None if sizes is None else sizes[:, :count]
         x = x + mixed
         if self.merge is not None:
-            merging = self.merge(attended, sizes)
+            merging = self.merge(attended, self.attn.class_attention(attended), sizes)
             x, sizes = merging.apply(x), merging.sizes
         return x + self.mlp_branch(x), sizes
 

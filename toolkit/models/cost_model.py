@@ -20,7 +20,7 @@ from torch import nn
 
 from toolkit.models.block import attentions, named_blocks
 from toolkit.models.groups import Group, Groups, Key, Unit
-from toolkit.models.merge import merge_macs
+from toolkit.models.merge import macs_per_channel
 from toolkit.models.pooling import AttentionPool
 from toolkit.models.profile import Cost, LayerCall
 
@@ -57,7 +57,7 @@ class CostModel:
         first_cell = {name: int(starts[dimension]) for name, dimension in first.items()}
         self._by_channel = [*_attention_terms(model, first_cell, calls), *_merge_terms(model, first_cell, calls)]
         pools = (name for name, part in model.named_modules() if isinstance(part, AttentionPool))
-        self._constant = sum(calls[name].macs for name in pools) + _compared(model, calls)
+        self._pooling = sum(calls[name].macs for name in pools)
         self.dense = self.after(np.zeros(0, dtype=np.int64))
 
     def cells(self, units: Iterable[Unit]) -> Positions:
@@ -70,7 +70,7 @@ class CostModel:
         mask[removed] = True
         sizes = self._sizes - np.bincount(self._dimension_of_cell[mask], minlength=len(self._sizes))
         elements = np.multiply.reduceat(sizes, self._first_dimension)  # [parameters] remaining elements
-        macs = int((elements * self._positions).sum()) + self._constant
+        macs = int((elements * self._positions).sum()) + self._pooling
         for term in self._by_channel:
             channels = int((~mask[term.cells]).sum())
             macs += term.macs * channels * (1 if term.width is None else int((~mask[term.width]).sum()))
@@ -113,16 +113,9 @@ def _attention_terms(
 
 
 def _merge_terms(model: nn.Module, starts: Mapping[str, int], calls: Mapping[str, LayerCall]) -> Iterator[_ByChannel]:
-    """The products that merge tokens, channel by channel."""
+    """The products that compare and merge tokens, channel by channel."""
     for name, block in named_blocks(model).items():
         if block.merge is not None:
-            place = f"{name}.merge"
-            rows, width = block.merge.metric.weight.shape
-            columns = starts[f"{place}.metric.weight"] + rows + np.arange(width)
-            yield _ByChannel(columns, merge_macs(calls[place].positions, block.merge)[1])
-
-
-def _compared(model: nn.Module, calls: Mapping[str, LayerCall]) -> int:
-    """MACs of comparing tokens before they are merged, which do not depend on any width that can be pruned."""
-    merges = {f"{name}.merge": block.merge for name, block in named_blocks(model).items() if block.merge is not None}
-    return sum(merge_macs(calls[place].positions, merge)[0] for place, merge in merges.items())
+            rows, width = block.attn.qkv.weight.shape
+            columns = starts[f"{name}.attn.qkv.weight"] + rows + np.arange(width)
+            yield _ByChannel(columns, macs_per_channel(calls[f"{name}.merge"].positions, block.merge))

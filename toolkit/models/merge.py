@@ -1,8 +1,10 @@
 """Token merging as a layer: similar patch tokens of an image become their mean (Bolya et al., "Token merging", 2023).
 
 Patch tokens are split into sources and destinations. The sources that are most similar to a destination are merged into
-it; class and register tokens never are. Similarity is the cosine of the keys of the block's attention, averaged over
-its heads. The number of tokens is fixed, so shapes are static; which tokens are merged depends on the image.
+it; class and register tokens never are. Similarity is the cosine of what attention reads, less a term that protects the
+sources which the class token attends to. (The paper compares keys: on DeiT-Tiny, that diverges more, and it depends on
+which heads and key units are pruned.) The number of tokens is fixed, so shapes are static; which tokens are merged
+depends on the image.
 
 Everything is a matrix product with a one-hot matrix, in PyTorch as in exported graphs: a scatter with a reduction is
 computed wrongly by some versions of TensorRT.
@@ -20,6 +22,9 @@ from torch import Tensor, nn
 
 from toolkit.errors import PlanError
 from toolkit.records import Matching
+
+PROTECTION = 0.1
+"""Similarity that a source loses for each time that it has the mean attention of the class token."""
 
 
 class Split(NamedTuple):
@@ -78,24 +83,26 @@ class Merging:
 
 
 class TokenMerge(nn.Module):
-    """Merges tokens after the attention of a block, until `tokens` are left in each image.
+    """Merges tokens after the attention of a block, until `tokens` are left in each image; it has no parameters.
 
-    metric: linear layer from the input of attention to what is compared, the mean of the heads' keys. It has weights of
-    its own, so that pruned heads and other bases of queries and keys do not change which tokens are merged.
     prefix: number of class and register tokens.
     """
 
-    def __init__(self, metric: nn.Linear, tokens: int, prefix: int, matching: Matching = "bipartite") -> None:
+    def __init__(self, tokens: int, prefix: int, matching: Matching = "bipartite") -> None:
         super().__init__()
-        self.metric = metric
         self.tokens, self.prefix, self.matching = tokens, prefix, matching
 
-    def forward(self, x: Tensor, sizes: Tensor | None = None) -> Merging:
-        """The merging for attention inputs x [batch, tokens, width] of tokens with these sizes [batch, tokens]."""
+    def forward(self, x: Tensor, attention: Tensor, sizes: Tensor | None = None) -> Merging:
+        """The merging of tokens with these sizes [batch, tokens].
+
+        x [batch, tokens, width]: input of attention. attention [batch, tokens]: weights of the class token.
+        """
         split = split_of(self.matching, x.shape[1] - self.prefix, self.tokens - self.prefix)
-        keys = F.normalize(self.metric(x[:, self.prefix :]).float(), dim=-1)
-        scores = _take(keys, split.sources) @ _take(keys, split.destinations).transpose(1, 2)
+        compared = F.normalize(x[:, self.prefix :].float(), dim=-1)
+        scores = _take(compared, split.sources) @ _take(compared, split.destinations).transpose(1, 2)
         best, nearest = scores.max(dim=-1)  # [batch, sources]
+        weights = attention[:, self.prefix :].float()
+        best = best - PROTECTION * _take(weights / weights.mean(dim=-1, keepdim=True), split.sources)
         to_nearest = _one_hot(nearest, len(split.destinations)).transpose(1, 2)  # [batch, destinations, sources]
         counts = x.new_ones(x.shape[:2], dtype=torch.float32) if sizes is None else sizes.float()
         patch_counts = counts[:, self.prefix :]
@@ -113,12 +120,10 @@ class TokenMerge(nn.Module):
         return f"tokens={self.tokens}, matching={self.matching}"
 
 
-def merge_macs(tokens: int, merge: TokenMerge) -> tuple[int, int]:
-    """MACs of merging `tokens` tokens besides the metric: of the comparison, and for each channel of the tokens."""
-    split = split_of(merge.matching, tokens - merge.prefix, merge.tokens - merge.prefix)
-    sources, destinations = map(len, split)
-    channels = merge.metric.weight.shape[0]
-    return sources * destinations * channels, sources * (merge.tokens - merge.prefix)
+def macs_per_channel(tokens: int, merge: TokenMerge) -> int:
+    """MACs of merging `tokens` tokens, for each channel: to compare sources with destinations, and to average."""
+    sources, destinations = split_of(merge.matching, tokens - merge.prefix, merge.tokens - merge.prefix)
+    return len(sources) * (len(destinations) + merge.tokens - merge.prefix)
 
 
 def _take(x: Tensor, positions: Sequence[int]) -> Tensor:

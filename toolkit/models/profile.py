@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from toolkit.models.attention import HeadwiseAttention
-from toolkit.models.merge import TokenMerge, merge_macs
+from toolkit.models.merge import TokenMerge, macs_per_channel
 from toolkit.models.modes import evaluating
 from toolkit.models.norms import NORMS
 from toolkit.models.pooling import AttentionPool
@@ -120,7 +120,7 @@ def _layer_call(module: nn.Module, x: Tensor, y: object) -> LayerCall:
     `Merging`."""
     if isinstance(module, HeadwiseAttention):  # the output projection is a separate layer
         return _attention_call(module, x)
-    if isinstance(module, TokenMerge):  # the metric is a separate layer
+    if isinstance(module, TokenMerge):
         return _merge_call(module, x)
     if isinstance(module, AttentionPool):  # its projections are separate layers
         tokens = x.shape[1]
@@ -146,7 +146,8 @@ def _attention_call(attention: HeadwiseAttention, x: Tensor) -> LayerCall:
 
 
 def _merge_call(merge: TokenMerge, x: Tensor) -> LayerCall:
+    """Without the class token's attention, which is one query."""
     tokens, width = x.shape[1:]
-    compared, by_channel = merge_macs(tokens, merge)
-    moved = tokens * merge.metric.out_features + (tokens + merge.tokens) * width + 2 * by_channel
-    return LayerCall(tokens, compared + by_channel * width, moved * FLOAT32_BYTES)
+    per_channel = macs_per_channel(tokens, merge)
+    moved = (2 * tokens + merge.tokens) * width + 2 * per_channel
+    return LayerCall(tokens, per_channel * width, moved * FLOAT32_BYTES)

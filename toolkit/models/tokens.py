@@ -1,6 +1,6 @@
 """Fewer tokens in a model's blocks: token merging, and a last block that computes only what the classifier reads.
 
-Trimming the last block changes no logit. Merging does; its `metric` is made from the keys of the block's attention.
+Trimming the last block changes no logit; merging does.
 """
 
 from __future__ import annotations
@@ -8,26 +8,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from torch import nn
 
 from toolkit.errors import PlanError, UnsupportedModel
 from toolkit.models.architectures import Parts
-from toolkit.models.attention import HeadwiseAttention
 from toolkit.models.block import named_blocks
 from toolkit.models.merge import TokenMerge, split_of
 from toolkit.models.model import Model
 from toolkit.records import Merge, ModelInfo
 
 
-def with_tokens(
-    model: Model, merges: Sequence[Merge] = (), trim_last_block: bool = False, keys: Model | None = None
-) -> Model:
+def with_tokens(model: Model, merges: Sequence[Merge] = (), trim_last_block: bool = False) -> Model:
     """A copy of `model` that merges tokens, or computes only the classifier's tokens in its last block, or both.
 
     `model` itself, which may be trimmed but has no merges yet, is not changed; it is returned if there is nothing to
-    do. keys: the model whose keys are compared, with the same blocks; default: `model`, before any of its heads or
-    query/key units are pruned or changed to another basis. Raises UnsupportedModel for a model whose tokens cannot be merged, PlanError for merges that do not fit it.
+    do. Raises UnsupportedModel for a model whose tokens cannot be merged, PlanError for merges that do not fit it.
     """
     trim = trim_last_block or model.info.trim_last_block
     if not merges and trim == model.info.trim_last_block:
@@ -40,18 +35,16 @@ def with_tokens(
         check_merges(model, merges)
     other = model.copied()
     info = replace(model.info, merges=tuple(merges), trim_last_block=trim)
-    set_tokens(other.module, info, model.parts, None if keys is None else keys.module)
+    set_tokens(other.module, info, model.parts)
     return Model(other.module, info, model.fresh).with_current_info()
 
 
-def set_tokens(module: nn.Module, info: ModelInfo, parts: Parts, keys: nn.Module | None = None) -> None:
-    """Let the blocks of `module` merge and trim tokens as in `info`, in place; keys: as in `with_tokens`."""
+def set_tokens(module: nn.Module, info: ModelInfo, parts: Parts) -> None:
+    """Let the blocks of `module` merge and trim tokens as in `info`, in place."""
     blocks, indices = list(named_blocks(module).values()), block_indices(info)
-    compared = blocks if keys is None else list(named_blocks(keys).values())
     for merge in info.merges:
-        position = indices.index(merge.block)
-        metric = mean_keys(compared[position].attn)
-        blocks[position].merge = TokenMerge(metric, merge.tokens, parts.prefix_tokens, merge.matching)
+        block = blocks[indices.index(merge.block)]
+        block.merge = TokenMerge(merge.tokens, parts.prefix_tokens, merge.matching)
     for block in blocks:
         block.attn.num_queries = None
     blocks[-1].attn.num_queries = parts.classifier_tokens if info.trim_last_block else None
@@ -105,15 +98,3 @@ def block_indices(info: ModelInfo) -> tuple[int, ...]:
     """Index in the source architecture of each block of a model."""
     depth = len(info.removed_blocks) + len(info.layouts)
     return tuple(index for index in range(depth) if index not in info.removed_blocks)
-
-
-def mean_keys(attention: HeadwiseAttention) -> nn.Linear:
-    """The mean over heads of their keys, before any norm, as a layer of its own; narrower keys are padded with 0."""
-    layout, width = attention.layout, attention.layout.qk_width
-    weight = attention.qkv.weight.detach()[width : 2 * width]
-    bias = weight.new_zeros(width) if attention.k_bias is None else attention.k_bias.detach()
-    rows = torch.cat([weight, bias[:, None]], dim=1).split([qk for qk, _ in layout.heads])
-    mean = nn.utils.rnn.pad_sequence([*rows], batch_first=True).mean(dim=0)  # [largest qk_dim, width + 1]
-    metric = nn.Linear(weight.shape[1], len(mean), device="meta")
-    metric.weight, metric.bias = nn.Parameter(mean[:, :-1].clone()), nn.Parameter(mean[:, -1].clone())
-    return metric

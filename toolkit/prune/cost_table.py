@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 from toolkit.errors import UnsupportedModel
 from toolkit.models.groups import Group, Groups
-from toolkit.models.merge import split_of
+from toolkit.models.merge import TokenMerge, macs_per_channel
 from toolkit.models.model import Model
 from toolkit.models.resize import resized
 from toolkit.models.shapes import width_of
@@ -92,7 +92,7 @@ class CountedTable:
         Raises UnsupportedModel for blocks that differ in more than their `BlockShape`.
         """
         self.unit: str = unit
-        self._model, self._matching, self._metric = model, matching, shape_of(model).blocks[0]
+        self._model, self._matching = model, matching
         self._blocks: dict[tuple[BlockShape, bool], int] = {}
         self._rests: dict[int, int] = {}
         own = {_Parameters.of(model, place) for place, _ in model.blocks}
@@ -108,9 +108,7 @@ class CountedTable:
         """Cost of a block that computes all tokens, or those that the classifier reads."""
         key = (shape, trimmed)
         if key not in self._blocks:
-            merging = self._merging(shape) if shape.tokens_out < shape.tokens_in else 0
-            own = self._macs(shape, trimmed) if self.unit == "MACs" else self._parameters.of_block(shape)
-            self._blocks[key] = own + merging
+            self._blocks[key] = self._macs(shape, trimmed) if self.unit == "MACs" else self._parameters.of_block(shape)
         return self._blocks[key]
 
     def rest(self, image_size: int) -> int:
@@ -130,17 +128,13 @@ class CountedTable:
         tokens, width = shape.tokens_in, self._width
         projections = width * (queries * shape.qk + tokens * (shape.qk + shape.v) + queries * shape.v)
         products = queries * tokens * (shape.qk + shape.v)
-        return projections + products + outputs * width * shape.mlp * self._mlp_layers
+        merging = self._merging(shape) if shape.tokens_out < tokens else 0
+        return projections + products + merging + outputs * width * shape.mlp * self._mlp_layers
 
     def _merging(self, shape: BlockShape) -> int:
-        """Cost of merging tokens: their comparison by the mean key of the source model's heads, and the means."""
-        channels = self._metric.qk // self._metric.heads
-        if self.unit == "parameters":
-            return channels * (self._width + 1)
+        """MACs of merging tokens."""
         prefix = self._model.parts.prefix_tokens
-        patches, remaining = shape.tokens_in - prefix, shape.tokens_out - prefix
-        sources, destinations = map(len, split_of(self._matching, patches, remaining))
-        return patches * self._width * channels + sources * (destinations * channels + remaining * self._width)
+        return self._width * macs_per_channel(shape.tokens_in, TokenMerge(shape.tokens_out, prefix, self._matching))
 
     @cached_property
     def _width(self) -> int:

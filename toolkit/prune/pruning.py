@@ -40,8 +40,8 @@ def prune(dense: Model, job: Job) -> Pruned:
         )
     check_quantity(settings.method, job.budget)
     rotated = bases.rotate(settings.basis, dense, job.calibration, settings.own(settings.basis))
-    outcome = chosen.prune(rotated, replace(job, dense=dense))
-    slim = _slim(outcome, dense if outcome.model is rotated else None, job)
+    outcome = chosen.prune(rotated, job)
+    slim = _slim(outcome, job)
     source = outcome.model
     if source is not dense:
         source = source.with_info(replace(source.info, made_from=dense.info.weights_sha256)).identified()
@@ -50,10 +50,10 @@ def prune(dense: Model, job: Job) -> Pruned:
     return Pruned(plan, source, slim.with_info(replace(slim.info, made_from=sha256)))
 
 
-def _slim(outcome: Outcome, keys: Model | None, job: Job) -> Model:
-    """The model of a plan: fewer tokens, surgery, compensation. keys: as in `with_tokens`."""
+def _slim(outcome: Outcome, job: Job) -> Model:
+    """The model of a plan: fewer tokens, surgery, compensation."""
     plan, settings = outcome.plan, job.settings
-    reduced = with_tokens(outcome.model, plan.merges, plan.trim_last_block, keys)
+    reduced = with_tokens(outcome.model, plan.merges, plan.trim_last_block)
     if not plan.cuts:
         return reduced
     removal = remove(reduced, plan.cuts)

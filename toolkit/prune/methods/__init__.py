@@ -40,8 +40,6 @@ class Job:
     seed: int
     train: Train = no_training
     progress: Progress = silent
-    dense: Model | None = None
-    """The model before any change of basis, with the same outputs."""
     latency: LatencyMeter | None = None
     """Measures latencies; there is one if the budget is a latency."""
 

@@ -63,7 +63,7 @@ class Oneshot(Method):
         table = CountedTable(model, "MACs" if job.budget.quantity == "macs" else "parameters")
         trim = self.settings.trim_last_block and model.parts.classifier_tokens is not None
         space = Space(model, found, self._tokens(model), table, trim)
-        stitcher = Stitcher(space, job.dense or model)
+        stitcher = Stitcher(space)
         images = {domain: judging.of(domain) for domain in judging.domains}
         judge = Judge(model.module, images, worst=self.settings.aggregate == "worst")
 

@@ -56,11 +56,12 @@ def _spend(modules: Sequence[Options], chosen: Sequence[int], limit: float) -> l
     """Better options, as long as the budget allows one: that with the largest gain for its cost first."""
     current = list(chosen)
     left = limit - sum(options.costs[index] for options, index in zip(modules, current, strict=True))
+    smallest = 1e-9 * max(float(options.costs.max() - options.costs.min()) for options in modules) + 1e-30
     while True:
         best = (0.0, -1, -1, 0.0)
         for number, (options, index) in enumerate(zip(modules, current, strict=True)):
             gains, extra = options.errors[index] - options.errors, options.costs - options.costs[index]
-            rates = np.where((gains > 0) & (extra <= left), gains / np.maximum(extra, 1e-12 * max(limit, 1e-300)), 0.0)
+            rates = np.where((gains > 0) & (extra <= left), gains / np.maximum(extra, smallest), 0.0)
             option = int(rates.argmax())
             best = max(best, (float(rates[option]), number, option, float(extra[option])), key=lambda item: item[0])
         rate, number, option, cost = best

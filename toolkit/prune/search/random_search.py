@@ -6,7 +6,8 @@ each layer, and which weights are right is only seen in the whole model. Here, m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +20,8 @@ from toolkit.prune.search.space import Choice, Space, Weights
 Divergence = Callable[[Choice], float]
 PARENTS = 4
 """Number of best trials that are varied."""
-SHARES = (1.0, 0.75, 0.5)
-"""How much of the savings the first schedules make by merging; widths make the rest."""
+SHARES = (0.8, 0.6)
+"""How much of the savings the best first schedules also make by merging, while widths make the rest."""
 REDRAWN = 0.1
 """Fraction of the error weights that a variation changes."""
 
@@ -53,36 +54,32 @@ class RandomSearch:
         """All trials, best first; `weights` are the first error weights. Empty if no choice is cheap enough."""
         generator = np.random.default_rng(self.seed)
         trials: dict[Choice, Trial] = {}
-        for schedule in self._first():
-            self._try(schedule, weights, trials)
-        if self.space.allocate((), weights, self.limit) is not None:
-            self._try(Schedule(), weights, trials)
+        self._begin(weights, trials)
         first = len(trials)
-        attempts = 0
-        while trials and len(trials) < self.trials and attempts < 20 * self.trials:
-            attempts += 1
+        for attempt in range(20 * self.trials):
+            if not trials or len(trials) >= self.trials:
+                break
             best = sorted(trials.values(), key=lambda trial: trial.divergence)[:PARENTS]
-            parent = best[int(generator.integers(len(best)))]
             spread = 1.0 - 0.8 * (len(trials) - first) / max(1, self.trials - first)
-            self._vary(parent, spread, generator, trials)
+            self._vary(best[attempt % len(best)], spread, generator, trials)
         return sorted(trials.values(), key=lambda trial: trial.divergence)
 
-    def _first(self) -> Iterator[Schedule]:
-        """Schedules to start from, that leave so many tokens that widths make the rest of the savings."""
+    def _begin(self, weights: Weights, trials: dict[Choice, Trial]) -> None:
+        """Try widths alone, all templates for all of the savings, and the best of these for less."""
+        self._try(Schedule(), weights, trials)
         if not self.most_merges:
             return
         full = self.space.cost((), {})
-        for share in SHARES:
-            target = full - share * (full - self.limit)
-            for template in templates(self.space.tokens, self.most_merges):
-                if (schedule := self._scaled(template, target)) is not None:
-                    yield schedule
+        for template in templates(self.space.tokens, self.most_merges):
+            self._try(self._scaled(template, self.limit), weights, trials)
+        best = sorted(trials.values(), key=lambda trial: trial.divergence)[:PARENTS]
+        for share, trial in itertools.product(SHARES, best):
+            if trial.schedule.kept:
+                self._try(self._scaled(trial.schedule, full - share * (full - self.limit)), weights, trials)
 
-    def _scaled(self, template: Schedule, target: float) -> Schedule | None:
-        """The weakest such schedule that costs at most `target` at full width; None if there is none."""
+    def _scaled(self, template: Schedule, target: float) -> Schedule:
+        """The template at the strength that costs `target` at full width, or the strongest."""
         low, high = 0.0, 8.0
-        if self.space.cost(template.stronger(high).merges(self.space.tokens), {}) > target:
-            return None
         for _ in range(12):
             middle = (low + high) / 2
             cost = self.space.cost(template.stronger(middle).merges(self.space.tokens), {})

@@ -78,11 +78,9 @@ def tokens_after(merges: Sequence[Merge], tokens: Tokens) -> list[int]:
 def templates(tokens: Tokens, most: int) -> Iterator[Schedule]:
     """Schedules to start from, with up to `most` merges: evenly spaced ones that begin at different blocks."""
     first, last = tokens.sites[0], tokens.sites[-1]
-    found = set()
-    for count, start, gap in itertools.product(range(1, most + 1), range(first, first + 4), (1, 2, 3)):
+    for count, start, gap in itertools.product(range(min(2, most), most + 1), range(first, first + 3), (1, 2)):
         positions = tuple(start + gap * number for number in range(count))
-        if positions[-1] <= last and positions not in found:
-            found.add(positions)
+        if positions[-1] <= last and not (count == 1 and gap > 1):
             yield Schedule(tuple((position, 0.7) for position in positions))
 
 

@@ -1,4 +1,4 @@
-"""Modules for the choices of a search space, with repaired weights: what surgery and compensation would make, faster."""
+"""Modules for the choices of a search space, with repaired weights: as surgery and compensation make them, faster."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from torch import nn
 
 from toolkit.models.block import named_blocks
 from toolkit.models.groups import Key
-from toolkit.models.model import Model
 from toolkit.models.surgery import pruned
 from toolkit.models.tokens import set_tokens
 from toolkit.prune.least_squares import Repaired
@@ -19,9 +18,8 @@ from toolkit.prune.search.space import Choice, Space
 class Stitcher:
     """Makes modules for choices; weights are repaired once for each rung."""
 
-    def __init__(self, space: Space, keys: Model) -> None:
-        """keys: the model whose keys are compared when tokens are merged."""
-        self._space, self._keys = space, keys
+    def __init__(self, space: Space) -> None:
+        self._space = space
         self._repaired: dict[tuple[Key, int], Repaired] = {}
 
     def module(self, choice: Choice) -> nn.Module:
@@ -34,7 +32,7 @@ class Stitcher:
             if key[1] != "qk" and self._space.ladders[key].rung(kept).removed:
                 self._repair(readers[key[0]], key, kept)
         info = replace(model.info, merges=choice.merges, trim_last_block=self._space.trim)
-        set_tokens(module, info, model.parts, self._keys.module)
+        set_tokens(module, info, model.parts)
         return module.eval().requires_grad_(False)
 
     def _repair(self, layer: nn.Linear, key: Key, kept: int) -> None:
