@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -44,12 +43,12 @@ class Moments:
     """[units + 1, units + 1] float64: E[[x, 1]^T [x, 1]]; multiplied by a positive number in a mixture."""
     tokens: int
 
-    @cached_property
+    @property
     def mean(self) -> Tensor:
         """[units]: E[x]"""
         return self.second[-1, :-1] / self.second[-1, -1]
 
-    @cached_property
+    @property
     def covariance(self) -> Tensor:
         """[units, units]: E[(x - E[x])^T (x - E[x])]. Least squares with it have a free, undamped constant."""
         return self.second[:-1, :-1] - torch.outer(self.second[-1, :-1], self.mean)
@@ -77,6 +76,8 @@ class DomainMoments:
         they have and however large their activations are.
         """
         domains = self.by_domain.values()
+        if len(domains) == 1:
+            return next(iter(domains))
         traces = [float(moments.uncentred.trace()) for moments in domains]
         mean = sum(traces) / len(traces)
         total = torch.zeros_like(next(iter(domains)).second)

@@ -1,9 +1,9 @@
 """Ladders: for a group of units, which to remove for every number kept, and the error that is left after repair.
 
-MLP units, value units and heads are removed by optimal brain surgeon (`elimination`); queries and keys by their share of
-the attention logits, which is optimal in the basis `svd`. A search over blocks, axes
-and numbers of units reads errors from the ladders; `repaired` gives weights of any rung, equal to those of the
-compensations `ridge` and `obs` with the same damping.
+MLP units, value units and heads are removed by optimal brain surgeon (`elimination`); queries and keys by their share
+of the attention logits, which is optimal in the basis `svd`. A search over blocks, axes and numbers of units reads
+errors from the ladders; `repaired` gives weights of any rung, equal to those of the compensations `ridge` and `obs`
+with the same damping.
 """
 
 from __future__ import annotations

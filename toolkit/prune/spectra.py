@@ -5,9 +5,9 @@ centred over each image. With S_q = E[q^T q], S_k = E[k^T k] and S_q^1/2 S_k^1/2
 q S_q^-1/2 U S^1/2 and k S_k^-1/2 V S^1/2. Among all products of rank r, their first r units have the smallest expected
 squared error of the logits for independent q and k: sum of s_i^2 over i > r (Eckart and Young, 1936).
 
-Values of a head: its output o (after mixing by attention) enters o W_o. With S_o = Cov(o) and S_o^1/2 W_o = U S V^T, the
-new units are o S_o^-1/2 U. Their first r units have the smallest expected squared error of o W_o, whose mean moves into
-the bias: sum of s_i^2 over i > r.
+Values of a head: its output o (after mixing by attention) enters o W_o. With S_o = Cov(o) and S_o^1/2 W_o = U S V^T,
+the new units are o S_o^-1/2 U. Their first r units have the smallest expected squared error of o W_o, whose mean moves
+into the bias: sum of s_i^2 over i > r.
 
 Singular values do not depend on the basis that a model is in.
 """
