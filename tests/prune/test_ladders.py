@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from toolkit.dg.batches import Batch
+from toolkit.models.groups import Key
 from toolkit.models.model import Model
 from toolkit.models.surgery import remove
 from toolkit.prune import bases
@@ -131,23 +132,18 @@ def output_error(model: Model, slim: Model, name: str, images: Tensor) -> float:
 
 
 @pytest.mark.parametrize(
-    ("place", "axis", "kept", "layer"),
-    [("blocks.0.mlp", "mlp", 24, "blocks.0.mlp.fc2"), ("blocks.0.attn", "v", 12, "blocks.0.attn.proj"),
-     ("blocks.0.attn", "head", 2, "blocks.0.attn.proj")],
+    ("key", "kept", "layer"),
+    [(("blocks.0.mlp", "mlp"), 24, "blocks.0.mlp.fc2"), (("blocks.0.attn", "v"), 12, "blocks.0.attn.proj"),
+     (("blocks.0.attn", "head"), 2, "blocks.0.attn.proj")],
+    ids=["mlp", "v", "head"],
 )  # fmt: skip
 def test_errors_are_those_of_the_repaired_model(
-    small: Callable[..., Model],
-    calibration: Calibration,
-    batches: list[Batch],
-    place: str,
-    axis: str,
-    kept: int,
-    layer: str,
+    small: Callable[..., Model], calibration: Calibration, batches: list[Batch], key: Key, kept: int, layer: str
 ) -> None:
     """Also: weights of a rung are those of `ridge` and `obs` for the same units."""
     model = small()
     settings = LadderSettings(round_to=4, damping=0.02)
-    ladder = ladders(model, calibration, (axis,), settings)[place, axis]  # type: ignore[arg-type,index]
+    ladder = ladders(model, calibration, (key[1],), settings)[key]
     slim = apply(ladder, kept, model)
     images = torch.cat([batch.images for batch in batches])
     assert ladder.rung(kept).error == pytest.approx(output_error(model, slim, layer, images), rel=1e-3)
@@ -233,10 +229,8 @@ def test_a_layer_of_a_real_model(real: Model, pictures: Calibration) -> None:
     ((_, moments),) = collect(real.module, {name: input_of(name, real.module)}, pictures)
     layer = LinearLayer(real.module.get_parameter(f"{name}.weight").detach().double(), True, moments)
     columns = torch.arange(768).split(1)
-    rung = next(
-        rung for rung in unit_rungs(layer, columns, (768,), LadderSettings(round_to=64)) if rung.widths == (576,)
-    )
-    ladder = Ladder(("blocks.5.mlp", "mlp"), (rung,), layer, columns)
+    ladder = Ladder(("blocks.5.mlp", "mlp"), unit_rungs(layer, columns, (768,), LadderSettings(64)), layer, columns)
+    rung = ladder.rung(576)
     kept = ladder.kept_columns(rung)
     rows = torch.linalg.cholesky(damped(layer.mixture, layer.damping)).T.numpy()  # rows with the second moments H
     solution, *_ = np.linalg.lstsq(rows[:, kept], rows @ layer.weight.numpy().T, rcond=None)

@@ -14,6 +14,7 @@ from torch import Tensor
 from toolkit.dg.batches import Batch
 from toolkit.models.block import attentions
 from toolkit.models.model import Model
+from toolkit.prune import bases
 from toolkit.prune.calibration import Calibration
 from toolkit.prune.spectra import qk_basis, qk_spectrum, roots, v_basis, v_spectrum
 
@@ -140,8 +141,6 @@ def test_roots_of_singular_matrices_are_invertible(rank: int) -> None:
 
 
 def test_spectra_do_not_depend_on_the_basis(small: Callable[..., Model], calibration: Calibration) -> None:
-    from toolkit.prune import bases
-
     model = small(depth=1)
     rotated = bases.rotate("svd", model, calibration)
     for spectrum in (qk_spectrum, v_spectrum):

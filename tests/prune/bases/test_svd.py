@@ -102,7 +102,7 @@ def test_removing_the_last_query_and_key_units_has_the_error_of_the_spectrum(
     hook = before.register_forward_hook(lambda _, inputs, output: received.append(inputs[0]))
     logits(model, torch.cat([batch.images for batch in batches]))
     hook.remove()
-    head = [position for position, (qk, _) in enumerate(after.layout.heads) if qk == 6][0]
+    head = [qk for qk, _ in after.layout.heads].index(6)
     expected, actual = all_pairs(before, 0, received[0]), all_pairs(after, head, received[0])
     ((errors, _, _),) = qk_spectrum(model, calibration).values()
     assert float((expected - actual).square().mean()) == pytest.approx(float(errors[6]), rel=1e-3)

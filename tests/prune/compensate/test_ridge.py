@@ -79,12 +79,8 @@ def test_all_axes_at_once_by_literal_least_squares(
     columns = {
         "blocks.0.mlp.fc2": [unit for unit in range(48) if unit not in MLP.units],
         "blocks.0.attn.proj": [*range(8), *range(16, 24)],
-        "blocks.1.attn.proj": [*range(8, 16), *range(18, 24), 16, *range(2, 8)],  # sorted by width below
+        "blocks.1.attn.proj": [*range(8, 16), 16, *range(18, 24), *range(2, 8)],  # heads by width
     }
-    kept_values = removal.origin["blocks.1.attn", "v"][1]
-    columns["blocks.1.attn.proj"] = list(kept_values)
-    assert sorted(kept_values) == [*range(2, 17), *range(18, 24)]
-    assert list(kept_values) != sorted(kept_values)
     for new, old in changed.items():
         expected = literal(model, removal, old, columns[new], batches)
         torch.testing.assert_close(after[f"{new}.weight"].double(), expected[:, :-1], atol=1e-5, rtol=1e-4)
@@ -95,24 +91,20 @@ def test_all_axes_at_once_by_literal_least_squares(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_redundant_units_are_replaced_exactly(
-    small: Callable[..., Model], calibration: Calibration, batches: list[Batch], name: str
-) -> None:
-    """A unit that is a copy of another, as far as damping lets it."""
+def test_a_copy_takes_over(small: Callable[..., Model], name: str) -> None:
+    """A removed unit that equals another one: nothing is lost, as far as damping lets it."""
     model = small()
     with torch.no_grad():
         for part in ("weight", "bias"):
             values = model.module.get_parameter(f"blocks.1.mlp.fc1.{part}")
             values[4] = values[11]
+    images = torch.randn(300, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    calibration = Calibration(lambda _: [Batch(images, torch.zeros(300, dtype=torch.long))], ("all",), seed=0)
     removal = remove(model, [Cut("blocks.1.mlp", "mlp", (4,))])
-    images = batches[0].images
     expected, unrepaired = logits(model.module, images), logits(removal.model.module, images)
     repaired = compensation(name, Settings(damping=1e-6)).repair(model, removal, calibration)
-    weights = repaired.module.get_parameter("blocks.1.mlp.fc2.weight").detach()
-    source = model.module.get_parameter("blocks.1.mlp.fc2.weight").detach()
-    change = weights[:, 10] - source[:, 11]  # the copy
-    assert float((unrepaired - expected).abs().max()) > 0.05
-    assert torch.nn.functional.cosine_similarity(change, source[:, 4], dim=0) > 0.9
+    error, before = (logits(repaired.module, images) - expected).norm(), (unrepaired - expected).norm()
+    assert float(error) < 0.1 * float(before)
 
 
 def test_the_error_is_smaller_than_with_bias(
@@ -131,17 +123,15 @@ def test_the_error_is_smaller_than_with_bias(
     assert error("obs") == pytest.approx(error("ridge"), rel=1e-3)
 
 
-@pytest.mark.parametrize("more", [{"proj_bias": False}, {"mlp_layer": "swiglu"}], ids=["no bias", "gated"])
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("vit_tiny_patch16_224", {"proj_bias": False}), ("beit_base_patch16_224", {"swiglu_mlp": True})],
+    ids=["no bias", "gated"],
+)
 def test_layers_without_bias_and_gated_mlps(
-    small: Callable[..., Model], calibration: Calibration, batches: list[Batch], more: dict[str, object]
+    small: Callable[..., Model], calibration: Calibration, batches: list[Batch], name: str, more: dict[str, bool]
 ) -> None:
-    name = "vit_tiny_patch16_224"
-    args = more if "proj_bias" in more else {}
-    if not args:
-        from timm.layers.mlp import SwiGLU
-
-        args = {"mlp_layer": SwiGLU}
-    model = small(name, **args)
+    model = small(name, **more)
     removal = remove(model, [Cut("blocks.1.mlp", "mlp", (0, 4, 5))])
     x = inputs_of(model, "blocks.1.mlp.fc2", batches)
     layer = model.module.get_submodule("blocks.1.mlp.fc2")
@@ -172,7 +162,7 @@ def test_worst_lowers_the_largest_error_over_domains(small: Callable[..., Model]
         for batch in batches:
             x = inputs_of(model, "blocks.0.mlp.fc2", [batch]).float()
             wanted = layer(x).detach()
-            error = (target(x[:, kept]) - wanted).square().sum(dim=-1).mean()
+            error = (target(x[:, kept]).detach() - wanted).square().sum(dim=-1).mean()
             errors.append(float(error / (wanted - wanted.mean(dim=0)).square().sum(dim=-1).mean()))
         return max(errors)
 
