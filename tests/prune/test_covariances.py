@@ -15,8 +15,9 @@ from toolkit.errors import DataError
 from toolkit.models.block import attentions
 from toolkit.models.model import Model
 from toolkit.prune import covariances
+from toolkit.prune.attention_probes import keys_of, queries_of
 from toolkit.prune.calibration import Calibration
-from toolkit.prune.covariances import DomainMoments, Moments, Probe, collect, input_of, keys_of, queries_of
+from toolkit.prune.covariances import DomainMoments, Moments, Probe, collect, input_of
 
 FC2, PROJ, QUERIES, KEYS = "blocks.1.mlp.fc2", "blocks.0.attn.proj", "queries", "keys"
 
@@ -27,7 +28,7 @@ def probes_of(model: Model) -> dict[str, Probe]:
         FC2: input_of(FC2, model.module),
         PROJ: input_of(PROJ, model.module),
         QUERIES: queries_of("blocks.0.attn", attention),
-        KEYS: keys_of("blocks.0.attn", attention),
+        KEYS: keys_of("blocks.0.attn", attention, "uniform"),
     }
 
 
@@ -89,6 +90,40 @@ def test_moments_by_brute_force(model: Model, batches: list[Batch], training: bo
             flat = rows.flatten(0, 1)
             torch.testing.assert_close(moments.mean, flat.mean(dim=0), atol=1e-5, rtol=1e-4)
             torch.testing.assert_close(moments.covariance, flat.T.cov(correction=0), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "beit_base_patch16_224"])
+@pytest.mark.parametrize("with_sizes", [False, True])
+def test_attended_keys_by_brute_force(
+    uneven: Callable[..., Model], batches: list[Batch], name: str, with_sizes: bool
+) -> None:
+    """Covariance of a head's keys under the attention of each query, one query at a time; also with merged tokens."""
+    attention = attentions(uneven(name).module)["blocks.0.attn"]
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(2, 5, attention.qkv.in_features, generator=generator)
+    key_bias = torch.randn(2, 5, generator=generator) if with_sizes else None
+    with torch.inference_mode():
+        found = keys_of("blocks.0.attn", attention).sums((x,) if key_bias is None else (x, key_bias))
+        packed = torch.nn.functional.linear(x, attention.qkv.weight, attention.packed_bias()).double()
+        position = attention.position_bias()
+    queries, keys, _ = packed.split(
+        [attention.layout.qk_width, attention.layout.qk_width, attention.layout.v_width], -1
+    )
+    start = 0
+    for head, (width, _) in enumerate(attention.layout.heads):
+        run = slice(start, start + width)
+        expected = torch.zeros(width, width, dtype=torch.float64)
+        for image in range(2):
+            for query in range(5):
+                logits = attention.scale * keys[image, :, run] @ queries[image, query, run]
+                if position is not None:
+                    logits = logits + position[head, query]
+                if key_bias is not None:
+                    logits = logits + key_bias[image]
+                expected += keys[image, :, run].T.cov(aweights=logits.softmax(dim=0), correction=0)
+        torch.testing.assert_close(found[run, run], expected, atol=1e-4, rtol=1e-4)
+        start += width
+    assert float(found[-1, -1]) == 10
 
 
 def test_domains_count_the_same_whatever_their_size_and_scale() -> None:

@@ -59,7 +59,7 @@ def test_query_and_key_errors_by_the_literal_formulas(
     model = small()
     rows = head_rows(model, "blocks.1.attn", torch.cat([batch.images for batch in batches]))
     scale = attentions(model.module)["blocks.1.attn"].scale
-    errors = qk_spectrum(model, calibration)["blocks.1.attn"]
+    errors = qk_spectrum(model, calibration, "uniform")["blocks.1.attn"]
     for head in range(3):
         s_q, s_k = second(rows["queries"][:, :, head]), second(rows["keys"][:, :, head])
         singular = np.linalg.svd(sqrtm(s_q).real @ sqrtm(s_k).real, compute_uv=False) * scale

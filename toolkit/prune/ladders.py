@@ -18,8 +18,9 @@ from toolkit.models.block import attentions
 from toolkit.models.gates import read_slices
 from toolkit.models.groups import Group, Key
 from toolkit.models.model import Model
+from toolkit.prune.attention_probes import keys_of, queries_of
 from toolkit.prune.calibration import Calibration
-from toolkit.prune.covariances import DomainMoments, Probe, collect, input_of, keys_of, queries_of
+from toolkit.prune.covariances import DomainMoments, Probe, collect, input_of
 from toolkit.prune.least_squares import Aggregate, LinearLayer, Repaired, others
 from toolkit.prune.rungs import LadderSettings, Rung, head_rungs, qk_rungs, unit_rungs
 from toolkit.records import Axis, Cut
@@ -67,7 +68,7 @@ def ladders(
     Along qk, the model should be in the basis `svd`. Raises DataError as in `collect`.
     """
     groups = [group for group in model.groups.along(axes) if group.axis in ("mlp", "v", "head", "qk")]
-    needed = {group.key: _probes(model, group) for group in groups}
+    needed = {group.key: _probes(model, group, settings) for group in groups}
     found: dict[str, DomainMoments] = {}
     result: dict[Key, Ladder] = {}
     for name, moments in collect(model.module, {k: v for own in needed.values() for k, v in own.items()}, calibration):
@@ -79,13 +80,13 @@ def ladders(
     return {group.key: result[group.key] for group in groups}
 
 
-def _probes(model: Model, group: Group) -> dict[str, Probe]:
+def _probes(model: Model, group: Group, settings: LadderSettings) -> dict[str, Probe]:
     """What a group's ladder needs: queries and keys, or the input of the layer that reads the units."""
     if group.axis == "qk":
         attention = attentions(model.module)[group.place]
         return {
             f"queries of {group.place}": queries_of(group.place, attention),
-            f"keys of {group.place}": keys_of(group.place, attention),
+            f"keys of {group.place}": keys_of(group.place, attention, settings.key_mean),
         }
     name, _ = _reader(model, group)
     return {name: input_of(name, model.module)}

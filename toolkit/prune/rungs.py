@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from toolkit.prune.attention_probes import KeyMean
 from toolkit.prune.covariances import DomainMoments, Moments
 from toolkit.prune.elimination import Elimination
 from toolkit.prune.least_squares import DAMPING, Aggregate, LinearLayer, damped
@@ -40,6 +41,8 @@ class LadderSettings:
     """As in the compensation `ridge`."""
     aggregate: Aggregate = "mean"
     """Over the source domains, for `Rung.relative`."""
+    key_mean: KeyMean = "attended"
+    """As in the basis `svd`."""
 
 
 def unit_rungs(

@@ -14,9 +14,10 @@ from toolkit.models.block import attentions
 from toolkit.models.model import Model
 from toolkit.models.surgery import remove
 from toolkit.prune import bases
+from toolkit.prune.attention_probes import keys_of, queries_of
 from toolkit.prune.bases import svd
 from toolkit.prune.calibration import Calibration
-from toolkit.prune.covariances import collect, input_of, keys_of, queries_of
+from toolkit.prune.covariances import collect, input_of
 from toolkit.prune.spectra import qk_spectrum, v_spectrum
 from toolkit.records import Cut
 
@@ -95,7 +96,7 @@ def test_removing_the_last_query_and_key_units_has_the_error_of_the_spectrum(
 ) -> None:
     """The error averaged over all pairs of a query and a centred key of any images, for which it is exact."""
     model = small(depth=1)
-    rotated = bases.rotate("svd", model, calibration)
+    rotated = bases.rotate("svd", model, calibration, svd.Settings(key_mean="uniform"))
     slim = remove(rotated, [Cut("blocks.0.attn", "qk", (6, 7))]).model
     (before,), (after,) = attentions(model.module).values(), attentions(slim.module).values()
     received: list[Tensor] = []
@@ -104,7 +105,7 @@ def test_removing_the_last_query_and_key_units_has_the_error_of_the_spectrum(
     hook.remove()
     head = [qk for qk, _ in after.layout.heads].index(6)
     expected, actual = all_pairs(before, 0, received[0]), all_pairs(after, head, received[0])
-    ((errors, _, _),) = qk_spectrum(model, calibration).values()
+    ((errors, _, _),) = qk_spectrum(model, calibration, "uniform").values()
     assert float((expected - actual).square().mean()) == pytest.approx(float(errors[6]), rel=1e-3)
 
 
