@@ -17,13 +17,14 @@ from toolkit.models.surgery import remove
 from toolkit.prune import bases
 from toolkit.prune.calibration import Calibration
 from toolkit.prune.compensate import compensation
-from toolkit.prune.compensate.repairing import Settings
+from toolkit.prune.compensate.repairing import Settings, stitch
 from toolkit.prune.covariances import collect, input_of
 from toolkit.prune.elimination import PANEL, Elimination
-from toolkit.prune.ladders import Ladder, ladders
+from toolkit.prune.ladders import Ladder, ladders, layers_of
 from toolkit.prune.least_squares import LinearLayer, damped, refit
 from toolkit.prune.rungs import LadderSettings, unit_rungs
 from toolkit.prune.spectra import qk_spectrum
+from toolkit.records import Cut
 
 Array = npt.NDArray[np.float64]
 
@@ -156,6 +157,21 @@ def test_errors_are_those_of_the_repaired_model(
             torch.testing.assert_close(tensor, slim.module.state_dict()[key], atol=1e-5, rtol=1e-4)
 
 
+def test_a_model_cut_along_several_ladders_is_repaired_as_by_ridge(
+    small: Callable[..., Model], calibration: Calibration
+) -> None:
+    """Uneven value units, which make surgery reorder the heads, together with a head, MLP units and a channel."""
+    model = small()
+    found = ladders(model, calibration, ("mlp", "v", "head", "qk"), LadderSettings(2, even=False, damping=0.02))
+    cuts = [found[key].cut(found[key].rungs[3]) for key in (("blocks.0.mlp", "mlp"), ("blocks.0.attn", "v"))]
+    cuts += [found["blocks.1.attn", "head"].cut(found["blocks.1.attn", "head"].rungs[1])]
+    cuts += [found["blocks.1.attn", "v"].cut(found["blocks.1.attn", "v"].rungs[1]), Cut("residual", "embed", (3,))]
+    expected = compensation("ridge", Settings(damping=0.02)).repair(model, remove(model, cuts), calibration)
+    actual = stitch(model, remove(model, cuts), layers_of(found))
+    for name, tensor in expected.module.state_dict().items():
+        torch.testing.assert_close(actual.module.state_dict()[name], tensor, atol=1e-6, rtol=1e-5)
+
+
 def test_rungs_are_multiples_nested_and_grow_in_error(small: Callable[..., Model], calibration: Calibration) -> None:
     found = ladders(small(), calibration, ("mlp", "v", "qk", "head"), LadderSettings(round_to=3))
     assert {axis for _, axis in found} == {"mlp", "v", "qk", "head"}
@@ -229,7 +245,9 @@ def test_a_layer_of_a_real_model(real: Model, pictures: Calibration) -> None:
     ((_, moments),) = collect(real.module, {name: input_of(name, real.module)}, pictures)
     layer = LinearLayer(real.module.get_parameter(f"{name}.weight").detach().double(), True, moments)
     columns = torch.arange(768).split(1)
-    ladder = Ladder(("blocks.5.mlp", "mlp"), unit_rungs(layer, columns, (768,), LadderSettings(64)), layer, columns)
+    ladder = Ladder(
+        ("blocks.5.mlp", "mlp"), unit_rungs(layer, columns, (768,), LadderSettings(64)), layer, name, columns
+    )
     rung = ladder.rung(576)
     kept = ladder.kept_columns(rung)
     rows = torch.linalg.cholesky(damped(layer.mixture, layer.damping)).T.numpy()  # rows with the second moments H

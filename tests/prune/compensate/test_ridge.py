@@ -18,6 +18,8 @@ from toolkit.prune.compensate import compensation
 from toolkit.prune.compensate.repairing import Settings
 from toolkit.prune.covariances import collect, input_of
 from toolkit.prune.least_squares import damping_of
+from toolkit.prune.methods import Job
+from toolkit.prune.pruning import prune
 from toolkit.records import Cut
 
 MLP = Cut("blocks.1.mlp", "mlp", (0, 4, 5, 40))
@@ -167,6 +169,22 @@ def test_worst_lowers_the_largest_error_over_domains(small: Callable[..., Model]
         return max(errors)
 
     assert worst("worst") < worst("mean")
+
+
+def test_the_whole_chain_with_settings_from_the_recipe(
+    small: Callable[..., Model], job: Callable[..., Job], batches: list[Batch]
+) -> None:
+    """Basis, method, surgery and repair; the logits are closer to the dense model's than without basis and repair."""
+    model = small().identified()
+    images = torch.cat([batch.images for batch in batches])
+    axes = {"axes": ["qk", "v", "mlp"], "budget": "macs=0.8", "round_to": 1, "criterion": "magnitude-l2"}
+    own = {"svd": {"key_mean": "uniform"}, "obs": {"damping": 0.01, "aggregate": "worst"}}
+    closed = prune(model, job(**axes, **own, basis="svd", compensation="obs"))
+    assert (closed.plan.basis, closed.plan.compensation) == ("svd", "obs")
+    plain = prune(model, job(**axes))
+    expected = logits(model.module, images)
+    errors = [float((logits(pruned.slim.module, images) - expected).norm()) for pruned in (closed, plain)]
+    assert errors[0] < errors[1]
 
 
 @pytest.mark.parametrize("name", NAMES)
