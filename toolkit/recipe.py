@@ -144,7 +144,7 @@ class Prune(PluginSection):
     steps: Positive = 1
     """Pruning rounds, each with new scores; 1 is one-shot."""
     samples: Positive = 256
-    """Training images of the source domains for data-driven criteria and compensation."""
+    """Training images of the source domains for data-driven criteria, bases and compensation."""
     basis: Annotated[str, PluginsOf("toolkit.prune.bases")] = "none"
     """Exact change of basis before scoring."""
     compensation: Annotated[str, PluginsOf("toolkit.prune.compensate")] = "none"

@@ -150,6 +150,24 @@ def test_calibration_draws_equally_from_all_domains(three_domains: Domains, tiny
     assert not torch.equal(batches[0].images, other_seed[0].images)
 
 
+def test_calibration_batches_are_decoded_when_they_are_read(
+    three_domains: Domains, tiny_info: ModelInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[str] = []
+    decode = Image.decode
+    monkeypatch.setattr(Image, "decode", lambda image: decoded.append(image.name) or decode(image))
+    batches = calibration_batches(calibration_images(three_domains.training_images(), 10, seed=0), tiny_info, 4)
+    assert (len(batches), decoded) == (3, [])
+    iterated = list(batches)
+    assert len(decoded) == 10
+    for index in (0, 2, -1):
+        assert torch.equal(batches[index].images, iterated[index].images)
+    assert [len(batch.labels) for batch in batches[1:]] == [4, 2]
+    with pytest.raises(IndexError):
+        batches[3]
+    assert list(calibration_batches({"a": []}, tiny_info, 4)) == []
+
+
 def test_calibration_takes_all_images_if_there_are_too_few(three_domains: Domains, tiny_info: ModelInfo) -> None:
     batches = calibration_batches(calibration_images(three_domains.training_images(), 1000, 0), tiny_info, 8)
     assert sum(len(batch.labels) for batch in batches) == 32

@@ -1,15 +1,18 @@
-"""Random labelled images for criteria, jobs for methods, and latencies that are known."""
+"""Random labelled images for criteria, jobs for methods, known latencies, and a real model with real images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from toolkit import recipe
-from toolkit.dg.batches import Batch
+from toolkit.dg.batches import Batch, calibration_batches
+from toolkit.dg.image import Image
+from toolkit.models.build import build
 from toolkit.models.model import Model
 from toolkit.prune.calibration import Calibration
 from toolkit.prune.cost_table import ModelShape
@@ -80,3 +83,19 @@ class Known:
 @pytest.fixture(scope="session")
 def known() -> Known:
     return Known()
+
+
+@pytest.fixture(scope="session")
+def real(shared: Path) -> Model:
+    """DeiT-Tiny with its ImageNet weights."""
+    classes = (shared / "data/imagenet_samples/wnids.txt").read_text().split()
+    weights = shared / "weights/deit_tiny_patch16_224.safetensors"
+    return build(recipe.Model(name="deit_tiny_patch16_224", weights=str(weights)), tuple(classes), seed=0)
+
+
+@pytest.fixture(scope="session")
+def pictures(shared: Path, real: Model) -> Calibration:
+    """Eight ImageNet pictures of different classes, as the real model expects them."""
+    files = sorted((shared / "data/imagenet_samples").glob("*/*.jpg"))[::60][:8]
+    images = [Image(file.parent.name, "all", real.info.classes.index(file.parent.name), file) for file in files]
+    return Calibration(lambda _: calibration_batches({"all": images}, real.info, 4), ("all",), seed=0)

@@ -161,6 +161,14 @@ def test_no_calibration_images_is_an_error(name: str, model: Model, groups: Grou
         criterion(name).score(model.module, Calibration(lambda _: [], (), seed=0), groups)
 
 
+@pytest.mark.parametrize("name", ["taylor", "hessian"])
+def test_images_of_one_class_are_an_error(name: str, model: Model, groups: Groups, calibration: Calibration) -> None:
+    one_class = [Batch(images, torch.ones_like(labels)) for images, labels in calibration.load()]
+    with pytest.raises(DataError, match=r"all calibration images are of one class \(number 1\)") as raised:
+        criterion(name).score(model.module, Calibration(lambda _: one_class, ("a",), seed=0), groups)
+    assert "--criterion magnitude-l2" in raised.value.hint
+
+
 @pytest.mark.parametrize("name", ["magnitude-l1", "magnitude-l2", "lamp", "random"])
 def test_criteria_without_images_load_none(name: str, model: Model, groups: Groups) -> None:
     def load(domains: Sequence[str]) -> list[Batch]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -112,10 +112,37 @@ def calibration_images(images: ImagesByDomain, samples: int, seed: int) -> dict[
     return drawn
 
 
-def calibration_batches(images: ImagesByDomain, info: ModelInfo, batch_size: int) -> list[Batch]:
+def calibration_batches(images: ImagesByDomain, info: ModelInfo, batch_size: int) -> CalibrationBatches:
     """All images without augmentation, alternating between domains."""
     mixed = [image for row in zip_longest(*images.values()) for image in row if image is not None]
-    return list(_ordered_batches(mixed, info, batch_size, workers=0))  # too few to start worker processes
+    return CalibrationBatches(mixed, info, batch_size)
+
+
+@dataclass(frozen=True)
+class CalibrationBatches(Sequence[Batch]):
+    """Batches of images in order, without augmentation.
+
+    They are decoded on each access, so that one at a time is in memory.
+    """
+
+    images: Sequence[Image]
+    info: ModelInfo
+    batch_size: int
+
+    def __len__(self) -> int:
+        return len(range(0, len(self.images), self.batch_size))
+
+    def __getitem__(self, index: Any) -> Any:
+        """The batch of an index, or a list of batches for a slice."""
+        if isinstance(index, slice):
+            return [self[position] for position in range(len(self))[index]]
+        start = range(0, len(self.images), self.batch_size)[index]
+        (batch,) = _ordered_batches(self.images[start : start + self.batch_size], self.info, self.batch_size, workers=0)
+        return batch
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self.images:
+            yield from _ordered_batches(self.images, self.info, self.batch_size, workers=0)  # few: no processes
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from toolkit.dg.batches import Batch
 from toolkit.errors import DataError
-from toolkit.models.attention import HeadwiseAttention
 from toolkit.models.modes import evaluating
 from toolkit.prune.calibration import Calibration
 
@@ -25,6 +24,10 @@ PASS_BYTES = 1 << 30
 """Maximum size of the matrices that are collected in one pass over the images; more take several passes."""
 
 
+Sums: TypeAlias = Callable[[Sequence[Tensor]], Tensor]
+"""A module's positional arguments to [units + 1, units + 1] float64, the sum of [x, 1]^T [x, 1] over all tokens."""
+
+
 @dataclass(frozen=True)
 class Probe:
     """Activations to observe: a function of a module's input."""
@@ -32,8 +35,7 @@ class Probe:
     module: str
     """Name of the module."""
     units: int
-    rows: Callable[[Tensor], Tensor] | None = None
-    """[batch, tokens, width] -> [batch, tokens, units]; None: the input itself."""
+    sums: Sums
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,12 @@ class Moments:
     """[units + 1, units + 1] float64: E[[x, 1]^T [x, 1]]; multiplied by a positive number in a mixture."""
     tokens: int
 
-    @cached_property
+    @property
     def mean(self) -> Tensor:
         """[units]: E[x]"""
         return self.second[-1, :-1] / self.second[-1, -1]
 
-    @cached_property
+    @property
     def covariance(self) -> Tensor:
         """[units, units]: E[(x - E[x])^T (x - E[x])]. Least squares with it have a free, undamped constant."""
         return self.second[:-1, :-1] - torch.outer(self.second[-1, :-1], self.mean)
@@ -77,6 +79,8 @@ class DomainMoments:
         they have and however large their activations are.
         """
         domains = self.by_domain.values()
+        if len(domains) == 1:
+            return next(iter(domains))
         traces = [float(moments.uncentred.trace()) for moments in domains]
         mean = sum(traces) / len(traces)
         total = torch.zeros_like(next(iter(domains)).second)
@@ -90,22 +94,17 @@ def input_of(name: str, module: nn.Module) -> Probe:
     """Input of the linear layer of this name."""
     layer = module.get_submodule(name)
     assert isinstance(layer, nn.Linear)
-    return Probe(name, layer.in_features)
+    return Probe(name, layer.in_features, lambda received: sums_of(received[0]))
 
 
-def queries_of(place: str, attention: HeadwiseAttention) -> Probe:
-    """Queries [Q] of the attention at `place`, before normalisation and without the softmax scale."""
-    return Probe(place, attention.layout.qk_width, lambda x: _projected(attention, x, 0))
-
-
-def keys_of(place: str, attention: HeadwiseAttention) -> Probe:
-    """Keys [Q] of the attention at `place`, minus their mean in each image: softmax ignores it."""
-
-    def rows(x: Tensor) -> Tensor:
-        keys = _projected(attention, x, 1)
-        return keys - keys.mean(dim=1, keepdim=True)
-
-    return Probe(place, attention.layout.qk_width, rows)
+def sums_of(x: Tensor) -> Tensor:
+    """[units + 1, units + 1] float64: sum of [x, 1]^T [x, 1] over the tokens of x [batch, tokens, units]."""
+    rows = x.reshape(-1, x.shape[-1]).double()
+    total = rows.new_zeros(rows.shape[1] + 1, rows.shape[1] + 1)
+    torch.mm(rows.T, rows, out=total[:-1, :-1])
+    total[-1, :-1] = total[:-1, -1] = rows.sum(dim=0)
+    total[-1, -1] = len(rows)
+    return total
 
 
 def collect(
@@ -164,16 +163,11 @@ def _of_domain(
     module: nn.Module, probes: Mapping[str, Probe], batches: Iterable[Batch], domain: str
 ) -> tuple[int, dict[str, Moments]]:
     """Number of images of a domain, and moments of the activations on them."""
-    sums = {name: torch.zeros(probe.units + 1, probe.units + 1, dtype=torch.float64) for name, probe in probes.items()}
+    sums: dict[str, Tensor] = {}
 
     def record(name: str, received: Sequence[Tensor]) -> None:
-        rows = probes[name].rows
-        x = received[0] if rows is None else rows(received[0])
-        x = x.reshape(-1, x.shape[-1]).double()
-        total = sums[name] = sums[name].to(x.device)
-        total[:-1, :-1].addmm_(x.T, x)
-        total[-1, :-1] += x.sum(dim=0)
-        total[-1, -1] += len(x)
+        added = probes[name].sums(received)
+        sums[name] = sums[name].add_(added) if name in sums else added
 
     hooks = [
         module.get_submodule(probe.module).register_forward_pre_hook(lambda _, got, name=name: record(name, got))
@@ -190,18 +184,10 @@ def _of_domain(
             hook.remove()
     if not images:
         raise DataError(f"there are no calibration images of {domain!r}", "raise --samples, or leave the domain out")
-    return images, {name: _moments(name, total.clone()) for name, total in sums.items()}
+    return images, {name: _moments(name, sums[name].clone()) for name in probes}
 
 
 def _moments(name: str, total: Tensor) -> Moments:
     check_finite(total, name)
     tokens = int(total[-1, -1])
-    total[:-1, -1] = total[-1, :-1]
     return Moments((total / tokens).cpu(), tokens)
-
-
-def _projected(attention: HeadwiseAttention, x: Tensor, part: int) -> Tensor:
-    """[batch, tokens, Q]: queries (part 0) or keys (part 1)"""
-    width = attention.layout.qk_width
-    bias = (attention.q_bias, attention.k_bias)[part]
-    return nn.functional.linear(x, attention.qkv.weight[part * width : (part + 1) * width], bias)

@@ -25,6 +25,7 @@ MAX_VECTORISED_SAMPLES = 8
 
 def mean_gradients(model: nn.Module, batches: Sequence[Batch]) -> Gradients:
     """dL/dw of the cross-entropy, averaged over all samples."""
+    batches = list(batches)
     samples = _sample_count(batches)
     parameters = dict(model.named_parameters())
     total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
@@ -43,6 +44,7 @@ def mean_squared_gradients(model: nn.Module, batches: Sequence[Batch]) -> Gradie
 
     Gradients are squared per sample: in a batch's gradient, samples would cancel.
     """
+    batches = list(batches)
     samples = _sample_count(batches)
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
     total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
@@ -65,7 +67,18 @@ def mean_squared_gradients(model: nn.Module, batches: Sequence[Batch]) -> Gradie
 
 
 def _sample_count(batches: Sequence[Batch]) -> int:
-    count = sum(len(images) for images, _ in batches)
-    if count == 0:
+    """Number of samples. DataError if there are none, or if all are of one class.
+
+    With one class, the loss falls by raising its logit for any image: its gradient does not depend on what the model
+    discerns.
+    """
+    classes = {label for _, labels in batches for label in labels.tolist()}
+    if not classes:
         raise DataError("there are no calibration images to compute gradients on")
-    return count
+    if len(classes) == 1:
+        raise DataError(
+            f"all calibration images are of one class (number {classes.pop()}), so that gradients of the loss say "
+            "nothing about the others",
+            "raise --samples, or use a criterion without labels: --criterion magnitude-l2",
+        )
+    return sum(len(images) for images, _ in batches)

@@ -1,25 +1,27 @@
 """Ladders: for a group of units, which to remove for every number kept, and the error that is left after repair.
 
-MLP units, value units and heads are removed by optimal brain surgeon (`elimination`); queries and keys by their share of
-the attention logits, which is optimal in the basis `svd`. A search over blocks, axes
-and numbers of units reads errors from the ladders; `repaired` gives weights of any rung, equal to those of the
-compensations `ridge` and `obs` with the same damping.
+MLP units, value units and heads are removed by optimal brain surgeon (`elimination`); queries and keys by their share
+of the attention logits, which is optimal in the basis `svd`. A search over blocks, axes and numbers of units reads
+errors from the ladders; `repaired` gives weights of any rung, equal to those of the compensations `ridge` and `obs`
+with the same damping, and `compensate.repairing.stitch` repairs a model that was cut along several ladders.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from toolkit.models.block import attentions
 from toolkit.models.gates import read_slices
 from toolkit.models.groups import Group, Key
 from toolkit.models.model import Model
+from toolkit.prune.attention_probes import keys_of, queries_of
 from toolkit.prune.calibration import Calibration
-from toolkit.prune.covariances import DomainMoments, Probe, collect, input_of, keys_of, queries_of
+from toolkit.prune.compensate.repairing import linear_layer
+from toolkit.prune.covariances import DomainMoments, Probe, collect, input_of
 from toolkit.prune.least_squares import Aggregate, LinearLayer, Repaired, others
 from toolkit.prune.rungs import LadderSettings, Rung, head_rungs, qk_rungs, unit_rungs
 from toolkit.records import Axis, Cut
@@ -33,6 +35,8 @@ class Ladder:
     rungs: tuple[Rung, ...]
     layer: LinearLayer | None
     """The layer that reads the units; None along qk, where nothing is repaired."""
+    reader: str
+    """Name of that layer; empty along qk."""
     columns: tuple[Tensor, ...]
     """Input columns of the layer for each unit of the group; empty along qk."""
 
@@ -45,7 +49,7 @@ class Ladder:
         return {sum(rung.widths): rung for rung in self.rungs}[kept]
 
     def kept_columns(self, rung: Rung) -> Tensor:
-        """[kept] int64: input columns of the layer that remain, ascending."""
+        """[kept] int64: input columns of the layer that remain, ascending. Surgery reorders heads by their width."""
         assert self.layer is not None
         removed = [self.columns[unit] for unit in rung.removed]
         return others(torch.cat(removed) if removed else torch.zeros(0, dtype=torch.long), self.layer.weight.shape[1])
@@ -67,7 +71,7 @@ def ladders(
     Along qk, the model should be in the basis `svd`. Raises DataError as in `collect`.
     """
     groups = [group for group in model.groups.along(axes) if group.axis in ("mlp", "v", "head", "qk")]
-    needed = {group.key: _probes(model, group) for group in groups}
+    needed = {group.key: _probes(model, group, settings) for group in groups}
     found: dict[str, DomainMoments] = {}
     result: dict[Key, Ladder] = {}
     for name, moments in collect(model.module, {k: v for own in needed.values() for k, v in own.items()}, calibration):
@@ -79,13 +83,13 @@ def ladders(
     return {group.key: result[group.key] for group in groups}
 
 
-def _probes(model: Model, group: Group) -> dict[str, Probe]:
+def _probes(model: Model, group: Group, settings: LadderSettings) -> dict[str, Probe]:
     """What a group's ladder needs: queries and keys, or the input of the layer that reads the units."""
     if group.axis == "qk":
         attention = attentions(model.module)[group.place]
         return {
             f"queries of {group.place}": queries_of(group.place, attention),
-            f"keys of {group.place}": keys_of(group.place, attention),
+            f"keys of {group.place}": keys_of(group.place, attention, settings.key_mean),
         }
     name, _ = _reader(model, group)
     return {name: input_of(name, model.module)}
@@ -103,14 +107,16 @@ def _ladder(model: Model, group: Group, moments: Sequence[DomainMoments], settin
     if group.axis == "qk":
         queries, keys = moments
         scale = attentions(model.module)[group.place].scale
-        return Ladder(group.key, qk_rungs(queries, keys, scale, group.segments, settings), None, ())
+        return Ladder(group.key, qk_rungs(queries, keys, scale, group.segments, settings), None, "", ())
     name, columns = _reader(model, group)
-    linear = model.module.get_submodule(name)
-    assert isinstance(linear, nn.Linear)
-    weight = linear.weight.detach().double().cpu()
     (inputs,) = moments
     if settings.aggregate == "mean":
         inputs = DomainMoments({"mixture": inputs.mixed()})  # a ladder keeps one matrix, not one of each domain
-    layer = LinearLayer(weight, linear.bias is not None, inputs, settings.damping)
+    layer = linear_layer(model, name, inputs, settings.damping)
     rungs = head_rungs if group.axis == "head" else unit_rungs
-    return Ladder(group.key, rungs(layer, columns, group.segments, settings), layer, columns)
+    return Ladder(group.key, rungs(layer, columns, group.segments, settings), layer, name, columns)
+
+
+def layers_of(found: Mapping[Key, Ladder]) -> dict[str, LinearLayer]:
+    """The layers that read the ladders' units, by name, for `stitch`."""
+    return {ladder.reader: ladder.layer for ladder in found.values() if ladder.layer is not None}

@@ -1,14 +1,16 @@
 """Least squares from second moments: weights of a linear layer that loses some of its inputs.
 
-With H = E[x^T x] + lam I, the weights W' of the kept inputs S that minimise E|W' x_S - W x|^2 + lam |W' - W_S|^2 are
-W' = W H_:S (H_SS)^-1. This is ridge regression for the change of the weights, and equals the update of optimal brain
-surgeon for the same removed inputs (Hassibi and Stork, 1993).
+With H = E[x^T x] + lam I and the old weights W_S of the kept inputs S, the weights that minimise
+E|W' x_S - W x|^2 + lam |W' - W_S|^2 are W' = W H_:S (H_SS)^-1. This is ridge regression for the change of the weights,
+and equals the update of optimal brain surgeon for the same removed inputs (Hassibi and Stork, 1993).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 import torch
@@ -102,48 +104,64 @@ class LinearLayer:
     moments: DomainMoments
     damping: float = DAMPING
 
+    @cached_property
+    def mixture(self) -> Moments:
+        """The mixture of the domains with equal weights."""
+        return self.moments.mixed()
+
+    @cached_property
+    def energy(self) -> float:
+        """Variance of the output, or its E|W x|^2 without a bias: the error without any input."""
+        return self._energy(self.mixture)
+
+    @cached_property
+    def lam(self) -> float:
+        """Damping of the changes of weights in the mixture."""
+        return damping_of(self.mixture, self.damping, self.has_bias)
+
     def repaired(self, kept: Tensor, aggregate: Aggregate = "mean", solve: Solve = refit) -> Repaired:
         """Weights for the inputs `kept` [kept] int64, in this order."""
         domains = tuple(self.moments.by_domain)
         if aggregate == "mean" or len(domains) == 1:
-            return self._fitted(self.moments.mixed(), kept, solve)
+            return self._fitted(self.mixture, kept, solve)
         # Multiplicative weights: the domain with the largest error counts more in the next round.
         weights = dict.fromkeys(domains, 1 / len(domains))
-        best, least = self._fitted(self.moments.mixed(), kept, solve), float("inf")
-        for _ in range(ROUNDS):
+        best, least = self._fitted(self.mixture, kept, solve), float("inf")
+        for number in range(ROUNDS):
             candidate = self._fitted(self.moments.mixed(weights), kept, solve)
             errors = self.relative_errors(kept, candidate)
             worst = max(errors.values())
             if worst < least:
                 best, least = candidate, worst
-            raw = {name: weights[name] * 2 ** (errors[name] / worst if worst > 0 else 0.0) for name in domains}
+            if not worst > 0:
+                break
+            step = 2 / (1 + number) ** 0.5
+            raw = {name: weights[name] * math.exp(step * errors[name] / worst) for name in domains}
             weights = {name: value / sum(raw.values()) for name, value in raw.items()}
         return best
 
     def error(self, kept: Tensor, repaired: Repaired, moments: Moments | None = None) -> float:
         """E|W' x_S + shift - W x|^2 per token, in the mixture of the domains by default."""
-        moments = self.moments.mixed() if moments is None else moments
+        moments = self.mixture if moments is None else moments
         change = -self.weight
         change[:, kept] += repaired.weight
         extended = torch.cat([change, repaired.shift[:, None]], dim=1)
         return float((extended @ moments.second * extended).sum())
 
-    def energy(self, moments: Moments | None = None) -> float:
-        """Variance of the output, or its E|W x|^2 without a bias: the error without any input."""
-        moments = self.moments.mixed() if moments is None else moments
+    def _energy(self, moments: Moments) -> float:
         return float((self.weight @ moments.about(self.has_bias) * self.weight).sum())
 
     def relative_errors(self, kept: Tensor, repaired: Repaired) -> dict[str, float]:
         """Error divided by energy in each domain; 0 for an output that is constant in a domain."""
         result = {}
         for name, moments in self.moments.by_domain.items():
-            energy = self.energy(moments)
+            energy = self._energy(moments)
             result[name] = self.error(kept, repaired, moments) / energy if energy > 0 else 0.0
         return result
 
     def with_shift(self, weight: Tensor, kept: Tensor, moments: Moments | None = None) -> Repaired:
         """These weights [outputs, kept] with the change of the bias that keeps the mean output."""
-        mean = (self.moments.mixed() if moments is None else moments).mean
+        mean = (self.mixture if moments is None else moments).mean
         shift = self.weight @ mean - weight @ mean[kept]
         return Repaired(weight, shift if self.has_bias else torch.zeros_like(shift))
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from toolkit.prune.attention_probes import KeyMean
 from toolkit.prune.covariances import DomainMoments, Moments
 from toolkit.prune.elimination import Elimination
-from toolkit.prune.least_squares import DAMPING, Aggregate, LinearLayer, damped, damping_of
+from toolkit.prune.least_squares import DAMPING, Aggregate, LinearLayer, damped
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class LadderSettings:
     """As in the compensation `ridge`."""
     aggregate: Aggregate = "mean"
     """Over the source domains, for `Rung.relative`."""
+    key_mean: KeyMean = "attended"
+    """As in the basis `svd`."""
 
 
 def unit_rungs(
@@ -113,7 +116,7 @@ def qk_rungs(
 
 
 def _start(layer: LinearLayer) -> Elimination:
-    return Elimination(layer.weight, damped(layer.moments.mixed(), layer.damping, layer.has_bias))
+    return Elimination(layer.weight, damped(layer.mixture, layer.damping, layer.has_bias))
 
 
 def _stages(
@@ -152,12 +155,10 @@ def _rung(
     layer: LinearLayer, state: Elimination, removed: Sequence[int], widths: Sequence[int], settings: LadderSettings
 ) -> Rung:
     """The rung that an elimination has reached."""
-    moments = layer.moments.mixed()
     change = float((layer.weight[:, state.remaining] - state.weight).square().sum())
     change += float(layer.weight.square().sum() - layer.weight[:, state.remaining].square().sum())
-    error = max(0.0, state.cost - damping_of(moments, layer.damping, layer.has_bias) * change)
-    energy = layer.energy(moments)
-    relative = error / energy if energy > 0 else 0.0
+    error = max(0.0, state.cost - layer.lam * change)
+    relative = error / layer.energy if layer.energy > 0 else 0.0
     if settings.aggregate == "worst":
         relative = max(layer.relative_errors(state.remaining, layer.with_shift(state.weight, state.remaining)).values())
     return Rung(tuple(sorted(removed)), tuple(widths), error, relative)

@@ -1,22 +1,21 @@
 """Best bases of query/key and value units of attention heads, and the squared error of keeping fewer units.
 
-Queries and keys of a head: attention logits are q . k, and softmax ignores what is the same for all keys, so keys are
-centred over each image. With S_q = E[q^T q], S_k = E[k^T k] and S_q^1/2 S_k^1/2 = U S V^T, the new units are
-q S_q^-1/2 U S^1/2 and k S_k^-1/2 V S^1/2. Among all products of rank r, their first r units have the smallest expected
-squared error of the logits for independent q and k: sum of s_i^2 over i > r (Eckart and Young, 1936).
+Queries and keys of a head: attention logits are q . k, and softmax ignores what is the same for all keys, so k is the
+difference to a mean key (`attention_probes`). With S_q = E[q^T q], S_k = E[k^T k] and S_q^1/2 S_k^1/2 = U S V^T, the
+new units are q S_q^-1/2 U S^1/2 and k S_k^-1/2 V S^1/2. Among all products of rank r, their first r units have the
+smallest expected squared error of the logits for independent q and k: sum of s_i^2 over i > r (Eckart and Young, 1936).
 
-Values of a head: its output o (after mixing by attention) enters o W_o. With S_o = Cov(o) and S_o^1/2 W_o = U S V^T, the
-new units are o S_o^-1/2 U. Their first r units have the smallest expected squared error of o W_o, whose mean moves into
-the bias: sum of s_i^2 over i > r.
+Values of a head: its output o (after mixing by attention) enters o W_o. With S_o = Cov(o) and S_o^1/2 W_o = U S V^T,
+the new units are o S_o^-1/2 U. Their first r units have the smallest expected squared error of o W_o, whose mean moves
+into the bias: sum of s_i^2 over i > r.
 
 Singular values do not depend on the basis that a model is in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 from typing import TypeAlias
 
 import torch
@@ -25,8 +24,9 @@ from torch import Tensor
 from toolkit.models.attention import HeadwiseAttention
 from toolkit.models.block import attentions
 from toolkit.models.model import Model
+from toolkit.prune.attention_probes import KeyMean, keys_of, queries_of, runs
 from toolkit.prune.calibration import Calibration
-from toolkit.prune.covariances import Moments, Probe, collect, input_of, keys_of, queries_of
+from toolkit.prune.covariances import Moments, Probe, collect, input_of
 
 FLOOR = 1e-6
 """Minimum eigenvalue of a second-moment matrix, relative to its largest: units that are constant stay in the basis."""
@@ -36,7 +36,7 @@ Spectra: TypeAlias = dict[str, tuple[Tensor, ...]]
 
 @dataclass(frozen=True)
 class AttentionMoments:
-    """Second moments of an attention's queries [Q], keys [Q] centred per image, and mixed values [V]."""
+    """Second moments of an attention's queries [Q], keys [Q] minus a mean key, and mixed values [V]."""
 
     queries: Moments
     keys: Moments
@@ -44,18 +44,18 @@ class AttentionMoments:
 
 
 def attention_moments(
-    model: Model, calibration: Calibration
+    model: Model, calibration: Calibration, key_mean: KeyMean = "attended"
 ) -> Iterator[tuple[str, HeadwiseAttention, AttentionMoments]]:
     """Each attention with its name and moments, for which the source domains are mixed. DataError as in `collect`."""
     probes: dict[str, Probe] = {}
     for place, attention in attentions(model.module).items():
         probes[f"queries of {place}"] = queries_of(place, attention)
-        probes[f"keys of {place}"] = keys_of(place, attention)
+        probes[f"keys of {place}"] = keys_of(place, attention, key_mean)
         probes[f"{place}.proj"] = input_of(f"{place}.proj", model.module)
     found = collect(model.module, probes, calibration)
     for place, attention in attentions(model.module).items():
-        queries, keys, values = (next(found)[1].mixed() for _ in range(3))
-        yield place, attention, AttentionMoments(queries, keys, values)
+        queries, centred, values = (next(found)[1].mixed() for _ in range(3))
+        yield place, attention, AttentionMoments(queries, centred, values)
 
 
 def qk_basis(queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -90,19 +90,14 @@ def roots(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return vectors * values.sqrt() @ vectors.T, vectors * values.rsqrt() @ vectors.T
 
 
-def runs(widths: Sequence[int]) -> list[slice]:
-    """Consecutive slices of these lengths."""
-    ends = list(accumulate(widths, initial=0))
-    return [slice(start, end) for start, end in pairwise(ends)]
-
-
 def means_move(attention: HeadwiseAttention) -> bool:
     """Whether mean outputs of heads can be moved exactly from the bias of the values to that of the projection."""
     return attention.v_bias is not None and attention.proj.bias is not None
 
 
-def qk_spectrum(model: Model, calibration: Calibration) -> Spectra:
-    """Expected squared error of an attention logit if a head keeps r query/key units of its best basis."""
+def qk_spectrum(model: Model, calibration: Calibration, key_mean: KeyMean = "attended") -> Spectra:
+    """Expected squared error of an attention logit if a head keeps r query/key units of its best basis: over a query's
+    attention for the attended mean, over all keys of an image for the uniform one."""
     return {
         place: tuple(
             _errors(
@@ -110,7 +105,7 @@ def qk_spectrum(model: Model, calibration: Calibration) -> Spectra:
             )
             for run in runs([qk for qk, _ in attention.layout.heads])
         )
-        for place, attention, moments in attention_moments(model, calibration)
+        for place, attention, moments in attention_moments(model, calibration, key_mean)
     }
 
 

@@ -123,7 +123,7 @@ def calibration_of(run: Run, dense: Model) -> Calibration:
     images, seed = run.domains.training_images(), run.recipe.seed
     drawn = calibration_images(images, run.recipe.prune.samples, seed)
 
-    def read(domains: Sequence[str]) -> list[Batch]:
+    def read(domains: Sequence[str]) -> Sequence[Batch]:
         return calibration_batches({name: drawn[name] for name in domains}, dense.info, CALIBRATION_BATCH)
 
     return Calibration(read, tuple(images), seed)

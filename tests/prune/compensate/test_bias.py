@@ -112,6 +112,15 @@ def test_no_calibration_images_is_an_error(small: Callable[..., Model]) -> None:
         compensation("bias").repair(model, remove(model, [MLP]), Calibration(lambda _: [], (), 0))
 
 
+def test_activations_that_are_not_finite_are_an_error(small: Callable[..., Model], calibration: Calibration) -> None:
+    model = small()
+    removal = remove(model, [MLP])
+    with torch.no_grad():
+        model.module.get_parameter("blocks.1.mlp.fc1.bias")[0] = torch.nan
+    with pytest.raises(DataError, match=r"activations at blocks\.1\.mlp\.fc2 are not finite"):
+        compensation("bias").repair(model, removal, calibration)
+
+
 def test_nothing_to_compensate_needs_no_images(small: Callable[..., Model]) -> None:
     model = small(depth=3)
     removal: Removal = remove(model, [Cut("blocks", "block", (0,))])

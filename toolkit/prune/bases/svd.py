@@ -10,6 +10,8 @@ Norms of queries and keys depend on the basis, so that attention with them is re
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +19,7 @@ from toolkit.errors import UnsupportedModel
 from toolkit.models.attention import HeadwiseAttention
 from toolkit.models.block import attentions
 from toolkit.models.model import Model
+from toolkit.prune.attention_probes import KeyMean, runs
 from toolkit.prune.bases import Basis
 from toolkit.prune.calibration import Calibration
 from toolkit.prune.spectra import (
@@ -25,13 +28,21 @@ from toolkit.prune.spectra import (
     means_move,
     output_weight,
     qk_basis,
-    runs,
     v_basis,
 )
+from toolkit.section import Section
 
 
+class Settings(Section):
+    key_mean: KeyMean = "attended"
+    """Mean that keys are centred on: that of a query's attention (attended), or of all keys of an image (uniform)."""
+
+
+@dataclass(frozen=True)
 class Svd:
     """Units of each head sorted by their singular value, largest first."""
+
+    settings: Settings = Settings()
 
     def rotate(self, model: Model, calibration: Calibration) -> Model:
         for place, attention in attentions(model.module).items():
@@ -41,7 +52,7 @@ class Svd:
                 )
         rotated = model.copied()
         targets = attentions(rotated.module)
-        for place, _, moments in attention_moments(model, calibration):
+        for place, _, moments in attention_moments(model, calibration, self.settings.key_mean):
             _rotate(targets[place], moments)
         return rotated
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -12,7 +14,7 @@ from toolkit.models.surgery import Removal
 from toolkit.prune.calibration import Calibration
 from toolkit.prune.compensate.readers import Reader, readers
 from toolkit.prune.covariances import DomainMoments, collect, input_of
-from toolkit.prune.least_squares import DAMPING, Aggregate, LinearLayer, Solve
+from toolkit.prune.least_squares import DAMPING, Aggregate, LinearLayer, Solve, refit
 from toolkit.section import Section
 
 
@@ -33,21 +35,34 @@ def repair_readers(
     by_name = {reader.before: reader for reader in readers(before, removal)}
     probes = {name: input_of(name, before.module) for name in by_name}
     for name, moments in collect(before.module, probes, calibration):
-        _repair(before, removal.model, by_name[name], moments, settings, solve)
+        layer = linear_layer(before, name, moments, settings.damping)
+        _repair(removal.model, by_name[name], layer, settings.aggregate, solve)
     return removal.model
 
 
-def _repair(
-    before: Model, slim: Model, reader: Reader, moments: DomainMoments, settings: Settings, solve: Solve
-) -> None:
-    layer, target = before.module.get_submodule(reader.before), slim.module.get_submodule(reader.after)
-    assert isinstance(layer, torch.nn.Linear)
+def stitch(before: Model, removal: Removal, layers: Mapping[str, LinearLayer]) -> Model:
+    """The pruned model with new weights and biases, from layers of `before` that were measured already, by name.
+
+    For a search that tries many removals from the same model. Equal to the compensation `ridge`; for any combination of
+    axes. KeyError if a layer that reads removed units is missing.
+    """
+    for reader in readers(before, removal):
+        _repair(removal.model, reader, layers[reader.before], "mean", refit)
+    return removal.model
+
+
+def linear_layer(model: Model, name: str, moments: DomainMoments, damping: float) -> LinearLayer:
+    """The linear layer of this name, with the second moments of its inputs."""
+    linear = model.module.get_submodule(name)
+    assert isinstance(linear, torch.nn.Linear)
+    return LinearLayer(linear.weight.detach().double().cpu(), linear.bias is not None, moments, damping)
+
+
+@torch.no_grad()
+def _repair(slim: Model, reader: Reader, layer: LinearLayer, aggregate: Aggregate, solve: Solve) -> None:
+    target = slim.module.get_submodule(reader.after)
     assert isinstance(target, torch.nn.Linear)
-    source = LinearLayer(
-        layer.weight.detach().double().cpu()[reader.rows], layer.bias is not None, moments, settings.damping
-    )
-    repaired = source.repaired(reader.kept, settings.aggregate, solve)
-    with torch.no_grad():
-        target.weight.copy_(repaired.weight)
-        if target.bias is not None:
-            target.bias.add_(repaired.shift.to(target.bias))
+    repaired = replace(layer, weight=layer.weight[reader.rows]).repaired(reader.kept, aggregate, solve)
+    target.weight.copy_(repaired.weight)
+    if target.bias is not None:
+        target.bias.add_(repaired.shift.to(target.bias))
