@@ -39,7 +39,8 @@ class Prune(Stage):
         from toolkit.prune.scopes import scope
 
         settings = run.recipe.prune
-        if method(settings.method, settings.own(settings.method)).trains and not run.recipe.train.epochs:
+        chosen = method(settings.method, settings.own(settings.method))
+        if chosen.trains and not run.recipe.train.epochs:
             raise RecipeError(
                 f"prune.method {settings.method!r} trains the model, but train.epochs is 0", "set --epochs for train"
             )
@@ -48,6 +49,7 @@ class Prune(Stage):
         basis(settings.basis, settings.own(settings.basis))
         compensation(settings.compensation, settings.own(settings.compensation))
         budget_of(settings)
+        chosen.check(settings)
 
     def check_data(self, run: Run) -> None:
         if not run.has_dense:

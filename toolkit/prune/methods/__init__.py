@@ -56,6 +56,9 @@ class Method(Protocol):
     trains: ClassVar[bool] = False
     """Whether it calls `Job.train`; the result then depends on the settings of `train`."""
 
+    def check(self, settings: recipe.Prune) -> None:
+        """Raise BadInput for settings of `prune` that the method does not support; called before training."""
+
     def prune(self, model: Model, job: Job) -> Outcome:
         """A plan for `model` or for a trained copy of it; `model` is not changed.
 
