@@ -1,12 +1,13 @@
-"""Pruning from the dense to the slim model: basis, method, surgery, compensation."""
+"""Pruning from the dense to the slim model: basis, method, merging of tokens, surgery, compensation."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from toolkit.errors import BadInput
+from toolkit.errors import BadInput, PlanError
 from toolkit.models.model import Model
-from toolkit.models.surgery import remove
+from toolkit.models.surgery import Removal, remove
+from toolkit.models.tokens import with_tokens
 from toolkit.prune import bases
 from toolkit.prune.compensate import compensation
 from toolkit.prune.methods import Job, method, no_training
@@ -38,12 +39,20 @@ def prune(dense: Model, job: Job) -> Pruned:
         )
     rotated = bases.rotate(settings.basis, dense, job.calibration, settings.own(settings.basis))
     outcome = chosen.prune(rotated, job)
-    removal = remove(outcome.model, outcome.plan.cuts)
+    merged = with_tokens(outcome.model, outcome.plan.merges, outcome.plan.trim_last_block)
+    removal = remove(merged, outcome.plan.cuts) if outcome.plan.cuts else _no_removal(merged)
     repairing = compensation(settings.compensation, settings.own(settings.compensation))
-    slim = repairing.repair(outcome.model, removal, job.calibration)
+    slim = repairing.repair(merged, removal, job.calibration)
     source = outcome.model
     if source is not dense:
         source = source.with_info(replace(source.info, made_from=dense.info.weights_sha256)).identified()
     sha256 = source.info.weights_sha256
     plan = replace(outcome.plan, model_sha256=sha256, basis=settings.basis, compensation=settings.compensation)
     return Pruned(plan, source, slim.with_info(replace(slim.info, made_from=sha256)))
+
+
+def _no_removal(model: Model) -> Removal:
+    """A copy of a model that merges or trims tokens, with all its units."""
+    if not (model.info.merges or model.info.trim_last_block):
+        raise PlanError("the plan removes nothing")
+    return Removal(model.copied(), {group.key: (group.place, tuple(range(group.units))) for group in model.groups})

@@ -1,4 +1,4 @@
-"""Search for the numbers of heads and MLP units that meet a budget (Khaki and Plataniotis, 2024, after Kwon et al., 2022).
+"""Search for the numbers of heads and MLP units that meet a budget (Khaki and Plataniotis, 2024; Kwon et al., 2022).
 
 Heads are ranked with all other heads, MLP units with all other MLP units. For every number of heads, the most important
 ones are kept, and as many of the most important MLP units as the budget allows. The split whose removed units have the

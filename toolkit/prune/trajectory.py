@@ -12,8 +12,8 @@ has none, so its own output counts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from toolkit.models.block import Blocks, HeadwiseBlock, block_of, blocks_of
+from toolkit.models.block import block_of, blocks_of
 from toolkit.models.gates import read_slices
 from toolkit.models.groups import Group, Groups, Scores
 from toolkit.models.model import Model
@@ -82,11 +82,13 @@ class Terms:
     distances: Scores
     divergences: Scores
 
-    def balanced(self, balance: float) -> Scores:
-        """distance + c * divergence, with the c for which the distances' sum over all units is `balance` times that of
-        the divergence terms."""
-        distances, divergences = (float(sum(map(torch.sum, of.values()))) for of in (self.distances, self.divergences))
-        factor = distances / (balance * divergences) if divergences > 0 else 0.0
+    def factor(self, balance: float) -> float:
+        """Factor of the divergences for which the sum of all distances is `balance` times that of the divergences."""
+        distances, divergences = (sum(float(x.sum()) for x in of.values()) for of in (self.distances, self.divergences))
+        return distances / (balance * divergences) if divergences > 0 else 0.0
+
+    def scores(self, factor: float) -> Scores:
+        """distance + factor * divergence of every unit."""
         return {key: values + factor * self.divergences[key] for key, values in self.distances.items()}
 
 
@@ -109,8 +111,9 @@ def exact_terms(
     """
     terms = Terms({}, {})
     done, total = 0, sum(group.units for group in groups)
-    with torch.inference_mode(), evaluating(model.module), replaying(model.module, images) as classify:
-        trajectory = recorded(model.module, images, comparison, classify)
+    with torch.inference_mode(), evaluating(model.module):
+        classify = classifier_of(model.module, images)
+        trajectory = recorded(model.module, images, comparison)
         masked = _Masked(model, trajectory, classify)
         at_once = max(1, STACKED_IMAGES // len(images))
         for group in groups:
@@ -135,7 +138,8 @@ class _Masked:
 
     def terms(self, group: Group, units: Tensor) -> tuple[Tensor, Tensor]:
         """Distances and divergences with each of these units masked, [units] float64 both."""
-        blocks, images, start = blocks_by_index(self.model), len(self.trajectory.logits), index_of(group, self.model)
+        blocks = [block for _, block in self.model.blocks]
+        images, start = len(self.trajectory.logits), index_of(group, self.model)
         gate = torch.ones(len(units), group.units)
         gate[torch.arange(len(units)), units] = 0.0
         x, sizes = self.trajectory.inputs[start], self.trajectory.sizes[start]
@@ -183,43 +187,37 @@ def index_of(group: Group, model: Model) -> int:
     return index
 
 
-def blocks_by_index(model: Model) -> Sequence[HeadwiseBlock]:
-    """All blocks, in order."""
-    return [block for _, block in model.blocks]
+def classifier_of(module: nn.Module, images: Tensor) -> Classifier:
+    """What a model does with the tokens after its last block, as a function of these tokens.
 
-
-@contextmanager
-def replaying(module: nn.Module, images: Tensor) -> Iterator[Classifier]:
-    """What the model does with the tokens after its last block, as a function of these tokens, until the context ends.
-
-    Calls the module with any of the images, and its blocks replaced by the given tokens.
+    A call runs the module on copies of the first image, with the given tokens in place of its blocks.
     """
-    blocks, given = blocks_of(module), _Given()
+    blocks = blocks_of(module)
+    name = next(name for name, part in module.named_modules() if part is blocks)
 
     def classify(tokens: Tensor) -> Tensor:
-        name = next(name for name, part in module.named_modules() if part is blocks)
-        given.tokens = (tokens,)
-        module.set_submodule(name, given)
+        module.set_submodule(name, _Given(tokens))
         try:
             logits: Tensor = module(images[:1].expand(len(tokens), -1, -1, -1))
         finally:
             module.set_submodule(name, blocks)
-            given.tokens = ()
         return logits
 
-    yield classify
+    return classify
 
 
 class _Given(nn.Module):
     """Tokens in place of blocks."""
 
-    tokens: tuple[Tensor, ...] = ()
+    def __init__(self, tokens: Tensor) -> None:
+        super().__init__()
+        self._tokens = tokens
 
     def forward(self, x: Tensor, sizes: Tensor | None = None) -> Tensor:
-        return self.tokens[0]
+        return self._tokens
 
 
-def recorded(module: nn.Module, images: Tensor, comparison: Comparison, classify: Classifier) -> Trajectory:
+def recorded(module: nn.Module, images: Tensor, comparison: Comparison) -> Trajectory:
     """The dense model's trajectory for images [images, 3, S, S], in evaluation mode."""
     calls: list[tuple[Tensor, Tensor | None, Tensor]] = []
 
@@ -228,9 +226,9 @@ def recorded(module: nn.Module, images: Tensor, comparison: Comparison, classify
 
     hooks = [block.register_forward_hook(record) for block in blocks_of(module)]
     try:
-        module(images)
+        logits = module(images)
     finally:
         for hook in hooks:
             hook.remove()
     inputs, sizes, outputs = zip(*calls, strict=True)
-    return Trajectory(comparison, inputs, sizes, outputs, classify(outputs[-1]))
+    return Trajectory(comparison, inputs, sizes, outputs, logits)
