@@ -8,20 +8,21 @@ least importance in total wins.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import chain
 
 from toolkit.errors import BudgetError
-from toolkit.models.groups import Scores, Unit
+from toolkit.models.groups import Scores
 from toolkit.prune.budget import TOLERANCE, Budget
-from toolkit.prune.chunks import Chunk, Pool, chunks_of
-from toolkit.prune.fill_budget import check_reachable, fill_budget, removed_by
+from toolkit.prune.chunks import Chunk, chunks_of, cuts_of
+from toolkit.prune.fill_budget import check_reachable
 from toolkit.prune.scopes import Constraints, scope
-from toolkit.records import Cut
+from toolkit.records import Axis, Cut
 
 
 @dataclass(frozen=True)
 class Split:
-    """Cuts that meet a budget."""
+    """Cuts within a budget."""
 
     cuts: tuple[Cut, ...]
     removed_importance: float
@@ -31,51 +32,58 @@ class Split:
 
 
 def best_split(scores: Scores, budget: Budget, constraints: Constraints) -> Split:
-    """The best split of the budget between heads and MLP units; `constraints.removed` is empty.
+    """The best split of the budget between heads and MLP units.
 
     Every layer keeps a head and `round_to` MLP units. Raises BudgetError if no split is within TOLERANCE below the
     budget.
     """
     check_smallest(budget, constraints)
     splits = list(_splits(scores, budget, constraints))
-    fitting = [split for split in splits if (1 - TOLERANCE) * budget.fraction <= split.remaining <= budget.fraction]
+    fitting = [split for split in splits if split.remaining >= (1 - TOLERANCE) * budget.fraction]
     if not fitting:
-        closest = max((split.remaining for split in splits), default=0.0)
-        nearest = f": the closest is {budget.quantity}={closest:.4g}" if closest else ""
+        closest = max(split.remaining for split in splits)
         raise BudgetError(
-            f"{budget} cannot be met by removing heads and MLP units{nearest}",
-            "choose another budget, allow both axes (prune.axes=head,mlp), or use a smaller --round-to",
+            f"{budget} cannot be met by removing heads and MLP units: the closest is {budget.quantity}={closest:.4g}",
+            "choose a budget near that, allow both axes (--axes head,mlp), or use a smaller --round-to",
         )
     return min(fitting, key=lambda split: split.removed_importance)
 
 
 def check_smallest(budget: Budget, constraints: Constraints) -> None:
     """Raise BudgetError, with the smallest budget that can be met, if the budget is smaller than that."""
-    check_reachable(scope("isomorphic"), budget, constraints, steps=2)
+    check_reachable(scope("isomorphic"), budget, constraints, steps=2)  # of one step, it would ask for more
 
 
 def _splits(scores: Scores, budget: Budget, constraints: Constraints) -> Iterator[Split]:
     """For every number of removed heads, the split that keeps the most MLP units within the budget, if there is one."""
     heads, mlp = (_ranked(scores, constraints, axis) for axis in ("head", "mlp"))
-    members = constraints.groups.along(["mlp"]).members()
-    pools = [Pool("MLP units", mlp, members)]
-    removed_heads: frozenset[Unit] = frozenset()
-    for chunk in [None, *heads]:
-        removed_heads |= chunk.members if chunk is not None else frozenset()
-        try:
-            cuts = fill_budget(pools, budget, replace(constraints, removed=removed_heads))
-        except BudgetError:  # too many MLP units would have to go, or the steps are too coarse
-            continue
-        removed = removed_by(cuts, constraints.groups)
-        importance = sum(float(scores[key][unit]) for key, unit in sorted(removed))
-        cost = constraints.cost
-        remaining = budget.remaining(cost.after(cost.cells(removed)), cost.dense)
-        yield Split(cuts, importance, remaining)
-        if remaining < (1 - TOLERANCE) * budget.fraction and not removed - removed_heads:
-            return  # the heads alone are more than the budget asks for
+    cost = constraints.cost
+
+    def removed(number: int, chunks: int) -> Sequence[Chunk]:
+        return (*heads[:number], *mlp[:chunks])
+
+    def remaining(number: int, chunks: int) -> float:
+        units = chain.from_iterable(chunk.members for chunk in removed(number, chunks))
+        return budget.remaining(cost.after(cost.cells(units)), cost.dense)
+
+    for number in range(len(heads) + 1):
+        low, high = 0, len(mlp) + 1  # the least number of chunks whose removal is enough; len(mlp) + 1: none is
+        while low < high:
+            middle = (low + high) // 2
+            if middle > len(mlp) or remaining(number, middle) <= budget.fraction:
+                high = middle
+            else:
+                low = middle + 1
+        if low <= len(mlp):
+            chosen = removed(number, low)
+            units = chain.from_iterable(chunk.members for chunk in chosen)
+            importance = sum(len(chunk.units) * chunk.score for chunk in chosen)
+            yield Split(cuts_of(units, constraints.groups), importance, remaining(number, low))
+        if low == 0:
+            return  # with no MLP unit removed, more heads would be less than the budget asks for
 
 
-def _ranked(scores: Scores, constraints: Constraints, axis: str) -> Sequence[Chunk]:
+def _ranked(scores: Scores, constraints: Constraints, axis: Axis) -> Sequence[Chunk]:
     """Removable chunks along an axis, least important first."""
     groups = [group for group in constraints.groups if group.axis == axis]
     chunks = [chunk for group in groups for chunk in chunks_of(group, scores[group.key], constraints.round_to)]
