@@ -42,3 +42,16 @@ def job(calibration: Calibration) -> Callable[..., Job]:
 def model(uneven: Callable[..., Model]) -> Model:
     """Two blocks with uneven heads."""
     return uneven()
+
+
+@pytest.fixture(scope="session")
+def double(small: Callable[..., Model]) -> Callable[..., Model]:
+    """`double(name)`: a small model of two blocks in float64."""
+
+    def make(name: str = "vit_tiny_patch16_224") -> Model:
+        model = small(name, 2, mlp_ratio=1.0)
+        assert model.groups  # found in float32
+        model.module.double().eval()
+        return model
+
+    return make

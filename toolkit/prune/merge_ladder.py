@@ -64,7 +64,7 @@ class MergeScore:
 
 def merge_score(model: Model, images: Tensor, comparison: Comparison, factor: float) -> MergeScore:
     """The score of models made from `model`, which merges no tokens, for images [images, 3, S, S]."""
-    with torch.no_grad(), evaluating(model.module):
+    with evaluating(model.module):
         return MergeScore(recorded(model.module, images, comparison), images, factor)
 
 
@@ -83,7 +83,7 @@ def merge_ladder(model: Model, score: Callable[[Model], float], step: int) -> It
 def _next(model: Model, rung: Rung, score: Callable[[Model], float], step: int) -> Rung | None:
     best: tuple[float, Rung] | None = None
     for block in block_indices(model.info)[:-1]:
-        merges = more_merged(rung.merges, block, step, tokens_of(model))
+        merges = more_merged(rung.merges, block, step, tokens_of(model), model.parts.prefix_tokens)
         try:
             candidate = with_tokens(model, merges)
         except PlanError:  # more than the matching can merge
@@ -98,13 +98,21 @@ def _next(model: Model, rung: Rung, score: Callable[[Model], float], step: int) 
     return None if best is None else best[1]
 
 
-def more_merged(merges: Sequence[Merge], block: int, step: int, tokens: int) -> tuple[Merge, ...]:
-    """The merges with `step` tokens fewer from `block` on; `tokens`: number of tokens of the model."""
-    before = [merge for merge in merges if merge.block < block]
+def more_merged(merges: Sequence[Merge], block: int, step: int, tokens: int, prefix: int) -> tuple[Merge, ...]:
+    """The merges with `step` tokens fewer from `block` on, or as many fewer as later matchings can merge.
+
+    tokens: number of tokens of the model, of which the first `prefix` are never merged.
+    """
+    result = [merge for merge in merges if merge.block < block]
     after = [merge for merge in merges if merge.block >= block]
+    before = result[-1].tokens if result else tokens
     if not after or after[0].block != block:
-        after = [Merge(block, before[-1].tokens if before else tokens), *after]
-    return (*before, *(replace(merge, tokens=merge.tokens - step) for merge in after))
+        after = [Merge(block, before), *after]
+    for merge in after:
+        fewest = prefix + (before - prefix) // 2 if merge.block != block else 0
+        result.append(replace(merge, tokens=max(merge.tokens - step, fewest)))
+        before = result[-1].tokens
+    return tuple(result)
 
 
 def _run(module: nn.Module, images: Tensor) -> tuple[list[Tensor], dict[int, list[Merging]], Tensor]:

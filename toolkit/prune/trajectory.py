@@ -111,16 +111,14 @@ def exact_terms(
     """
     terms = Terms({}, {})
     done, total = 0, sum(group.units for group in groups)
-    with torch.inference_mode(), evaluating(model.module):
-        classify = classifier_of(model.module, images)
-        trajectory = recorded(model.module, images, comparison)
-        masked = _Masked(model, trajectory, classify)
+    with evaluating(model.module):
+        masking = Masking(model, recorded(model.module, images, comparison), classifier_of(model.module, images))
         at_once = max(1, STACKED_IMAGES // len(images))
         for group in groups:
             parts = []
             for units in torch.arange(group.units).split(at_once):
                 progress(done, total)
-                parts.append(masked.terms(group, units))
+                parts.append(masking.terms(group, units))
                 done += len(units)
             pairs = zip(*parts, strict=True)
             terms.distances[group.key], terms.divergences[group.key] = (torch.cat(term) for term in pairs)
@@ -129,13 +127,14 @@ def exact_terms(
 
 
 @dataclass(frozen=True)
-class _Masked:
-    """A model of which one unit is masked."""
+class Masking:
+    """A model in evaluation mode, of which units are masked one at a time."""
 
     model: Model
     trajectory: Trajectory
     classify: Classifier
 
+    @torch.inference_mode()
     def terms(self, group: Group, units: Tensor) -> tuple[Tensor, Tensor]:
         """Distances and divergences with each of these units masked, [units] float64 both."""
         blocks = [block for _, block in self.model.blocks]
@@ -217,8 +216,9 @@ class _Given(nn.Module):
         return self._tokens
 
 
+@torch.no_grad()
 def recorded(module: nn.Module, images: Tensor, comparison: Comparison) -> Trajectory:
-    """The dense model's trajectory for images [images, 3, S, S], in evaluation mode."""
+    """The trajectory of a model in evaluation mode for images [images, 3, S, S]."""
     calls: list[tuple[Tensor, Tensor | None, Tensor]] = []
 
     def record(_: nn.Module, inputs: tuple[Tensor, Tensor | None], output: tuple[Tensor, Tensor | None]) -> None:

@@ -67,8 +67,7 @@ def estimated_terms(
 ) -> Terms:
     """Estimates of `exact_terms`: two forward passes, and about three backward passes for each pair of directions."""
     with evaluating(model.module):
-        with torch.no_grad():
-            trajectory = recorded(model.module, images, comparison)
+        trajectory = recorded(model.module, images, comparison)
         directions = list(_directions(trajectory, classifier_of(model.module, images), probes))
         sums = _Sums(model, trajectory, Terms({}, {}))
         depth = len(trajectory.outputs)
