@@ -166,5 +166,5 @@ def _distance_gradient(trajectory: Trajectory, index: int, generator: torch.Gene
     tangential = cotangent - features * (features * cotangent).sum(dim=-1, keepdim=True)
     chosen = comparison.positions(*output.shape[:2])
     flat = output.flatten(0, 1)
-    lengths = flat[chosen].norm(dim=-1, keepdim=True)
+    lengths = flat[chosen].norm(dim=-1, keepdim=True).clamp_min(1e-12)
     return torch.zeros_like(flat).index_copy(0, chosen, tangential / lengths).view_as(output)

@@ -14,7 +14,7 @@ from torch import Tensor
 import toolkit
 from toolkit import recipe, records
 from toolkit.dg.batches import Batch
-from toolkit.errors import BadInput, BudgetError, DataError, UnsupportedModel
+from toolkit.errors import BadInput, BudgetError, CheckFailed, DataError, UnsupportedModel
 from toolkit.models import store
 from toolkit.models.groups import Scores
 from toolkit.models.model import Model
@@ -152,6 +152,14 @@ def test_budgets_and_images_that_are_not_enough(dense: Model) -> None:
     empty = Calibration(lambda _: [], ("all",), 0)
     with pytest.raises(DataError, match="no calibration images to compare"):
         method("optin").prune(dense, replace(job(), calibration=empty))
+
+
+def test_activations_that_are_not_finite_are_refused(dense: Model) -> None:
+    damaged = Calibration(lambda _: [Batch(IMAGES * torch.nan, LABELS)], ("all",), 0)
+    for scores in ("fast", "exact"):
+        own = job(budget="macs=0.8", optin={"scores": scores})
+        with pytest.raises(CheckFailed, match="are not finite"):
+            method("optin", own.settings.own("optin")).prune(dense, replace(own, calibration=damaged))
 
 
 def test_models_whose_tokens_cannot_be_merged(small: Callable[..., Model], dense: Model) -> None:
