@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from toolkit.errors import BadInput, PlanError
+from toolkit.errors import BadInput
 from toolkit.models.model import Model
-from toolkit.models.surgery import Removal, remove
+from toolkit.models.surgery import remove
 from toolkit.models.tokens import with_tokens
 from toolkit.prune import bases
 from toolkit.prune.compensate import compensation
-from toolkit.prune.methods import Job, method, no_training
+from toolkit.prune.methods import Job, Outcome, method, no_training
 from toolkit.records import PrunePlan
 
 
@@ -39,10 +39,7 @@ def prune(dense: Model, job: Job) -> Pruned:
         )
     rotated = bases.rotate(settings.basis, dense, job.calibration, settings.own(settings.basis))
     outcome = chosen.prune(rotated, job)
-    merged = with_tokens(outcome.model, outcome.plan.merges, outcome.plan.trim_last_block)
-    removal = remove(merged, outcome.plan.cuts) if outcome.plan.cuts else _no_removal(merged)
-    repairing = compensation(settings.compensation, settings.own(settings.compensation))
-    slim = repairing.repair(merged, removal, job.calibration)
+    slim = _slim(outcome, job)
     source = outcome.model
     if source is not dense:
         source = source.with_info(replace(source.info, made_from=dense.info.weights_sha256)).identified()
@@ -51,8 +48,12 @@ def prune(dense: Model, job: Job) -> Pruned:
     return Pruned(plan, source, slim.with_info(replace(slim.info, made_from=sha256)))
 
 
-def _no_removal(model: Model) -> Removal:
-    """A copy of a model that merges or trims tokens, with all its units."""
-    if not (model.info.merges or model.info.trim_last_block):
-        raise PlanError("the plan removes nothing")
-    return Removal(model.copied(), {group.key: (group.place, tuple(range(group.units))) for group in model.groups})
+def _slim(outcome: Outcome, job: Job) -> Model:
+    """The model of a plan: fewer tokens, surgery, compensation."""
+    plan, settings = outcome.plan, job.settings
+    reduced = with_tokens(outcome.model, plan.merges, plan.trim_last_block)
+    if not plan.cuts:
+        return reduced
+    removal = remove(reduced, plan.cuts)
+    repairing = compensation(settings.compensation, settings.own(settings.compensation))
+    return repairing.repair(reduced, removal, job.calibration)

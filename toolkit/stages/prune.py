@@ -44,12 +44,12 @@ class Prune(Stage):
             raise RecipeError(
                 f"prune.method {settings.method!r} trains the model, but train.epochs is 0", "set --epochs for train"
             )
+        chosen.check(settings)
         criterion(settings.criterion, settings.own(settings.criterion))
         scope(settings.scope, settings.own(settings.scope))
         basis(settings.basis, settings.own(settings.basis))
         compensation(settings.compensation, settings.own(settings.compensation))
         budget_of(settings)
-        chosen.check(settings)
 
     def check_data(self, run: Run) -> None:
         if not run.has_dense:
