@@ -99,3 +99,16 @@ def pictures(shared: Path, real: Model) -> Calibration:
     files = sorted((shared / "data/imagenet_samples").glob("*/*.jpg"))[::60][:8]
     images = [Image(file.parent.name, "all", real.info.classes.index(file.parent.name), file) for file in files]
     return Calibration(lambda _: calibration_batches({"all": images}, real.info, 4), ("all",), seed=0)
+
+
+@pytest.fixture(scope="session")
+def double(small: Callable[..., Model]) -> Callable[..., Model]:
+    """`double(name)`: a small model of two blocks in float64."""
+
+    def make(name: str = "vit_tiny_patch16_224") -> Model:
+        model = small(name, 2, mlp_ratio=1.0)
+        assert model.groups  # found in float32
+        model.module.double().eval()
+        return model
+
+    return make

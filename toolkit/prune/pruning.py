@@ -1,4 +1,4 @@
-"""Pruning from the dense to the slim model: basis, method, surgery, compensation."""
+"""Pruning from the dense to the slim model: basis, method, merging of tokens, surgery, compensation."""
 
 from __future__ import annotations
 

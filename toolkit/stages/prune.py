@@ -39,10 +39,12 @@ class Prune(Stage):
         from toolkit.prune.scopes import scope
 
         settings = run.recipe.prune
-        if method(settings.method, settings.own(settings.method)).trains and not run.recipe.train.epochs:
+        chosen = method(settings.method, settings.own(settings.method))
+        if chosen.trains and not run.recipe.train.epochs:
             raise RecipeError(
                 f"prune.method {settings.method!r} trains the model, but train.epochs is 0", "set --epochs for train"
             )
+        chosen.check(settings)
         criterion(settings.criterion, settings.own(settings.criterion))
         scope(settings.scope, settings.own(settings.scope))
         basis(settings.basis, settings.own(settings.basis))

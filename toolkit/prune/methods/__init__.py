@@ -64,6 +64,10 @@ class Method(Protocol):
     quantities: ClassVar[tuple[Quantity, ...]] = ("ratio", "macs", "params")
     """Quantities that its budget may be in."""
 
+    def check(self, settings: recipe.Prune) -> None:
+        """Raise BadInput for settings of `prune` that the method does not support; called before training."""
+        return
+
     def prune(self, model: Model, job: Job) -> Outcome:
         """A plan for `model` or for a trained copy of it; `model` is not changed.
 
