@@ -220,9 +220,10 @@ def test_a_killed_run_ends_with_the_same_numbers(
 def test_pictures_are_mixed_in_or_all_there_is(
     dense: Model, slim: Model, three_domains: Domains, tmp_path: Path
 ) -> None:
+    (tmp_path / "pictures").mkdir()
     for index, image in enumerate(three_domains.training_images()["art"][:6]):
-        image.decode().rotate(90).save(tmp_path / f"{index}.png")
-    pictures, _ = checked_pictures(str(tmp_path), recipe.Data(), 0)
+        image.decode().rotate(90).save(tmp_path / "pictures" / f"{index}.png")
+    pictures, _ = checked_pictures(str(tmp_path / "pictures"), recipe.Data(), 0)
     plain = trained(slim, dense, TrainingData(three_domains), tmp_path)[1]
     mixed = trained(slim, dense, TrainingData(three_domains, pictures), tmp_path)[1]
     assert mixed.evaluations[-1].train_loss != plain.evaluations[-1].train_loss
@@ -231,15 +232,17 @@ def test_pictures_are_mixed_in_or_all_there_is(
     assert alone.evaluations[-1].agreement.keys() == {"pictures"}
 
 
+@pytest.mark.usefixtures("three_domains")
 def test_what_contradicts_matching_is_refused(dense: Model, slim: Model, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
     with pytest.raises(RecipeError, match=r"stored_views = 2 .* and finetune.matching.mixup = 0.4 .* exclusive"):
         recipe_of({"finetune": {"objective": "matching", "matching": {"stored_views": 2, "mixup": 0.4}}})
     with pytest.raises(BadInput, match="learns from a teacher, and there is none") as raised:
-        toolkit.finetune(slim, "digits", settings={"objective": "matching"})
+        toolkit.finetune(slim, folder, hold_out="sketch", settings={"objective": "matching"})
     assert "teacher" in raised.value.hint
     other = toolkit.load("deit_tiny_patch16_224", ["a", "c"], weights="none", image_size=16, args=ARGS)
     with pytest.raises(BadInput, match="the teacher has the classes"):
-        toolkit.finetune(slim, "digits", teacher=other, settings={"objective": "matching"})
+        toolkit.finetune(slim, folder, hold_out="sketch", teacher=other, settings={"objective": "matching"})
     with pytest.raises(BadInput, match="the objective erm needs labelled images"):
         toolkit.finetune(slim, None, teacher=dense)
     with pytest.raises(BadInput, match="hold_out: there are no domains without `data`"):
