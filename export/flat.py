@@ -9,12 +9,14 @@ tokens than for 200, as 197 is prime. Padding is masked in attention and removed
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor, nn
 
 from toolkit.export.attention import AttentionForm, AttentionSpec, BatchShape
 from toolkit.export.flat_attention import FlatAttention, first_tokens
 from toolkit.export.settings import CLASS_TOKEN, PAD_TOKENS
-from toolkit.models.block import HeadwiseBlock, attentions, blocks_of
+from toolkit.models.block import HeadwiseBlock, attentions, blocks_of, named_blocks
 from toolkit.models.model import Model
 
 
@@ -25,37 +27,38 @@ def flatten(
 
     dynamic: for any image size that the module supports, without padding; else for the model's image size.
     trim_last_block: in the last block compute queries, attention and MLP only for the tokens that the classifier reads.
-    tokens_multiple: pad the number of tokens to a multiple of this.
+    tokens_multiple: pad the number of tokens to a multiple of this, as far as the first block that has fewer tokens.
     Returns the number of changed places by rewrite.
     """
-    layers = attentions(model.module)
-    num_tokens = -1 if dynamic else model.layer_calls[next(iter(layers))].positions
-    batch = BatchShape()
-    blocks = blocks_of(model.module)
-    num_outputs = model.parts.classifier_tokens if trim_last_block else None
-    single = num_outputs is not None and len(blocks) == 1  # a trimmed block drops the padding; there is no other
-    padding = 0 if dynamic or single else -num_tokens % tokens_multiple
-    for name, attention in layers.items():
-        flat = FlatAttention(attention, num_tokens + padding, num_tokens + padding, batch, form, padding)
-        if num_outputs is not None and name == list(layers)[-1]:
-            flat = FlatAttention(attention, num_tokens, num_outputs, batch, form)
-        model.module.set_submodule(name, flat)
-    if num_outputs is not None:
-        last = blocks[-1]
-        assert isinstance(last, HeadwiseBlock)
-        blocks[-1] = LastBlock(last, num_tokens, num_outputs, batch, padding)
-    blocks.register_forward_pre_hook(_flatten_input)
-    blocks.register_forward_hook(_unflatten_output)
-    changed = {CLASS_TOKEN: int(num_outputs is not None), PAD_TOKENS: int(padding > 0)}
+    first = attentions(model.module)
+    num_tokens = -1 if dynamic else model.layer_calls[next(iter(first))].positions
+    batch, blocks = BatchShape(), named_blocks(model.module)
+    last = [*blocks.values()][-1].attn
+    last.num_queries = model.parts.classifier_tokens if trim_last_block else None
+    reduces = {name: block.merge is not None or block.attn.num_queries is not None for name, block in blocks.items()}
+    padding = 0 if dynamic or reduces[next(iter(blocks))] else -num_tokens % tokens_multiple
+    padded = padding > 0
+    for name, block in blocks.items():
+        attention = block.attn
+        if reduces[name]:
+            reducing = ReducingBlock(block, num_tokens, batch, padding)
+            blocks_of(model.module)[int(name.rpartition(".")[2])] = reducing
+            padding = 0
+        num_queries = num_tokens if attention.num_queries is None else attention.num_queries
+        flat = FlatAttention(attention, num_tokens + padding, num_queries + padding, batch, form, padding)
+        model.module.set_submodule(f"{name}.attn", flat)
+        num_tokens = num_queries if block.merge is None else block.merge.tokens
+    blocks_of(model.module).register_forward_pre_hook(_flatten_input)
+    blocks_of(model.module).register_forward_hook(partial(_unflatten_output, num_tokens, padding))
+    trims = last.num_queries is not None and not model.info.trim_last_block
+    changed = {CLASS_TOKEN: int(trims), PAD_TOKENS: int(padded)}
     return {name: count for name, count in changed.items() if count}
 
 
-class LastBlock(HeadwiseBlock):
-    """A block that computes only the first `num_outputs` tokens of an image; `padding` after its tokens is dropped."""
+class ReducingBlock(HeadwiseBlock):
+    """A block with fewer tokens after its attention than before; `padding` after its tokens is dropped."""
 
-    def __init__(
-        self, block: HeadwiseBlock, num_tokens: int, num_outputs: int, batch: BatchShape, padding: int = 0
-    ) -> None:
+    def __init__(self, block: HeadwiseBlock, num_tokens: int, batch: BatchShape, padding: int = 0) -> None:
         super().__init__(
             block.attn,
             block.mlp,
@@ -64,17 +67,24 @@ class LastBlock(HeadwiseBlock):
             drop_paths=(block.drop_path1, block.drop_path2),
             norm_first=block.norm_first,
         )
-        self.num_tokens, self.num_outputs, self.batch, self.padding = num_tokens, num_outputs, batch, padding
+        self.merge = block.merge
+        self.num_tokens, self.num_queries = num_tokens, block.attn.num_queries
+        self.batch, self.padding = batch, padding
 
     def forward(self, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """x [batch * (tokens + padding), width], sizes [batch, tokens + padding] -> [batch * outputs, width] and
-        [batch, outputs]"""
+        """x [batch * (tokens + padding), width], sizes [batch, tokens] -> the same of the tokens that are left"""
         if self.padding:
             x = first_tokens(x, self.num_tokens + self.padding, self.num_tokens, self.batch)
-            sizes = None if sizes is None else sizes[:, : self.num_tokens]
-        mixed = self.attention_branch(x, sizes)
-        x = first_tokens(x, self.num_tokens, self.num_outputs, self.batch) + mixed
-        return x + self.mlp_branch(x), None if sizes is None else sizes[:, : self.num_outputs]
+        attended = self.norm1(x) if self.norm_first else x
+        mixed = self.attention_branch(attended, sizes)
+        if self.num_queries is not None:
+            x = first_tokens(x, self.num_tokens, self.num_queries, self.batch)
+            sizes = None if sizes is None else sizes[:, : self.num_queries]
+        x = x + mixed
+        if self.merge is not None:
+            merging = self.merge(self.batch.unflatten(attended, self.num_tokens), sizes)
+            x, sizes = merging.apply(self.batch.unflatten(x, self.num_tokens)).flatten(0, 1), merging.sizes
+        return x + self.mlp_branch(x), sizes
 
 
 def _flatten_input(blocks: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -85,10 +95,11 @@ def _flatten_input(blocks: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tenso
     return (x.flatten(0, 1), *inputs[1:])
 
 
-def _unflatten_output(blocks: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    spec = _specs(blocks)[-1]
-    tokens = spec.batch.unflatten(output, spec.num_queries)
-    return tokens[:, : -spec.padding] if spec.padding else tokens
+def _unflatten_output(
+    num_tokens: int, padding: int, blocks: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
+) -> Tensor:
+    tokens = _specs(blocks)[0].batch.unflatten(output, num_tokens + padding)
+    return tokens[:, :num_tokens] if padding else tokens
 
 
 def _specs(blocks: nn.Module) -> list[AttentionSpec]:

@@ -34,6 +34,8 @@ class FlatAttention(nn.Module):
     """
 
     bias: Tensor | None
+    num_queries = None
+    """As in `HeadwiseAttention`, where a block reads it. With fewer queries, the block is a `ReducingBlock`."""
 
     def __init__(
         self,

@@ -127,7 +127,8 @@ class _Steps:
             rewrites[LINEAR_PATCHES] = linear_patches(model)
         if self.options.input == "uint8":
             module.get_submodule(model.parts.patches).register_forward_pre_hook(_from_pixels)
-        form, trim = FORMS[self.settings.attention], self.settings.trim_last_block
+        form = FORMS[self.settings.attention]
+        trim = (self.settings.trim_last_block or model.info.trim_last_block) and not self.settings.all_queries
         multiple = self.settings.tokens_multiple
         more = flatten(model, form, dynamic=dynamic, trim_last_block=trim, tokens_multiple=multiple)
         return module, {**rewrites, **more}

@@ -51,6 +51,8 @@ def fold_norms(model: Model) -> int:
     folded = 0
     for block in _norm_first_blocks(model):
         if isinstance(block.norm1, NORMS):
+            if block.merge is not None:
+                _fold(block.norm1, block.merge.metric)
             _fold_into_attention(block.norm1, block.attn)
             folded += 1
         folded += _fold_into_linear(block.norm2, block.mlp_inputs)
@@ -223,12 +225,16 @@ def _fold_into_linear(norm: nn.Module, layers: Sequence[nn.Module]) -> int:
     if not isinstance(norm, NORMS):
         return 0
     for layer in layers:
-        assert isinstance(layer, nn.Linear)
-        if isinstance(norm, nn.LayerNorm):
-            _add_bias(layer, layer.weight @ norm.bias)
-        layer.weight.mul_(norm.weight)
+        _fold(norm, layer)
     _reset(norm)
     return 1
+
+
+def _fold(norm: Norm, layer: nn.Module) -> None:
+    assert isinstance(layer, nn.Linear)
+    if isinstance(norm, nn.LayerNorm):
+        _add_bias(layer, layer.weight @ norm.bias)
+    layer.weight.mul_(norm.weight)
 
 
 def _reset(norm: Norm) -> None:

@@ -38,6 +38,8 @@ class ResolvedSettings:
     """Head widths to pad to."""
     trim_last_block: bool
     """In the last block compute only the tokens that the classifier reads."""
+    all_queries: bool
+    """Compute all tokens even if the model does not."""
     tokens_multiple: int
     """The number of tokens is padded to a multiple of this."""
     linear_patches: bool
@@ -93,6 +95,7 @@ def resolve_settings(name: str, capabilities: Capabilities, options: recipe.Expo
         base,
         heads,
         trim_last_block=CLASS_TOKEN in options.rewrites and not all_queries,
+        all_queries=all_queries,
         tokens_multiple=capabilities.tokens_multiple if PAD_TOKENS in options.rewrites else 1,
         linear_patches=capabilities.linear_patches and LINEAR_PATCHES in options.rewrites,
     )

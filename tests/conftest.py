@@ -111,14 +111,15 @@ def randomised() -> Callable[[nn.Module], nn.Module]:
 
 @pytest.fixture(scope="session")
 def small(randomised: Callable[[nn.Module], nn.Module]) -> Callable[..., Model]:
-    """`small(name, depth)`: a canonical model of 3 heads for images of 16 pixels and 3 classes, never saved."""
+    """`small(name, depth, image_size)`: a canonical model of 3 heads with patches of 8 pixels and 3 classes, never
+    saved."""
     from toolkit import recipe
     from toolkit.models.build import build
     from toolkit.records import Setting
 
-    def make(name: str = "vit_tiny_patch16_224", depth: int = 2, **more: Setting) -> Model:
+    def make(name: str = "vit_tiny_patch16_224", depth: int = 2, image_size: int = 16, **more: Setting) -> Model:
         args = {"patch_size": 8, "depth": depth, "embed_dim": 24, "num_heads": 3, "mlp_ratio": 2.0, **more}
-        settings = recipe.Model(name=name, weights="none", image_size=16, args=args)
+        settings = recipe.Model(name=name, weights="none", image_size=image_size, args=args)
         model = build(settings, ("cat", "dog", "emu"), seed=0)
         randomised(model.module)
         return model
@@ -130,10 +131,10 @@ def small(randomised: Callable[[nn.Module], nn.Module]) -> Callable[..., Model]:
 def uneven(small: Callable[..., Model]) -> Callable[..., Model]:
     """`uneven(name, depth)`: a `small` model pruned so that heads and layers differ in width."""
     from toolkit.models.surgery import remove
-    from toolkit.records import Cut
+    from toolkit.records import Cut, Setting
 
-    def build(name: str = "vit_tiny_patch16_224", depth: int = 2) -> Model:
-        model = small(name, depth)
+    def build(name: str = "vit_tiny_patch16_224", depth: int = 2, image_size: int = 16, **more: Setting) -> Model:
+        model = small(name, depth, image_size, **more)
         cuts = (
             Cut("blocks.0.attn", "qk", (0, 3, 9, 10, 11)),
             Cut("blocks.0.attn", "v", (0, 1, 2, 3, 4, 5, 6, 20)),

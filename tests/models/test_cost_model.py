@@ -8,14 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from toolkit.models import surgery
-from toolkit.models.block import HeadwiseBlock
 from toolkit.models.model import Model
 from toolkit.models.profile import profile
 from toolkit.models.selection import Selection
-from toolkit.records import Cut
+from toolkit.models.tokens import with_tokens
+from toolkit.records import Cut, Merge
 
 Build = Callable[..., Model]
 
@@ -43,28 +42,17 @@ def beit(uneven: Build) -> Model:
     return uneven("beit_base_patch16_224", 3)
 
 
-class Dropping(HeadwiseBlock):
-    """A block that keeps only the first tokens after its attention: it costs as much as merging to this number."""
-
-    kept: int
-
-    def forward(self, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        x = (x + self.attention_branch(x, sizes))[:, : self.kept]
-        return x + self.mlp_branch(x), sizes
-
-
-@pytest.mark.parametrize("cuts", [(), (Cut("blocks.1.attn", "head", (0,)), Cut("blocks.2.mlp", "mlp", (1, 2)))])
-def test_fewer_tokens_in_later_blocks(uneven: Build, cuts: tuple[Cut, ...]) -> None:
-    model = uneven(depth=3)
-    removed = Selection(model.groups, cuts).removed if cuts else {}
-    units = [(key, unit) for key, mask in removed.items() for unit in mask.nonzero().flatten().tolist()]
-    predicted = model.cost_model.after(model.cost_model.cells(units), tokens=(4, 4, 2))
-    slim = surgery.remove(model, cuts).model if cuts else model.copied()
-    for (_, block), kept in zip(slim.blocks, (4, 4, 2), strict=True):
-        block.__class__ = Dropping
-        block.kept = kept  # type: ignore[assignment]
-    assert predicted == profile(slim.module, slim.example())
-    assert predicted.macs < slim.info.macs
+@pytest.mark.parametrize("cuts", [(), (Cut("blocks.1.attn", "head", (0,)), Cut("residual", "embed", (1, 2)))])
+@pytest.mark.parametrize("merges", [(), (Merge(0, 4), Merge(1, 3, "grid"))])
+def test_fewer_tokens(uneven: Build, cuts: tuple[Cut, ...], merges: tuple[Merge, ...]) -> None:
+    dense = uneven(depth=3)
+    model = with_tokens(dense, merges, trim_last_block=True)
+    predicted = model.cost_model.dense
+    if cuts:
+        predicted = model.cost_model.after_removing(Selection(model.groups, cuts).removed)
+        model = surgery.remove(model, cuts).model
+    assert predicted == profile(model.module, model.example())
+    assert predicted.macs < dense.info.macs
 
 
 def test_units_of_a_removed_head_are_subtracted_once(small: Build) -> None:

@@ -34,6 +34,8 @@ class HeadwiseAttention(nn.Module):
         super().__init__()
         self.layout = layout
         self.scale = scale
+        self.num_queries: int | None = None
+        """Only the first tokens are queries, this many, and have outputs; None: all."""
         self.qkv = nn.Linear(width, 2 * layout.qk_width + layout.v_width, bias=False)
         self.q_bias: nn.Parameter | None = nn.Parameter(torch.zeros(layout.qk_width))
         self.k_bias: nn.Parameter | None = nn.Parameter(torch.zeros(layout.qk_width))
@@ -52,21 +54,35 @@ class HeadwiseAttention(nn.Module):
         self.register_buffer("relative_position_index", relative_position_index, persistent=False)
 
     def forward(self, x: Tensor, key_bias: Tensor | None = None) -> Tensor:
-        """[batch, tokens, width] -> [batch, tokens, width]
+        """[batch, tokens, width] -> [batch, query tokens, width]
 
         key_bias: [batch, tokens] or None, added to the logits of every head and query; see `headwise_attention`.
         """
-        packed = F.linear(x, self.qkv.weight, self.packed_bias())  # [batch, tokens, Q + Q + V]
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k, v = packed.split([self.layout.qk_width, self.layout.qk_width, self.layout.v_width], dim=-1)
-            heads = len(self.layout.heads)
-            packed = torch.cat([normed(self.q_norm, q, heads), normed(self.k_norm, k, heads), v], dim=-1)
+        packed, queries = self._projected(x)
+        bias = self.position_bias()
+        if bias is not None and self.num_queries is not None:
+            bias = bias[:, : self.num_queries]
         dropout = self.attn_drop.p if self.training else 0.0
-        mixed = headwise_attention(
-            packed, self.layout.heads, self.scale, self.position_bias(), dropout, key_bias=key_bias
-        )
+        mixed = headwise_attention(packed, self.layout.heads, self.scale, bias, dropout, queries, key_bias)
         output: Tensor = self.proj_drop(self.proj(mixed))
         return output
+
+    def _projected(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """[batch, tokens, Q + Q + V] and None, or [batch, tokens, Q + V] and queries [batch, query tokens, Q]"""
+        weight, bias, width, heads = self.qkv.weight, self.packed_bias(), self.layout.qk_width, len(self.layout.heads)
+        if self.num_queries is None:
+            packed = F.linear(x, weight, bias)
+            if self.q_norm is not None and self.k_norm is not None:
+                q, k, v = packed.split([width, width, self.layout.v_width], dim=-1)
+                packed = torch.cat([normed(self.q_norm, q, heads), normed(self.k_norm, k, heads), v], dim=-1)
+            return packed, None
+        q_bias, kv_bias = (None, None) if bias is None else (bias[:width], bias[width:])
+        queries = F.linear(x[:, : self.num_queries], weight[:width], q_bias)
+        packed = F.linear(x, weight[width:], kv_bias)
+        if self.q_norm is not None and self.k_norm is not None:
+            k, v = packed.split([width, self.layout.v_width], dim=-1)
+            queries, packed = normed(self.q_norm, queries, heads), torch.cat([normed(self.k_norm, k, heads), v], dim=-1)
+        return packed, queries
 
     def set_window_size(self, window: tuple[int, int]) -> None:
         """Interpolate the relative position table for a new patch grid (rows, columns). Called by timm's BEiT."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from toolkit.models.attention import HeadwiseAttention
+from toolkit.models.merge import TokenMerge
 
 
 class HeadwiseBlock(nn.Module):
@@ -15,9 +16,13 @@ class HeadwiseBlock(nn.Module):
 
     With `norm_first=False`, norms come after attention and MLP instead: x + ls1(norm1(attn(x))). `ls1` and `ls2` scale
     the branches by channel, or are identities. Submodules have timm's names.
+
+    Two things reduce the number of tokens between attention and MLP: `merge`, if it is set, merges similar tokens; with
+    `attn.num_queries`, only the first tokens are computed at all.
     """
 
     attn: HeadwiseAttention
+    merge: TokenMerge | None
 
     def __init__(
         self,
@@ -32,21 +37,28 @@ class HeadwiseBlock(nn.Module):
         self.norm_first = norm_first
         self.norm1, self.attn, self.ls1, self.drop_path1 = norms[0], attn, scales[0], drop_paths[0]
         self.norm2, self.mlp, self.ls2, self.drop_path2 = norms[1], mlp, scales[1], drop_paths[1]
+        self.register_module("merge", None)
 
     def forward(self, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """x [batch, tokens, width] and sizes -> the same shapes.
+        """x [batch, tokens, width] and sizes [batch, tokens] -> the same, of the tokens that are left.
 
-        sizes [batch, tokens] is the number of source tokens merged into each token: attention weights are proportional
-        to it (Bolya et al., "Token merging", 2023). None: no tokens were merged.
+        sizes is the number of source tokens merged into each token: attention weights are proportional to it (Bolya et
+        al., "Token merging", 2023). None: no tokens were merged.
         """
-        x = x + self.attention_branch(x, sizes)
+        attended = self.norm1(x) if self.norm_first else x
+        mixed = self.attention_branch(attended, sizes)
+        if (count := self.attn.num_queries) is not None:
+            x, sizes = x[:, :count], None if sizes is None else sizes[:, :count]
+        x = x + mixed
+        if self.merge is not None:
+            merging = self.merge(attended, sizes)
+            x, sizes = merging.apply(x), merging.sizes
         return x + self.mlp_branch(x), sizes
 
-    def attention_branch(self, x: Tensor, sizes: Tensor | None) -> Tensor:
-        """Contribution of attention to x: [batch, tokens, width]"""
-        key_bias = None if sizes is None else sizes.log()
-        mixed = self.attn(self.norm1(x), key_bias) if self.norm_first else self.norm1(self.attn(x, key_bias))
-        branch: Tensor = self.drop_path1(self.ls1(mixed))
+    def attention_branch(self, attended: Tensor, sizes: Tensor | None) -> Tensor:
+        """Contribution of attention, whose input is `attended` [batch, tokens, width]: [batch, query tokens, width]"""
+        mixed = self.attn(attended, None if sizes is None else sizes.log())
+        branch: Tensor = self.drop_path1(self.ls1(mixed if self.norm_first else self.norm1(mixed)))
         return branch
 
     def mlp_branch(self, x: Tensor) -> Tensor:
@@ -91,6 +103,11 @@ def blocks_of(module: nn.Module) -> Blocks:
 def named_blocks(module: nn.Module) -> dict[str, HeadwiseBlock]:
     """Blocks by module name, in order."""
     return {name: part for name, part in module.named_modules() if isinstance(part, HeadwiseBlock)}
+
+
+def token_merges(module: nn.Module) -> tuple[TokenMerge, ...]:
+    """The layers that merge tokens, in order."""
+    return tuple(part for part in module.modules() if isinstance(part, TokenMerge))
 
 
 def attentions(module: nn.Module) -> dict[str, HeadwiseAttention]:

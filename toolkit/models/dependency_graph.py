@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -93,6 +94,7 @@ def _block_group(model: nn.Module) -> Group:
 def _coupled_groups(model: nn.Module, inputs: Mapping[str, Tensor], classifiers: Collection[str]) -> Iterator[Group]:
     """Groups of residual channels and MLP hidden units, from the dependency graph."""
     model = copy_sharing_tensors(model, "meta")
+    metrics = _without_token_reduction(model)
     with evaluating(model), _as_one_node(model):
         graph = tp.DependencyGraph().build_dependency(
             model,
@@ -111,11 +113,25 @@ def _coupled_groups(model: nn.Module, inputs: Mapping[str, Tensor], classifiers:
     for group in graph.get_all_groups(ignored_layers=ignored, root_module_types=[nn.Conv2d, nn.Linear]):
         root = group[0].dep.target.module
         if any(isinstance(item.dep.target.module, HeadwiseAttention) for item in group):
-            yield _converted(group, names, *RESIDUAL)
+            residual = _converted(group, names, *RESIDUAL)
+            channels = torch.arange(residual.units)
+            compared = tuple(Slice(f"{name}.weight", 1, channels, channels) for name in metrics)
+            yield replace(residual, slices=residual.slices + compared)
         elif root in places:
             yield _converted(group, names, places[root], "mlp")
         else:
             raise UnsupportedModel(f"the output channels of {names[root]} belong to no axis that can be pruned")
+
+
+def _without_token_reduction(model: nn.Module) -> list[str]:
+    """Let all blocks compute all tokens, in place; names of the layers whose inputs merges compare."""
+    metrics = []
+    for name, block in named_blocks(model).items():
+        block.attn.num_queries = None
+        if block.merge is not None:
+            metrics.append(f"{name}.merge.metric")
+            block.merge = None
+    return metrics
 
 
 def _converted(group: tp.Group, names: Mapping[object, str], place: str, axis: Axis) -> Group:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized, register_parametrization, remove_parametrizations
 
-from toolkit.models.block import attentions, blocks_of
+from toolkit.errors import PlanError
+from toolkit.models.block import attentions, named_blocks
 from toolkit.models.groups import Group, Key, Slice
 from toolkit.models.model import Model
 from toolkit.models.norms import NORMS, eps_of
@@ -46,7 +47,9 @@ def gated(model: Model, keys: Collection[Key]) -> Iterator[dict[Key, nn.Paramete
 def _attach(module: nn.Module, group: Group, gate: nn.Parameter, stack: ExitStack) -> None:
     """Make the module depend on a group's gate, until the stack is closed."""
     if group.axis == "block":
-        for index, block in enumerate(blocks_of(module)):
+        for index, block in enumerate(named_blocks(module).values()):
+            if block.merge is not None:
+                raise PlanError(f"block {index} merges tokens, so it has no gate", "merge in another block")
             stack.callback(block.register_forward_hook(_interpolated(gate, index)).remove)
         return
     if group.axis == "embed":
@@ -104,7 +107,7 @@ def _interpolated(gate: nn.Parameter, index: int) -> Callable[..., BlockOutput]:
 
     def hook(block: nn.Module, inputs: tuple[Tensor, ...], output: BlockOutput) -> BlockOutput:
         tokens, sizes = output
-        return torch.lerp(inputs[0], tokens, gate[index]), sizes
+        return torch.lerp(inputs[0][:, : tokens.shape[1]], tokens, gate[index]), sizes  # all, or the first ones
 
     return hook
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from toolkit.models.attention import HeadwiseAttention
+from toolkit.models.merge import TokenMerge, merge_macs
 from toolkit.models.modes import evaluating
 from toolkit.models.norms import NORMS
 from toolkit.models.pooling import AttentionPool
@@ -80,7 +81,7 @@ def _recorded(model: nn.Module) -> Iterator[dict[str, LayerCall]]:
     def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         calls[names[module]] = _layer_call(module, inputs[0], output)
 
-    kinds = (nn.Linear, nn.Conv2d, *NORMS, HeadwiseAttention, AttentionPool)
+    kinds = (nn.Linear, nn.Conv2d, *NORMS, HeadwiseAttention, TokenMerge, AttentionPool)
     hooks = [module.register_forward_hook(record) for module in names if isinstance(module, kinds)]
     with _shapes_only(names):
         try:
@@ -109,21 +110,23 @@ def _same_shape(x: Tensor) -> Tensor:
 
 
 def _attention_shape(attention: HeadwiseAttention, x: Tensor, key_bias: Tensor | None = None) -> Tensor:
-    output: Tensor = attention.proj(x.new_empty(*x.shape[:-1], attention.layout.v_width))
+    queries = x[:, : attention.num_queries]
+    output: Tensor = attention.proj(queries.new_empty(*queries.shape[:-1], attention.layout.v_width))
     return output
 
 
-def _layer_call(module: nn.Module, x: Tensor, y: Tensor) -> LayerCall:
-    """Cost of one call. x, y: [1, tokens, channels], [1, channels, height, width] or [1, channels]."""
+def _layer_call(module: nn.Module, x: Tensor, y: object) -> LayerCall:
+    """Cost of one call. x, y: [1, tokens, channels], [1, channels, height, width] or [1, channels]; y of a merge is a
+    `Merging`."""
     if isinstance(module, HeadwiseAttention):  # the output projection is a separate layer
-        tokens, weight, layout = x.shape[1], module.qkv.weight, module.layout
-        products = tokens * tokens * (layout.qk_width + layout.v_width)
-        moved = x.numel() + weight.numel() + 2 * tokens * weight.shape[0] + tokens * layout.v_width
-        return LayerCall(tokens, tokens * weight.numel() + products, moved * FLOAT32_BYTES)
+        return _attention_call(module, x)
+    if isinstance(module, TokenMerge):  # the metric is a separate layer
+        return _merge_call(module, x)
     if isinstance(module, AttentionPool):  # its projections are separate layers
         tokens = x.shape[1]
         moved = x.numel() + module.latent.numel() + 2 * tokens * module.proj.in_features
         return LayerCall(tokens, tokens * module.macs_per_token, moved * FLOAT32_BYTES)
+    assert isinstance(y, Tensor)
     weights = sum(parameter.numel() for parameter in module.parameters(recurse=False))
     moved = (x.numel() + weights + y.numel()) * FLOAT32_BYTES
     if isinstance(module, NORMS):
@@ -131,3 +134,19 @@ def _layer_call(module: nn.Module, x: Tensor, y: Tensor) -> LayerCall:
     assert isinstance(module, nn.Linear | nn.Conv2d)
     positions = y.numel() // module.weight.shape[0]
     return LayerCall(positions, positions * module.weight.numel(), moved)
+
+
+def _attention_call(attention: HeadwiseAttention, x: Tensor) -> LayerCall:
+    tokens, width, layout = x.shape[1], x.shape[2], attention.layout
+    queries = tokens if attention.num_queries is None else attention.num_queries
+    projected = queries * layout.qk_width + tokens * (layout.qk_width + layout.v_width)  # elements
+    products = queries * tokens * (layout.qk_width + layout.v_width)
+    moved = x.numel() + attention.qkv.weight.numel() + 2 * projected + queries * layout.v_width
+    return LayerCall(tokens, projected * width + products, moved * FLOAT32_BYTES)
+
+
+def _merge_call(merge: TokenMerge, x: Tensor) -> LayerCall:
+    tokens, width = x.shape[1:]
+    compared, by_channel = merge_macs(tokens, merge)
+    moved = tokens * merge.metric.out_features + (tokens + merge.tokens) * width + 2 * by_channel
+    return LayerCall(tokens, compared + by_channel * width, moved * FLOAT32_BYTES)

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
+from toolkit.models.block import token_merges
 from toolkit.models.model import Model
 from toolkit.models.patches import check_size
+from toolkit.records import Merge
 
 
 def resized(model: Model, image_size: int) -> Model:
     """A copy for images of `image_size` x `image_size` pixels, or the model itself if that is its size.
 
-    Position embeddings are resampled (bicubic), relative position tables interpolated. Measure the accuracy at sizes
+    Position embeddings are resampled (bicubic), relative position tables interpolated; merges leave the same fraction
+    of the patches. Measure the accuracy at sizes
     other than the training size. Raises RecipeError for sizes that are not divisible by the patch size.
     """
     check_sizes(model, (image_size,), dynamic=False)
@@ -20,7 +23,16 @@ def resized(model: Model, image_size: int) -> Model:
         return model
     other = model.copied()
     args = {**model.info.args, **model.architecture.resize(other.module, image_size)}
-    return other.with_info(replace(model.info, args=args, image_size=image_size)).with_current_info()
+    merges = tuple(_rescaled(merge, model, image_size) for merge in model.info.merges)
+    for merge, layer in zip(merges, token_merges(other.module), strict=True):
+        layer.tokens = merge.tokens
+    return other.with_info(replace(model.info, args=args, image_size=image_size, merges=merges)).with_current_info()
+
+
+def _rescaled(merge: Merge, model: Model, image_size: int) -> Merge:
+    """The merge with the same fraction of the patches left."""
+    prefix = model.parts.prefix_tokens
+    return replace(merge, tokens=prefix + round((merge.tokens - prefix) * (image_size / model.info.image_size) ** 2))
 
 
 def check_sizes(model: Model, sizes: Collection[int], *, dynamic: bool) -> None:

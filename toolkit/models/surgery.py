@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from toolkit.errors import CheckFailed
+from toolkit.errors import CheckFailed, PlanError
 from toolkit.models.architectures import Architecture
-from toolkit.models.block import attentions, block_of, blocks_of
+from toolkit.models.block import attentions, block_of, blocks_of, named_blocks
 from toolkit.models.groups import RESIDUAL, Groups, Key
 from toolkit.models.masking import masked
 from toolkit.models.model import Model
@@ -43,6 +44,7 @@ def remove(model: Model, cuts: Sequence[Cut]) -> Removal:
     cost, and equal logits to the masked model.
     """
     selection = Selection(model.groups, cuts)
+    _check_blocks(model.module, selection.removed_blocks)
     slim = Model(
         _pruned(model.module, model.architecture, selection), _info_after(model.info, selection.removed_blocks)
     ).with_current_info()
@@ -71,6 +73,18 @@ def _pruned(module: nn.Module, architecture: Architecture, selection: Selection)
     drop_blocks(slim, selection.removed_blocks)
     sync_sizes(slim, architecture)
     return slim
+
+
+def _check_blocks(module: nn.Module, removed: Collection[int]) -> None:
+    """Raise PlanError for blocks that merge tokens, or that leave a last block without its role."""
+    blocks = [*named_blocks(module).values()]
+    if merging := [index for index in removed if blocks[index].merge is not None]:
+        raise PlanError(f"block {merging[0]} merges tokens, so it cannot be removed", "merge in another block")
+    last = max(index for index in range(len(blocks)) if index not in removed)
+    if blocks[last].merge is not None:
+        raise PlanError(f"block {last} merges tokens, and nothing would follow it", "keep a block after it")
+    if last != len(blocks) - 1 and blocks[-1].attn.num_queries is not None:
+        raise PlanError(f"block {len(blocks) - 1} computes the classifier's tokens, so it cannot be removed")
 
 
 def _is_all(positions: Tensor, size: int) -> bool:
@@ -172,12 +186,25 @@ def _outputs(module: nn.Module, inputs: Mapping[str, Tensor], classifiers: Colle
     hooks = [blocks_of(module).register_forward_pre_hook(shorten)]
     hooks += [module.get_submodule(name).register_forward_pre_hook(record) for name in classifiers]
     try:
-        with evaluating(module), torch.inference_mode():
+        with _all_tokens(module), evaluating(module), torch.inference_mode():
             logits: Tensor = module(**inputs)
     finally:
         for hook in hooks:
             hook.remove()
     return _Outputs(tokens[0], torch.stack(features), logits)
+
+
+@contextmanager
+def _all_tokens(module: nn.Module) -> Iterator[None]:
+    """Blocks without merging: which tokens are merged may depend on the rounding of similarities."""
+    merges = {block: block.merge for block in named_blocks(module).values()}
+    for block in merges:
+        block.merge = None
+    try:
+        yield
+    finally:
+        for block, merge in merges.items():
+            block.merge = merge
 
 
 def _origin(groups: Groups, selection: Selection) -> dict[Key, tuple[str, tuple[int, ...]]]:

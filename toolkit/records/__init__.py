@@ -11,7 +11,17 @@ from __future__ import annotations
 from toolkit.records.artifact import Artifact, BatchRange, EngineTraits, Fusion, FusionStatus, Lowered, TensorSpec
 from toolkit.records.bench import BenchReport, Environment, GpuState, Measurement, Telemetry
 from toolkit.records.files import dumps, load, loads, save
-from toolkit.records.model import DENSE, SLIM, BlockSummary, HeadLayout, Merge, ModelInfo, ModelSummary, Setting
+from toolkit.records.model import (
+    DENSE,
+    SLIM,
+    BlockSummary,
+    HeadLayout,
+    Matching,
+    Merge,
+    ModelInfo,
+    ModelSummary,
+    Setting,
+)
 from toolkit.records.parity import Comparison, DomainParity, ParityReport, Verdict
 from toolkit.records.plan import Axis, Cut, PrunePlan
 from toolkit.records.run import StageRecord
@@ -37,6 +47,7 @@ __all__ = [
     "GpuState",
     "HeadLayout",
     "Lowered",
+    "Matching",
     "Measurement",
     "Merge",
     "ModelInfo",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from toolkit.preprocessing import Preprocessing
 from toolkit.records.schema import since
@@ -43,6 +43,10 @@ class HeadLayout:
         return tuple((len(list(run)), qk, v) for (qk, v), run in groupby(self.heads))
 
 
+Matching: TypeAlias = Literal["bipartite", "grid"]
+"""Rule by which tokens are merged: see `toolkit.models.merge`."""
+
+
 @dataclass(frozen=True)
 class Merge:
     """Merging of tokens in a block."""
@@ -51,6 +55,7 @@ class Merge:
     """Index in the source architecture."""
     tokens: int
     """Number of tokens that remain after the attention of this block."""
+    matching: Matching = since(3, "bipartite")
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,9 @@ class ModelInfo:
     """`weights_sha256` of the model that this one was pruned or fine-tuned from."""
     merges: tuple[Merge, ...] = since(2, ())
     """Blocks that merge tokens, in order."""
-    schema: int = 2
+    trim_last_block: bool = since(3, False)
+    """Whether the last block computes only the tokens that the classifier reads."""
+    schema: int = 3
 
 
 @dataclass(frozen=True)

@@ -46,4 +46,6 @@ class PrunePlan:
     """Basis of the model with this hash: the dense model's own, or one that it was rotated to."""
     compensation: str = since(2, "none")
     """Compensation after the removal."""
-    schema: int = 2
+    trim_last_block: bool = since(3, False)
+    """Whether the last block computes only the tokens that the classifier reads, which changes no logit."""
+    schema: int = 3

@@ -52,6 +52,8 @@ class Parts:
     """Layer norm whose only readers are the classifiers, directly or through a mean over tokens; empty if none."""
     classifier_tokens: int | None
     """Number of tokens, the first ones, that the classifiers read; None: all."""
+    prefix_tokens: int
+    """Number of tokens before the patches: class, distillation and register tokens."""
     patch_size: int
     """Side of a patch in pixels."""
     image_size: int

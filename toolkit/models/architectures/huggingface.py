@@ -100,6 +100,7 @@ class HuggingFace:
             classifiers=tuple(name for name in CLASSIFIERS if getattr(module, name) is not None),
             classifier_norm="fc_norm" if pooling == "mean" else "norm",
             classifier_tokens={"token": 1, "tokens": 2}.get(pooling),
+            prefix_tokens=module.num_prefix_tokens,
             patch_size=patches.patch_size[0],
             image_size=patches.img_size[0],
         )

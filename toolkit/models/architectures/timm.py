@@ -97,6 +97,7 @@ class Timm:
             classifiers=tuple(name for name in CLASSIFIERS if isinstance(getattr(module, name, None), nn.Linear)),
             classifier_norm=norm if foldable else "",
             classifier_tokens=read if pooling == "token" else None,
+            prefix_tokens=int(module.num_prefix_tokens),  # type: ignore[arg-type]
             patch_size=patch_embedding.patch_size(module),
             image_size=patch_embedding.embedding(module).img_size[0],
         )
