@@ -23,10 +23,12 @@ from toolkit.dg.pictures import checked_pictures
 from toolkit.dg.plan import TrainingPlan
 from toolkit.dg.trainer import extended_loss
 from toolkit.errors import BadInput, RecipeError
+from toolkit.models.merge import Merging
 from toolkit.models.model import Model
 from toolkit.models.surgery import remove
+from toolkit.models.tokens import with_tokens
 from toolkit.progress import silent
-from toolkit.records import Cut, TrainingHistory
+from toolkit.records import Cut, Merge, TrainingHistory
 from toolkit.resolve import recipe_of
 
 ARGS = {"patch_size": 8, "depth": 4, "embed_dim": 24, "num_heads": 3}
@@ -70,9 +72,21 @@ def tokens_after_blocks(model: Model, images: Tensor) -> list[Tensor]:
     """By the definition of timm's forward pass: [batch, tokens, width] after each block"""
     module: Any = model.module
     x, result = module.norm_pre(module._pos_embed(module.patch_embed(images))), []
+    sizes = None
     for block in module.blocks:
-        x, _ = block(x)
+        x, sizes = block(x, sizes)
         result.append(x)
+    return result
+
+
+def mergings(model: Model, images: Tensor) -> dict[int, Merging]:
+    """How each block merges tokens, by running the model block by block."""
+    module: Any = model.module
+    x, sizes, result = module.norm_pre(module._pos_embed(module.patch_embed(images))), None, {}
+    for index, block in enumerate(module.blocks):
+        if block.merge is not None:
+            result[index] = block.merge(block.norm1(x), sizes)
+        x, sizes = block(x, sizes)
     return result
 
 
@@ -113,6 +127,28 @@ def test_the_loss_equals_its_formula(dense: Model, slim: Model) -> None:
     loss.backward()
     assert all(parameter.grad is None for parameter in dense.module.parameters())
     assert all(parameter.grad is not None for _, block in slim.blocks for parameter in block.parameters())
+
+
+def test_merged_tokens_are_compared_with_the_teacher_s_merged_by_the_same_matrices() -> None:
+    dense = toolkit.load("deit_tiny_patch16_224", CLASSES, weights="none", image_size=32, args=ARGS)
+    merged = with_tokens(dense, (Merge(0, 13), Merge(2, 10)), trim_last_block=True)
+    student = remove(merged, CUTS).model
+    extension = extension_of(run_of(student, dense), class_weight=0.7, patch_weight=0.3, random_convolution=0, mixup=0)
+    assert extension.name == "logits with class and patch tokens"
+    batches = images_of(size=32)
+    images = torch.cat([batch.images for batch in batches])
+    of_teacher, of_student = tokens_after_blocks(dense, images), tokens_after_blocks(student, images)
+    assert [tokens.shape[1] for tokens in of_student] == [13, 13, 10, 1]
+    merging = mergings(student, images)
+    teacher, logits = (model.module(images).div(5).softmax(-1) for model in (dense, student))
+    by_hand = 25 * (teacher * (teacher / logits).log()).sum() / 5
+    classes = [squared_error(of_teacher[block][:, 0], of_student[block][:, 0]) for block in (1, 2, 3)]
+    expected = [merging[0].apply(of_teacher[1]), merging[2].apply(merging[0].apply(of_teacher[2]))]
+    patches = [squared_error(one[:, 1:], other[:, 1:]) for one, other in zip(expected, of_student[1:3], strict=True)]
+    by_hand = by_hand + 0.7 * sum(classes) / 3 + 0.3 * sum(patches) / 2
+    torch.testing.assert_close(loss_of(extension, student, batches), by_hand)
+    with pytest.raises(BadInput, match="block 3 of the student cannot be compared"):
+        extension_of(run_of(student, dense), patch_blocks=[3])
 
 
 def test_a_student_equal_to_its_teacher_has_no_loss_on_changed_images(dense: Model) -> None:

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, mse_loss
 
 from toolkit.models.block import HeadwiseBlock
+from toolkit.models.merge import Merging
 from toolkit.models.model import Model
-
-
-class Merging(Protocol):
-    def apply(self, tokens: Tensor) -> Tensor: ...
+from toolkit.models.tokens import block_indices
 
 
 @dataclass
@@ -39,9 +36,7 @@ class Recorded:
 def blocks_by_source(model: Model) -> dict[int, HeadwiseBlock]:
     """Blocks by their index in the source architecture, in order."""
     blocks = [block for _, block in model.blocks]
-    removed = model.info.removed_blocks
-    remaining = [index for index in range(len(blocks) + len(removed)) if index not in removed]
-    return dict(zip(remaining, blocks, strict=True))
+    return dict(zip(block_indices(model.info) if blocks else (), blocks, strict=True))
 
 
 @contextmanager
@@ -65,8 +60,8 @@ def recording(model: Model, blocks: Collection[int]) -> Iterator[Recorded]:
         for index, block in blocks_by_source(model).items():
             if index in blocks:
                 keep_tokens(index, block)
-            if (merge := dict(block.named_children()).get("merge")) is not None:
-                keep_merging(index, merge)
+            if block.merge is not None:
+                keep_merging(index, block.merge)
         yield recorded
 
 

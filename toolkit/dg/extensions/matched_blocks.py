@@ -77,7 +77,7 @@ def matched_blocks(student: Model, teacher: Model, choice: Choice) -> MatchedBlo
         of_classes if choice.with_classes and class_tokens else (),
         of_patches if choice.with_patches else (),
         class_tokens,
-        of_teacher.tokens[common[0]].shape[1] - _patches(teacher),
+        student.parts.prefix_tokens,
         next(iter(same.values())).shape[-1],
     )
 
