@@ -58,6 +58,8 @@ class Exported:
 
 Runnable: TypeAlias = Model | Exported | str | Path
 """A model, an exported file, or a folder with one of the two."""
+NOT_FOR_MATCHING = ("distill_weight", "distill_temperature", "label_smoothing")
+"""Settings of `finetune` without effect for an objective that learns from a teacher."""
 NOT_FOR_EXPORT = {
     "targets": "it is the argument `target`",
     "verify": "toolkit.parity compares the file's predictions with the model's",
@@ -151,6 +153,10 @@ def finetune(
     if data is None:
         check_unset({"hold_out": hold_out}, "there are no domains without `data`")
     plugin = teacher_plugin(chosen.finetune)
+    if plugin is not None:
+        section(
+            "finetune", {}, settings, dict.fromkeys(NOT_FOR_MATCHING, f"{chosen.finetune.objective} takes no labels")
+        )
     domains = checked_domains(chosen.data, seed)[0] if data is not None else None
     pictures = checked_pictures(plugin.pictures, chosen.data, seed)[0] if plugin and plugin.pictures else None
     trained = model.identified().copied()
