@@ -110,6 +110,9 @@ class Matching(TrainingExtension):
             loss = loss + terms.patch_weight * torch.stack(parts).mean()
         return loss
 
+    def after_step(self, step: int) -> None:
+        self._recorded = Recorded()  # frees the activations
+
     def may_select(self, steps: int) -> bool:
         return steps == self._run.steps
 
