@@ -4,8 +4,8 @@
     + a * mean over blocks of MSE(LN(student), LN(teacher))  of the tokens that the classifier reads
     + b * mean over blocks of MSE(LN(student), LN(teacher))  of the patch tokens
 
-LN is a layer norm without gain and bias. Distillation without labels is function matching (Beyer et al., 2022); it
-keeps accuracy on unseen domains better than a label loss (WAKD, 2023), and features help further (GKD, 2026). A student
+LN is a layer norm without gain and bias. Distillation without labels is function matching (Beyer et al., 2022); WAKD
+(2023) and GKD (2026) report it for unseen domains, GKD with features. A student
 that merges tokens is compared with the teacher's tokens merged by the same matrices. Where the student keeps the
 residual width, it also takes over the teacher's classifier and last norm, which are not trained (as in SimKD, 2022).
 """
