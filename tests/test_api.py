@@ -99,6 +99,7 @@ def test_a_model_is_finetuned_on_a_folder(small: Small, slim: Model) -> None:
         toolkit.finetune(slim, "digits")
 
 
+MATCHING = {"objective": "matching", "label_smoothing": 0.1}
 ARGS = {"patch_size": 8, "depth": 1, "embed_dim": 24, "num_heads": 3}
 
 
@@ -161,6 +162,7 @@ Call = Callable[[Model, Path], object]
         ),
         (lambda model, folder: toolkit.finetune(model, "digits", settings={"distill": True}), "argument `teacher`"),
         (lambda model, folder: toolkit.finetune(model, "digits", settings={"distill_weight": 1}), "'distill_weight'"),
+        (lambda model, folder: toolkit.finetune(model, "digits", settings=MATCHING), "matching takes no labels"),
         (lambda model, folder: export_with(model, folder, verify=True), "no setting 'verify'\ntoolkit.parity"),
         (lambda model, folder: export_with(model, folder, calibration_images=8), "all images of `sample` are used"),
         (lambda model, folder: export_with(model, folder, calibration_domains="art"), "give `sample` without"),

@@ -18,9 +18,20 @@ def test_every_setting_follows_its_help() -> None:
     for name, field in Recipe.model_fields.items():
         settings = type(field.default).model_fields if isinstance(field.default, Section) else {name: field}
         for setting in settings:
-            number = next(index for index, line in enumerate(lines) if line.strip().startswith(f"{setting}:"))
+            plain = [line.strip().removeprefix("# ") for line in lines]
+            number = next(index for index, line in enumerate(plain) if line.startswith(f"{setting}:"))
             assert lines[number - 1].strip().startswith("# "), setting
 
 
 def test_lines_are_short() -> None:
     assert max(map(len, commented().splitlines())) <= 120
+
+
+def test_defaults_that_depend_on_a_plugin_are_not_fixed() -> None:
+    values = yaml.safe_load(commented())
+    values["finetune"]["objective"] = "matching"
+    settings = Recipe.model_validate(values).finetune
+    assert (settings.learning_rate, settings.schedule, settings.crop_scale) == (5e-5, "poly", 0.2)
+    assert settings.color_jitter == Recipe().finetune.color_jitter
+    values["finetune"]["learning_rate"] = 1e-4
+    assert Recipe.model_validate(values).finetune.learning_rate == 1e-4

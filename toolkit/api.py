@@ -28,7 +28,10 @@ from toolkit.bench.subjects import Opened, request_of, runtime_of
 from toolkit.bench.summary import Latencies
 from toolkit.dg import finetuning
 from toolkit.dg.broken import checked_domains
+from toolkit.dg.extensions.teaching import teacher_plugin
+from toolkit.dg.finetuning import TrainingData
 from toolkit.dg.in_memory import Data, batches_by_domain, domain_names
+from toolkit.dg.pictures import checked_pictures
 from toolkit.errors import BadInput
 from toolkit.export import artifact as artifacts
 from toolkit.export.calibrate import sample_of
@@ -59,6 +62,8 @@ class Exported:
 
 Runnable: TypeAlias = Model | Exported | str | Path
 """A model, an exported file, or a folder with one of the two."""
+NOT_FOR_MATCHING = ("distill_weight", "distill_temperature", "label_smoothing")
+"""Settings of `finetune` without effect for an objective that learns from a teacher."""
 NOT_FOR_EXPORT = {
     "targets": "it is the argument `target`",
     "verify": "toolkit.parity compares the file's predictions with the model's",
@@ -150,7 +155,7 @@ def _latency_meter(chosen: Recipe) -> Iterator[Meter | None]:
 
 def finetune(
     model: Model,
-    data: str | Path,
+    data: str | Path | None,
     *,
     hold_out: str | None = None,
     teacher: Model | None = None,
@@ -160,19 +165,29 @@ def finetune(
 ) -> Model:
     """The model trained on the source domains of a folder of images, in its best state on their validation images.
 
-    data: DOMAIN/CLASS/image or CLASS/image, with the classes of the model. hold_out: a domain that is not trained on,
-    or "none". teacher: a model to distil from; without one there is no distillation.
+    data: DOMAIN/CLASS/image or CLASS/image, with the classes of the model; None: only the pictures without labels that
+    `settings={"objective": "matching", "matching": {"images": folder}}` names. hold_out: a domain that is not trained
+    on, or "none". teacher: a model to distil from, or to match; without one there is no distillation.
     """
     distillation = ("distill",) if teacher else ("distill", "distill_weight", "distill_temperature")
     instead = dict.fromkeys(distillation, "a model is distilled from the argument `teacher`")
     values = section("finetune", {"epochs": epochs, "distill": teacher is not None}, settings, instead)
-    chosen = resolve.recipe_of({**values, "data": {"path": str(data), "hold_out": hold_out}, "seed": seed})
-    domains, _ = checked_domains(chosen.data, seed)
+    source = {} if data is None else {"path": str(data), "hold_out": hold_out}
+    chosen = resolve.recipe_of({**values, "data": source, "seed": seed})
+    if data is None:
+        check_unset({"hold_out": hold_out}, "there are no domains without `data`")
+    plugin = teacher_plugin(chosen.finetune)
+    if plugin is not None:
+        section(
+            "finetune", {}, settings, dict.fromkeys(NOT_FOR_MATCHING, f"{chosen.finetune.objective} takes no labels")
+        )
+    domains = checked_domains(chosen.data, seed)[0] if data is not None else None
+    pictures = checked_pictures(plugin.pictures, chosen.data, seed)[0] if plugin and plugin.pictures else None
     trained = model.identified().copied()
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = Path(scratch) / "checkpoint.pt"
-        copy = teacher.copied().module if teacher else None
-        result, _ = finetuning.finetune(trained, domains, chosen, copy, checkpoint)
+        copy = teacher.copied() if teacher else None
+        result, _ = finetuning.finetune(trained, TrainingData(domains, pictures), chosen, copy, checkpoint)
     return result.identified()
 
 

@@ -4,10 +4,11 @@ A plug-in is one file in a folder: `toolkit/prune/criteria/magnitude_l1.py` is t
 with `PLUGIN: Criterion = ...`. An installed package offers one by an entry point of the group `vit_toolkit.criterion`.
 The folder's `__init__.py` names the kind: `KIND = "criterion"`. Listing names reads files and imports none of them.
 
-A plug-in may have two attributes:
+A plug-in may have three attributes:
 
 - `needs`, the packages that it imports when it is used, by module name. Its file imports them inside functions, so that
   the plug-in can be described where they are missing.
+- `defaults`, values for other settings of its section, where the recipe has none.
 - `settings`, a `Section` with its default settings. It is then a frozen dataclass, and `load` returns a copy with the
   settings of the recipe.
 """
@@ -149,6 +150,11 @@ def needs_of(plugin: Any) -> tuple[str, ...]:
     """Packages that a plug-in needs, by module name."""
     needs: tuple[str, ...] = getattr(plugin, "needs", ())
     return needs
+
+
+def defaults_of(plugin: Any) -> dict[str, object]:
+    """Defaults of other settings of the section while this plug-in is chosen; see the module's docstring."""
+    return dict(getattr(plugin, "defaults", {}))
 
 
 def installed(module: str) -> bool:

@@ -169,6 +169,8 @@ class Finetune(Training):
     """Passes over the source domains; 0 uses the pruned model unchanged."""
     schedule: str = "constant"
     """Learning rate schedule, by timm's name; weight averaging takes the place of its decay."""
+    final_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Learning rate at the end of a decaying schedule, as a fraction of the peak."""
     distill: bool = True
     """Distil from the dense model."""
     distill_weight: Annotated[float, Field(ge=0, le=1)] = 0.5

@@ -60,6 +60,7 @@ class PluginSection(Section):
         """Validate every key that is not a field as settings of a plug-in."""
         if not isinstance(values, dict):
             return values
+        values = cls._defaults_of_plugins(values) | values
         others = {name: value for name, value in values.items() if name not in cls.model_fields}
         if not others:
             return values
@@ -67,6 +68,24 @@ class PluginSection(Section):
         fields: dict[str, Any] = {f"plugin{i}": (types[name], Field(alias=name)) for i, name in enumerate(types)}
         validated = create_model("Plugins", __base__=Section, **fields).model_validate(others)
         return values | dict(zip(types, dict(validated).values(), strict=True))
+
+    @classmethod
+    def _defaults_of_plugins(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Defaults that the plug-ins named in `values` bring for other settings of the section (`plugins.defaults_of`).
+        Plug-ins that are chosen by default bring none, and are not imported."""
+        defaults: dict[str, Any] = {}
+        for setting, mark in cls.kinds().items():
+            name = values.get(setting)
+            known = isinstance(name, str) and name in plugins.names(mark.package)
+            if known and name != cls.model_fields[setting].default:
+                defaults |= plugins.defaults_of(plugins.find(mark.package, str(name)))
+        return {name: value for name, value in defaults.items() if name in cls.model_fields}
+
+    @classmethod
+    def with_other_defaults(cls) -> set[str]:
+        """Settings whose default depends on a plug-in."""
+        found = [plugin for mark in cls.kinds().values() for _, plugin in plugins.importable(mark.package)]
+        return {name for plugin in found for name in plugins.defaults_of(plugin)} & {*cls.model_fields}
 
     @classmethod
     def kinds(cls) -> dict[str, PluginsOf]:

@@ -134,6 +134,9 @@ def settings_help(sections: Sequence[str], words: Sequence[str]) -> str:
                 f"  {setting}: {help_text(field)} (default: {default_text(field)})"
                 for setting, field in kind.model_fields.items()
             ]
+            if defaults := plugins.defaults_of(plugins.find(mark.package, name)):
+                others = ", ".join(f"{setting} {value}" for setting, value in defaults.items())
+                paragraphs.append(f"With {name}, the defaults of other settings are: {others}.")
     return "\n\n".join(paragraphs)
 
 

@@ -1,6 +1,6 @@
 """The commented toolkit.yaml that `toolkit init` writes: all settings with help and defaults.
 
-Settings of plug-ins are commented out.
+Settings of plug-ins are commented out, and so are settings whose default depends on a plug-in.
 """
 
 from __future__ import annotations
@@ -32,8 +32,14 @@ def commented() -> str:
 
 
 def _settings(section: Section) -> str:
-    fields = type(section).model_fields
-    return "".join(_setting(name, getattr(section, name), help_text(field)) for name, field in fields.items())
+    """Settings at their defaults; those whose default depends on a plug-in are commented out."""
+    fields, kind = type(section).model_fields, type(section)
+    dependent = kind.with_other_defaults() if issubclass(kind, PluginSection) else set()
+    parts = []
+    for name, field in fields.items():
+        text = _setting(name, getattr(section, name), help_text(field))
+        parts.append(textwrap.indent(text, "# ", lambda line: not line.startswith("#")) if name in dependent else text)
+    return "".join(parts)
 
 
 def _of_plugins(section: PluginSection) -> Iterator[str]:

@@ -20,6 +20,7 @@ from toolkit.dg.batches import (
     images_per_domain,
 )
 from toolkit.dg.domains import Domains
+from toolkit.dg.draws import Draw
 from toolkit.dg.image import Image
 from toolkit.errors import DataError, ToolkitError
 from toolkit.records import ModelInfo
@@ -49,10 +50,14 @@ def test_a_step_has_one_batch_of_every_source_domain(three_domains: Domains, tin
 
 
 def test_all_images_of_a_domain_are_drawn_before_any_repeats(three_domains: Domains, tiny_info: ModelInfo) -> None:
-    batches = training_batches(three_domains, tiny_info)
+    draws = training_batches(three_domains, tiny_info).draws
+
+    def drawn(first: int) -> list[Draw]:
+        return [draw for step in draws.steps(first // 4, first // 4 + 4) for draw in step if draw.domain == 0]
+
     for start in (0, 16, 32):
-        assert sorted(index for _, index in batches._draws(0, start, start + 16)) == list(range(16))
-    assert batches._draws(0, 0, 16) != batches._draws(0, 16, 32)
+        assert sorted(draw.image for draw in drawn(start)) == list(range(16))
+    assert [draw.image for draw in drawn(0)] != [draw.image for draw in drawn(16)]
 
 
 def test_batches_depend_on_seed_and_step_only(three_domains: Domains, tiny_info: ModelInfo) -> None:

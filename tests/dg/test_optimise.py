@@ -81,3 +81,14 @@ def test_parameters_of_their_own_group_have_their_own_rate_and_no_decay() -> Non
     assert [parameter.shape for parameter in own["params"]] == [(2, 2), (1, 2), (1,)]
     assert own["weight_decay"] == 0.0
     assert own["lr"] / model_groups[0]["lr"] == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize(("schedule", "end"), [("poly", 0.02), ("cosine", 0.02), ("constant", 0.2)])
+def test_a_decaying_rate_of_finetune_ends_at_a_fraction_of_the_peak(schedule: str, end: float) -> None:
+    settings = recipe.Finetune(schedule=schedule, epochs=4, warmup_epochs=0, learning_rate=0.2, final_rate=0.1)
+    optimizer = build_optimizer(nn.Linear(2, 2), settings)
+    scheduler = build_schedule(optimizer, settings, 100)
+    scheduler.step_update(0)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.2)
+    scheduler.step_update(100)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(end)

@@ -20,6 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from toolkit import limits
+from toolkit.dg.draws import CALIBRATION, Draw, Draws, rng
 from toolkit.dg.image import Image
 from toolkit.dg.transforms import Transform, evaluation_transform, training_transform
 from toolkit.errors import DataError, ToolkitError
@@ -44,14 +45,15 @@ class Batch(NamedTuple):
     """[batch], int64."""
 
 
-def images_per_domain(settings: Training, domains: int) -> int:
-    """Images per source domain in one step: the batch size divided equally, rounded up."""
-    return -(-settings.batch_size // domains)
+def images_per_domain(settings: Training, domains: int, from_pictures: int = 0) -> int:
+    """Images per source domain in one step: the rest of the batch size divided equally, rounded up."""
+    return -(-(settings.batch_size - from_pictures) // domains)
 
 
 @dataclass(frozen=True)
 class TrainingBatches:
-    """The endless sequence of training batches: for each step, one batch of every source domain.
+    """The endless sequence of training batches: for each step, one batch of every source domain, and one of `pictures`
+    if there are any.
 
     Each domain is reshuffled whenever all its images have been drawn; small domains repeat more often than large ones.
     """
@@ -61,31 +63,36 @@ class TrainingBatches:
     settings: Training
     seed: int
     workers: int | None = None
+    pictures: Sequence[Image] = ()
+    """Images of no domain."""
+    share: float = 0.0
+    """Fraction of each step's images that are `pictures`."""
+    views: int = 0
+    """Number of augmented views of each image; 0: a new one in each draw."""
+
+    @property
+    def draws(self) -> Draws:
+        """Which images each step draws."""
+        from_pictures = max(1, round(self.share * self.settings.batch_size)) if self.pictures else 0
+        per_domain = images_per_domain(self.settings, len(self.images), from_pictures)
+        sizes = (*map(len, self.images.values()), *([len(self.pictures)] if self.pictures else []))
+        counts = (*[per_domain] * len(self.images), *([from_pictures] if self.pictures else []))
+        return Draws(sizes, counts, self.seed, self.views)
 
     def steps(self, first: int, end: int) -> Iterator[tuple[Batch, ...]]:
         """Batches of the steps [first, end)."""
-        per_domain = images_per_domain(self.settings, len(self.images))
-        draws = [self._draws(domain, first * per_domain, end * per_domain) for domain in range(len(self.images))]
+        draws = self.draws
+        groups = (*self.images.values(), *([self.pictures] if self.pictures else []))
         loader = DataLoader(
-            _TrainingDataset(tuple(self.images.values()), training_transform(self.settings, self.info), self.seed),
-            batch_sampler=[
-                [(domain, *draw) for domain, queue in enumerate(draws) for draw in queue[start : start + per_domain]]
-                for start in range(0, (end - first) * per_domain, per_domain)
-            ],
-            num_workers=_num_workers(chain(*self.images.values()), self.workers),
+            _TrainingDataset(groups, training_transform(self.settings, self.info), self.seed),
+            batch_sampler=draws.steps(first, end),
+            num_workers=_num_workers(chain(*groups), self.workers),
             collate_fn=_collate,
             generator=torch.Generator(),  # by default, the loader draws from the caller's global generator
         )
         for images, labels in _load(loader):
-            yield tuple(Batch(*pair) for pair in zip(images.split(per_domain), labels.split(per_domain), strict=True))
-
-    def _draws(self, domain: int, first: int, end: int) -> list[tuple[int, int]]:
-        """Sample indices for the draws [first, end) of a domain: (draw, index of the image)."""
-        size = len(list(self.images.values())[domain])
-        epochs = range(first // size, -(-end // size))
-        order = np.concatenate([_rng(self.seed, domain, 0, epoch).permutation(size) for epoch in epochs])
-        skipped = epochs.start * size
-        return [(draw, int(order[draw - skipped])) for draw in range(first, end)]
+            parts = zip(images.split(draws.counts), labels.split(draws.counts), strict=True)
+            yield tuple(Batch(*pair) for pair in parts)
 
 
 def evaluation_batches(
@@ -107,7 +114,7 @@ def calibration_images(images: ImagesByDomain, samples: int, seed: int) -> dict[
     drawn = {}
     for domain, (name, candidates) in enumerate(images.items()):
         count = (samples + len(images) - 1 - domain) // len(images)
-        order = _rng(seed, domain, 2).permutation(len(candidates))[:count]
+        order = rng(seed, domain, CALIBRATION).permutation(len(candidates))[:count]
         drawn[name] = [candidates[index] for index in order]
     return drawn
 
@@ -147,16 +154,15 @@ class CalibrationBatches(Sequence[Batch]):
 
 @dataclass(frozen=True)
 class _TrainingDataset(Dataset[Item]):
-    """Item (domain, draw, index): an image of a domain, augmented with the random stream of this draw."""
+    """Items by `Draw`: an image of a domain, augmented with the random stream of this draw."""
 
     images: tuple[Sequence[Image], ...]
     transform: Transform
     seed: int
 
-    def __getitem__(self, item: tuple[int, int, int]) -> Item:
-        domain, draw, index = item
-        image = self.images[domain][index]
-        seed = int(_rng(self.seed, domain, 1, draw).integers(2**63))
+    def __getitem__(self, draw: Draw) -> Item:
+        image = self.images[draw.domain][draw.image]
+        seed = int(draw.generator(self.seed).integers(2**63))
         try:
             return _augment(image, self.transform, seed), image.label
         except DataError as error:
@@ -240,8 +246,3 @@ def _num_workers(images: Iterable[Image], workers: int | None) -> int:
     if not any(isinstance(image.source, Path) for image in images):
         return 0
     return limits.cores() - 1
-
-
-def _rng(seed: int, *path: int) -> np.random.Generator:
-    """An independent random generator for each path."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
@@ -45,7 +45,15 @@ def without_broken(domains: Domains, check: CheckedImages, skip: bool) -> Domain
     """
     files = check.by_name(domains)
     broken = [LeftOut(name, file.unreadable) for name, file in files.items() if file.unreadable]
-    errors = [entry for entry in (*domains.left_out, *broken) if entry.is_error]
+    refuse((*domains.left_out, *broken), skip)
+    remarks = Counter(remark for file in files.values() for remark in file.remarks)
+    domains = domains.with_hashes({name: file.sha256 for name, file in files.items()})
+    return replace(domains.without(broken) if broken else domains, remarks=dict(sorted(remarks.items())))
+
+
+def refuse(left_out: Iterable[LeftOut], skip: bool) -> None:
+    """Log the errors among files left out (`LeftOut.is_error`), and raise DataError with them unless `skip` is set."""
+    errors = [entry for entry in left_out if entry.is_error]
     for entry in errors:
         LOG.info("%s: %s", printable(entry.name), entry.reason)
     if errors and not skip:
@@ -54,6 +62,3 @@ def without_broken(domains: Domains, check: CheckedImages, skip: bool) -> Domain
             "\n".join(["not all images can be used:", *lines]),
             "repair or delete them (--verbose lists all), or skip them with --skip-broken",
         )
-    remarks = Counter(remark for file in files.values() for remark in file.remarks)
-    domains = domains.with_hashes({name: file.sha256 for name, file in files.items()})
-    return replace(domains.without(broken) if broken else domains, remarks=dict(sorted(remarks.items())))

@@ -10,22 +10,24 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import chain
+from statistics import fmean
 
 import torch
+from torch import nn
 
 from toolkit import records
 from toolkit.dg import checkpoint
 from toolkit.dg.batches import Batch, TrainingBatches
 from toolkit.dg.checkpoint import Checkpoint, ExtensionState, Weights, copied
-from toolkit.dg.domains import Domains
-from toolkit.dg.evaluate import accuracy
+from toolkit.dg.evaluate import Predictions, agreement, labels_of, predictions
+from toolkit.dg.image import NO_LABEL, Dataset, Image
 from toolkit.dg.plan import TrainingPlan
-from toolkit.dg.select import source_accuracy, training_domain_validation
+from toolkit.dg.select import training_domain_validation
 from toolkit.dg.trainer import Trainer, best_device, extended_loss
 from toolkit.errors import CheckFailed
 from toolkit.models.model import Model
@@ -34,7 +36,7 @@ from toolkit.recipe import Training
 from toolkit.records import Evaluation, TrainingHistory
 
 
-def fit(model: Model, domains: Domains, plan: TrainingPlan, progress: Progress = silent) -> TrainingHistory:
+def fit(model: Model, domains: Dataset, plan: TrainingPlan, progress: Progress = silent) -> TrainingHistory:
     """Train `model.module` in place; it ends in the selected state, in evaluation mode, on the CPU. Extensions end in
     the state of the last step.
 
@@ -44,15 +46,30 @@ def fit(model: Model, domains: Domains, plan: TrainingPlan, progress: Progress =
     be written.
     """
     run = _Fit(model, domains, plan, progress)
-    history = run.train() if plan.settings.epochs else run.evaluate_only()
+    with _frozen(chain.from_iterable(extension.frozen for extension in plan.extensions)):
+        history = run.train() if plan.settings.epochs else run.evaluate_only()
     model.module.cpu().eval()
     return history
 
 
-def total_steps(domains: Domains, settings: Training) -> int:
+def total_steps(domains: Dataset, settings: Training) -> int:
     """Number of training steps: an epoch draws as many images as the training splits of the source domains hold."""
     images = sum(len(split) for split in domains.training_images().values())
     return settings.epochs * math.ceil(images / settings.batch_size)
+
+
+def training_batches(model: Model, images: Dataset, plan: TrainingPlan) -> TrainingBatches:
+    """The batches of all steps, with the model's preprocessing."""
+    return TrainingBatches(
+        images.training_images(),
+        model.info,
+        plan.settings,
+        plan.seed,
+        plan.workers,
+        plan.pictures.images if plan.pictures else (),
+        plan.share,
+        plan.views,
+    )
 
 
 def evaluation_steps(total: int, evaluations: int) -> tuple[int, ...]:
@@ -64,9 +81,11 @@ def evaluation_steps(total: int, evaluations: int) -> tuple[int, ...]:
 @dataclass(frozen=True)
 class _Fit:
     model: Model
-    domains: Domains
+    domains: Dataset
     plan: TrainingPlan
     progress: Progress
+    reference_predictions: dict[str, Predictions] = field(default_factory=dict)
+    """Of the validation images of each domain, by the model that the trained one is compared with."""
 
     def train(self) -> TrainingHistory:
         total = total_steps(self.domains, self.plan.settings)
@@ -138,19 +157,28 @@ class _Fit:
             self.model.module.load_state_dict(current)
 
     def _evaluate(self, step: int, loss: float) -> Evaluation:
-        size, workers = self.plan.settings.batch_size, self.plan.workers
-        return Evaluation(
-            step=step,
-            train_loss=loss,
-            accuracy={
-                name: accuracy(self.model.module, images, self.model.info, size, workers)
-                for name, images in self.domains.selection_images().items()
-            },
-        )
+        accuracy, agreements = {}, {}
+        for name, images in self.domains.selection_images().items():
+            predicted = self._predictions(self.model, images)
+            if images[0].label != NO_LABEL:
+                accuracy[name] = agreement(predicted, labels_of(images))
+            if (expected := self._expected(name, images)) is not None:
+                agreements[name] = agreement(predicted, expected)
+        return Evaluation(step, loss, accuracy, agreements)
+
+    def _expected(self, domain: str, images: Sequence[Image]) -> Predictions | None:
+        """Predictions of the model that an extension compares with, if there is one."""
+        reference = next((extension.reference for extension in self.plan.extensions if extension.reference), None)
+        if reference is not None and domain not in self.reference_predictions:
+            reference.module.to(best_device())
+            self.reference_predictions[domain] = self._predictions(reference, images)
+        return self.reference_predictions.get(domain)
+
+    def _predictions(self, model: Model, images: Sequence[Image]) -> Predictions:
+        return predictions(model.module, images, model.info, self.plan.settings.batch_size, self.plan.workers)
 
     def _batches(self) -> TrainingBatches:
-        images = self.domains.training_images()
-        return TrainingBatches(images, self.model.info, self.plan.settings, self.plan.seed, self.plan.workers)
+        return training_batches(self.model, self.domains, self.plan)
 
     def _identity(self, extensions: Sequence[ExtensionState]) -> str:
         """Hash of everything that determines the result of training, except the code."""
@@ -160,6 +188,7 @@ class _Fit:
             plan.settings.model_dump_json(),
             str(plan.seed),
             self.domains.fingerprint(),
+            self.plan.pictures.fingerprint() if self.plan.pictures else "",
             records.dumps(self.model.info),
             *(extension.name for extension in plan.extensions),
         ):
@@ -171,6 +200,24 @@ class _Fit:
         return digest.hexdigest()
 
 
+@contextmanager
+def _frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Exclude parameters from training inside the context."""
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
 def _summary(evaluation: Evaluation) -> str:
-    by_domain = ", ".join(f"{domain} {accuracy:.1%}" for domain, accuracy in evaluation.accuracy.items())
-    return f"loss {evaluation.train_loss:.3f}, validation accuracy {source_accuracy(evaluation):.1%} ({by_domain})"
+    kinds = {"validation accuracy": evaluation.accuracy, "agreement with the teacher": evaluation.agreement}
+    parts = [
+        f"{kind} {fmean(values.values()):.1%} ({', '.join(f'{name} {value:.1%}' for name, value in values.items())})"
+        for kind, values in kinds.items()
+        if values
+    ]
+    return ", ".join([f"loss {evaluation.train_loss:.3f}", *parts])

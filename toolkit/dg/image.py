@@ -1,4 +1,4 @@
-"""Labelled images and domains.
+"""Images, with or without labels, and domains.
 
 Images of one `group` are never split between training and evaluation (as in scikit-learn's GroupKFold). A photograph is
 a group by itself; the four drawings of one handwritten digit are one group across four domains.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,16 +24,20 @@ Pixels: TypeAlias = npt.NDArray[np.uint8]
 """[height, width, 3], RGB."""
 
 
+NO_LABEL = -1
+"""Label of an image of unknown class."""
+
+
 @dataclass(frozen=True)
 class Image:
-    """A labelled image that is decoded on demand."""
+    """An image that is decoded on demand."""
 
     name: str
     """Unique in the dataset; domain/class/file for a file."""
     group: str
     """Identifies the object shown; equal for all images of it."""
     label: int
-    """Class index."""
+    """Class index; `NO_LABEL` if it is unknown."""
     source: Path | Pixels = field(repr=False, compare=False)
     background: str = "white"
     """Background colour for transparent images."""
@@ -76,3 +80,19 @@ class Domain:
 
     name: str
     images: tuple[Image, ...] = field(repr=False)
+
+
+class Dataset(Protocol):
+    """Images to train on and to validate with, by domain."""
+
+    def training_images(self) -> dict[str, tuple[Image, ...]]:
+        """Images to train on."""
+        ...
+
+    def selection_images(self) -> dict[str, tuple[Image, ...]]:
+        """Images for validation; either all of them have labels, or none."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Hash of names, labels and contents of all images, and of the split."""
+        ...

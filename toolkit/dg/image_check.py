@@ -7,7 +7,7 @@ files. A dataset that is copied or mounted at another path has new paths but equ
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,7 +61,17 @@ def empty_check(background: str) -> CheckedImages:
 
 def unchecked(domains: Domains, check: CheckedImages) -> tuple[Image, ...]:
     """Images whose file is not in `check`, or has changed since."""
-    return tuple(image for image in _files(domains) if not _is_unchanged(image, check))
+    return unchecked_images(_files(domains), check)
+
+
+def unchecked_images(files: Iterable[Image], check: CheckedImages) -> tuple[Image, ...]:
+    """Those of these image files that are not in `check`, or have changed since."""
+    return tuple(image for image in files if not _is_unchanged(image, check))
+
+
+def result_of(image: Image, check: CheckedImages) -> CheckedFile:
+    """The result of an image file that has been checked."""
+    return check.files[_path(image)]
 
 
 def check_images(images: Sequence[Image], check: CheckedImages, progress: Progress = silent) -> CheckedImages:

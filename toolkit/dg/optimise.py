@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from toolkit.errors import UnknownName
-from toolkit.recipe import Training
+from toolkit.recipe import Finetune, Training
 
 SCHEDULES = ("constant", "cosine", "poly", "tanh")
 """timm's schedules that need no settings except the number of steps; poly is linear here."""
@@ -62,6 +62,7 @@ def build_schedule(optimizer: Optimizer, settings: Training, steps: int) -> Sche
         decay_epochs=steps,
         warmup_epochs=round(settings.warmup_epochs * steps / settings.epochs),
         decay_rate=1.0,  # the factor of step, the power of poly
+        min_lr=settings.learning_rate * (settings.final_rate if isinstance(settings, Finetune) else 0.0),
         warmup_lr=settings.learning_rate * WARMUP_START,
         step_on_epochs=False,
         updates_per_epoch=1,  # an "epoch" of this schedule is one step

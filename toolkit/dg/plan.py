@@ -7,6 +7,7 @@ from pathlib import Path
 
 from toolkit.dg.extensions import TrainingExtension
 from toolkit.dg.objectives import Objective
+from toolkit.dg.pictures import Pictures
 from toolkit.recipe import Training
 
 
@@ -23,6 +24,13 @@ class TrainingPlan:
     """Worker processes that load images (recipe.Data.workers)."""
     extensions: tuple[TrainingExtension, ...] = ()
     """Extensions of the training loop, applied in this order."""
+
+    pictures: Pictures | None = None
+    """Images without labels to train on besides those of the domains."""
+    share: float = 0.0
+    """Fraction of each step's images that are pictures."""
+    views: int = 0
+    """Number of augmented views of each image; 0: a new one in each draw."""
 
     @property
     def name(self) -> str:

@@ -12,8 +12,9 @@ from toolkit.records import Evaluation
 
 
 def source_accuracy(evaluation: Evaluation) -> float:
-    """Validation accuracy, 0 to 1, averaged over the source domains with equal weights."""
-    return fmean(evaluation.accuracy.values())
+    """Validation accuracy, 0 to 1, averaged over the source domains with equal weights; of images without labels,
+    agreement with the teacher."""
+    return fmean((evaluation.accuracy or evaluation.agreement).values())
 
 
 def training_domain_validation(evaluations: Sequence[Evaluation]) -> Evaluation:

@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import chain
 from typing import Literal
 
@@ -124,7 +124,11 @@ class Trainer:
 
 def extended_loss(plan: TrainingPlan, step: int, model: Classifier, batches: Sequence[Batch]) -> Tensor:
     """The loss of the objective, changed by each extension in turn."""
-    loss, logits = plan.objective(model, batches)
+    with ExitStack() as stack:
+        for extension in plan.extensions:
+            batches = extension.batches(step, batches)
+            stack.enter_context(extension.observing())
+        loss, logits = plan.objective(model, batches)
     for extension in plan.extensions:
         loss = extension.loss(step, model, batches, loss, logits)
     return loss

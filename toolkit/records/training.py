@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from toolkit.records.schema import since
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -13,7 +15,9 @@ class Evaluation:
     train_loss: float
     """Mean over the steps since the previous evaluation."""
     accuracy: dict[str, float]
-    """Accuracy on the validation images of each source domain."""
+    """Accuracy on the validation images of each source domain; empty if they have no labels."""
+    agreement: dict[str, float] = since(2, {})
+    """Fraction of these images with the teacher's prediction, of training that matches a teacher; else empty."""
 
 
 @dataclass(frozen=True)
@@ -25,4 +29,4 @@ class TrainingHistory:
     seconds: float
     evaluations: tuple[Evaluation, ...]
     selected_step: int
-    schema: int = 1
+    schema: int = 2

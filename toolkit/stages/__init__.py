@@ -23,6 +23,7 @@ from toolkit.section import PluginSection, Section
 if TYPE_CHECKING:
     from toolkit.dg.domains import Domains
     from toolkit.dg.image_check import CheckedImages
+    from toolkit.dg.pictures import Pictures
     from toolkit.models.model import Model
 
 PRUNED, FINETUNED, PARITY = "pruned", "finetuned", "parity"
@@ -81,6 +82,19 @@ class Run:
         for line in lines_of(summarise(domains)):
             self.tell(f"data: {line}")
         return domains
+
+    def pictures(self, folder: str) -> Pictures:
+        """The pictures of a folder without labels, each decoded once."""
+        from toolkit.dg.left_out import by_reason, descriptions
+        from toolkit.dg.pictures import checked_pictures
+
+        stored, display = self._image_check(), partial(self.progress, "checking pictures")
+        pictures, check = checked_pictures(folder, self.recipe.data, self.recipe.seed, stored, display)
+        if check is not stored and not self.dry_run:
+            self.folder.write_text(IMAGE_CHECK, records.dumps(check))
+        for line in (f"{len(pictures.images):,} without labels", *descriptions(by_reason(pictures.left_out))):
+            self.tell(f"pictures: {line}")
+        return pictures
 
     def _image_check(self) -> CheckedImages:
         """The results that earlier commands stored; empty if there are none that can be read and apply."""

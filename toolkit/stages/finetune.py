@@ -1,13 +1,18 @@
-"""finetune: the slim model, trained on the source domains, by default with distillation from the dense model."""
+"""finetune: the slim model, trained on the source domains, by default with distillation from the dense model, or by
+matching it without labels."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from toolkit import recipe, records
 from toolkit.records import DENSE, ModelInfo
 from toolkit.stages import FINETUNED, PRUNED, Output, Run, Stage, inputs_of
 from toolkit.stages.train import check_training, describe
+
+if TYPE_CHECKING:
+    from toolkit.dg.pictures import Pictures
 
 
 class Finetune(Stage):
@@ -15,7 +20,10 @@ class Finetune(Stage):
     needs = ("prune",)
 
     def check(self, run: Run) -> None:
+        from toolkit.dg.finetuning import check_objective
+
         check_training(run.recipe.finetune)
+        check_objective(run.recipe.finetune)
 
     def outputs(self, run: Run) -> list[Output]:
         inputs = {
@@ -27,7 +35,10 @@ class Finetune(Stage):
         }
         if run.recipe.finetune.distill:
             inputs["teacher"] = run.weights_of(DENSE)
-        return [Output(FINETUNED, inputs, lambda out: _finetune(run, inputs, out))]
+        pictures = _pictures(run)
+        if pictures is not None:
+            inputs["pictures"] = pictures.fingerprint()
+        return [Output(FINETUNED, inputs, lambda out: _finetune(run, inputs, pictures, out))]
 
     def record(self, run: Run) -> ModelInfo:
         return run.folder.read(FINETUNED, "model.json", ModelInfo)
@@ -38,19 +49,32 @@ class Finetune(Stage):
 
 def effective(settings: recipe.Finetune) -> recipe.Finetune:
     """The settings, with those that have no effect reset to their defaults."""
-    unused: list[str] = [] if settings.distill else ["distill_weight", "distill_temperature"]
+    from toolkit.dg.extensions.teaching import teacher_plugin
+
+    matching = teacher_plugin(settings) is not None
+    unused: list[str] = ["label_smoothing"] if matching else []
+    unused += [] if settings.distill and not matching else ["distill_weight", "distill_temperature"]
     unused += [] if settings.average else ["average_from"]
     return settings.model_copy(update={name: recipe.Finetune.model_fields[name].default for name in unused})
 
 
-def _finetune(run: Run, inputs: dict[str, str], out: Path) -> None:
-    from toolkit.dg.finetuning import finetune
+def _pictures(run: Run) -> Pictures | None:
+    """Unlabelled pictures that the objective's settings name."""
+    from toolkit.dg.extensions.teaching import teacher_plugin
+
+    plugin = teacher_plugin(run.recipe.finetune)
+    return run.pictures(plugin.pictures) if plugin and plugin.pictures else None
+
+
+def _finetune(run: Run, inputs: dict[str, str], pictures: Pictures | None, out: Path) -> None:
+    from toolkit.dg.finetuning import TrainingData, finetune
     from toolkit.models import store
 
     slim = store.load(run.folder.path / PRUNED)
-    teacher = store.load(run.folder.path / DENSE).module if run.recipe.finetune.distill else None
+    teacher = store.load(run.folder.path / DENSE) if run.recipe.finetune.distill else None
     checkpoint = run.folder.scratch(FINETUNED, inputs) / "checkpoint.pt"
+    data = TrainingData(run.domains, pictures)
     with run.progress("finetune") as progress:
-        finetuned, history = finetune(slim, run.domains, run.recipe, teacher, checkpoint, progress)
+        finetuned, history = finetune(slim, data, run.recipe, teacher, checkpoint, progress)
     records.save(history, out / "history.json")
     finetuned.save(out)

@@ -15,6 +15,7 @@ class Train(Stage):
     name = "train"
 
     def check(self, run: Run) -> None:
+        from toolkit.dg.extensions.teaching import teacher_plugin
         from toolkit.models.architectures import source_of
         from toolkit.models.preprocessing import preprocessing_of
         from toolkit.models.weight_file import file_exists, weights_files
@@ -29,6 +30,11 @@ class Train(Stage):
             format_of(files[0])
         preprocessing_of(model)
         check_training(run.recipe.train)
+        if teacher_plugin(run.recipe.train):
+            raise RecipeError(
+                f"train.objective {run.recipe.train.objective!r} learns from the dense model, which is to be trained",
+                f"finetune.objective: {run.recipe.train.objective}",
+            )
         if not run.has_dense:
             _ = run.outline  # takes seconds, and errors appear before training
 

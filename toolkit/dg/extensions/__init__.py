@@ -7,6 +7,7 @@ trained; its state is part of the checkpoint, so that a resumed run ends with th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from toolkit.dg.batches import Batch
 from toolkit.dg.checkpoint import Weights
 from toolkit.dg.objectives import Classifier
+from toolkit.models.model import Model
 
 
 class TrainingExtension(Protocol):
@@ -26,6 +28,19 @@ class TrainingExtension(Protocol):
     of the checkpoint. They may be parameters of the model, which are then trained in this group only."""
     learning_rate: float | None = None
     """Peak learning rate of `modules`; None: that of the model."""
+
+    frozen: Sequence[nn.Parameter] = ()
+    """Parameters of the model that are not trained."""
+    reference: Model | None = None
+    """A model to compare predictions on validation images with: the agreement is part of the training history."""
+
+    def batches(self, step: int, batches: Sequence[Batch]) -> Sequence[Batch]:
+        """The batches to train on in place of these."""
+        return batches
+
+    def observing(self) -> AbstractContextManager[None]:
+        """A context of the objective's forward pass."""
+        return nullcontext()
 
     def loss(self, step: int, model: Classifier, batches: Sequence[Batch], loss: Tensor, logits: Tensor) -> Tensor:
         """The loss to minimise, a scalar; `loss` and `logits` are those of the objective, or of the extension before

@@ -11,11 +11,18 @@ from toolkit.recipe import Finetune
 
 
 def extensions(
-    settings: Finetune, module: nn.Module, teacher: nn.Module | None, steps: int
+    settings: Finetune,
+    module: nn.Module,
+    teacher: nn.Module | None,
+    steps: int,
+    matching: TrainingExtension | None = None,
 ) -> tuple[TrainingExtension, ...]:
-    """Distillation from `teacher` if there is one; if set, averaging of `module` from a fraction of all `steps` on."""
+    """`matching`, the extension of an objective that learns from a teacher, or distillation from `teacher` if there is
+    one; if set, averaging of `module` from a fraction of all `steps` on."""
     chosen: list[TrainingExtension] = []
-    if teacher is not None:
+    if matching is not None:
+        chosen.append(matching)
+    elif teacher is not None:
         chosen.append(Distillation(teacher, settings.distill_weight, settings.distill_temperature))
     if settings.average:
         chosen.append(WeightAveraging(module, min(round(settings.average_from * steps), max(steps - 1, 0))))

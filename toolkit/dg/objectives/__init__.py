@@ -2,6 +2,8 @@
 
 A plug-in is a file whose `PLUGIN` builds an objective from a label loss. The label loss (cross-entropy with label
 smoothing) is the same for all objectives; how domains are combined is up to the plug-in.
+
+One that learns from a teacher instead of labels is a `TeacherPlugin` (`toolkit/dg/extensions/teaching.py`).
 """
 
 from __future__ import annotations
@@ -41,7 +43,11 @@ class ObjectivePlugin(Protocol):
         ...
 
 
+def plugin_of(settings: Training) -> ObjectivePlugin:
+    """The plug-in named in the settings. Raises UnknownName with the closest names."""
+    return cast(ObjectivePlugin, plugins.load(__name__, settings.objective, settings.own(settings.objective)))
+
+
 def build(settings: Training) -> Objective:
     """The objective named in the settings. Raises UnknownName with the closest names."""
-    plugin = cast(ObjectivePlugin, plugins.load(__name__, settings.objective, settings.own(settings.objective)))
-    return plugin(CrossEntropyLoss(label_smoothing=settings.label_smoothing))
+    return plugin_of(settings)(CrossEntropyLoss(label_smoothing=settings.label_smoothing))

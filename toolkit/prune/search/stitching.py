@@ -7,7 +7,6 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from toolkit.models.block import named_blocks
 from toolkit.models.groups import Key
 from toolkit.models.surgery import pruned
 from toolkit.models.tokens import set_tokens
@@ -26,20 +25,19 @@ class Stitcher:
         """A module for a choice, in evaluation mode and without gradients."""
         model, cuts = self._space.model, self._space.cuts(choice)
         module = pruned(model, cuts)
-        readers = {f"{name}.attn": block.attn.proj for name, block in named_blocks(module).items()}
-        readers |= {f"{name}.mlp": block.mlp_output for name, block in named_blocks(module).items()}
         for key, kept in choice.kept:
             if key[1] != "qk" and self._space.ladders[key].rung(kept).removed:
-                self._repair(readers[key[0]], key, kept)
+                self._repair(module, key, kept)
         info = replace(model.info, merges=choice.merges, trim_last_block=self._space.trim)
         set_tokens(module, info, model.parts)
         return module.eval().requires_grad_(False)
 
-    def _repair(self, layer: nn.Linear, key: Key, kept: int) -> None:
+    def _repair(self, module: nn.Module, key: Key, kept: int) -> None:
+        ladder = self._space.ladders[key]
         if (key, kept) not in self._repaired:
-            ladder = self._space.ladders[key]
             self._repaired[key, kept] = ladder.repaired(ladder.rung(kept))
-        repaired = self._repaired[key, kept]
+        repaired, layer = self._repaired[key, kept], module.get_submodule(ladder.reader)
+        assert isinstance(layer, nn.Linear)
         with torch.no_grad():
             layer.weight.copy_(repaired.weight)
             if layer.bias is not None:
