@@ -108,7 +108,7 @@ class Oneshot(Method):
 
 
 def _axes(job: Job) -> list[Axis]:
-    return [axis for axis in AXES]
+    return list(AXES)
 
 
 PLUGIN: Method = Oneshot()

@@ -93,12 +93,16 @@ class Space:
     def _keys(self) -> list[list[tuple[Key, ...]]]:
         """For each block, the groups of each module whose cost depends on them together: attention and MLP."""
         result: list[list[tuple[Key, ...]]] = []
-        for name, _ in self.model.blocks:
+        for name in self._names:
             attention: tuple[Key, ...] = ((f"{name}.attn", "qk"), (f"{name}.attn", "v"))
             mlp: tuple[Key, ...] = ((f"{name}.mlp", "mlp"),)
             found = (tuple(key for key in keys if key in self.ladders) for keys in (attention, mlp))
             result.append([keys for keys in found if keys])
         return result
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.model.blocks)
 
     @cached_property
     def _dense(self) -> ModelShape:
@@ -109,7 +113,7 @@ class Space:
         return self._resized(shape, index, kept)
 
     def _resized(self, shape: BlockShape, index: int, kept: Kept) -> BlockShape:
-        name = self.model.blocks[index][0]
+        name = self._names[index]
         return replace(
             shape,
             qk=kept.get((f"{name}.attn", "qk"), shape.qk),
@@ -118,6 +122,6 @@ class Space:
         )
 
     def _cost(self, index: int, shape: BlockShape) -> float:
-        if index == len(self.model.blocks) - 1:
+        if index == len(self._names) - 1:
             return self.table.last_block(shape, self.trim)
         return self.table.block(shape)
