@@ -3,39 +3,38 @@
 Our own combination of published parts. The last block computes only the tokens that the classifier reads, which is
 exact. Query/key and value units are removed in the basis `svd`; MLP units by optimal brain surgeon, with weights
 repaired by least squares (as in ZipLM, 2023); similar tokens are merged in a few blocks (as in ToMe, 2023). How much of
-each, block by block, is searched within the budget: see `toolkit.prune.search`.
-
-Half of the calibration images fit the weights, the other half judge whole models.
+each, block by block, is searched within the budget (`toolkit.prune.search`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from pydantic import Field
 
-from toolkit.errors import BudgetError
+from toolkit import recipe
+from toolkit.errors import BadInput
 from toolkit.models.model import Model
 from toolkit.models.tokens import block_indices, can_merge, tokens_of
 from toolkit.prune.cost_table import CountedTable, shape_of, total
-from toolkit.prune.ladders import ladders
+from toolkit.prune.grid import grid_of
 from toolkit.prune.least_squares import Aggregate
 from toolkit.prune.methods import Job, Method, Outcome
-from toolkit.prune.rungs import LadderSettings
-from toolkit.prune.search.judge import Judge
-from toolkit.prune.search.random_search import RandomSearch, Trial
 from toolkit.prune.search.schedule import Tokens
-from toolkit.prune.search.sensitivity import sensitivities
-from toolkit.prune.search.space import AXES, Choice, Space
-from toolkit.prune.search.stitching import Stitcher
-from toolkit.records import Axis, Matching, PrunePlan
+from toolkit.prune.search.searcher import Effort, Searcher
+from toolkit.prune.search.space import AXES, Choice
+from toolkit.prune.verified_search import search_by_latency
+from toolkit.records import LatencyRecord, Matching, PrunePlan
 from toolkit.section import Section
 from toolkit.setting_types import Positive
 
+DEFAULTS: Mapping[str, object] = {"axes": AXES, "basis": "svd", "compensation": "obs"}
+
 
 class Settings(Section):
-    trials: Positive = 150
+    trials: Positive = 120
     """Number of models that the search judges."""
     merges: Annotated[int, Field(ge=0)] = 4
     """Maximum number of blocks that merge tokens."""
@@ -43,7 +42,7 @@ class Settings(Section):
     """Which tokens are merged: the most similar ones of every second token (bipartite), or all but an even grid of
     tokens (grid)."""
     tokens_multiple: Positive = 1
-    """Numbers of tokens after a merge are multiples of this: 8 suits tensor cores."""
+    """Numbers of tokens after a merge are multiples of this; 8 suits tensor cores."""
     trim_last_block: bool = True
     """Let the last block compute only the tokens that the classifier reads, which changes no prediction."""
     aggregate: Aggregate = "mean"
@@ -52,63 +51,66 @@ class Settings(Section):
 
 @dataclass(frozen=True)
 class Oneshot(Method):
-    """Search over merges and widths."""
+    """Searches over merges and widths."""
 
     quantities = ("macs", "params", "latency")
     settings: Settings = Settings()
+    defaults: Mapping[str, object] = field(default_factory=lambda: DEFAULTS)
+
+    def check(self, settings: recipe.Prune) -> None:
+        """Raise BadInput for axes and steps that this method does not support."""
+        if unsupported := [axis for axis in settings.axes if axis not in AXES]:
+            raise BadInput(
+                f"oneshot prunes {', '.join(AXES)}, not {', '.join(unsupported)}", f"--axes {','.join(AXES)}"
+            )
+        if settings.steps != 1:
+            raise BadInput(f"oneshot prunes in one step, not {settings.steps}", "--steps 1")
 
     def prune(self, model: Model, job: Job) -> Outcome:
-        fitting, judging = job.calibration.halves()
-        found = ladders(model, fitting, _axes(job), LadderSettings(round_to=job.settings.round_to))
-        table = CountedTable(model, "MACs" if job.budget.quantity == "macs" else "parameters")
-        trim = self.settings.trim_last_block and model.parts.classifier_tokens is not None
-        space = Space(model, found, self._tokens(model), table, trim)
-        stitcher = Stitcher(space)
-        images = {domain: judging.of(domain) for domain in judging.domains}
-        judge = Judge(model.module, images, worst=self.settings.aggregate == "worst")
-
-        def divergence(choice: Choice) -> float:
-            return judge.divergence(stitcher.module(choice))
-
-        weights = sensitivities(space, divergence, job.progress)
+        self.check(job.settings)
+        effort, budget = self._effort(model, job), job.budget
+        searcher = Searcher(model, job.calibration, effort, job.progress)
+        if budget.quantity == "latency":
+            assert job.latency is not None
+            grid = grid_of(model, effort.axes, effort.tokens.matching if effort.tokens.most_merges else None)
+            found, record = search_by_latency(model, budget, job.latency, grid, searcher.search)
+            achieved = record.measured_ms / record.dense_ms
+            return Outcome(_plan(found.choice, searcher, job, achieved, record), model)
+        table = CountedTable(model, "MACs" if budget.quantity == "macs" else "parameters", effort.tokens.matching)
         dense = total(table, shape_of(model))
-        merges = self.settings.merges if can_merge(model) and job.budget.quantity != "params" else 0
-        search = RandomSearch(
-            space, job.budget.limit(dense), divergence, self.settings.trials, merges, job.seed, job.progress
-        )
-        trials = search.run(weights)
-        if not trials:
-            raise BudgetError("unreachable")
-        return Outcome(self._plan(space, trials[0], job, dense), model)
+        found = searcher.search(table, budget.limit(dense))
+        return Outcome(_plan(found.choice, searcher, job, total(table, found.shape) / dense, None), model)
 
-    def _tokens(self, model: Model) -> Tokens:
-        prefix = model.parts.prefix_tokens
-        return Tokens(
+    def _effort(self, model: Model, job: Job) -> Effort:
+        own, prefix = self.settings, model.parts.prefix_tokens
+        merges = own.merges if can_merge(model) and job.budget.quantity != "params" else 0
+        tokens = Tokens(
             blocks=block_indices(model.info),
             patches=tokens_of(model) - prefix,
             prefix=prefix,
-            multiple=self.settings.tokens_multiple,
-            matching=self.settings.matching,
+            multiple=own.tokens_multiple,
+            matching=own.matching,
+            most_merges=merges,
         )
-
-    def _plan(self, space: Space, best: Trial, job: Job, dense: float) -> PrunePlan:
-        choice = best.choice
-        return PrunePlan(
-            model_sha256=space.model.info.weights_sha256,
-            method="oneshot",
-            criterion="divergence",
-            scope="search",
-            budget=str(job.budget),
-            achieved=space.cost(choice.merges, dict(choice.kept)) / dense,
-            seed=job.seed,
-            cuts=space.cuts(choice),
-            merges=choice.merges,
-            trim_last_block=space.trim,
-        )
+        trim = own.trim_last_block and model.parts.classifier_tokens is not None
+        worst = own.aggregate == "worst"
+        return Effort(job.settings.axes, job.settings.round_to, tokens, trim, own.trials, worst, job.seed)
 
 
-def _axes(job: Job) -> list[Axis]:
-    return list(AXES)
+def _plan(choice: Choice, searcher: Searcher, job: Job, achieved: float, latency: LatencyRecord | None) -> PrunePlan:
+    return PrunePlan(
+        model_sha256=searcher.model.info.weights_sha256,
+        method="oneshot",
+        criterion="divergence",
+        scope="search",
+        budget=str(job.budget),
+        achieved=achieved,
+        seed=job.seed,
+        cuts=choice.cuts(searcher.ladders),
+        merges=choice.merges,
+        trim_last_block=searcher.effort.trim_last_block,
+        latency=latency,
+    )
 
 
 PLUGIN: Method = Oneshot()

@@ -14,7 +14,7 @@ import numpy as np
 
 from toolkit.models.groups import Key
 from toolkit.progress import Progress, silent
-from toolkit.prune.search.schedule import Schedule, mutated, templates
+from toolkit.prune.search.schedule import STRONGEST, Schedule, mutated, templates
 from toolkit.prune.search.space import Choice, Space, Weights
 
 Divergence = Callable[[Choice], float]
@@ -45,8 +45,6 @@ class RandomSearch:
     """Largest cost."""
     divergence: Divergence
     trials: int
-    most_merges: int
-    """Largest number of blocks that merge tokens; 0: tokens are not merged."""
     seed: int
     progress: Progress = silent
 
@@ -67,10 +65,8 @@ class RandomSearch:
     def _begin(self, weights: Weights, trials: dict[Choice, Trial]) -> None:
         """Try widths alone, all templates for all of the savings, and the best of these for less."""
         self._try(Schedule(), weights, trials)
-        if not self.most_merges:
-            return
         full = self.space.cost((), {})
-        for template in templates(self.space.tokens, self.most_merges):
+        for template in templates(self.space.tokens):
             self._try(self._scaled(template, self.limit), weights, trials)
         best = sorted(trials.values(), key=lambda trial: trial.divergence)[:PARENTS]
         for share, trial in itertools.product(SHARES, best):
@@ -79,7 +75,7 @@ class RandomSearch:
 
     def _scaled(self, template: Schedule, target: float) -> Schedule:
         """The template at the strength that costs `target` at full width, or the strongest."""
-        low, high = 0.0, 8.0
+        low, high = 0.0, STRONGEST
         for _ in range(12):
             middle = (low + high) / 2
             cost = self.space.cost(template.stronger(middle).merges(self.space.tokens), {})
@@ -88,8 +84,8 @@ class RandomSearch:
 
     def _vary(self, parent: Trial, spread: float, generator: np.random.Generator, trials: dict[Choice, Trial]) -> None:
         schedule, weights = parent.schedule, parent.weights
-        if self.most_merges and schedule.kept and generator.random() < 0.6:
-            schedule = mutated(schedule, self.space.tokens, self.most_merges, spread, generator)
+        if schedule.kept and generator.random() < 0.6:
+            schedule = mutated(schedule, self.space.tokens, spread, generator)
         else:
             weights = _redrawn(weights, spread, generator)
         self._try(schedule, weights, trials)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,8 +14,14 @@ from toolkit.records import Matching, Merge
 FIRST, LAST = 0.2, 0.85
 """Merges are in blocks between these fractions of the depth: tokens of early blocks are not comparable yet, and merges
 after late ones save little."""
+FEWEST = 0.2
+"""Fewest tokens that are left at the end, as a fraction of the image's."""
 MOST = 0.5
 """Smallest fraction of the patches that a merge may leave: bipartite matching merges at most half."""
+
+
+STRONGEST = 8.0
+"""Exponent at which every merge of a template leaves the fewest tokens."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,13 @@ class Tokens:
     multiple: int = 1
     """Numbers of tokens after a merge are multiples of this."""
     matching: Matching = "bipartite"
+    most_merges: int = 4
+    """Maximum number of blocks that merge tokens."""
+
+    @property
+    def fewest(self) -> int:
+        """Fewest tokens that a schedule leaves."""
+        return self.multiple * -(-max(self.prefix + 1, math.ceil(FEWEST * self.total)) // self.multiple)
 
     @property
     def total(self) -> int:
@@ -54,8 +68,8 @@ class Schedule:
             exact *= fraction
             wanted = tokens.multiple * round((tokens.prefix + exact) / tokens.multiple)
             fewest = tokens.prefix + ((now - tokens.prefix) // 2 if tokens.matching == "bipartite" else 1)
-            fewest = tokens.multiple * -(-fewest // tokens.multiple)
-            if fewest <= (after := max(wanted, fewest)) < now:
+            fewest = max(tokens.fewest, tokens.multiple * -(-fewest // tokens.multiple))
+            if (after := max(wanted, fewest)) < now:
                 merges.append(Merge(tokens.blocks[position], after, tokens.matching))
                 now = after
         return tuple(merges)
@@ -75,21 +89,26 @@ def tokens_after(merges: Sequence[Merge], tokens: Tokens) -> list[int]:
     return counts
 
 
-def templates(tokens: Tokens, most: int) -> Iterator[Schedule]:
-    """Schedules to start from, with up to `most` merges: evenly spaced ones that begin at different blocks."""
-    first, last = tokens.sites[0], tokens.sites[-1]
+def templates(tokens: Tokens) -> Iterator[Schedule]:
+    """Schedules to start from: evenly spaced merges that begin at different blocks; none if there are no merges."""
+    first, last, most = tokens.sites[0], tokens.sites[-1], tokens.most_merges
     for count, start, gap in itertools.product(range(min(2, most), most + 1), range(first, first + 3), (1, 2)):
         positions = tuple(start + gap * number for number in range(count))
-        if positions[-1] <= last and not (count == 1 and gap > 1):
+        if positions and positions[-1] <= last and not (count == 1 and gap > 1):
             yield Schedule(tuple((position, 0.7) for position in positions))
 
 
-def mutated(schedule: Schedule, tokens: Tokens, most: int, spread: float, generator: np.random.Generator) -> Schedule:
+def strongest(tokens: Tokens) -> list[Schedule]:
+    """Schedules that save the most: no merges, and all templates with as few tokens as possible."""
+    return [Schedule(), *(template.stronger(STRONGEST) for template in templates(tokens))]
+
+
+def mutated(schedule: Schedule, tokens: Tokens, spread: float, generator: np.random.Generator) -> Schedule:
     """A random neighbour with at least one merge; spread: size of the change, from 0 to 1."""
     kept = dict(schedule.kept)
     free = [position for position in tokens.sites if position not in kept]
     possible = {"scale": True, "shift": len(kept) > 1, "move": bool(free), "drop": len(kept) > 1}
-    possible["add"] = bool(free) and len(kept) < most
+    possible["add"] = bool(free) and len(kept) < tokens.most_merges
     move = generator.choice([name for name, allowed in possible.items() if allowed])
     if move == "scale":
         return schedule.stronger(float(np.exp(0.3 * spread * generator.standard_normal())))

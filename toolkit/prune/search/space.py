@@ -33,6 +33,11 @@ class Choice:
     merges: tuple[Merge, ...]
     kept: tuple[tuple[Key, int], ...]
 
+    def cuts(self, ladders: Mapping[Key, Ladder]) -> tuple[Cut, ...]:
+        """The cuts that leave these units."""
+        rungs = ((ladders[key], ladders[key].rung(kept)) for key, kept in self.kept)
+        return tuple(ladder.cut(rung) for ladder, rung in rungs if rung.removed)
+
 
 @dataclass(frozen=True)
 class Space:
@@ -44,11 +49,6 @@ class Space:
     table: CostTable
     trim: bool
     """Whether the last block computes only the tokens that the classifier reads."""
-
-    def cuts(self, choice: Choice) -> tuple[Cut, ...]:
-        """The cuts of a choice."""
-        rungs = ((self.ladders[key], self.ladders[key].rung(kept)) for key, kept in choice.kept)
-        return tuple(ladder.cut(rung) for ladder, rung in rungs if rung.removed)
 
     def cost(self, merges: Sequence[Merge], kept: Kept) -> float:
         """Cost of the whole model."""

@@ -1,39 +1,41 @@
-"""Modules for the choices of a search space, with repaired weights: as surgery and compensation make them, faster."""
+"""Modules for the choices of a search, with repaired weights: as surgery and compensation make them, but faster."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import nn
 
 from toolkit.models.groups import Key
+from toolkit.models.model import Model
 from toolkit.models.surgery import pruned
 from toolkit.models.tokens import set_tokens
+from toolkit.prune.ladders import Ladder
 from toolkit.prune.least_squares import Repaired
-from toolkit.prune.search.space import Choice, Space
+from toolkit.prune.search.space import Choice
 
 
 class Stitcher:
     """Makes modules for choices; weights are repaired once for each rung."""
 
-    def __init__(self, space: Space) -> None:
-        self._space = space
+    def __init__(self, model: Model, ladders: Mapping[Key, Ladder], trim_last_block: bool) -> None:
+        self._model, self._ladders, self._trim = model, ladders, trim_last_block
         self._repaired: dict[tuple[Key, int], Repaired] = {}
 
     def module(self, choice: Choice) -> nn.Module:
         """A module for a choice, in evaluation mode and without gradients."""
-        model, cuts = self._space.model, self._space.cuts(choice)
-        module = pruned(model, cuts)
+        module = pruned(self._model, choice.cuts(self._ladders))
         for key, kept in choice.kept:
-            if key[1] != "qk" and self._space.ladders[key].rung(kept).removed:
+            if key[1] != "qk" and self._ladders[key].rung(kept).removed:
                 self._repair(module, key, kept)
-        info = replace(model.info, merges=choice.merges, trim_last_block=self._space.trim)
-        set_tokens(module, info, model.parts)
+        info = replace(self._model.info, merges=choice.merges, trim_last_block=self._trim)
+        set_tokens(module, info, self._model.parts)
         return module.eval().requires_grad_(False)
 
     def _repair(self, module: nn.Module, key: Key, kept: int) -> None:
-        ladder = self._space.ladders[key]
+        ladder = self._ladders[key]
         if (key, kept) not in self._repaired:
             self._repaired[key, kept] = ladder.repaired(ladder.rung(kept))
         repaired, layer = self._repaired[key, kept], module.get_submodule(ladder.reader)
