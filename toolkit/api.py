@@ -115,17 +115,18 @@ def prune(
     *,
     budget: str | None = None,
     criterion: str = "taylor",
-    axes: Sequence[str] = ("head", "mlp"),
+    axes: Sequence[str] | None = None,
     seed: int = 0,
     settings: Settings | None = None,
 ) -> Model:
     """A smaller model without the least important units, verified against the masked large one.
 
-    data: calibration images, which data-driven criteria need. budget: "macs=0.5" (the default), "params=0.5", or for
+    data: calibration images, which data-driven criteria and methods need. axes: default: those of the method. budget: "macs=0.5" (the default), "params=0.5", or for
     methods that search by latency "latency=0.5" or "latency=4ms": exported blocks are then measured, once for a model,
     runtime and batch size (`runtime` and `at_batch` in `settings`).
     """
-    arguments = {"budget": budget, "criterion": criterion, "axes": [*axes]}
+    arguments: dict[str, object] = {"budget": budget, "criterion": criterion}
+    arguments |= {} if axes is None else {"axes": [*axes]}
     instead = {"samples": "all images of `data` are used"}
     if not (budget or "").startswith("latency"):
         instead |= dict.fromkeys(("device", "runtime", "at_batch"), "it is for a latency budget")

@@ -88,17 +88,11 @@ class Prune(Stage):
 def _check_budget(run: Run) -> None:
     """Raise BudgetError before training if this architecture cannot achieve the budget."""
     from toolkit.models.build import outline
-    from toolkit.prune.budget import budget_of
-    from toolkit.prune.fill_budget import check_reachable
-    from toolkit.prune.scopes import Constraints, scope
+    from toolkit.prune.methods import method
 
     settings = run.recipe.prune
-    if latency_budget.is_latency(settings):  # reachable latencies are known once the cost table is measured
-        return
-    model = outline(run.recipe.model, run.domains.classes)
-    constraints = Constraints(model.groups.along(settings.axes), model.cost_model, settings.round_to)
-    ranking = scope(settings.scope, settings.own(settings.scope))
-    check_reachable(ranking, budget_of(settings), constraints, settings.steps)
+    chosen = method(settings.method, settings.own(settings.method))
+    chosen.check_budget(outline(run.recipe.model, run.domains.classes), settings)
 
 
 def _prune(run: Run, inputs: dict[str, str], out: Path) -> None:

@@ -68,6 +68,10 @@ class Method(Protocol):
         """Raise BadInput for settings of `prune` that the method does not support; called before training."""
         return
 
+    def check_budget(self, model: Model, settings: recipe.Prune) -> None:
+        """Raise BudgetError, before training, if a model of this structure certainly cannot achieve the budget."""
+        return
+
     def prune(self, model: Model, job: Job) -> Outcome:
         """A plan for `model` or for a trained copy of it; `model` is not changed.
 

@@ -12,11 +12,12 @@ from dataclasses import replace
 
 import torch
 
+from toolkit import recipe
 from toolkit.models.groups import Groups, Scores
 from toolkit.models.model import Model
 from toolkit.models.selection import Selection
 from toolkit.models.surgery import Removal, remove
-from toolkit.prune.budget import Budget
+from toolkit.prune.budget import Budget, budget_of
 from toolkit.prune.criteria import criterion
 from toolkit.prune.fill_budget import check_reachable, fill_budget, ratio_of, removed_by
 from toolkit.prune.methods import Job, Method, Outcome
@@ -26,6 +27,11 @@ from toolkit.records import Cut, PrunePlan
 
 class Grouped(Method):
     """Score, select and remove units step by step; the budget holds for the last step."""
+
+    def check_budget(self, model: Model, settings: recipe.Prune) -> None:
+        constraints = Constraints(model.groups.along(settings.axes), model.cost_model, settings.round_to)
+        ranking = scope(settings.scope, settings.own(settings.scope))
+        check_reachable(ranking, budget_of(settings), constraints, settings.steps)
 
     def prune(self, model: Model, job: Job) -> Outcome:
         settings, budget = job.settings, job.budget

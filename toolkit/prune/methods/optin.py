@@ -86,6 +86,11 @@ class Optin(Method):
         if settings.steps != 1:
             raise BadInput(f"optin prunes in one step, not {settings.steps}", "--steps 1")
 
+    def check_budget(self, model: Model, settings: recipe.Prune) -> None:
+        if not self.settings.tau:
+            constraints = Constraints(model.groups.along(settings.axes), model.cost_model, settings.round_to)
+            check_smallest(budget_of(settings), constraints)
+
     def prune(self, model: Model, job: Job) -> Outcome:
         self.check(job.settings)
         own, images = self.settings, drawn(job.calibration, self.settings.images)
