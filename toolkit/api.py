@@ -121,9 +121,10 @@ def prune(
 ) -> Model:
     """A smaller model without the least important units, verified against the masked large one.
 
-    data: calibration images, which data-driven criteria and methods need. axes: default: those of the method. budget: "macs=0.5" (the default), "params=0.5", or for
-    methods that search by latency "latency=0.5" or "latency=4ms": exported blocks are then measured, once for a model,
-    runtime and batch size (`runtime` and `at_batch` in `settings`).
+    data: calibration images, which data-driven criteria and methods need. budget: "macs=0.5" (the default),
+    "params=0.5", or for methods that search by latency "latency=0.5" or "latency=4ms": exported blocks are then
+    measured, once for a model, runtime and batch size (`runtime` and `at_batch` in `settings`). axes: default: those of
+    the method.
     """
     arguments: dict[str, object] = {"budget": budget, "criterion": criterion}
     arguments |= {} if axes is None else {"axes": [*axes]}

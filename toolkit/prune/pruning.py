@@ -38,6 +38,7 @@ def prune(dense: Model, job: Job) -> Pruned:
             f"prune.method {settings.method!r} trains the model, but there are no training images",
             "`toolkit prune` trains on a folder of images",
         )
+    chosen.check(settings)
     check_quantity(settings.method, job.budget)
     rotated = bases.rotate(settings.basis, dense, job.calibration, settings.own(settings.basis))
     outcome = chosen.prune(rotated, job)

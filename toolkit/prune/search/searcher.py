@@ -12,7 +12,7 @@ from toolkit.models.surgery import remove
 from toolkit.models.tokens import with_tokens
 from toolkit.progress import Progress, silent
 from toolkit.prune.calibration import Calibration
-from toolkit.prune.cost_table import CostTable
+from toolkit.prune.cost_table import CostTable, shape_of, total
 from toolkit.prune.ladders import ladders
 from toolkit.prune.rungs import LadderSettings
 from toolkit.prune.search.judge import Judge
@@ -80,7 +80,7 @@ class Searcher:
 
 def _check_reachable(space: Space, limit: float) -> None:
     merges = [schedule.merges(space.tokens) for schedule in strongest(space.tokens)]
-    smallest, full = min(map(space.smallest, merges)), space.cost((), {})
+    smallest, full = min(map(space.smallest, merges)), total(space.table, shape_of(space.model))
     if smallest > limit:
         raise BudgetError(
             f"{limit / full:.3g} of the {space.table.unit} cannot be reached: the smallest model that this search "
