@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
+from toolkit.errors import UnsupportedModel
 from toolkit.models.block import token_merges
 from toolkit.models.model import Model
 from toolkit.models.patches import check_size
@@ -40,5 +41,10 @@ def check_sizes(model: Model, sizes: Collection[int], *, dynamic: bool) -> None:
     between these, also UnsupportedModel or MissingDependency if the architecture does not support it."""
     for size in sizes:
         check_size(size, model.parts.patch_size)
+    if dynamic and model.info.merges:
+        raise UnsupportedModel(
+            f"{model.info.name} merges tokens, whose number is fixed for one image size",
+            "use --image-size with one number",
+        )
     if dynamic:
         model.architecture.check_dynamic_size(model.module)
