@@ -204,7 +204,7 @@ def test_schemas_of_inner_records_are_checked() -> None:
 
 @pytest.mark.parametrize("schema", ["1", True, 0, None, 1.0])
 def test_a_schema_is_a_number_from_1(schema: object) -> None:
-    with pytest.raises(RecordError, match=r"expected a number from 1 to 2, got .* @ ModelInfo\.schema"):
+    with pytest.raises(RecordError, match=r"expected a number from 1 to 3, got .* @ ModelInfo\.schema"):
         records.loads(ModelInfo, changed(schema=schema))
 
 
