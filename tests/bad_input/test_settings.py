@@ -65,7 +65,7 @@ VALUES = [
         "for example macs=0.5",
     ),
     (["prune", "--budget", "mac=0.5"], "unknown budget 'mac'", "did you mean macs?"),
-    (["prune", "--budget", "latency=0.5"], "unknown budget 'latency'", ""),
+    (["prune", "--budget", "latency=0.5"], "'grouped' cannot prune to a budget of latency", "--method oneshot"),
     (["prune", "--axes", "head,tail"], "prune.axes.1 = 'tail'", ""),
     (["prune", "--set", "prune.axes=[]"], "--set prune.axes: prune.axes = []: it should name at least one", ""),
     (["prune", "--set", "prune.ratio"], "does not have the form section.setting=value", "for example"),

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from toolkit.export.attention import FORMS
 from toolkit.export.capabilities import HeadWidths
-from toolkit.export.flat import LastBlock, flatten
+from toolkit.export.flat import ReducingBlock, flatten
 from toolkit.export.rewrite import REWRITES, fold_normalisation, linear_patches, pad_for_kernel, pad_heads, rewrite
 from toolkit.models.block import HeadwiseBlock, attentions
 from toolkit.models.model import Model
@@ -207,5 +207,5 @@ def test_a_beit_with_token_pooling_is_trimmed(small: Make) -> None:
     model = small("beit_base_patch16_224", depth=2, global_pool="token")
     changed = model.copied()
     flatten(changed, FORMS["decomposed"], trim_last_block=True)
-    assert isinstance(changed.blocks[1][1], LastBlock)
+    assert isinstance(changed.blocks[1][1], ReducingBlock)
     assert_equal(changed, model)

@@ -24,7 +24,7 @@ CAPABILITIES = Capabilities(
 
 def test_defaults_are_the_targets() -> None:
     assert resolve_settings("onnx", CAPABILITIES, recipe.Export()) == ResolvedSettings(
-        18, "decomposed", "fp32", False, "fp32", None, True, 1, False
+        18, "decomposed", "fp32", False, "fp32", None, True, False, 1, False
     )
     assert resolve_settings("onnx", CAPABILITIES, recipe.Export(precision="bf16")).precision == "fp32"
 

@@ -85,7 +85,8 @@ def mergings(model: Model, images: Tensor) -> dict[int, Merging]:
     x, sizes, result = module.norm_pre(module._pos_embed(module.patch_embed(images))), None, {}
     for index, block in enumerate(module.blocks):
         if block.merge is not None:
-            result[index] = block.merge(block.norm1(x), sizes)
+            attended = block.norm1(x)
+            result[index] = block.merge(attended, block.attn.class_attention(attended), sizes)
         x, sizes = block(x, sizes)
     return result
 
