@@ -1,10 +1,11 @@
-"""The transformer prepared for tracing: flattened tokens, attention in the graph's form, a trimmed last block.
+"""The transformer prepared for tracing: flattened tokens, attention in the graph's form, blocks with fewer tokens.
 
 A linear layer applied to a matrix is a single node including its bias (Gemm); applied to a batch of matrices it is two
 (MatMul, Add). At small batch sizes, node overhead on a CPU is comparable to the runtime of small nodes.
 
 Tokens may be padded to a number that suits the target's matrix products: OpenVINO takes 15 to 25 % longer for 197
-tokens than for 200, as 197 is prime. Padding is masked in attention and removed after the blocks.
+tokens than for 200, as 197 is prime. Padding is masked in attention, and removed where tokens are merged or trimmed,
+else after the blocks.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 from toolkit.export.attention import AttentionForm, AttentionSpec, BatchShape
 from toolkit.export.flat_attention import FlatAttention, first_tokens
 from toolkit.export.settings import CLASS_TOKEN, PAD_TOKENS
-from toolkit.models.block import HeadwiseBlock, attentions, blocks_of, named_blocks
+from toolkit.models.block import HeadwiseBlock, blocks_of, named_blocks
 from toolkit.models.model import Model
+from toolkit.models.tokens import tokens_of
 
 
 def flatten(
@@ -30,19 +32,17 @@ def flatten(
     tokens_multiple: pad the number of tokens to a multiple of this, as far as the first block that has fewer tokens.
     Returns the number of changed places by rewrite.
     """
-    first = attentions(model.module)
-    num_tokens = -1 if dynamic else model.layer_calls[next(iter(first))].positions
+    num_tokens = -1 if dynamic else tokens_of(model)
     batch, blocks = BatchShape(), named_blocks(model.module)
     last = [*blocks.values()][-1].attn
     last.num_queries = model.parts.classifier_tokens if trim_last_block else None
     reduces = {name: block.merge is not None or block.attn.num_queries is not None for name, block in blocks.items()}
     padding = 0 if dynamic or reduces[next(iter(blocks))] else -num_tokens % tokens_multiple
     padded = padding > 0
-    for name, block in blocks.items():
+    for index, (name, block) in enumerate(blocks.items()):
         attention = block.attn
         if reduces[name]:
-            reducing = ReducingBlock(block, num_tokens, batch, padding)
-            blocks_of(model.module)[int(name.rpartition(".")[2])] = reducing
+            blocks_of(model.module)[index] = ReducingBlock(block, num_tokens, batch, padding)
             padding = 0
         num_queries = num_tokens if attention.num_queries is None else attention.num_queries
         flat = FlatAttention(attention, num_tokens + padding, num_queries + padding, batch, form, padding)

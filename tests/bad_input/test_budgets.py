@@ -115,3 +115,9 @@ def test_a_latency_that_cannot_be_measured(
     if words[0] == "--at-batch":
         grouped = command("prune", "--budget", "latency=0.5")
         assert "--method oneshot or uniform-mlp" in grouped.err, "the methods that can"
+
+
+def test_oneshot_refuses_a_budget_below_all_floors_before_training(command: Command) -> None:
+    ended = command("prune", "--set", "prune.method=oneshot", "--budget", "macs=0.01")
+    assert (ended.code, ended.made) == (2, [])
+    assert "0.01 of the MACs cannot be reached: the smallest model that this search knows has 0." in ended.err

@@ -17,14 +17,13 @@ from toolkit.models.surgery import remove
 from toolkit.prune import bases
 from toolkit.prune.calibration import Calibration
 from toolkit.prune.compensate import compensation
-from toolkit.prune.compensate.repairing import Settings, stitch
+from toolkit.prune.compensate.repairing import Settings
 from toolkit.prune.covariances import collect, input_of
 from toolkit.prune.elimination import PANEL, Elimination
-from toolkit.prune.ladders import Ladder, ladders, layers_of
+from toolkit.prune.ladders import Ladder, ladders
 from toolkit.prune.least_squares import LinearLayer, damped, refit
 from toolkit.prune.rungs import LadderSettings, unit_rungs
 from toolkit.prune.spectra import qk_spectrum
-from toolkit.records import Cut
 
 Array = npt.NDArray[np.float64]
 
@@ -155,21 +154,6 @@ def test_errors_are_those_of_the_repaired_model(
         repaired = compensation(name, Settings(damping=0.02)).repair(model, removal, calibration)
         for key, tensor in repaired.module.state_dict().items():
             torch.testing.assert_close(tensor, slim.module.state_dict()[key], atol=1e-5, rtol=1e-4)
-
-
-def test_a_model_cut_along_several_ladders_is_repaired_as_by_ridge(
-    small: Callable[..., Model], calibration: Calibration
-) -> None:
-    """Uneven value units, which make surgery reorder the heads, together with a head, MLP units and a channel."""
-    model = small()
-    found = ladders(model, calibration, ("mlp", "v", "head", "qk"), LadderSettings(2, even=False, damping=0.02))
-    cuts = [found[key].cut(found[key].rungs[3]) for key in (("blocks.0.mlp", "mlp"), ("blocks.0.attn", "v"))]
-    cuts += [found["blocks.1.attn", "head"].cut(found["blocks.1.attn", "head"].rungs[1])]
-    cuts += [found["blocks.1.attn", "v"].cut(found["blocks.1.attn", "v"].rungs[1]), Cut("residual", "embed", (3,))]
-    expected = compensation("ridge", Settings(damping=0.02)).repair(model, remove(model, cuts), calibration)
-    actual = stitch(model, remove(model, cuts), layers_of(found))
-    for name, tensor in expected.module.state_dict().items():
-        torch.testing.assert_close(actual.module.state_dict()[name], tensor, atol=1e-6, rtol=1e-5)
 
 
 def test_rungs_are_multiples_nested_and_grow_in_error(small: Callable[..., Model], calibration: Calibration) -> None:

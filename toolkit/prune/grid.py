@@ -16,7 +16,7 @@ from toolkit.records import Axis, BlockShape, Matching, Probe
 SMALLEST = 8
 """Widths of the smallest blocks, which are measured as the reference of all others."""
 FEWEST_TOKENS = 0.2
-"""Fewest tokens that are measured, as a fraction of the image's."""
+"""Fewest tokens that a merge may leave, and so that are measured, as a fraction of the image's."""
 MULTIPLE = 8
 """Numbers of tokens below the image's are measured at multiples of this."""
 CHAIN = 2

@@ -8,7 +8,7 @@ with the same damping, and `compensate.repairing.stitch` repairs a model that wa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -115,8 +115,3 @@ def _ladder(model: Model, group: Group, moments: Sequence[DomainMoments], settin
     layer = linear_layer(model, name, inputs, settings.damping)
     rungs = head_rungs if group.axis == "head" else unit_rungs
     return Ladder(group.key, rungs(layer, columns, group.segments, settings), layer, name, columns)
-
-
-def layers_of(found: Mapping[Key, Ladder]) -> dict[str, LinearLayer]:
-    """The layers that read the ladders' units, by name, for `stitch`."""
-    return {ladder.reader: ladder.layer for ladder in found.values() if ladder.layer is not None}

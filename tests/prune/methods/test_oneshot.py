@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from toolkit import records
 from toolkit.dg.batches import Batch
@@ -23,6 +24,7 @@ from toolkit.prune.ladders import ladders
 from toolkit.prune.methods import Job
 from toolkit.prune.pruning import Pruned, prune
 from toolkit.prune.rungs import LadderSettings
+from toolkit.prune.search.judge import Judge
 from toolkit.prune.search.space import AXES, Choice
 from toolkit.prune.search.stitching import Stitcher
 from toolkit.records import Merge, PrunePlan
@@ -112,3 +114,18 @@ def test_unsupported_settings(
         prune(
             small(depth=4, image_size=32).identified(), replace(job(method="oneshot", **settings), calibration=images)
         )
+
+
+def test_no_more_models_are_judged_than_asked_for(
+    small: Small, pruned: Callable[..., Pruned], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, judged, divergence = small(depth=4, image_size=32), list[nn.Module](), Judge.divergence
+
+    def counted(judge: Judge, module: nn.Module) -> float:
+        judged.append(module)
+        return divergence(judge, module)
+
+    monkeypatch.setattr(Judge, "divergence", counted)
+    pruned(model, "macs=0.6")
+    groups = 3 * 4  # whose sensitivity is measured first
+    assert len(judged) <= groups + 6

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated
 
@@ -14,7 +13,7 @@ from toolkit.models.surgery import Removal
 from toolkit.prune.calibration import Calibration
 from toolkit.prune.compensate.readers import Reader, readers
 from toolkit.prune.covariances import DomainMoments, collect, input_of
-from toolkit.prune.least_squares import DAMPING, Aggregate, LinearLayer, Solve, refit
+from toolkit.prune.least_squares import DAMPING, Aggregate, LinearLayer, Solve
 from toolkit.section import Section
 
 
@@ -37,17 +36,6 @@ def repair_readers(
     for name, moments in collect(before.module, probes, calibration):
         layer = linear_layer(before, name, moments, settings.damping)
         _repair(removal.model, by_name[name], layer, settings.aggregate, solve)
-    return removal.model
-
-
-def stitch(before: Model, removal: Removal, layers: Mapping[str, LinearLayer]) -> Model:
-    """The pruned model with new weights and biases, from layers of `before` that were measured already, by name.
-
-    For a search that tries many removals from the same model. Equal to the compensation `ridge`; for any combination of
-    axes. KeyError if a layer that reads removed units is missing.
-    """
-    for reader in readers(before, removal):
-        _repair(removal.model, reader, layers[reader.before], "mean", refit)
     return removal.model
 
 

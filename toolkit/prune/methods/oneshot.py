@@ -18,13 +18,14 @@ from toolkit import recipe
 from toolkit.errors import BadInput
 from toolkit.models.model import Model
 from toolkit.models.tokens import block_indices, can_merge, tokens_of
+from toolkit.prune.budget import Budget, budget_of
 from toolkit.prune.cost_table import CountedTable, shape_of, total
 from toolkit.prune.grid import grid_of
 from toolkit.prune.least_squares import Aggregate
 from toolkit.prune.methods import Job, Method, Outcome
 from toolkit.prune.search.schedule import Tokens
-from toolkit.prune.search.searcher import Effort, Searcher
-from toolkit.prune.search.space import AXES, Choice
+from toolkit.prune.search.searcher import Effort, Searcher, check_reachable
+from toolkit.prune.search.space import AXES, Choice, Space, narrowest
 from toolkit.prune.verified_search import search_by_latency
 from toolkit.records import LatencyRecord, Matching, PrunePlan
 from toolkit.section import Section
@@ -66,6 +67,15 @@ class Oneshot(Method):
         if settings.steps != 1:
             raise BadInput(f"oneshot prunes in one step, not {settings.steps}", "--steps 1")
 
+    def check_budget(self, model: Model, settings: recipe.Prune) -> None:
+        budget = budget_of(settings)
+        if budget.quantity == "latency":  # known once the cost table is measured
+            return
+        tokens, table = self._tokens(model, budget), _counted(model, budget, self.settings.matching)
+        space = Space(model, {}, tokens, table, self._trims(model))
+        dense = total(table, shape_of(model))
+        check_reachable(space, narrowest(model, settings.axes, settings.round_to), budget.limit(dense))
+
     def prune(self, model: Model, job: Job) -> Outcome:
         self.check(job.settings)
         effort, budget = self._effort(model, job), job.budget
@@ -73,28 +83,44 @@ class Oneshot(Method):
         if budget.quantity == "latency":
             assert job.latency is not None
             grid = grid_of(model, effort.axes, effort.tokens.matching if effort.tokens.most_merges else None)
-            found, record = search_by_latency(model, budget, job.latency, grid, searcher.search)
+            found, record = search_by_latency(model, budget, job.latency, grid, searcher.candidate)
             achieved = record.measured_ms / record.dense_ms
             return Outcome(_plan(found.choice, searcher, job, achieved, record), model)
-        table = CountedTable(model, "MACs" if budget.quantity == "macs" else "parameters", effort.tokens.matching)
+        table = _counted(model, budget, self.settings.matching)
         dense = total(table, shape_of(model))
-        found = searcher.search(table, budget.limit(dense))
-        return Outcome(_plan(found.choice, searcher, job, total(table, found.shape) / dense, None), model)
+        choice = searcher.best(table, budget.limit(dense))
+        achieved = searcher.space(table).cost(choice.merges, dict(choice.kept)) / dense
+        return Outcome(_plan(choice, searcher, job, achieved, None), model)
 
     def _effort(self, model: Model, job: Job) -> Effort:
+        own, settings = self.settings, job.settings
+        return Effort(
+            axes=settings.axes,
+            round_to=settings.round_to,
+            tokens=self._tokens(model, job.budget),
+            trim_last_block=self._trims(model),
+            trials=own.trials,
+            worst=own.aggregate == "worst",
+            seed=job.seed,
+        )
+
+    def _tokens(self, model: Model, budget: Budget) -> Tokens:
         own, prefix = self.settings, model.parts.prefix_tokens
-        merges = own.merges if can_merge(model) and job.budget.quantity != "params" else 0
-        tokens = Tokens(
+        return Tokens(
             blocks=block_indices(model.info),
             patches=tokens_of(model) - prefix,
             prefix=prefix,
             multiple=own.tokens_multiple,
             matching=own.matching,
-            most_merges=merges,
+            most_merges=own.merges if can_merge(model) and budget.quantity != "params" else 0,
         )
-        trim = own.trim_last_block and model.parts.classifier_tokens is not None
-        worst = own.aggregate == "worst"
-        return Effort(job.settings.axes, job.settings.round_to, tokens, trim, own.trials, worst, job.seed)
+
+    def _trims(self, model: Model) -> bool:
+        return self.settings.trim_last_block and model.parts.classifier_tokens is not None
+
+
+def _counted(model: Model, budget: Budget, matching: Matching) -> CountedTable:
+    return CountedTable(model, "MACs" if budget.quantity == "macs" else "parameters", matching)
 
 
 def _plan(choice: Choice, searcher: Searcher, job: Job, achieved: float, latency: LatencyRecord | None) -> PrunePlan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -29,7 +30,7 @@ class Judge:
             by_image = (expected.exp() * (expected - actual)).sum(dim=-1)  # [images]
             by_domain.append(float(by_image.mean()))
         value = max(by_domain) if self._worst else sum(by_domain) / len(by_domain)
-        return value if value == value else float("inf")
+        return value if math.isfinite(value) else math.inf
 
 
 def _log_probabilities(module: nn.Module, batches: Sequence[Tensor]) -> Tensor:

@@ -24,6 +24,10 @@ SHARES = (0.8, 0.6)
 """How much of the savings the best first schedules also make by merging, while widths make the rest."""
 REDRAWN = 0.1
 """Fraction of the error weights that a variation changes."""
+ONE_AXIS = 0.3
+"""Probability that a variation of the weights changes those of one axis together instead."""
+OTHER_MERGES = 0.6
+"""Probability that a variation changes the merges instead of the weights."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class RandomSearch:
     """Largest cost."""
     divergence: Divergence
     trials: int
+    """Maximum number of choices that are judged."""
     seed: int
     progress: Progress = silent
 
@@ -55,7 +60,7 @@ class RandomSearch:
         self._begin(weights, trials)
         first = len(trials)
         for attempt in range(20 * self.trials):
-            if not trials or len(trials) >= self.trials:
+            if not trials:
                 break
             best = sorted(trials.values(), key=lambda trial: trial.divergence)[:PARENTS]
             spread = 1.0 - 0.8 * (len(trials) - first) / max(1, self.trials - first)
@@ -83,14 +88,18 @@ class RandomSearch:
         return template.stronger(high)
 
     def _vary(self, parent: Trial, spread: float, generator: np.random.Generator, trials: dict[Choice, Trial]) -> None:
+        """Try a neighbour of a trial: other merges, or other error weights."""
         schedule, weights = parent.schedule, parent.weights
-        if schedule.kept and generator.random() < 0.6:
+        if schedule.kept and generator.random() < OTHER_MERGES:
             schedule = mutated(schedule, self.space.tokens, spread, generator)
         else:
             weights = _redrawn(weights, spread, generator)
         self._try(schedule, weights, trials)
 
     def _try(self, schedule: Schedule, weights: Weights, trials: dict[Choice, Trial]) -> None:
+        """Judge the best widths for this schedule and these weights, unless they are known or there were enough."""
+        if len(trials) >= self.trials:
+            return
         choice = self.space.allocate(schedule.merges(self.space.tokens), weights, self.limit)
         if choice is None or choice in trials:
             return
@@ -100,15 +109,15 @@ class RandomSearch:
 
 
 def _redrawn(weights: Weights, spread: float, generator: np.random.Generator) -> Weights:
-    """The weights with some of them multiplied by a random factor, of at least one group."""
+    """The weights with those of some groups multiplied by random factors, or those of one axis by the same one."""
     keys: list[Key] = sorted(weights)
-    count = max(1, round(REDRAWN * len(keys)))
-    chosen = {keys[index] for index in generator.choice(len(keys), size=count, replace=False)}
-    if generator.random() < 0.3:  # all groups of one axis
+    factors = dict.fromkeys(keys, 1.0)
+    if generator.random() < ONE_AXIS:
         axis = keys[int(generator.integers(len(keys)))][1]
         factor = float(np.exp(spread * generator.standard_normal()))
-        return {key: weights[key] * (factor if key[1] == axis else 1.0) for key in keys}
-    return {
-        key: weights[key] * float(np.exp(1.5 * spread * generator.standard_normal())) if key in chosen else weights[key]
-        for key in keys
-    }
+        factors |= {key: factor for key in keys if key[1] == axis}
+    else:
+        count = max(1, round(REDRAWN * len(keys)))
+        for index in generator.choice(len(keys), size=count, replace=False):
+            factors[keys[index]] = float(np.exp(1.5 * spread * generator.standard_normal()))
+    return {key: weights[key] * factors[key] for key in keys}

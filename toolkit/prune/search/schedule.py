@@ -9,17 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from toolkit.prune.grid import FEWEST_TOKENS
 from toolkit.records import Matching, Merge
 
 FIRST, LAST = 0.2, 0.85
 """Merges are in blocks between these fractions of the depth: tokens of early blocks are not comparable yet, and merges
 after late ones save little."""
-FEWEST = 0.2
-"""Fewest tokens that are left at the end, as a fraction of the image's."""
-MOST = 0.5
+LEAST_KEPT = 0.5
 """Smallest fraction of the patches that a merge may leave: bipartite matching merges at most half."""
-
-
 STRONGEST = 8.0
 """Exponent at which every merge of a template leaves the fewest tokens."""
 
@@ -41,8 +38,8 @@ class Tokens:
 
     @property
     def fewest(self) -> int:
-        """Fewest tokens that a schedule leaves."""
-        return self.multiple * -(-max(self.prefix + 1, math.ceil(FEWEST * self.total)) // self.multiple)
+        """Fewest tokens that a schedule leaves: cost tables are measured down to this number."""
+        return self.multiple * -(-max(self.prefix + 1, math.ceil(FEWEST_TOKENS * self.total)) // self.multiple)
 
     @property
     def total(self) -> int:
@@ -76,7 +73,7 @@ class Schedule:
 
     def stronger(self, exponent: float) -> Schedule:
         """Every fraction to this power: above 1, fewer tokens are left."""
-        return Schedule(tuple((position, max(MOST, fraction**exponent)) for position, fraction in self.kept))
+        return Schedule(tuple((position, max(LEAST_KEPT, fraction**exponent)) for position, fraction in self.kept))
 
 
 def tokens_after(merges: Sequence[Merge], tokens: Tokens) -> list[int]:
@@ -132,4 +129,4 @@ def mutated(schedule: Schedule, tokens: Tokens, spread: float, generator: np.ran
 
 
 def _schedule(kept: Mapping[int, float]) -> Schedule:
-    return Schedule(tuple(sorted((position, max(MOST, fraction)) for position, fraction in kept.items())))
+    return Schedule(tuple(sorted((position, max(LEAST_KEPT, fraction)) for position, fraction in kept.items())))

@@ -19,7 +19,7 @@ from toolkit.prune.search.judge import Judge
 from toolkit.prune.search.random_search import RandomSearch
 from toolkit.prune.search.schedule import Tokens, strongest
 from toolkit.prune.search.sensitivity import sensitivities
-from toolkit.prune.search.space import Choice, Space, Weights
+from toolkit.prune.search.space import Choice, Kept, Space, Weights, narrowest
 from toolkit.prune.search.stitching import Stitcher
 from toolkit.prune.verified_search import Candidate
 from toolkit.records import Axis
@@ -57,16 +57,20 @@ class Searcher:
         """The search space with the costs of a table."""
         return Space(self.model, self.ladders, self.effort.tokens, table, self.effort.trim_last_block)
 
-    def search(self, table: CostTable, limit: float) -> Candidate[Choice]:
+    def best(self, table: CostTable, limit: float) -> Choice:
         """The best choice that costs at most `limit`. Raises BudgetError with the smallest cost that can be reached."""
         space, effort = self.space(table), self.effort
-        _check_reachable(space, limit)
+        check_reachable(space, narrowest(self.model, effort.axes, effort.round_to), limit)
         search = RandomSearch(space, limit, self._divergence, effort.trials, effort.seed, self._progress)
-        best = search.run(self._weights)[0].choice
-        slim = with_tokens(self.model, best.merges, effort.trim_last_block)
+        return search.run(self._weights)[0].choice
+
+    def candidate(self, table: CostTable, limit: float) -> Candidate[Choice]:
+        """The best choice as a model to be measured, whose weights are not repaired. Raises BudgetError as `best`."""
+        best = self.best(table, limit)
+        slim = with_tokens(self.model, best.merges, self.effort.trim_last_block)
         if cuts := best.cuts(self.ladders):
             slim = remove(slim, cuts).model
-        return Candidate(best, space.shape(best.merges, dict(best.kept)), slim.identified())
+        return Candidate(best, self.space(table).shape(best.merges, dict(best.kept)), slim.identified())
 
     @cached_property
     def _weights(self) -> Weights:
@@ -78,9 +82,11 @@ class Searcher:
         return self._judged[choice]
 
 
-def _check_reachable(space: Space, limit: float) -> None:
-    merges = [schedule.merges(space.tokens) for schedule in strongest(space.tokens)]
-    smallest, full = min(map(space.smallest, merges)), total(space.table, shape_of(space.model))
+def check_reachable(space: Space, smallest_widths: Kept, limit: float) -> None:
+    """Raise BudgetError, with the smallest cost, if no choice of a space costs at most `limit`."""
+    merges = (schedule.merges(space.tokens) for schedule in strongest(space.tokens))
+    smallest = min(space.cost(each, smallest_widths) for each in merges)
+    full = total(space.table, shape_of(space.model))
     if smallest > limit:
         raise BudgetError(
             f"{limit / full:.3g} of the {space.table.unit} cannot be reached: the smallest model that this search "

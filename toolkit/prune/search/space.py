@@ -26,6 +26,12 @@ Weights: TypeAlias = Mapping[Key, float]
 """For each group, what its ladder's relative error is multiplied by."""
 
 
+def narrowest(model: Model, axes: Sequence[Axis], round_to: int) -> Kept:
+    """The fewest units of each group, as on the last rungs of its ladder; of a model on any device."""
+    groups = model.groups.along(axes)
+    return {group.key: sum(min(width, round_to) for width in group.segments) for group in groups}
+
+
 @dataclass(frozen=True)
 class Choice:
     """A point of the search space."""
@@ -84,10 +90,6 @@ class Space:
             return None
         picked = [options[index] for options, index in zip(widths, chosen, strict=True)]
         return Choice(tuple(merges), tuple(item for row in picked for item in row.items()))
-
-    def smallest(self, merges: Sequence[Merge]) -> float:
-        """Cost of the narrowest model with these merges."""
-        return self.cost(merges, {key: sum(ladder.rungs[-1].widths) for key, ladder in self.ladders.items()})
 
     @cached_property
     def _keys(self) -> list[list[tuple[Key, ...]]]:
