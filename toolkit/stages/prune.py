@@ -103,7 +103,8 @@ def _prune(run: Run, inputs: dict[str, str], out: Path) -> None:
     dense = store.load(run.folder.path / DENSE)
     with run.progress("prune") as progress, latency_budget.meter(run, out, progress) as meter:
         train = _training(run, inputs, out, progress)
-        job = Job(run.recipe.prune, calibration_of(run, dense), run.recipe.seed, train, progress, latency=meter)
+        calibration, scratch = calibration_of(run, dense), run.folder.scratch(PRUNED, inputs)
+        job = Job(run.recipe.prune, calibration, run.recipe.seed, train, progress, meter, scratch)
         pruned = prune(dense, job)
     if pruned.source is not dense:
         pruned.source.save(out / SOURCE)

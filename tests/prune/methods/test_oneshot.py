@@ -24,7 +24,7 @@ from toolkit.prune.ladders import ladders
 from toolkit.prune.methods import Job
 from toolkit.prune.pruning import Pruned, prune
 from toolkit.prune.rungs import LadderSettings
-from toolkit.prune.search.judge import Judge
+from toolkit.prune.search.judge import Judge, Judgement
 from toolkit.prune.search.space import AXES, Choice
 from toolkit.prune.search.stitching import Stitcher
 from toolkit.records import Merge, PrunePlan
@@ -119,13 +119,36 @@ def test_unsupported_settings(
 def test_no_more_models_are_judged_than_asked_for(
     small: Small, pruned: Callable[..., Pruned], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, judged, divergence = small(depth=4, image_size=32), list[nn.Module](), Judge.divergence
+    judged, judge = list[nn.Module](), Judge.judge
 
-    def counted(judge: Judge, module: nn.Module) -> float:
+    def counted(self: Judge, module: nn.Module, best: Judgement | None = None) -> Judgement:
         judged.append(module)
-        return divergence(judge, module)
+        return judge(self, module, best)
 
-    monkeypatch.setattr(Judge, "divergence", counted)
-    pruned(model, "macs=0.6")
-    groups = 3 * 4  # whose sensitivity is measured first
-    assert len(judged) <= groups + 6
+    monkeypatch.setattr(Judge, "judge", counted)
+    pruned(small(depth=4, image_size=32), "macs=0.6")
+    assert len(judged) == 6
+
+
+def test_a_killed_search_goes_on(
+    small: Small, job: Callable[..., Job], images: Calibration, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = job(method="oneshot", budget="macs=0.6", round_to=2, oneshot={"trials": 12})
+    model, resumable = small(depth=4, image_size=32).identified(), replace(settings, calibration=images)
+    expected = prune(model, resumable).plan
+    judged, judge = list[nn.Module](), Judge.judge
+
+    def killed(self: Judge, module: nn.Module, best: Judgement | None = None) -> Judgement:
+        if len(judged) == 7:
+            raise KeyboardInterrupt
+        judged.append(module)
+        return judge(self, module, best)
+
+    monkeypatch.setattr(Judge, "judge", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prune(model, replace(resumable, scratch=tmp_path))
+    judged.clear()
+    monkeypatch.undo()
+    monkeypatch.setattr(Judge, "judge", lambda *args: (judged.append(args[1]), judge(*args))[1])
+    assert prune(model, replace(resumable, scratch=tmp_path)).plan == expected
+    assert len(judged) == 12 - 7

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Protocol, TypeAlias, cast
 
 from toolkit import plugins, recipe
@@ -42,6 +43,8 @@ class Job:
     progress: Progress = silent
     latency: LatencyMeter | None = None
     """Measures latencies; there is one if the budget is a latency."""
+    scratch: Path | None = None
+    """Folder for what a method goes on from after a kill; a folder of these settings, images and model only."""
 
     @property
     def budget(self) -> Budget:

@@ -79,7 +79,8 @@ class Oneshot(Method):
     def prune(self, model: Model, job: Job) -> Outcome:
         self.check(job.settings)
         effort, budget = self._effort(model, job), job.budget
-        searcher = Searcher(model, job.calibration, effort, job.progress)
+        judgements = job.scratch / "judgements.jsonl" if job.scratch else None
+        searcher = Searcher(model, job.calibration, effort, job.progress, judgements)
         if budget.quantity == "latency":
             assert job.latency is not None
             grid = grid_of(model, effort.axes, effort.tokens.matching if effort.tokens.most_merges else None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,28 +14,87 @@ from torch.nn.functional import log_softmax
 from toolkit.dg.batches import Batch
 from toolkit.models.modes import evaluating
 
+BATCH_SIZE = 32
+FIRST = 0.25
+"""Fraction of the images on which a model is compared with the best one first."""
+WORSE = 1.5
+"""How many times the best one's divergence on these images ends a judgement."""
+
+Divergences: TypeAlias = tuple[float, ...]
+"""KL(dense || small) in nats by image, the first FIRST of the images before the others."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Divergences of one model by source domain."""
+
+    by_domain: Mapping[str, Divergences]
+    complete: bool = True
+    """Whether all images were seen: not by a model that was clearly worse on the first ones."""
+
 
 class Judge:
-    """KL(dense || small) of the predictions, a mean over images; over several domains, the mean or the worst one."""
+    """Compares models with the dense one; over several domains, by the mean of their means or by the worst one."""
 
     def __init__(self, dense: nn.Module, images: Mapping[str, Sequence[Batch]], worst: bool = False) -> None:
         """images: by source domain."""
-        self._images = {domain: [batch.images for batch in batches] for domain, batches in images.items()}
-        self._expected = {domain: _log_probabilities(dense, batches) for domain, batches in self._images.items()}
         self._worst = worst
+        self._images = {domain: _in_laps(batches) for domain, batches in images.items()}
+        self._expected = {
+            domain: [_log_probabilities(dense, lap) for lap in laps] for domain, laps in self._images.items()
+        }
 
-    def divergence(self, module: nn.Module) -> float:
-        """The divergence in nats; infinite if a logit is not finite."""
-        by_domain = []
-        for domain, batches in self._images.items():
-            expected, actual = self._expected[domain], _log_probabilities(module, batches)
-            by_image = (expected.exp() * (expected - actual)).sum(dim=-1)  # [images]
-            by_domain.append(float(by_image.mean()))
-        value = max(by_domain) if self._worst else sum(by_domain) / len(by_domain)
+    def judge(self, module: nn.Module, best: Judgement | None = None) -> Judgement:
+        """The divergences of a model; of the first images only, if the `best` one's are much smaller there."""
+        first = self._lap(module, 0)
+        if best is not None and self._mean(first) > WORSE * self._mean(_like(best.by_domain, first)):
+            return Judgement(first, complete=False)
+        others = self._lap(module, 1)
+        return Judgement({domain: (*first[domain], *others[domain]) for domain in first})
+
+    def divergence(self, judgement: Judgement, best: Judgement | None = None) -> float:
+        """The divergence in nats; infinite if a logit is not finite.
+
+        Of an incomplete judgement, an estimate: the `best` one's divergence, times how much worse the model was on the
+        first images.
+        """
+        value = self._mean(judgement.by_domain)
+        if judgement.complete or best is None:
+            return value
+        return value * self._mean(best.by_domain) / self._mean(_like(best.by_domain, judgement.by_domain))
+
+    def on_first_images(self, module: nn.Module) -> float:
+        """The divergence of a model on the first images."""
+        return self._mean(self._lap(module, 0))
+
+    def _mean(self, by_domain: Mapping[str, Divergences]) -> float:
+        means = [sum(values) / len(values) for values in by_domain.values()]
+        value = max(means) if self._worst else sum(means) / len(means)
         return value if math.isfinite(value) else math.inf
 
+    def _lap(self, module: nn.Module, lap: int) -> dict[str, Divergences]:
+        """Divergences on the first images (0) or on the others (1) of each domain."""
+        result = {}
+        for domain, laps in self._images.items():
+            expected, actual = self._expected[domain][lap], _log_probabilities(module, laps[lap])
+            result[domain] = tuple((expected.exp() * (expected - actual)).sum(dim=-1).tolist())  # [images]
+        return result
 
-def _log_probabilities(module: nn.Module, batches: Sequence[Tensor]) -> Tensor:
+
+def _in_laps(batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+    """Every fourth image, at least one, and the others: [images, 3, height, width]"""
+    images = torch.cat([batch.images for batch in batches])
+    first = torch.arange(len(images)) % round(1 / FIRST) == 0
+    return images[first], images[~first]
+
+
+def _like(by_domain: Mapping[str, Divergences], other: Mapping[str, Divergences]) -> dict[str, Divergences]:
+    """Divergences of as many images of each domain as `other` has."""
+    return {domain: by_domain[domain][: len(values)] for domain, values in other.items()}
+
+
+def _log_probabilities(module: nn.Module, images: Tensor) -> Tensor:
     """[images, classes] float32"""
     with evaluating(module), torch.inference_mode():
-        return torch.cat([log_softmax(module(images).float(), dim=-1) for images in batches])
+        parts = [log_softmax(module(part).float(), dim=-1) for part in images.split(BATCH_SIZE) if len(part)]
+    return torch.cat(parts) if parts else torch.empty(0, 1)

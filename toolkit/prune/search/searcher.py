@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from toolkit.errors import BudgetError
 from toolkit.models.model import Model
@@ -16,6 +17,7 @@ from toolkit.prune.cost_table import CostTable, shape_of, total
 from toolkit.prune.ladders import ladders
 from toolkit.prune.rungs import LadderSettings
 from toolkit.prune.search.judge import Judge
+from toolkit.prune.search.race import Judgements, Race
 from toolkit.prune.search.random_search import RandomSearch
 from toolkit.prune.search.schedule import Tokens, strongest
 from toolkit.prune.search.sensitivity import sensitivities
@@ -44,14 +46,22 @@ class Effort:
 class Searcher:
     """Half of the calibration images fit weights, the other half judge whole models."""
 
-    def __init__(self, model: Model, calibration: Calibration, effort: Effort, progress: Progress = silent) -> None:
+    def __init__(
+        self,
+        model: Model,
+        calibration: Calibration,
+        effort: Effort,
+        progress: Progress = silent,
+        judgements: Path | None = None,
+    ) -> None:
+        """judgements: file in which they are kept, to go on after a kill."""
         self.model, self.effort, self._progress = model, effort, progress
         fitting, judging = calibration.halves()
         images = {domain: judging.of(domain) for domain in judging.domains}
         self._judge = Judge(model.module, images, effort.worst)
         self.ladders = ladders(model, fitting, effort.axes, LadderSettings(round_to=effort.round_to))
         self._stitcher = Stitcher(model, self.ladders, effort.trim_last_block)
-        self._judged: dict[Choice, float] = {}
+        self._judgements = Judgements(judgements)
 
     def space(self, table: CostTable) -> Space:
         """The search space with the costs of a table."""
@@ -61,7 +71,8 @@ class Searcher:
         """The best choice that costs at most `limit`. Raises BudgetError with the smallest cost that can be reached."""
         space, effort = self.space(table), self.effort
         check_reachable(space, narrowest(self.model, effort.axes, effort.round_to), limit)
-        search = RandomSearch(space, limit, self._divergence, effort.trials, effort.seed, self._progress)
+        race = Race(self._judge, self._judgements, self._stitcher.module)
+        search = RandomSearch(space, limit, race.divergence, effort.trials, effort.seed, self._progress)
         return search.run(self._weights)[0].choice
 
     def candidate(self, table: CostTable, limit: float) -> Candidate[Choice]:
@@ -74,12 +85,10 @@ class Searcher:
 
     @cached_property
     def _weights(self) -> Weights:
-        return sensitivities(self.ladders, self._divergence, self._progress)
+        def divergence(choice: Choice) -> float:
+            return self._judge.on_first_images(self._stitcher.module(choice))
 
-    def _divergence(self, choice: Choice) -> float:
-        if choice not in self._judged:
-            self._judged[choice] = self._judge.divergence(self._stitcher.module(choice))
-        return self._judged[choice]
+        return sensitivities(self.ladders, divergence, self._progress)
 
 
 def check_reachable(space: Space, smallest_widths: Kept, limit: float) -> None:
