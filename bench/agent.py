@@ -27,7 +27,6 @@ from toolkit.bench.messages import BenchRequest, Failure, Subject, progress_line
 from toolkit.bench.runtimes import Session, described, runtime
 from toolkit.bench.validity import invalid_reasons
 from toolkit.errors import BadInput, CheckFailed, ToolkitError
-from toolkit.pixels import InputFormat
 from toolkit.progress import Progress, silent
 from toolkit.records import BenchReport, Measurement, Telemetry
 
@@ -74,13 +73,13 @@ def run_benchmark(request: BenchRequest, progress: Progress = silent) -> BenchRe
         for name, subject in request.subjects.items():
             progress(0, total, f"opening {name} in {subject.runtime}")
             subjects[name] = _load(subject, threads, stack)
-        image_size = _common_image_size(subjects)
+        _check_common_input(subjects)
         for loaded in subjects.values():
             for batch_size in request.batch_sizes:
                 loaded.session.spec.check_batch(batch_size)
         for done, batch_size in enumerate(request.batch_sizes):
             step = partial(progress, done, total)
-            measurements += _measure_batch_size(batch_size, image_size, subjects, context, step)
+            measurements += _measure_batch_size(batch_size, subjects, context, step)
         progress(total, total, "measured")
     needs = [need for subject in request.subjects.values() for need in described(subject.runtime).needs]
     return BenchReport(tuple(measurements), environment.capture((*request.libraries, *needs)))
@@ -97,20 +96,20 @@ def _load(subject: Subject, threads: int, stack: ExitStack) -> LoadedSubject:
 
 def _measure_batch_size(
     batch_size: int,
-    image_size: int,
     subjects: dict[str, LoadedSubject],
     context: BenchContext,
     step: Callable[[str], None],
 ) -> list[Measurement]:
     """Measure all subjects at one batch size. `step` names each subject first, in case it crashes this process."""
-    images = _common_input(subjects).random(batch_size, image_size)
+    specs = {name: subject.session.spec for name, subject in subjects.items()}
+    images = {name: spec.input.random(batch_size, spec.model.image_size) for name, spec in specs.items()}
     for name, subject in subjects.items():
         step(f"running {name} at batch size {batch_size}")
-        _check_logits(name, subject.session.run(images), (batch_size, len(subject.session.spec.model.classes)))
+        _check_logits(name, subject.session.run(images[name]), (batch_size, len(subject.session.spec.model.classes)))
     step(f"measuring {', '.join(subjects)} at batch size {batch_size}")
     before = telemetry.read()
     timers = {
-        name: context.clock.timer([subject.session.call(images, on_device=context.clock.on_device)])
+        name: context.clock.timer([subject.session.call(images[name], on_device=context.clock.on_device)])
         for name, subject in subjects.items()
     }
     samples = interleaved(timers, StopCondition(context.request.seconds, context.request.samples))
@@ -118,15 +117,14 @@ def _measure_batch_size(
     return [_measurement(name, subjects[name], samples[name], batch_size, context, activity) for name in subjects]
 
 
-def _common_input(subjects: dict[str, LoadedSubject]) -> InputFormat:
-    """Input format of all subjects; raises BadInput if their dtypes differ."""
-    formats = [subject.session.spec.input for subject in subjects.values()]
-    if len(dtypes := {form.dtype for form in formats}) > 1:
+def _check_common_input(subjects: dict[str, LoadedSubject]) -> None:
+    """Raise BadInput if the dtypes of the subjects' inputs differ; their image sizes may."""
+    dtypes = {subject.session.spec.input.dtype for subject in subjects.values()}
+    if len(dtypes) > 1:
         raise BadInput(
             f"the subjects have different input dtypes: {', '.join(sorted(dtypes))}",
             "export all of them with the same settings",
         )
-    return formats[0]
 
 
 def _measurement(
@@ -158,14 +156,6 @@ def _validate(request: BenchRequest) -> None:
         raise BadInput(f"invalid batch sizes: {list(request.batch_sizes)}", "list one or more sizes of at least 1")
     if request.threads is not None and request.threads < 1:
         raise BadInput(f"invalid number of threads: {request.threads}", "use 1 or more")
-
-
-def _common_image_size(subjects: dict[str, LoadedSubject]) -> int:
-    """Common input size (height and width); raises BadInput if the subjects differ."""
-    sizes = {name: subject.session.spec.model.image_size for name, subject in subjects.items()}
-    if len(set(sizes.values())) > 1:
-        raise BadInput(f"subjects with different input sizes cannot be compared: {sizes}", "measure them one by one")
-    return next(iter(sizes.values()))
 
 
 def _check_logits(name: str, logits: np.ndarray, shape: tuple[int, int]) -> None:

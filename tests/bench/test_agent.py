@@ -14,6 +14,8 @@ from toolkit import hashing, records
 from toolkit.bench.agent import _check_logits, run_benchmark
 from toolkit.bench.messages import BenchRequest, Failure, Subject
 from toolkit.errors import BadInput, CheckFailed
+from toolkit.models import store
+from toolkit.models.resize import resized
 from toolkit.records import BenchReport
 
 WITHOUT_HEAVY_IMPORTS = """
@@ -121,6 +123,15 @@ def test_models_and_artifacts_are_measured_together(folders: Path) -> None:
     assert (eager.runtime, exported.runtime) == ("torch", "onnxruntime")
     assert eager.threads == exported.threads >= 1
     assert eager.artifact_sha256 == hashing.sha256(folders / "slim" / "model.safetensors")
+
+
+def test_models_of_different_image_sizes_are_measured_together(folders: Path, tmp_path: Path) -> None:
+    store.load(folders / "slim").save(tmp_path / "slim")
+    resized(store.load(folders / "dense"), 24).save(tmp_path / "lower")
+    subjects = {name: Subject(str(tmp_path / name), "torch") for name in ("slim", "lower")}
+    report = run_benchmark(BenchRequest(subjects, (2,), seconds=0.1, samples=10, threads=1, device="local"))
+    assert [measurement.subject for measurement in report.measurements] == ["slim", "lower"]
+    assert len({len(measurement.latency_ms) for measurement in report.measurements}) == 1
 
 
 def test_a_failure_is_written_as_a_record_with_its_exit_code(folders: Path, tmp_path: Path) -> None:

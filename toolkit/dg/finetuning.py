@@ -11,6 +11,7 @@ from toolkit.dg import objectives
 from toolkit.dg.domains import Domains
 from toolkit.dg.extensions import TrainingExtension
 from toolkit.dg.extensions.chosen import extensions
+from toolkit.dg.extensions.distillation import Resampled
 from toolkit.dg.extensions.teaching import TeacherPlugin, TeacherRun, teacher_plugin
 from toolkit.dg.fit import fit, total_steps, training_batches
 from toolkit.dg.image import Dataset
@@ -58,7 +59,7 @@ def finetune(
         mixed_in = pictures if domains is not None else None
         plan = replace(plan, pictures=mixed_in, share=plugin.share, views=plugin.views)
     matching = _matching(plugin, slim, teacher, images, plan) if plugin else None
-    module, teaching = slim.module, teacher.module if teacher else None
+    module, teaching = slim.module, Resampled(teacher) if teacher else None
     chosen = extensions(settings, module, teaching, total_steps(images, settings), matching)
     history = fit(slim, images, replace(plan, extensions=chosen), progress)
     return slim.with_info(replace(slim.info, made_from=slim.info.weights_sha256)), history

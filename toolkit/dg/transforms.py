@@ -8,6 +8,7 @@ from typing import TypeAlias, cast
 import torch
 from PIL import Image as Pillow
 from timm.data.transforms_factory import create_transform
+from torch.nn.functional import interpolate
 
 from toolkit.recipe import Training
 from toolkit.records import ModelInfo
@@ -46,3 +47,10 @@ def evaluation_transform(info: ModelInfo) -> Transform:
         crop_mode=preprocessing.crop_mode,
     )
     return cast(Transform, transform)
+
+
+def resampled(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Images [batch, 3, S, S] as [batch, 3, size, size]: the images themselves, or resampled (bicubic, antialiased)."""
+    if images.shape[-1] == size:
+        return images
+    return interpolate(images, size=(size, size), mode="bicubic", antialias=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from toolkit.dg.batches import Batch
+from toolkit.dg.transforms import resampled
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,15 @@ class Calibration:
     def of(self, domain: str) -> Sequence[Batch]:
         """The images of one domain."""
         return self.read((domain,))
+
+    def at(self, image_size: int) -> Calibration:
+        """The images resampled to `image_size` x `image_size` pixels, for a model of another size than the dense one."""
+
+        def read(domains: Sequence[str]) -> list[Batch]:
+            batches = self.read(domains)
+            return [Batch(resampled(batch.images, image_size), batch.labels) for batch in batches]
+
+        return Calibration(read, self.domains, self.seed)
 
     def halves(self) -> tuple[Calibration, Calibration]:
         """Every second image of each domain, and the others."""

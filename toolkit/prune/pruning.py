@@ -59,4 +59,4 @@ def _slim(outcome: Outcome, job: Job) -> Model:
         return reduced
     removal = remove(reduced, plan.cuts)
     repairing = compensation(settings.compensation, settings.own(settings.compensation))
-    return repairing.repair(reduced, removal, job.calibration)
+    return repairing.repair(reduced, removal, job.calibration.at(reduced.info.image_size))

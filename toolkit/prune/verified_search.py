@@ -104,7 +104,7 @@ def search_by_latency(
         # A fraction is one of the dense model's latency now, whatever changed the machine's speed since the first time.
         scale = 1.0 if budget.milliseconds is not None else measured.dense_ms / dense_ms
         predicted = total(corrected, candidate.shape)
-        record = _record(meter, measured, asked * scale, predicted * scale, number)
+        record = record_of(meter, measured, asked * scale, predicted * scale, number)
         found.append((candidate, record))
         LOG.info("search %d: %.3g ms predicted, %.3g ms measured", number, record.predicted_ms, record.measured_ms)
         if abs(record.predicted_ms / record.measured_ms - 1) <= TOLERANCE:
@@ -131,9 +131,10 @@ def correction(wholes: Sequence[Whole]) -> tuple[float, ...]:
     return tuple(float(factor) for factor in np.maximum(1.0 + errors, SMALLEST_FACTOR))
 
 
-def _record(
+def record_of(
     meter: LatencyMeter, measured: WholeModels, asked_ms: float, predicted_ms: float, searches: int
 ) -> LatencyRecord:
+    """The record of the last of so many searches, whose result was measured beside the dense model."""
     return LatencyRecord(
         asked_ms=asked_ms,
         predicted_ms=predicted_ms,

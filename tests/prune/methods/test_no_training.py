@@ -20,8 +20,8 @@ from toolkit.prune.pruning import prune
 
 LOST = {0.75: 0.2, 0.6: 0.5, 0.5: 1.0, 0.4: 3.0}
 """Points of accuracy that may be lost, by the fraction of the MACs."""
-NOISE = 1.0
-"""Points by which another machine's rounding may change the result."""
+NOISE = 3.0
+"""Points that a difference on one half may be off: two standard errors."""
 
 
 @pytest.fixture(scope="module")
@@ -45,17 +45,19 @@ def predicted(model: Model, images: list[Image]) -> Tensor:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("measured_half", [1, 0])
 @pytest.mark.parametrize("fraction", LOST)
-def test_oneshot_loses_little(dense: Model, pictures: list[Image], fraction: float) -> None:
-    calibration = Calibration(lambda _: calibration_batches({"all": pictures[::2]}, dense.info, 41), ("all",), seed=0)
+def test_oneshot_loses_little(dense: Model, pictures: list[Image], fraction: float, measured_half: int) -> None:
+    """Calibrated on one half and measured on the other: once with each half, as one is easier than the other."""
+    fitted, measured = pictures[1 - measured_half :: 2], pictures[measured_half::2]
+    calibration = Calibration(lambda _: calibration_batches({"all": fitted}, dense.info, 41), ("all",), seed=0)
     settings = recipe.Prune.model_validate({"method": "oneshot", "budget": f"macs={fraction}"})
     slim = prune(dense, Job(settings, calibration, seed=0)).slim
-    measured = pictures[1::2]
     labels = torch.tensor([image.label for image in measured])
     before, after = predicted(dense, measured), predicted(slim, measured)
     accuracies = [100 * float((each.argmax(dim=-1) == labels).float().mean()) for each in (before, after)]
     divergence = float(kl_div(after, before, log_target=True, reduction="batchmean"))
     kept = slim.cost.macs / dense.cost.macs
-    print(f"\n{kept:.4f} of the MACs: {accuracies[0]:.1f} -> {accuracies[1]:.1f} %, KL {divergence:.4f}")
+    print(f"\nhalf {measured_half}: {kept:.4f} of the MACs: {accuracies[0]:.1f} -> {accuracies[1]:.1f} %, KL {divergence:.4f}")
     assert 0.99 * fraction <= kept <= fraction
     assert accuracies[0] - accuracies[1] <= LOST[fraction] + NOISE

@@ -11,6 +11,8 @@ from torch.nn.functional import kl_div, log_softmax
 from toolkit.dg.batches import Batch
 from toolkit.dg.extensions import TrainingExtension
 from toolkit.dg.objectives import Classifier
+from toolkit.dg.transforms import resampled
+from toolkit.models.model import Model
 
 
 class Distillation(TrainingExtension):
@@ -33,6 +35,19 @@ class Distillation(TrainingExtension):
             teacher_logits = self.teacher.to(images.device).eval()(images)
         divergence = softened_divergence(teacher_logits, logits, self.temperature)
         return (1 - self.weight) * loss + self.weight * divergence
+
+
+class Resampled(nn.Module):
+    """A teacher's module; images of another size than the teacher's are resampled for it."""
+
+    def __init__(self, teacher: Model) -> None:
+        super().__init__()
+        self.module, self.image_size = teacher.module, teacher.info.image_size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images: [batch, 3, S, S]; logits [batch, classes]."""
+        logits: Tensor = self.module(resampled(images, self.image_size))
+        return logits
 
 
 def softened_divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:

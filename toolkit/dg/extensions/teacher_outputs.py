@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from toolkit.dg.draws import Draws
 from toolkit.dg.extensions.block_tokens import normalised, recording
+from toolkit.dg.transforms import resampled
 from toolkit.errors import StorageError, plainly
 from toolkit.models.model import Model
 
@@ -55,9 +55,7 @@ class LiveTeacher:
 
     @torch.no_grad()
     def outputs(self, step: int, images: Tensor) -> TeacherOutputs:
-        size = self.model.info.image_size
-        if images.shape[-1] != size:
-            images = interpolate(images, size=(size, size), mode="bicubic", antialias=True)
+        images = resampled(images, self.model.info.image_size)
         with recording(self.model, {*self.class_blocks, *self.token_blocks}) as recorded:
             logits = self.model.module.to(images.device).eval()(images)
         classes = [normalised(recorded.tokens[block][:, : self.class_tokens]) for block in self.class_blocks]

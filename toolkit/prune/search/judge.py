@@ -17,7 +17,7 @@ from toolkit.models.modes import evaluating
 BATCH_SIZE = 32
 FIRST = 0.25
 """Fraction of the images on which a model is compared with the best one first."""
-WORSE = 1.5
+WORSE = 1.25
 """How many times the best one's divergence on these images ends a judgement."""
 
 Divergences: TypeAlias = tuple[float, ...]
