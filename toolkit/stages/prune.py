@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,7 +104,7 @@ def _prune(run: Run, inputs: dict[str, str], out: Path) -> None:
     dense = store.load(run.folder.path / DENSE)
     with run.progress("prune") as progress, latency_budget.meter(run, out, progress) as meter:
         train = _training(run, inputs, out, progress)
-        calibration, scratch = calibration_of(run, dense), run.folder.scratch(PRUNED, inputs)
+        calibration, scratch = calibration_of(run, dense), partial(run.folder.scratch, PRUNED, inputs)
         job = Job(run.recipe.prune, calibration, run.recipe.seed, train, progress, meter, scratch)
         pruned = prune(dense, job)
     if pruned.source is not dense:
