@@ -13,7 +13,7 @@ _PLAIN = str.maketrans({"\u2212": "-", "\u00d7": "x", "\u2192": "->", "\u00a0": 
 def summary_table(page: Page) -> Table:
     """Table of dense and slim, with the claims as title and the verdict as caption. Markup in names is not parsed."""
     title = "\n".join(summary.claims(page))
-    table = Table("", DENSE, SLIM, "change", "95 % interval", title=_plain(title), caption=_plain(_below(page)))
+    table = Table("", DENSE, SLIM, "change", "95 % interval", title=plain(title), caption=plain(_below(page)))
     for column in table.columns[1:]:
         column.justify = "right"
     rows = summary.rows(page)
@@ -21,7 +21,7 @@ def summary_table(page: Page) -> Table:
         name = f"{row.name} ({row.flag})" if row.flag else row.name
         cells = (name, row.before, row.after, row.change, row.interval)
         ends = next_row is not None and next_row.group != row.group
-        table.add_row(*(_plain(cell) for cell in cells), end_section=ends)
+        table.add_row(*(plain(cell) for cell in cells), end_section=ends)
     return table
 
 
@@ -34,5 +34,6 @@ def _below(page: Page) -> str:
     return "\n".join(lines)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """ASCII for the typographic characters of `numbers` and `summary`."""
     return text.translate(_PLAIN)

@@ -12,6 +12,7 @@ from toolkit import records
 from toolkit.errors import RecipeError
 from toolkit.progress import Progress
 from toolkit.records import DENSE, ModelInfo, PrunePlan, TrainingHistory
+from toolkit.report import plan_text
 from toolkit.stages import PRUNED, Output, Run, Stage, inputs_of, latency_budget
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Prune(Stage):
             f"{dense.parameters:,} -> {slim.parameters:,} parameters ({slim.parameters / dense.parameters:.1%})"
         )
         lines = [f"{plan.budget} requested, {plan.achieved:.3f} achieved: {macs}, {parameters}"]
-        return lines if plan.latency is None else [*lines, latency_budget.summary(plan.latency)]
+        return lines if plan.latency is None else [*lines, plan_text.latency(plan.latency)]
 
 
 def _check_budget(run: Run) -> None:
