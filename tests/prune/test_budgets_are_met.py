@@ -1,4 +1,4 @@
-"""Budgets are met within 1 % from below, whatever the method, budget, axes and family of the model; a result is exported."""
+"""Budgets are met within 1 % from below, whatever the method, budget, axes and family of the model."""
 
 from __future__ import annotations
 

@@ -52,9 +52,10 @@ class MergeScore:
         comparison, mergings = self.trajectory.comparison, found.mergings
         applied: list[Merging] = []
         total = 0.0
-        for (block, output), expected in zip(sorted(found.tokens.items()), self.trajectory.outputs, strict=True):
+        for (block, output), dense in zip(sorted(found.tokens.items()), self.trajectory.outputs, strict=True):
             here = [mergings[block]] if block in mergings else []
             if applied:
+                expected = dense
                 for one in [*applied, *here]:
                     if expected.shape[1] > one.prefix:  # false for a last block that computes class tokens only
                         expected = one.apply(expected)

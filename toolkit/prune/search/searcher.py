@@ -123,8 +123,10 @@ class Found(NamedTuple):
 
 
 def best_of(searchers: Sequence[Searcher], table: CostTable, limit: float, dense: float) -> Found:
-    """The best trial of all searchers that costs at most `limit`; the dense model costs `dense`. Raises BudgetError with
-    the smallest cost that can be reached."""
+    """The best trial of all searchers that costs at most `limit`; the dense model costs `dense`.
+
+    Raises BudgetError with the smallest cost that can be reached.
+    """
     found = [Found(searcher, trial) for searcher in searchers if (trial := searcher.best(table, limit)) is not None]
     if not found:
         check_reachable(table.unit, limit, dense, [searcher.cheapest(table) for searcher in searchers])
