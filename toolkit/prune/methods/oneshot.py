@@ -49,6 +49,10 @@ class Settings(Section):
     """Let the last block compute only the tokens that the classifier reads, which changes no prediction."""
     aggregate: Aggregate = "mean"
     """Divergence from the dense model over the source domains: their mean, or the worst."""
+    finalists: Positive = 1
+    """Number of best models that are trained for some steps, without labels, before one of them is chosen; 1: none."""
+    final_steps: Positive = 40
+    """Training steps of each finalist."""
     image_sizes: Annotated[tuple[Positive, ...], Listed] = ()
     """Smaller image sizes to search as well, in pixels."""
 
@@ -122,6 +126,8 @@ class Oneshot(Method):
             trim_last_block=self._trims(model),
             trials=own.trials,
             worst=own.aggregate == "worst",
+            finalists=own.finalists,
+            final_steps=own.final_steps,
             seed=job.seed,
         )
         judgements = job.scratch() / f"judgements-{size}.jsonl" if job.scratch else None

@@ -4,7 +4,7 @@ once."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from toolkit.prune.calibration import Calibration
 from toolkit.prune.cost_table import CostTable, ModelShape
 from toolkit.prune.ladders import ladders
 from toolkit.prune.rungs import LadderSettings
+from toolkit.prune.search.finals import Lesson, lesson_of, train
 from toolkit.prune.search.judge import Judge
 from toolkit.prune.search.race import Judgements, Race
 from toolkit.prune.search.random_search import RandomSearch, Trial
@@ -44,6 +45,10 @@ class Effort:
     """Number of models that are judged."""
     worst: bool
     """Judge by the worst source domain instead of the mean."""
+    finalists: int
+    """Number of best choices that are trained before one is chosen; 1: none."""
+    final_steps: int
+    """Training steps of each finalist."""
     seed: int
 
 
@@ -67,6 +72,7 @@ class Searcher:
         self.ladders = ladders(self.model, fitting.at(size), effort.axes, LadderSettings(round_to=effort.round_to))
         self._stitcher = Stitcher(self.model, self.ladders, effort.trim_last_block)
         self._judgements = Judgements(judgements)
+        self._dense, self._fitting = dense, fitting
 
     def space(self, table: CostTable) -> Space:
         """The search space with the costs of a table."""
@@ -79,7 +85,7 @@ class Searcher:
             return None
         race = Race(self._judge, self._judgements, self._stitcher.module)
         search = RandomSearch(space, limit, race.divergence, effort.trials, effort.seed, self._progress)
-        return search.run(self._weights)[0]
+        return self._winner(search.run(self._weights))
 
     def cheapest(self, table: CostTable) -> float:
         """The smallest cost that can be reached."""
@@ -91,6 +97,27 @@ class Searcher:
         if cuts := choice.cuts(self.ladders):
             slim = remove(slim, cuts).model
         return slim.identified()
+
+    def _winner(self, trials: Sequence[Trial]) -> Trial:
+        """The best trial: with finalists, by the divergence after their training."""
+        if self.effort.finalists == 1:
+            return trials[0]
+        finalists = trials[: self.effort.finalists]
+        trained = [replace(trial, divergence=self._after_training(trial.choice)) for trial in finalists]
+        return min(trained, key=lambda trial: trial.divergence)
+
+    def _after_training(self, choice: Choice) -> float:
+        module, effort = self._stitcher.module(choice), self.effort
+        train(module, self._lesson, effort.final_steps, effort.seed, self._progress)
+        return self._judge.divergence(self._judge.judge(module))
+
+    @cached_property
+    def _lesson(self) -> Lesson:
+        images, small = (
+            [batch.images for batch in source.load()]
+            for source in (self._fitting, self._fitting.at(self.effort.image_size))
+        )
+        return lesson_of(self._dense.module, images, small)
 
     @cached_property
     def _weights(self) -> Weights:
