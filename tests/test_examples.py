@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from toolkit.prune.budget import budget_of
+from toolkit.prune.methods import check_quantity
 from toolkit.resolve import resolve
 
 ROOT = Path(__file__).parents[1]
@@ -15,4 +17,5 @@ ROOT = Path(__file__).parents[1]
 def test_an_example_is_a_recipe(file: Path, tmp_path: Path) -> None:
     recipe = resolve(file, tmp_path / "run", {}).recipe
     assert recipe.train.epochs > 0
-    assert recipe.prune.budget == "macs=0.5"
+    check_quantity(recipe.prune.method, budget_of(recipe.prune))
+    assert budget_of(recipe.prune).fraction == 0.5

@@ -12,6 +12,10 @@ import pytest
 import yaml
 
 from toolkit import records
+from toolkit.models.model import Model
+from toolkit.models.surgery import remove
+from toolkit.models.tokens import with_tokens
+from toolkit.records import Cut, Merge, PrunePlan
 
 Command = Callable[..., Any]
 RUN = Path("runs/default")
@@ -29,8 +33,8 @@ def test_a_run_shows_before_and_after(command: Command) -> None:
     before, after = yaml.safe_load(command("inspect", RUN, "--json").out)
     assert before["macs"] > after["macs"]
     assert f"{before['parameters']:,} -> {after['parameters']:,}" in ended.err
-    assert f"{before['blocks'][0]['mlp_width']} -> {after['blocks'][0]['mlp_width']}" in ended.err
-    assert "4 x (16, 16) -> " in ended.err
+    assert f"{after['blocks'][0]['mlp_width']}/{before['blocks'][0]['mlp_width']}" in ended.err
+    assert f"{len(after['blocks'][0]['layout']['heads'])}/4" in ended.err
 
 
 def test_a_run_without_its_pruned_model_shows_the_dense_one(command: Command, tmp_path: Path) -> None:
@@ -43,7 +47,90 @@ def test_a_block_that_is_gone_is_shown_as_removed(command: Command, tmp_path: Pa
     settings = ("--set", "prune.axes=[block]", "--ratio", "0.5", "--set", "train.epochs=0")
     ended = command("prune", "--recipe", "toolkit.yaml", "--run", tmp_path / "short", *settings)
     assert ended.code == 0, ended.err
-    assert "removed" in command("inspect", tmp_path / "short").err
+    rows = [line.split() for line in command("inspect", tmp_path / "short").err.splitlines()]
+    assert ["0", "removed"] in rows or ["1", "removed"] in rows
+
+
+@pytest.fixture
+def merged_run(small: Callable[..., Model], tmp_path: Path) -> Path:
+    """A run folder with a model of 17 tokens, and what a plan with merges made of it."""
+    run = tmp_path / "merged"
+    dense = small(depth=4, image_size=32).save(run / "dense")
+    plan = replace(
+        records.load(PrunePlan, RUN / "pruned" / "plan.json"),
+        cuts=(Cut("blocks.0.attn", "head", (1,)), Cut("blocks", "block", (2,))),
+        merges=(Merge(0, 12), Merge(1, 9, "grid")),
+        trim_last_block=True,
+        basis="[svd]",
+    )
+    slim = remove(with_tokens(dense, plan.merges, plan.trim_last_block), plan.cuts).model
+    slim.with_info(replace(slim.info, made_from=dense.info.weights_sha256)).save(run / "pruned")
+    records.save(plan, run / "pruned" / "plan.json")
+    return run
+
+
+def rows_of(text: str) -> list[str]:
+    return [" ".join(line.split()) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("path", ["", "pruned"])
+def test_what_pruning_left_is_shown_for_a_run_and_for_its_pruned_model(
+    command: Command, merged_run: Path, path: str
+) -> None:
+    rows = rows_of(command("inspect", merged_run / path).err)
+    assert "vit_tiny_patch16_224 at 32 px: kept by pruning" in rows
+    assert "block heads query/key value MLP tokens in tokens out MACs" in rows
+    assert sum(row.startswith("0 2/3 16/24 16/24 48/48 17 12 ") for row in rows) == 1
+    assert sum(row.startswith("3 3/3 24/24 24/24 48/48 9 1 ") for row in rows) == 1
+    assert "2 removed" in rows
+    assert "the last block computes the class token only" in rows
+
+
+def test_a_pruned_model_is_shown_in_its_own_numbers_too(command: Command, merged_run: Path) -> None:
+    rows = rows_of(command("inspect", merged_run / "pruned").err)
+    assert any(row.startswith("0 2 x (8, 8) 48 17 -> 12 ") for row in rows)
+
+
+def test_the_original_is_found_in_the_source_folder(command: Command, merged_run: Path) -> None:
+    (merged_run / "dense").rename(merged_run / "pruned" / "source")
+    assert "2 removed" in rows_of(command("inspect", merged_run / "pruned").err)
+
+
+@pytest.mark.parametrize("fault", ["missing", "another", "damaged"])
+def test_without_its_original_a_pruned_model_is_shown_alone(
+    command: Command, merged_run: Path, small: Callable[..., Model], fault: str
+) -> None:
+    dense = merged_run / "dense"
+    if fault == "missing":
+        shutil.rmtree(dense)
+    elif fault == "another":
+        small(depth=4, image_size=32, mlp_ratio=3.0).save(dense)
+    else:
+        (dense / "model.safetensors").write_bytes(b"damaged")
+    ended = command("inspect", merged_run / "pruned")
+    assert ended.code == 0
+    assert "17 -> 12" in ended.err
+    assert "kept by pruning" not in ended.err
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_plan_names_all_that_it_does(command: Command, merged_run: Path, tmp_path: Path, alone: bool) -> None:
+    file = merged_run / "pruned" / "plan.json"
+    if alone:
+        file = Path(shutil.copy(file, tmp_path / "plan.json"))
+    rows = rows_of(command("inspect", file).err)
+    assert "blocks.0.attn head 1" in rows
+    assert "basis: [svd]; compensation: none" in rows
+    assert f"after the attention of block 0: {'' if alone else '17 -> '}12 tokens, bipartite" in rows
+    assert "after the attention of block 1: 12 -> 9 tokens, grid" in rows
+    assert "the last block computes only the tokens that the classifier reads" in rows
+
+
+def test_a_plan_is_shown_next_to_a_damaged_model(command: Command, merged_run: Path) -> None:
+    (merged_run / "pruned" / "model.safetensors").write_bytes(b"damaged")
+    ended = command("inspect", merged_run / "pruned" / "plan.json")
+    assert ended.code == 0
+    assert "after the attention of block 0: 12 tokens, bipartite" in ended.err
 
 
 @pytest.mark.parametrize(

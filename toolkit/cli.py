@@ -213,7 +213,7 @@ def inspect_(
     path: Annotated[Path, typer.Argument(help="A run, a model folder, a plan or an artifact.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the record on stdout.")] = False,
 ) -> None:
-    """Show heads, widths, MLP, parameters and MACs of every block; for a run, before and after."""
+    """Show heads, widths, tokens, parameters and MACs of every block; of a run and a pruned model, what is left."""
     with _reporting_errors():
         from toolkit.inspection import inspect
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Group, RenderableType
 
 from toolkit import records, terminal
-from toolkit.errors import BadInput
-from toolkit.records import (
-    DENSE,
-    Artifact,
-    BlockSummary,
-    HeadLayout,
-    ModelInfo,
-    ModelSummary,
-    PrunePlan,
-)
-from toolkit.report import artifact_text
+from toolkit.errors import BadInput, ToolkitError
+from toolkit.records import DENSE, Artifact, ModelInfo, ModelSummary, PrunePlan
+from toolkit.report import artifact_text, plan_table, plan_text
+from toolkit.report.plan_picture import picture_of
 from toolkit.stages import FINETUNED, PRUNED
+from toolkit.stages.prune import SOURCE
 from toolkit.terminal import Table
 
 
@@ -27,16 +22,16 @@ def inspect(path: Path, as_json: bool) -> None:
     if (path / DENSE / "model.json").is_file():
         before = _summary(path / DENSE)
         after = _slim(path)
-        _print([before, after] if after else [before], _model_table(before, after), as_json)
+        _print([before, after] if after else [before], lambda: _run_view(before, after), as_json)
     elif (path / "model.json").is_file():
         summary = _summary(path)
-        _print(summary, _model_table(summary, None), as_json)
+        _print(summary, lambda: _model_view(summary, _original_of(path)), as_json)
     elif (file := _record_in(path, "plan.json")) is not None:
-        plan = records.load(PrunePlan, file)
-        _print(plan, _plan_table(plan), as_json)
+        plan, folder = records.load(PrunePlan, file), file.parent
+        _print(plan, lambda: _plan_view(plan, folder), as_json)
     elif (file := _artifact_of(path)) is not None:
         artifact = records.load(Artifact, file)
-        _print(artifact, _artifact_table(artifact), as_json)
+        _print(artifact, lambda: _artifact_table(artifact), as_json)
     else:
         raise BadInput(
             f"{path} is not a run, model folder, plan or artifact" if path.exists() else f"{path} does not exist",
@@ -56,6 +51,29 @@ def _slim(run: Path) -> ModelSummary | None:
     return _summary(run / PRUNED) if PRUNED in infos else None
 
 
+def _original_of(folder: Path) -> ModelSummary | None:
+    """The model that the one in the folder of a plan was pruned from, if it is there and can be read."""
+    if not (folder / "plan.json").is_file():
+        return None
+    try:
+        made_from = records.load(ModelInfo, folder / "model.json").made_from
+        for place in (folder / SOURCE, folder.parent / DENSE):
+            file = place / "model.json"
+            if file.is_file() and records.load(ModelInfo, file).weights_sha256 == made_from:
+                return _summary(place)
+    except ToolkitError:  # it was not asked for
+        pass
+    return None
+
+
+def _tokens_before(folder: Path) -> int | None:
+    """Number of tokens at the first block of the model next to a plan, if it is there and can be read."""
+    try:
+        return _summary(folder).blocks[0].tokens_in if (folder / "model.json").is_file() else None
+    except ToolkitError:  # it was not asked for
+        return None
+
+
 def _record_in(path: Path, name: str) -> Path | None:
     """The record of this name at `path`: the file itself, or in the folder."""
     place = path if path.name == name else path / name
@@ -73,11 +91,11 @@ def _artifact_of(path: Path) -> Path | None:
     return adjacent if path.name in (artifact.file, *artifact.extra_files) else None
 
 
-def _print(record: object, table: RenderableType, as_json: bool) -> None:
+def _print(record: object, view: Callable[[], RenderableType], as_json: bool) -> None:
     if as_json:
         print(records.dumps(record), end="")
     else:
-        terminal.show(table)
+        terminal.show(view())
 
 
 def _summary(folder: Path) -> ModelSummary:
@@ -95,44 +113,50 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _model_table(before: ModelSummary, after: ModelSummary | None) -> RenderableType:
-    title = f"{before.name} at {before.image_size} px" + (", before -> after" if after else "")
-    table = _table(title, "block", "heads (qk, v)", "MLP", "parameters", "M MACs")
-    slim = {block.block: block for block in after.blocks} if after else {}
-
-    def cells(block: BlockSummary) -> tuple[str, ...]:
-        macs = f"{block.macs / 1e6:.1f}"
-        return _heads(block.layout), str(block.mlp_width), f"{block.parameters:,}", macs
-
-    for block in before.blocks:
-        if after is None:
-            table.add_row(str(block.block), *cells(block))
-            continue
-        left = cells(slim[block.block]) if block.block in slim else ("removed", "0", "0", "0")
-        table.add_row(str(block.block), *(f"{old} -> {new}" for old, new in zip(cells(block), left, strict=True)))
-    table.add_section()
-    totals = [(model.embed_width, model.parameters, model.macs / 1e6) for model in (before, after) if model]
-    widths, parameters, macs = ([row[column] for row in totals] for column in range(3))
-    table.add_row(
-        "all",
-        "residual " + " -> ".join(str(width) for width in widths),
-        "",
-        " -> ".join(f"{number:,}" for number in parameters),
-        " -> ".join(f"{number:,.1f}" for number in macs),
+def _run_view(before: ModelSummary, after: ModelSummary | None) -> RenderableType:
+    """The dense model, or what pruning left of it."""
+    if after is None:
+        return _model_view(before, None)
+    totals = (
+        f"{before.parameters:,} -> {after.parameters:,} parameters",
+        f"{before.macs / 1e6:,.1f} -> {after.macs / 1e6:,.1f} M MACs",
+        f"images: {before.preprocessing}",
     )
-    return Group(table, terminal.literal(f"images: {before.preprocessing}"))
+    return Group(_picture(before, after), *map(terminal.literal, totals))
 
 
-def _heads(layout: HeadLayout) -> str:
-    return " + ".join(f"{count} x ({qk}, {v})" for count, qk, v in layout.buckets)
+def _picture(before: ModelSummary, after: ModelSummary) -> RenderableType:
+    title = f"{before.name} at {before.image_size} px: kept by pruning"
+    return plan_table.table_of(picture_of(before, after), title)
 
 
-def _plan_table(plan: PrunePlan) -> Table:
+def _model_view(model: ModelSummary, original: ModelSummary | None) -> RenderableType:
+    """Sizes and costs of a model, below what pruning left of its original."""
+    title = f"{model.name} at {model.image_size} px"
+    table = _table(title, "block", "heads (qk, v)", "MLP", "tokens", "parameters", "M MACs")
+    for block in model.blocks:
+        tokens = dict.fromkeys((block.tokens_in, block.tokens_out))
+        table.add_row(
+            str(block.block),
+            plan_table.heads(block.layout),
+            str(block.mlp_width),
+            " -> ".join(map(str, tokens)),
+            f"{block.parameters:,}",
+            f"{block.macs / 1e6:.1f}",
+        )
+    table.add_section()
+    table.add_row("all", f"residual {model.embed_width}", "", "", f"{model.parameters:,}", f"{model.macs / 1e6:,.1f}")
+    picture = [_picture(original, model), ""] if original else []
+    return Group(*picture, table, terminal.literal(f"images: {model.preprocessing}"))
+
+
+def _plan_view(plan: PrunePlan, folder: Path) -> RenderableType:
     title = f"{plan.method}, {plan.criterion}, {plan.scope}: {plan.budget} requested, {plan.achieved:.3f} achieved"
     table = _table(title, "place", "axis", "units removed")
     for cut in plan.cuts:
         table.add_row(cut.place, cut.axis, f"{len(cut.units):,}")
-    return table
+    tokens = _tokens_before(folder) if plan.merges else None
+    return Group(table, *map(terminal.literal, plan_text.lines(plan, tokens)))
 
 
 def _artifact_table(artifact: Artifact) -> Table:
@@ -161,6 +185,7 @@ def _artifact_table(artifact: Artifact) -> Table:
     for number, layout in enumerate(model.layouts):
         fusion = next((entry for entry in artifact.fusion if entry.block == number), None)
         table.add_row(
-            f"attention {number}", f"{_heads(layout)}{': ' + artifact_text.fusion_of(fusion) if fusion else ''}"
+            f"attention {number}",
+            f"{plan_table.heads(layout)}{': ' + artifact_text.fusion_of(fusion) if fusion else ''}",
         )
     return table

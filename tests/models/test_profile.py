@@ -113,5 +113,7 @@ def test_the_summary_lists_blocks(uneven: Build) -> None:
     assert summary.bytes_moved == sum(
         call.bytes_moved for call in trace(slim.module, {"x": torch.empty(1, 3, 16, 16)}).values()
     )
+    assert [(block.tokens_in, block.tokens_out) for block in summary.blocks] == [(5, 5)] * 2
+    assert not summary.trim_last_block
     outside = 4 * 192 * 22 + 22 * 3  # patches and head
     assert sum(block.macs for block in summary.blocks) + outside == summary.macs

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from toolkit.dg.summary import DataSummary
+from toolkit.models.model import Model
+from toolkit.models.summary import summarise
+from toolkit.models.surgery import remove
+from toolkit.models.tokens import with_tokens
 from toolkit.preprocessing import Preprocessing
 from toolkit.records import (
     Artifact,
@@ -15,6 +21,7 @@ from toolkit.records import (
     Environment,
     Evaluation,
     HeadLayout,
+    Merge,
     ModelInfo,
     ModelSummary,
     ParityReport,
@@ -57,6 +64,22 @@ def latency_row(batch_size: int, subject: str, median_ms: float, reasons: tuple[
     )
 
 
+@pytest.fixture(scope="session")
+def contrast() -> Callable[[str, str], float]:
+    """Contrast of two colours by WCAG 2.1, from 1 to 21: `contrast("#ffffff", "#000000")`."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+        red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    def ratio(one: str, other: str) -> float:
+        low, high = sorted((luminance(one), luminance(other)))
+        return (high + 0.05) / (low + 0.05)
+
+    return ratio
+
+
 @pytest.fixture
 def environment() -> Environment:
     return Environment(
@@ -74,14 +97,32 @@ def environment() -> Environment:
 
 @pytest.fixture
 def dense() -> ModelSummary:
-    blocks = tuple(BlockSummary(index, DENSE_LAYOUT, 768, 444_000, 100_000_000) for index in (0, 1))
-    return ModelSummary("deit_tiny_patch16_224", 160, PREPROCESSING, 192, 5_526_346, 1_250_000_000, 30_000_000, blocks)
+    blocks = tuple(BlockSummary(index, DENSE_LAYOUT, 768, 444_000, 100_000_000, 101, 101) for index in (0, 1))
+    sizes = (192, 5_526_346, 1_250_000_000, 30_000_000)
+    return ModelSummary("deit_tiny_patch16_224", 160, PREPROCESSING, *sizes, blocks, trim_last_block=False)
 
 
 @pytest.fixture
 def slim() -> ModelSummary:
-    blocks = (BlockSummary(0, SLIM_LAYOUT, 392, 210_000, 50_000_000),)
-    return ModelSummary("deit_tiny_patch16_224", 160, PREPROCESSING, 152, 2_700_000, 625_000_000, 16_000_000, blocks)
+    blocks = (BlockSummary(0, SLIM_LAYOUT, 392, 210_000, 50_000_000, 101, 101),)
+    sizes = (152, 2_700_000, 625_000_000, 16_000_000)
+    return ModelSummary("deit_tiny_patch16_224", 160, PREPROCESSING, *sizes, blocks, trim_last_block=False)
+
+
+@pytest.fixture(scope="session")
+def real(small: Callable[..., Model]) -> tuple[ModelSummary, ModelSummary]:
+    """A model of four blocks and 17 tokens, and what is left of it: tokens are merged twice, block 2 is removed, and
+    the last block computes the class token."""
+    dense = small(depth=4, image_size=32)
+    cuts = (
+        Cut("blocks.0.attn", "head", (1,)),
+        Cut("blocks.1.attn", "qk", (0, 1, 8)),
+        Cut("blocks.3.mlp", "mlp", tuple(range(36))),
+        Cut("blocks", "block", (2,)),
+        Cut("residual", "embed", (5, 6)),
+    )
+    reduced = with_tokens(dense, (Merge(0, 12), Merge(1, 9, "grid")), trim_last_block=True)
+    return summarise(dense), summarise(remove(reduced, cuts).model)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -68,12 +69,21 @@ def test_the_page_shows_all_results(page: Page) -> None:
     assert "not run" not in text
 
 
+def test_what_pruning_left_is_a_picture_with_a_caption(page: Page) -> None:
+    html = render(page)
+    section = html.split("<h2>Model, block by block</h2>")[1].split("<table")[0]
+    assert "<h3>What pruning left</h3>" in section
+    assert 'id="plan-cell-0-0"' in section
+    text = Outline(html).text
+    assert "Block 0: heads 2/3, query/key 96/192, value 112/192, MLP 392/768, tokens 101, MACs 50.0 %" in text
+
+
 def test_stages_that_have_not_run_are_listed(bare: Page) -> None:
     text = Outline(render(bare)).text
     for stage in (
         "Accuracy per domain",
         "Latency of every call",
-        "Widths of every block",
+        "What pruning left",
         "Parity",
         "Bench",
         "Reading images",
@@ -158,23 +168,12 @@ def test_heading_levels_are_not_skipped(page: Page) -> None:
     assert all(after <= before + 1 for before, after in pairwise(levels))
 
 
-def luminance(colour: str) -> float:
-    """WCAG 2.1: relative luminance of an sRGB colour."""
-    parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
-    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-def contrast(one: str, other: str) -> float:
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
-
-
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
-def test_colours_have_contrast(bare: Page, theme: int) -> None:
+def test_colours_have_contrast(bare: Page, contrast: Callable[[str, str], float], theme: int) -> None:
     colours = dict(
         re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6});", render(bare).split(":root {")[1 + theme].split("}")[0])
     )
     texts = ("ink", "muted", "pass", "fail", "undecided", "not-run")
     assert all(contrast(colours[name], colours[ground]) >= 4.5 for name in texts for ground in ("paper", "raised"))
     assert all(contrast(colours[f"series-{number}"], colours["paper"]) >= 3 for number in range(1, 6))
+    assert contrast(colours["ink"], colours["kept"]) >= 4.5

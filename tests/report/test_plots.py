@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import matplotlib
 import pytest
 
-from toolkit.records import ModelSummary, ParityReport
+from toolkit.records import ParityReport
 from toolkit.report import plots
 from toolkit.report.contents import Page
 
@@ -76,16 +76,10 @@ def test_latency_marks_invalid_measurements(page: Page) -> None:
     assert [title.endswith("INVALID") for title in titles] == [False, True]
 
 
-def test_widths_marks_removed_blocks_in_every_panel(dense: ModelSummary, slim: ModelSummary) -> None:
-    labels = texts(plots.widths(dense, slim))
-    assert labels.count("\u00d7") == 4
-    assert {"Heads", "Query and key width, all heads", "Value width, all heads", "MLP width"} <= set(labels)
-
-
-def test_drawings_are_themed_accessible_and_deterministic(page: Page, dense: ModelSummary, slim: ModelSummary) -> None:
+def test_drawings_are_themed_accessible_and_deterministic(page: Page) -> None:
     assert page.parity
-    drawings = [plots.accuracy(page.parity), plots.widths(dense, slim), plots.latency(page.latency)]
-    assert drawings == [plots.accuracy(page.parity), plots.widths(dense, slim), plots.latency(page.latency)]
+    drawings = [plots.accuracy(page.parity), plots.latency(page.latency)]
+    assert drawings == [plots.accuracy(page.parity), plots.latency(page.latency)]
     for drawing in drawings:
         assert not re.search(r"#[12]0000\d", drawing), "a placeholder colour is left"
         assert "var(--series-1)" in drawing

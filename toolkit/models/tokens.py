@@ -94,6 +94,13 @@ def tokens_of(model: Model) -> int:
     return model.layer_calls[f"{model.blocks[0][0]}.attn"].positions
 
 
+def tokens_in_block(model: Model, place: str) -> tuple[int, int]:
+    """Number of tokens that the attention of the block at `place` reads, and number that its MLP computes."""
+    block = named_blocks(model.module)[place]
+    output = next(f"{place}.{name}" for name, part in block.named_modules() if part is block.mlp_output)
+    return model.layer_calls[f"{place}.attn"].positions, model.layer_calls[output].positions
+
+
 def block_indices(info: ModelInfo) -> tuple[int, ...]:
     """Index in the source architecture of each block of a model."""
     depth = len(info.removed_blocks) + len(info.layouts)

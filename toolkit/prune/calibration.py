@@ -28,7 +28,7 @@ class Calibration:
         return self.read((domain,))
 
     def at(self, image_size: int) -> Calibration:
-        """The images resampled to `image_size` x `image_size` pixels, for a model of another size than the dense one."""
+        """The images resampled to `image_size` x `image_size` pixels, for a model with another image size."""
 
         def read(domains: Sequence[str]) -> list[Batch]:
             batches = self.read(domains)

@@ -15,6 +15,7 @@ from toolkit.models.merge import TokenMerge, macs_per_channel
 from toolkit.models.model import Model
 from toolkit.models.resize import resized
 from toolkit.models.shapes import width_of
+from toolkit.models.tokens import tokens_in_block
 from toolkit.records import BlockShape, HeadLayout, Matching
 
 
@@ -63,11 +64,9 @@ def shape_of(model: Model) -> ModelShape:
     for place, block in model.blocks:
         layout = block.attn.layout
         check_equal_heads(layout, f"{place}.attn")
-        inside = [f"{place}.{name}" for name, part in block.named_modules() if part is block.mlp_output]
-        tokens = model.layer_calls[f"{place}.attn"].positions
-        remaining = model.layer_calls[inside[0]].positions
+        tokens = tokens_in_block(model, place)
         hidden = block.mlp_output.weight.shape[1]
-        blocks.append(BlockShape(tokens, remaining, len(layout.heads), layout.qk_width, layout.v_width, hidden))
+        blocks.append(BlockShape(*tokens, len(layout.heads), layout.qk_width, layout.v_width, hidden))
     trimmed = model.info.trim_last_block
     if trimmed:
         blocks[-1] = replace(blocks[-1], tokens_out=blocks[-1].tokens_in)

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from toolkit.errors import PlanError
-from toolkit.models.block import blocks_of, named_blocks
 from toolkit.models.merge import Merging
 from toolkit.models.model import Model
 from toolkit.models.modes import evaluating
+from toolkit.models.recording import recording
 from toolkit.models.tokens import block_indices, check_merges, tokens_of, with_tokens
 from toolkit.prune.trajectory import Comparison, Trajectory, distance, recorded
 from toolkit.records import Merge
@@ -47,18 +47,20 @@ class MergeScore:
     @torch.no_grad()
     def __call__(self, merging: Model) -> float:
         """distance + factor * divergence, over all blocks after the first one that merges."""
-        outputs, mergings, logits = _run(merging.module, self.images)
-        comparison, dense = self.trajectory.comparison, self.trajectory.outputs
+        with recording(merging, block_indices(merging.info)) as found, evaluating(merging.module):
+            logits = merging.module(self.images)
+        comparison, mergings = self.trajectory.comparison, found.mergings
         applied: list[Merging] = []
         total = 0.0
-        for index, output in enumerate(outputs):
+        for (block, output), dense in zip(sorted(found.tokens.items()), self.trajectory.outputs, strict=True):
+            here = [mergings[block]] if block in mergings else []
             if applied:
-                expected = dense[index]
-                for one in [*applied, *mergings.get(index, ())]:
+                expected = dense
+                for one in [*applied, *here]:
                     if expected.shape[1] > one.prefix:  # false for a last block that computes class tokens only
                         expected = one.apply(expected)
                 total += float(distance(comparison.features(expected)[0], comparison.features(output)))
-            applied += mergings.get(index, ())
+            applied += here
         return total + self.factor * float(comparison.divergence(self.trajectory.logits, logits[None]))
 
 
@@ -113,25 +115,3 @@ def more_merged(merges: Sequence[Merge], block: int, step: int, tokens: int, pre
         result.append(replace(merge, tokens=max(merge.tokens - step, fewest)))
         before = result[-1].tokens
     return tuple(result)
-
-
-def _run(module: nn.Module, images: Tensor) -> tuple[list[Tensor], dict[int, list[Merging]], Tensor]:
-    """Outputs of all blocks, the merging in each block that has one, and the logits."""
-    outputs: list[Tensor] = []
-    mergings: dict[int, list[Merging]] = {}
-
-    def record(_: nn.Module, inputs: object, output: tuple[Tensor, Tensor | None]) -> None:
-        outputs.append(output[0])
-
-    hooks = [block.register_forward_hook(record) for block in blocks_of(module)]
-    for index, block in enumerate(named_blocks(module).values()):
-        if block.merge is not None:
-            found = mergings.setdefault(index, [])
-            hooks.append(block.merge.register_forward_hook(lambda _, __, made, found=found: found.append(made)))
-    try:
-        with evaluating(module):
-            logits: Tensor = module(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return outputs, mergings, logits

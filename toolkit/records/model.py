@@ -98,6 +98,10 @@ class BlockSummary:
     mlp_width: int
     parameters: int
     macs: int
+    tokens_in: int
+    """Number of tokens that attention reads."""
+    tokens_out: int
+    """Number of tokens that the MLP computes: fewer after a merge, and in a trimmed last block."""
 
 
 @dataclass(frozen=True)
@@ -113,3 +117,5 @@ class ModelSummary:
     bytes_moved: int
     """Weights and activations read and written for one image in float32, once per layer."""
     blocks: tuple[BlockSummary, ...]
+    trim_last_block: bool
+    """Whether the last block computes only the tokens that the classifier reads."""

@@ -8,8 +8,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from toolkit.characters import printable
-from toolkit.report import numbers, plots, summary, tables
+from toolkit.report import numbers, plan_svg, plots, summary, tables
 from toolkit.report.contents import Page
+from toolkit.report.plan_picture import picture_of
 
 
 def render(page: Page) -> str:
@@ -28,7 +29,7 @@ def render(page: Page) -> str:
             whole=tables.whole_model(page),
             block_columns=[name for name, _ in tables.BLOCK_COLUMNS],
             data=tables.data_facts(page.data) if page.data else None,
-            plan=tables.plan_facts(page.plan) if page.plan else None,
+            plan=tables.plan_facts(page.plan, page.dense.blocks[0].tokens_in) if page.plan else None,
             trainings=tables.trainings(page),
             artifact_facts=tables.artifact_facts,
             environment=tables.environment_facts(page.environment),
@@ -43,7 +44,7 @@ def _plots(page: Page) -> dict[str, Markup]:
     if page.parity:
         drawings["accuracy"] = plots.accuracy(page.parity)
     if page.slim:
-        drawings["widths"] = plots.widths(page.dense, page.slim)
+        drawings["plan"] = plan_svg.drawing_of(picture_of(page.dense, page.slim))
     if page.latency:
         drawings["latency"] = plots.latency(page.latency)
     return {name: Markup(drawing) for name, drawing in drawings.items()}  # svg.inline escapes its text

@@ -1,17 +1,16 @@
-"""Plots of the report: accuracy per domain, widths per block, and all latency samples."""
+"""Plots of the report: accuracy per domain, and all latency samples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
-from matplotlib.ticker import MaxNLocator
 
 from toolkit.characters import counted, printable
-from toolkit.records import DENSE, SLIM, BlockSummary, DomainParity, ModelSummary, ParityReport
+from toolkit.records import DENSE, SLIM, DomainParity, ParityReport
 from toolkit.report import numbers, summary, svg
 from toolkit.report.contents import LatencyRow
 
@@ -38,21 +37,6 @@ def accuracy(parity: ParityReport) -> str:
         axes.grid(axis="x")
         _legend(figure, sides)
         return svg.inline(figure, "accuracy", _accuracy_alt(parity))
-
-
-def widths(dense: ModelSummary, slim: ModelSummary) -> str:
-    """Heads, query/key width, value width and MLP width of every block: dense behind slim."""
-    with svg.plot_style():
-        figure = Figure(figsize=(WIDTH_INCHES, 5.0))
-        frame = figure.add_gridspec(2, 2, left=0.06, right=0.985, top=0.87, bottom=0.09, hspace=0.46, wspace=0.16)
-        for index, (title, width) in enumerate(_WIDTHS):
-            axes = figure.add_subplot(frame[index // 2, index % 2])
-            _width_bars(axes, dense, slim, width)
-            axes.set_title(title)
-        _legend(figure, (DENSE, SLIM))
-        removed = len(dense.blocks) - len(slim.blocks)
-        alt = f"Widths of {len(dense.blocks)} blocks before and after pruning, {removed} of them removed; "
-        return svg.inline(figure, "widths", alt + "see the table of blocks for the numbers.")
 
 
 def latency(rows: Sequence[LatencyRow]) -> str:
@@ -105,30 +89,6 @@ def _accuracy_alt(parity: ParityReport) -> str:
         for domain in parity.domains
     )
     return f"Top-1 accuracy per domain. {'; '.join(domains)}."
-
-
-def _width_bars(axes: Axes, dense: ModelSummary, slim: ModelSummary, width: Callable[[BlockSummary], int]) -> None:
-    remaining = {block.block: width(block) for block in slim.blocks}
-    for block in dense.blocks:
-        axes.bar(block.block, width(block), 0.86, color=svg.SERIES[0], alpha=0.35)
-        if block.block in remaining:
-            axes.bar(block.block, remaining[block.block], 0.56, color=svg.SERIES[1])
-        else:
-            axes.annotate(
-                "\u00d7",
-                (block.block, 0),
-                (0, 2),
-                textcoords="offset points",
-                ha="center",
-                color=svg.MUTED,
-                fontsize=12,
-            )
-    axes.set_xlabel("block")
-    axes.set_xlim(dense.blocks[0].block - 0.7, dense.blocks[-1].block + 0.7)
-    axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-    axes.grid(axis="y")
 
 
 def _latency_panel(axes: Axes, panel: int, rows: Sequence[LatencyRow], subjects: Sequence[str]) -> None:
@@ -185,11 +145,3 @@ def _colour(index: int) -> str:
 def _shortened(name: str) -> str:
     name = printable(name)
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}\u2026"
-
-
-_WIDTHS: tuple[tuple[str, Callable[[BlockSummary], int]], ...] = (
-    ("Heads", lambda block: len(block.layout.heads)),
-    ("Query and key width, all heads", lambda block: block.layout.qk_width),
-    ("Value width, all heads", lambda block: block.layout.v_width),
-    ("MLP width", lambda block: block.mlp_width),
-)

@@ -17,10 +17,12 @@ from matplotlib.figure import Figure
 INK = "#100001"
 MUTED = "#100002"
 GRID = "#100003"
+KEPT = "#100004"
+"""Background of text, opaque for all of something and transparent for nothing of it."""
 SERIES = ("#200001", "#200002", "#200003", "#200004", "#200005")
 """Placeholder colours of dense, slim and the exported models; repeated if there are more."""
 
-_VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line"} | {
+_VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line", KEPT: "--kept"} | {
     colour: f"--series-{number}" for number, colour in enumerate(SERIES, start=1)
 }
 _PLACEHOLDER = re.compile("|".join(_VARIABLES))
@@ -57,8 +59,9 @@ def plot_style() -> AbstractContextManager[None]:
     return matplotlib.style.context(_SETTINGS, after_reset=True)
 
 
-def inline(figure: Figure, name: str, alt: str) -> str:
-    """The figure as an <svg> element. `name` makes its ids unique within the page; `alt` is its text alternative."""
+def inline(figure: Figure, name: str, alt: str, description: str = "") -> str:
+    """The figure as an <svg> element. `name` makes its ids unique within the page; `alt` is its text alternative, and
+    `description` a longer one with all numbers."""
     file = io.StringIO()
     FigureCanvasSVG(figure).print_svg(file, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     root = ElementTree.fromstring(file.getvalue())
@@ -72,6 +75,11 @@ def inline(figure: Figure, name: str, alt: str) -> str:
     for fixed in ("width", "height", "version"):
         root.attrib.pop(fixed, None)
     root.attrib |= {"role": "img", "aria-label": alt, "class": "plot"}
+    if description:
+        root.set("aria-describedby", f"{name}-description")
+        element = ElementTree.Element("desc", {"id": f"{name}-description"})
+        element.text = description
+        root.insert(0, element)
     return ElementTree.tostring(root, encoding="unicode")
 
 

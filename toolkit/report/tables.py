@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from toolkit.characters import counted
 from toolkit.dg.summary import DataSummary
 from toolkit.records import Artifact, BlockSummary, Environment, HeadLayout, PrunePlan, TensorSpec, TrainingHistory
-from toolkit.report import artifact_text, numbers
+from toolkit.report import artifact_text, numbers, plan_text
 from toolkit.report.contents import Page
 from toolkit.report.summary import NOT_RUN
 
@@ -84,7 +84,8 @@ def data_facts(data: DataSummary) -> Facts:
     )
 
 
-def plan_facts(plan: PrunePlan) -> Facts:
+def plan_facts(plan: PrunePlan, tokens: int | None = None) -> Facts:
+    """How units were selected, and what a plan removes. `tokens` is the number at the first block, if it is known."""
     units: Counter[str] = Counter()
     places: Counter[str] = Counter()
     for cut in plan.cuts:
@@ -98,6 +99,11 @@ def plan_facts(plan: PrunePlan) -> Facts:
         ("Requested budget", _requested_budget(plan.budget)),
         ("Achieved budget", _achieved_budget(plan)),
         ("Units removed", "; ".join(removed) or "none"),
+        *(("Tokens merged", line.replace("->", "\u2192")) for line in plan_text.merges(plan, tokens)),
+        *([("Last block", plan_text.LAST_BLOCK)] if plan.trim_last_block else []),
+        ("Basis", plan.basis),
+        ("Compensation", plan.compensation),
+        *([("Latency", plan_text.latency(plan.latency))] if plan.latency else []),
         ("Seed", str(plan.seed)),
     )
 

@@ -16,7 +16,7 @@ _PLAIN = str.maketrans({"\u2212": "-", "\u00d7": "x", "\u2192": "->", "\u00a0": 
 def summary_table(page: Page) -> Table:
     """Table of dense and slim, with the claims as title and the verdict as caption. Markup in names is not parsed."""
     title = "\n".join(summary.claims(page))
-    table = Table("", DENSE, SLIM, "change", "95 % interval", title=_plain(title), caption=_plain(_below(page)))
+    table = Table("", DENSE, SLIM, "change", "95 % interval", title=plain(title), caption=plain(_below(page)))
     for column in table.columns[1:]:
         column.justify = "right"
     rows = summary.rows(page)
@@ -24,19 +24,19 @@ def summary_table(page: Page) -> Table:
         name = f"{row.name} ({row.flag})" if row.flag else row.name
         cells = (name, row.before, row.after, row.change, row.interval)
         ends = next_row is not None and next_row.group != row.group
-        table.add_row(*(_plain(cell) for cell in cells), end_section=ends)
+        table.add_row(*(plain(cell) for cell in cells), end_section=ends)
     return table
 
 
 def comparison_table(sheet: Sheet) -> RenderableType:
     """Table of several prunings with a column for each, which fits more terminals than a row, and the notes below."""
     top, *models = ("\n".join(part or " " for part in row[: sheet.labels]) for row in (sheet.headings, *sheet.rows))
-    table = Table(_plain(top), *map(_plain, models), title=_plain(sheet.title))
+    table = Table(plain(top), *map(plain, models), title=plain(sheet.title))
     for column in table.columns[1:]:
         column.justify = "right"
     for heading, *cells in zip(*(row[sheet.labels :] for row in (sheet.headings, *sheet.rows)), strict=True):
-        table.add_row(_plain(heading), *map(_plain, cells))
-    return Group(table, literal(_plain("\n".join(sheet.notes))))
+        table.add_row(plain(heading), *map(plain, cells))
+    return Group(table, literal(plain("\n".join(sheet.notes))))
 
 
 def _below(page: Page) -> str:
@@ -48,5 +48,6 @@ def _below(page: Page) -> str:
     return "\n".join(lines)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """ASCII for the typographic characters of `numbers` and `summary`."""
     return text.translate(_PLAIN)

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit import recipe, records
-from toolkit.characters import counted
 from toolkit.progress import Progress
-from toolkit.records import LatencyRecord
 from toolkit.stages import Run
 
 if TYPE_CHECKING:
@@ -66,16 +64,6 @@ def meter(run: Run, out: Path, progress: Progress) -> Iterator[LatencyMeter | No
         yield opened
         for table in opened.tables.values():
             records.save(table, out / FILE)
-
-
-def summary(latency: LatencyRecord) -> str:
-    """A line for the user."""
-    valid = f", INVALID: {', '.join(latency.reasons)}" if latency.reasons else ""
-    return (
-        f"latency in {latency.runtime} on {latency.device} at batch {latency.batch_size}: dense {latency.dense_ms:.2f} "
-        f"ms, {latency.asked_ms:.2f} ms requested, {latency.predicted_ms:.2f} ms predicted, "
-        f"{latency.measured_ms:.2f} ms measured after {counted(latency.searches, 'search', 'searches')}{valid}"
-    )
 
 
 def _deployment(run: Run) -> Deployment:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from toolkit import recipe, records
 from toolkit.errors import RecipeError
 from toolkit.progress import Progress
 from toolkit.records import DENSE, ModelInfo, PrunePlan, TrainingHistory
+from toolkit.report import plan_text
 from toolkit.stages import PRUNED, Output, Run, Stage, inputs_of, latency_budget
 
 if TYPE_CHECKING:
@@ -117,7 +119,7 @@ def summary(run: Run, result: str) -> list[str]:
     macs = f"{dense.macs / 1e6:,.0f} -> {slim.macs / 1e6:,.0f} M MACs ({slim.macs / dense.macs:.1%})"
     parameters = f"{dense.parameters:,} -> {slim.parameters:,} parameters ({slim.parameters / dense.parameters:.1%})"
     lines = [f"{plan.budget} requested, {plan.achieved:.3f} achieved: {macs}, {parameters}"]
-    return lines if plan.latency is None else [*lines, latency_budget.summary(plan.latency)]
+    return lines if plan.latency is None else [*lines, plan_text.latency(plan.latency)]
 
 
 def _prune(run: Run, result: str, inputs: dict[str, str], out: Path) -> None:
@@ -127,7 +129,7 @@ def _prune(run: Run, result: str, inputs: dict[str, str], out: Path) -> None:
 
     dense = store.load(run.folder.path / DENSE)
     with run.progress("prune") as progress, latency_budget.meter(run, out, progress) as meter:
-        scratch = run.folder.scratch(result, inputs)
+        scratch = partial(run.folder.scratch, result, inputs)
         train, calibration = _training(run, scratch, out, progress), calibration_of(run, dense)
         job = Job(run.recipe.prune, calibration, run.recipe.seed, train, progress, meter, scratch)
         pruned = prune(dense, job)
@@ -151,7 +153,7 @@ def calibration_of(run: Run, dense: Model) -> Calibration:
     return Calibration(read, tuple(images), seed)
 
 
-def _training(run: Run, scratch: Path, out: Path, progress: Progress) -> Train:
+def _training(run: Run, scratch: Callable[[], Path], out: Path, progress: Progress) -> Train:
     """`Job.train` with the settings of `train`; each call has its own checkpoint in `scratch`, and its own history in
     `out`."""
     from toolkit.dg import objectives
@@ -162,7 +164,7 @@ def _training(run: Run, scratch: Path, out: Path, progress: Progress) -> Train:
 
     def train(model: Model, extension: TrainingExtension) -> TrainingHistory:
         call = next(calls)
-        checkpoint = scratch / f"checkpoint-{call}.pt"
+        checkpoint = scratch() / f"checkpoint-{call}.pt"
         objective, workers = objectives.build(recipe.train), recipe.data.workers
         plan = TrainingPlan(recipe.train, objective, recipe.seed, checkpoint, workers, (extension,))
         history = fit(model, run.domains, plan, progress)

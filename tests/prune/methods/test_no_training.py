@@ -58,6 +58,7 @@ def test_oneshot_loses_little(dense: Model, pictures: list[Image], fraction: flo
     accuracies = [100 * float((each.argmax(dim=-1) == labels).float().mean()) for each in (before, after)]
     divergence = float(kl_div(after, before, log_target=True, reduction="batchmean"))
     kept = slim.cost.macs / dense.cost.macs
-    print(f"\nhalf {measured_half}: {kept:.4f} of the MACs: {accuracies[0]:.1f} -> {accuracies[1]:.1f} %, KL {divergence:.4f}")
+    change = f"{accuracies[0]:.1f} -> {accuracies[1]:.1f} %, KL {divergence:.4f}"
+    print(f"\nhalf {measured_half}: {kept:.4f} of the MACs: {change}")
     assert 0.99 * fraction <= kept <= fraction
     assert accuracies[0] - accuracies[1] <= LOST[fraction] + NOISE

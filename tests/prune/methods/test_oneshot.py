@@ -98,6 +98,30 @@ def test_a_stitched_model_is_what_surgery_and_repair_make(small: Small, images: 
         torch.testing.assert_close(stitched(IMAGES), expected.module(IMAGES), rtol=1e-4, atol=1e-4)
 
 
+def test_smaller_images_are_searched_as_well(small: Small, pruned: Callable[..., Pruned]) -> None:
+    """Of a model whose widths and tokens stay as they are, only smaller images fit."""
+    model = small(depth=4, image_size=32)
+    own = {"trials": 2, "merges": 0, "image_sizes": (16, 24)}
+    result = pruned(model, "macs=0.65", axes=("qk",), round_to=4, oneshot=own)
+    assert result.slim.info.image_size == 24
+    assert result.source.info.image_size == 24
+    assert result.plan.achieved == pytest.approx(result.slim.cost.macs / model.cost.macs)
+    assert 0.4 < result.plan.achieved <= 0.65
+    with torch.inference_mode():
+        assert result.slim.module(torch.randn(2, 3, 24, 24)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [((48,), "image_sizes are below the dense model's size of 32 pixels, not 48"), ((20,), "20 is not divisible")],
+)
+def test_image_sizes_that_are_refused(
+    small: Small, pruned: Callable[..., Pruned], sizes: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(BadInput, match=message):
+        pruned(small(depth=4, image_size=32), "macs=0.6", oneshot={"image_sizes": sizes})
+
+
 def test_a_budget_below_all_floors(small: Small, pruned: Callable[..., Pruned]) -> None:
     with pytest.raises(BudgetError, match=r"0\.01 of the MACs cannot be reached: the smallest model .* has 0\.\d+"):
         pruned(small(depth=4, image_size=32), "macs=0.01")
@@ -146,9 +170,9 @@ def test_a_killed_search_goes_on(
 
     monkeypatch.setattr(Judge, "judge", killed)
     with pytest.raises(KeyboardInterrupt):
-        prune(model, replace(resumable, scratch=tmp_path))
+        prune(model, replace(resumable, scratch=lambda: tmp_path))
     judged.clear()
     monkeypatch.undo()
     monkeypatch.setattr(Judge, "judge", lambda *args: (judged.append(args[1]), judge(*args))[1])
-    assert prune(model, replace(resumable, scratch=tmp_path)).plan == expected
+    assert prune(model, replace(resumable, scratch=lambda: tmp_path)).plan == expected
     assert len(judged) == 12 - 7

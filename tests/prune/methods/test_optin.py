@@ -131,7 +131,7 @@ def test_a_plan_of_merges_alone_is_applied(dense: Model, monkeypatch: pytest.Mon
     ("settings", "message"),
     [
         ({"axes": ("head", "qk", "embed")}, "optin prunes heads and MLP units, not qk, embed"),
-        ({"ratio": 0.5}, "optin needs a budget of MACs or parameters, not ratio=0.5"),
+        ({"ratio": 0.5}, "prune.method 'optin' cannot prune to a budget of ratio: ratio=0.5"),
         ({"steps": 3}, "optin prunes in one step, not 3"),
         ({"budget": "params=0.5", "optin": {"tau": True}}, "merging tokens saves MACs, not params"),
     ],

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from toolkit.dg.extensions.block_tokens import blocks_by_source, probe
+from toolkit.dg.extensions.block_tokens import probe
 from toolkit.errors import BadInput
 from toolkit.models.model import Model
+from toolkit.models.recording import blocks_by_source
 
 CLASS_DEPTHS, PATCH_DEPTHS = (0.5, 0.75, 1.0), (0.5, 0.75)
 """Default blocks, as fractions of the source architecture's depth."""

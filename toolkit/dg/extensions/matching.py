@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from toolkit.dg.batches import Batch
 from toolkit.dg.draws import Draws, rng
 from toolkit.dg.extensions import TrainingExtension
-from toolkit.dg.extensions.block_tokens import Recorded, difference, normalised, recording
+from toolkit.dg.extensions.block_tokens import difference, normalised
 from toolkit.dg.extensions.distillation import softened_divergence
 from toolkit.dg.extensions.matched_blocks import MatchedBlocks
 from toolkit.dg.extensions.teacher_outputs import Teacher
@@ -31,6 +31,7 @@ from toolkit.dg.extensions.teaching import TeacherRun
 from toolkit.dg.objectives import Classifier
 from toolkit.dg.random_images import mixup, random_convolutions
 from toolkit.models.model import Model
+from toolkit.models.recording import Recorded, recording
 
 CONVOLUTION, MIXUP = 1, 2
 """What a random stream is for."""

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from toolkit.dg.draws import Draws
-from toolkit.dg.extensions.block_tokens import normalised, recording
+from toolkit.dg.extensions.block_tokens import normalised
 from toolkit.dg.transforms import resampled
 from toolkit.errors import StorageError, plainly
 from toolkit.models.model import Model
+from toolkit.models.recording import recording
 
 CHUNK = 1 << 20
 """Bytes written at once when a file is created."""

@@ -43,8 +43,8 @@ class Job:
     progress: Progress = silent
     latency: LatencyMeter | None = None
     """Measures latencies; there is one if the budget is a latency."""
-    scratch: Path | None = None
-    """Folder for what a method goes on from after a kill; a folder of these settings, images and model only."""
+    scratch: Callable[[], Path] | None = None
+    """Makes the folder for what a method goes on from after a kill; it is for this model and these arguments only."""
 
     @property
     def budget(self) -> Budget:

@@ -2,8 +2,8 @@
 
 Our own combination of published parts. The last block computes only the tokens that the classifier reads, which is
 exact. Query/key and value units are removed in the basis `svd`; MLP units by optimal brain surgeon, with weights
-repaired by least squares (as in ZipLM, 2023); similar tokens are merged in a few blocks (as in ToMe, 2023). How much of
-each, block by block, is searched within the budget (`toolkit.prune.search`).
+repaired by least squares (as in ZipLM, 2023); similar tokens are merged in a few blocks (as in ToMe, 2023); images may
+be smaller. How much of each, block by block, is searched within the budget (`toolkit.prune.search`).
 """
 
 from __future__ import annotations
@@ -17,26 +17,27 @@ from pydantic import Field
 from toolkit import recipe
 from toolkit.errors import BadInput
 from toolkit.models.model import Model
+from toolkit.models.resize import check_sizes, resized
 from toolkit.models.tokens import block_indices, can_merge, tokens_of
 from toolkit.prune.budget import Budget, budget_of
-from toolkit.prune.cost_table import CountedTable, shape_of, total
+from toolkit.prune.cost_table import CostTable, CountedTable, shape_of, total
 from toolkit.prune.grid import grid_of
 from toolkit.prune.least_squares import Aggregate
 from toolkit.prune.methods import Job, Method, Outcome
 from toolkit.prune.search.schedule import Tokens
-from toolkit.prune.search.searcher import Effort, Searcher, check_reachable
-from toolkit.prune.search.space import AXES, Choice, Space, narrowest
-from toolkit.prune.verified_search import search_by_latency
+from toolkit.prune.search.searcher import Effort, Found, Searcher, best_of, cheapest, check_reachable
+from toolkit.prune.search.space import AXES, Space, narrowest
+from toolkit.prune.verified_search import Candidate, search_by_latency
 from toolkit.records import LatencyRecord, Matching, PrunePlan
 from toolkit.section import Section
-from toolkit.setting_types import Positive
+from toolkit.setting_types import Listed, Positive
 
 DEFAULTS: Mapping[str, object] = {"axes": AXES, "basis": "svd", "compensation": "obs"}
 
 
 class Settings(Section):
     trials: Positive = 120
-    """Number of models that the search judges."""
+    """Number of models that the search judges, at each image size."""
     merges: Annotated[int, Field(ge=0)] = 4
     """Maximum number of blocks that merge tokens."""
     matching: Matching = "bipartite"
@@ -48,11 +49,17 @@ class Settings(Section):
     """Let the last block compute only the tokens that the classifier reads, which changes no prediction."""
     aggregate: Aggregate = "mean"
     """Divergence from the dense model over the source domains: their mean, or the worst."""
+    finalists: Positive = 1
+    """Number of best models that are trained for some steps, without labels, before one of them is chosen; 1: none."""
+    final_steps: Positive = 40
+    """Training steps of each finalist."""
+    image_sizes: Annotated[tuple[Positive, ...], Listed] = ()
+    """Smaller image sizes to search as well, in pixels."""
 
 
 @dataclass(frozen=True)
 class Oneshot(Method):
-    """Searches over merges and widths."""
+    """Searches over image sizes, merges and widths."""
 
     quantities = ("macs", "params", "latency")
     settings: Settings = Settings()
@@ -68,44 +75,65 @@ class Oneshot(Method):
             raise BadInput(f"oneshot prunes in one step, not {settings.steps}", "--steps 1")
 
     def check_budget(self, model: Model, settings: recipe.Prune) -> None:
-        budget = budget_of(settings)
+        budget, table = budget_of(settings), _counted(model, budget_of(settings), self.settings.matching)
+        sizes = self._image_sizes(model)
         if budget.quantity == "latency":  # known once the cost table is measured
             return
-        tokens, table = self._tokens(model, budget), _counted(model, budget, self.settings.matching)
-        space = Space(model, {}, tokens, table, self._trims(model))
+        lower = [resized(model, size) for size in sizes]
+        spaces = [Space(each, {}, self._tokens(each, model, budget), table, self._trims(model)) for each in lower]
+        widths = narrowest(model, settings.axes, settings.round_to)
         dense = total(table, shape_of(model))
-        check_reachable(space, narrowest(model, settings.axes, settings.round_to), budget.limit(dense))
+        check_reachable(table.unit, budget.limit(dense), dense, [cheapest(space, widths) for space in spaces])
 
     def prune(self, model: Model, job: Job) -> Outcome:
         self.check(job.settings)
-        effort, budget = self._effort(model, job), job.budget
-        judgements = job.scratch / "judgements.jsonl" if job.scratch else None
-        searcher = Searcher(model, job.calibration, effort, job.progress, judgements)
+        budget, searchers = job.budget, [self._searcher(model, size, job) for size in self._image_sizes(model)]
+        dense = shape_of(model)
+
+        def search(table: CostTable, limit: float) -> Candidate[Found]:
+            found = best_of(searchers, table, limit, total(table, dense))
+            return Candidate(found, found.shape(table), found.unrepaired())
+
         if budget.quantity == "latency":
             assert job.latency is not None
-            grid = grid_of(model, effort.axes, effort.tokens.matching if effort.tokens.most_merges else None)
-            found, record = search_by_latency(model, budget, job.latency, grid, searcher.candidate)
-            achieved = record.measured_ms / record.dense_ms
-            return Outcome(_plan(found.choice, searcher, job, achieved, record), model)
+            tokens = searchers[0].effort.tokens
+            matching = tokens.matching if tokens.most_merges else None
+            grid = grid_of(model, job.settings.axes, matching, self.settings.image_sizes)
+            candidate, record = search_by_latency(model, budget, job.latency, grid, search)
+            return _outcome(candidate.choice, job, record.measured_ms / record.dense_ms, record)
         table = _counted(model, budget, self.settings.matching)
-        dense = total(table, shape_of(model))
-        choice = searcher.best(table, budget.limit(dense))
-        achieved = searcher.space(table).cost(choice.merges, dict(choice.kept)) / dense
-        return Outcome(_plan(choice, searcher, job, achieved, None), model)
+        found = best_of(searchers, table, budget.limit(total(table, dense)), total(table, dense))
+        return _outcome(found, job, total(table, found.shape(table)) / total(table, dense), None)
 
-    def _effort(self, model: Model, job: Job) -> Effort:
+    def _image_sizes(self, model: Model) -> tuple[int, ...]:
+        """The dense model's image size and the others."""
+        own, others = model.info.image_size, self.settings.image_sizes
+        check_sizes(model, others, dynamic=False)
+        if too_large := [size for size in others if size >= own]:
+            raise BadInput(
+                f"prune.oneshot.image_sizes are below the dense model's size of {own} pixels, not {too_large[0]}",
+                "set model.image_size to the largest size",
+            )
+        return (own, *others)
+
+    def _searcher(self, model: Model, size: int, job: Job) -> Searcher:
         own, settings = self.settings, job.settings
-        return Effort(
+        effort = Effort(
+            image_size=size,
             axes=settings.axes,
             round_to=settings.round_to,
-            tokens=self._tokens(model, job.budget),
+            tokens=self._tokens(resized(model, size), model, job.budget),
             trim_last_block=self._trims(model),
             trials=own.trials,
             worst=own.aggregate == "worst",
+            finalists=own.finalists,
+            final_steps=own.final_steps,
             seed=job.seed,
         )
+        judgements = job.scratch() / f"judgements-{size}.jsonl" if job.scratch else None
+        return Searcher(model, job.calibration, effort, job.progress, judgements)
 
-    def _tokens(self, model: Model, budget: Budget) -> Tokens:
+    def _tokens(self, model: Model, dense: Model, budget: Budget) -> Tokens:
         own, prefix = self.settings, model.parts.prefix_tokens
         return Tokens(
             blocks=block_indices(model.info),
@@ -114,6 +142,7 @@ class Oneshot(Method):
             multiple=own.tokens_multiple,
             matching=own.matching,
             most_merges=own.merges if can_merge(model) and budget.quantity != "params" else 0,
+            dense=tokens_of(dense),
         )
 
     def _trims(self, model: Model) -> bool:
@@ -124,20 +153,22 @@ def _counted(model: Model, budget: Budget, matching: Matching) -> CountedTable:
     return CountedTable(model, "MACs" if budget.quantity == "macs" else "parameters", matching)
 
 
-def _plan(choice: Choice, searcher: Searcher, job: Job, achieved: float, latency: LatencyRecord | None) -> PrunePlan:
-    return PrunePlan(
-        model_sha256=searcher.model.info.weights_sha256,
+def _outcome(found: Found, job: Job, achieved: float, latency: LatencyRecord | None) -> Outcome:
+    model, choice = found.searcher.model, found.trial.choice
+    plan = PrunePlan(
+        model_sha256=model.info.weights_sha256,
         method="oneshot",
         criterion="divergence",
         scope="search",
         budget=str(job.budget),
         achieved=achieved,
         seed=job.seed,
-        cuts=choice.cuts(searcher.ladders),
+        cuts=choice.cuts(found.searcher.ladders),
         merges=choice.merges,
-        trim_last_block=searcher.effort.trim_last_block,
+        trim_last_block=found.searcher.effort.trim_last_block,
         latency=latency,
     )
+    return Outcome(plan, model)
 
 
 PLUGIN: Method = Oneshot()

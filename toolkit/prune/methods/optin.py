@@ -72,16 +72,14 @@ class Settings(Section):
 class Optin(Method):
     """Scores heads and MLP units by the trajectory distance, and searches for the split of the budget."""
 
+    quantities = ("macs", "params")
     settings: Settings = Settings()
 
     def check(self, settings: recipe.Prune) -> None:
-        """Raise BadInput for axes, budgets and steps that this method does not support."""
+        """Raise BadInput for axes and steps that this method does not support, and for tau without a budget of MACs."""
         if unsupported := [axis for axis in settings.axes if axis not in AXES]:
             raise BadInput(f"optin prunes heads and MLP units, not {', '.join(unsupported)}", "--axes head,mlp")
-        budget = budget_of(settings)
-        if budget.quantity not in ("macs", "params"):
-            raise BadInput(f"optin needs a budget of MACs or parameters, not {budget}", "--budget macs=0.5")
-        if self.settings.tau and budget.quantity != "macs":
+        if self.settings.tau and (budget := budget_of(settings)).quantity != "macs":
             raise BadInput(f"merging tokens saves MACs, not {budget.quantity}", "--budget macs=0.5, or no tau")
         if settings.steps != 1:
             raise BadInput(f"optin prunes in one step, not {settings.steps}", "--steps 1")

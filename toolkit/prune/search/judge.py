@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from toolkit.dg.batches import Batch
+from toolkit.dg.transforms import resampled
 from toolkit.models.modes import evaluating
 
 BATCH_SIZE = 32
@@ -36,12 +37,15 @@ class Judgement:
 class Judge:
     """Compares models with the dense one; over several domains, by the mean of their means or by the worst one."""
 
-    def __init__(self, dense: nn.Module, images: Mapping[str, Sequence[Batch]], worst: bool = False) -> None:
-        """images: by source domain."""
+    def __init__(
+        self, dense: nn.Module, images: Mapping[str, Sequence[Batch]], worst: bool = False, size: int | None = None
+    ) -> None:
+        """images: of the dense model, by source domain. size: image size of the small models, if it is another one."""
         self._worst = worst
-        self._images = {domain: _in_laps(batches) for domain, batches in images.items()}
-        self._expected = {
-            domain: [_log_probabilities(dense, lap) for lap in laps] for domain, laps in self._images.items()
+        laps = {domain: _in_laps(batches) for domain, batches in images.items()}
+        self._expected = {domain: [_log_probabilities(dense, lap) for lap in each] for domain, each in laps.items()}
+        self._images = {
+            domain: [resampled(lap, size or lap.shape[-1]) for lap in each] for domain, each in laps.items()
         }
 
     def judge(self, module: nn.Module, best: Judgement | None = None) -> Judgement:

@@ -35,11 +35,15 @@ class Tokens:
     matching: Matching = "bipartite"
     most_merges: int = 4
     """Maximum number of blocks that merge tokens."""
+    dense: int = 0
+    """Number of tokens of the dense model, if its images are larger."""
 
     @property
     def fewest(self) -> int:
         """Fewest tokens that a schedule leaves: cost tables are measured down to this number."""
-        return self.multiple * -(-max(self.prefix + 1, math.ceil(FEWEST_TOKENS * self.total)) // self.multiple)
+        return self.multiple * -(
+            -max(self.prefix + 1, math.ceil(FEWEST_TOKENS * max(self.total, self.dense))) // self.multiple
+        )
 
     @property
     def total(self) -> int:
