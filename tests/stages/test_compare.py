@@ -147,7 +147,7 @@ def test_an_invalid_measurement_is_shown_and_repeated(command: Command) -> None:
 
 @pytest.mark.usefixtures("here")
 def test_an_invalid_measurement_ends_with_3(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    from toolkit.stages.compared import VariantBench
+    from toolkit.stages.compared_latency import VariantBench
 
     error = InvalidMeasurement("the measurement is INVALID: batch 1: busy", "again")
     monkeypatch.setattr(VariantBench, "failure", lambda self, run: error)
@@ -175,11 +175,16 @@ def test_a_model_that_cannot_be_exported_is_not_measured(command: Command, monke
     assert [each.subject for each in comparison.latency.measurements] == ["dense", "scope-local"]
     assert "| global | 59." in (COMPARED / "comparison.md").read_text().replace("\u00a0", " ")
 
-    refused.append("dense")
+    refused.append("compared/scope-local")
+    ended = command(*SCOPES, "--set", "export.onnx.opset=21")
+    assert (ended.code, "error: compared/scope-local cannot be exported" in ended.err) == (2, True)
+    assert (loaded().latency, {*loaded().unmeasured}) == (None, {"dense", "scope-local", "scope-global"})
+
+    refused[:] = ["dense"]
     ended = command(*SCOPES, "--set", "export.onnx.opset=20")
     assert (ended.code, "error: dense cannot be exported" in ended.err) == (2, True), "nothing can be compared with it"
     assert (loaded().latency, {*loaded().unmeasured}) == (None, {"dense", "scope-local", "scope-global"})
-    assert "not measured: dense, scope-local: dense cannot be exported" in ended.err
+    assert "not measured: dense, scope-local, scope-global: dense cannot be exported" in ended.err
 
 
 @pytest.mark.usefixtures("here")

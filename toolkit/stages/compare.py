@@ -19,15 +19,8 @@ from toolkit.records import (
     ValidationReport,
 )
 from toolkit.stages import Output, Run, Stage, bench
-from toolkit.stages.compared import (
-    FOLDER,
-    Comparing,
-    VariantBench,
-    VariantExport,
-    VariantPrune,
-    result_of,
-    structure_of,
-)
+from toolkit.stages.compared import FOLDER, Comparing, VariantPrune, result_of, structure_of
+from toolkit.stages.compared_latency import VariantBench, VariantExport
 from toolkit.stages.report import latency_of
 from toolkit.variants import Variant
 
@@ -77,7 +70,7 @@ class Compare(Stage):
 
     def _comparison(self, run: Run) -> PruneComparison:
         target, unmeasured = bench.target_of(run), self._comparing.unmeasured
-        measured = self._latencies if unmeasured.keys() < self._comparing.models.keys() else None
+        measured = self._latencies if self._comparing.measured else None
         return PruneComparison(
             source=run.folder.read(DENSE, "model.json", ModelInfo).name,
             dense=_cost(run, DENSE),
