@@ -33,7 +33,7 @@ def folder(finished: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory)
     (made / "path").symlink_to(finished[0] / "path")
     recipe = yaml.safe_load((finished[0] / "toolkit.yaml").read_text())
     recipe["finetune"] |= {"epochs": 0, "evaluations": 1}
-    recipe["prune"] = {"samples": 8, "round_to": 1}
+    recipe["prune"] = {"samples": 8, "round_to": 1, "oneshot": {"trials": 5}}
     recipe["train"] |= {"epochs": 0, "evaluations": 1}
     recipe["model"]["args"]["depth"] = 1
     (made / "toolkit.yaml").write_text(yaml.safe_dump(recipe))

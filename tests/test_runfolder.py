@@ -131,10 +131,11 @@ def test_unfinished_work_is_found_again_and_lost_only_when_the_result_is_whole(f
     (folder.scratch("dense", {"seed": "1"}) / "checkpoint").touch()
     other = folder.scratch("dense", {"seed": "2"})
     finetuned = folder.scratch("finetuned", {})
+    longer = folder.scratch("dense-ink", {})
     assert not list(other.iterdir())
     assert (folder.scratch("dense", {"seed": "1"}) / "checkpoint").exists()
     folder.clear_scratch("dense")
-    assert list((folder.path / ".work").iterdir()) == [finetuned]
+    assert {*(folder.path / ".work").iterdir()} == {finetuned, longer}
 
 
 def test_a_file_is_replaced_as_a_whole(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

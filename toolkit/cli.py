@@ -6,8 +6,9 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,8 @@ from toolkit.errors import RecipeError, StorageError, ToolkitError, UnknownName,
 
 if TYPE_CHECKING:
     from toolkit.resolve import Resolved
+    from toolkit.stages import Run, Stage
+    from toolkit.variants import Resolve
 
 LOG = logging.getLogger(__name__)
 
@@ -106,7 +109,7 @@ def _run(values: dict[str, Any]) -> None:
 
 def _run_stages(command: str, names: list[str], values: dict[str, Any]) -> None:
     """Run the named stages with the flags of a command."""
-    from toolkit import resolve, setting_flags
+    from toolkit import pipeline, resolve, setting_flags
 
     with _reporting_errors():
         _configure_logging(values)
@@ -115,11 +118,42 @@ def _run_stages(command: str, names: list[str], values: dict[str, Any]) -> None:
             flags[name], origins[name] = value, f"--set {name}"
         if values["seed"] is not None:
             flags["seed"], origins["seed"] = values["seed"], "--seed"
-        settings = resolve.resolve(values["recipe"], values["run"], flags, origins, forget=values["forget"])
-        _execute(names, settings, values)
+
+        def resolved(more: resolve.Flags, written: Mapping[str, str]) -> Resolved:
+            given, where = {**flags, **more}, {**origins, **written}
+            return resolve.resolve(values["recipe"], values["run"], given, where, forget=values["forget"])
+
+        settings, stages = resolved({}, {}), pipeline.STAGES
+        if command == "prune" and _compares(values):
+            settings, stages = _comparison(settings, values, origins, resolved)
+            names = [name for name in ("prune", "bench", "compare") if name in stages]
+        _execute(names, {**pipeline.STAGES, **stages}, settings, values)
 
 
-def _execute(names: list[str], settings: Resolved, values: dict[str, Any]) -> None:
+def _compares(values: dict[str, Any]) -> bool:
+    """Whether a command compares variants; RecipeError for flags that are for a comparison only."""
+    if values["compare"]:
+        return True
+    for flag in ("no_latency", "allow_invalid"):
+        if values[flag]:
+            raise RecipeError(f"--{flag.replace('_', '-')} is for comparisons", "--compare method=grouped,oneshot")
+    return False
+
+
+def _comparison(
+    settings: Resolved, values: dict[str, Any], origins: Mapping[str, str], resolved: Resolve
+) -> tuple[Resolved, dict[str, Stage]]:
+    """The settings to store, and the stages of `--compare`, which is not stored."""
+    from toolkit.stages.compare import stages_of
+    from toolkit.variants import variants_of
+
+    variants = variants_of(values["compare"], origins, resolved)
+    stages = stages_of(variants, latencies=not values["no_latency"], allow_invalid=values["allow_invalid"])
+    return replace(settings, reused=variants[0].resolved.reused), stages
+
+
+def _execute(names: list[str], stages: Mapping[str, Stage], settings: Resolved, values: dict[str, Any]) -> None:
+    """Run the named ones of these stages."""
     from toolkit import pipeline, progress, records, runfolder
     from toolkit.stages import Run
 
@@ -129,29 +163,31 @@ def _execute(names: list[str], settings: Resolved, values: dict[str, Any]) -> No
     path = Path(settings.recipe.run)
     if values["dry_run"]:
         run = Run(settings.recipe, runfolder.RunFolder(path), display, dry_run=True, tell=tell)
-        for step in pipeline.plan(run, names, values["force"]):
+        for step in pipeline.plan(run, names, values["force"], stages):
             tell(f"{step.stage}: {step.result}: {step.reason or 'up to date'}")
         return
     with runfolder.opened(path) as folder:
         run = Run(settings.recipe, folder, display, tell=tell)
+        allow_invalid = values.get("allow_invalid", False)
         failure = pipeline.execute(
-            run, settings, names, force=values["force"], allow_invalid=values.get("allow_invalid", False), tell=tell
+            run, settings, names, force=values["force"], allow_invalid=allow_invalid, stages=stages
         )
-        if names[-1] == "report" and not values["quiet"]:
-            _show_report(run)
+        last = stages[names[-1]]
+        if not values["quiet"]:
+            _show_table(last, run)
         if values["as_json"]:
-            print(records.dumps(pipeline.STAGES[names[-1]].record(run)), end="")
+            print(records.dumps(last.record(run)), end="")
     if failure is not None:
         raise failure
 
 
-def _show_report(run: Any) -> None:
+def _show_table(stage: Stage, run: Run) -> None:
+    """Show the table of a stage that has one, and where its page is."""
     from toolkit import terminal
-    from toolkit.report.text import summary_table
-    from toolkit.stages.report import FILE, page_of
 
-    terminal.show(summary_table(page_of(run)))
-    _tell(f"report: {run.folder.path / FILE}")
+    if (table := stage.table(run)) is not None:
+        terminal.show(table)
+        _tell(f"{stage.name}: {run.folder.path / stage.page}")
 
 
 @app.command()

@@ -73,6 +73,20 @@ AllowInvalid = Annotated[
         rich_help_panel="Run",
     ),
 ]
+Compare = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--compare",
+        metavar="KEY=VALUE,VALUE",
+        help="Prune with each value of a setting of prune, and print and save one table of sizes, accuracies and "
+        "latencies (compared/): method=grouped,oneshot. More than one: every combination; lists with +: "
+        "axes=head+mlp,mlp.",
+        rich_help_panel="Compare",
+    ),
+]
+NoLatency = Annotated[
+    bool, typer.Option("--no-latency", help="Compare without measuring latencies.", rich_help_panel="Compare")
+]
 
 COMMON: Mapping[str, Any] = {
     "run": Run,
@@ -103,7 +117,9 @@ def extra_options(command: str) -> dict[str, Any]:
             options[flag] = Annotated[str | None, typer.Option(f"--{flag}", callback=_refuse(current), hidden=True)]
     if command == "run":
         options["until"] = Until
-    if command in ("run", "bench", "report"):
+    if command == "prune":
+        options |= {"compare": Compare, "no_latency": NoLatency}
+    if command in ("run", "bench", "report", "prune"):
         options["allow_invalid"] = AllowInvalid
     return options
 

@@ -6,14 +6,15 @@ after all stages have run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from toolkit import plugins, records, resolve
 from toolkit.errors import BadInput, DataError, InvalidMeasurement, StorageError, ToolkitError
 from toolkit.records import Environment
-from toolkit.stages import Run, Stage
+from toolkit.stages import Output, Run, Stage
 from toolkit.stages.bench import Bench
 from toolkit.stages.export import Export
 from toolkit.stages.finetune import Finetune
@@ -28,10 +29,6 @@ STAGES: dict[str, Stage] = {
 """Stages by name, in execution order."""
 
 
-Tell = Callable[[str], None]
-"""Prints one line for the user."""
-
-
 @dataclass(frozen=True)
 class Step:
     """One planned result, for --dry-run."""
@@ -42,7 +39,7 @@ class Step:
     """Why it is going to be made; empty if it is up to date."""
 
 
-def with_dependencies(names: Sequence[str]) -> list[Stage]:
+def with_dependencies(names: Sequence[str], stages: Mapping[str, Stage] = STAGES) -> list[Stage]:
     """The named stages and their dependencies, in execution order."""
     required: set[str] = set()
     pending = list(names)
@@ -50,22 +47,23 @@ def with_dependencies(names: Sequence[str]) -> list[Stage]:
         name = pending.pop()
         if name not in required:
             required.add(name)
-            pending += STAGES[name].needs
-    return [stage for name, stage in STAGES.items() if name in required]
+            pending += stages[name].needs
+    return [stage for name, stage in stages.items() if name in required]
 
 
-def plan(run: Run, names: Sequence[str], force: bool = False) -> list[Step]:
+def plan(run: Run, names: Sequence[str], force: bool = False, stages: Mapping[str, Stage] = STAGES) -> list[Step]:
     """The steps that `execute` would take. Stages that depend on a stale one are assumed to be stale."""
     steps: list[Step] = []
     stale: set[str] = set()
-    for stage in _checked(run, names):
+    for stage in _checked(run, names, stages):
         stale_needs = sorted(stale.intersection(stage.needs))
         if stale_needs:
-            steps.append(Step(stage.name, stage.name, f"depends on {', '.join(stale_needs)}"))
+            reason = f"depends on {', '.join(stale_needs)}"
+            steps += [Step(stage.name, result, reason) for result in stage.planned(run)]
             stale.add(stage.name)
             continue
         for output in stage.outputs(run):
-            reason = _reason(run, output.result, output.inputs, forced=force and stage.name in names)
+            reason = _reason(run, output, forced=force and stage.name in names)
             steps.append(Step(stage.name, output.result, reason))
             if reason:
                 stale.add(stage.name)
@@ -75,39 +73,57 @@ def plan(run: Run, names: Sequence[str], force: bool = False) -> list[Step]:
 
 
 def execute(
-    run: Run, settings: resolve.Resolved, names: Sequence[str], *, force: bool, allow_invalid: bool, tell: Tell
+    run: Run,
+    settings: resolve.Resolved,
+    names: Sequence[str],
+    *,
+    force: bool,
+    allow_invalid: bool,
+    stages: Mapping[str, Stage] = STAGES,
 ) -> ToolkitError | None:
     """Bring the named stages up to date, or remake them with `force`. Returns the first failed check; with
     `allow_invalid`, an INVALID measurement is a warning instead."""
     from toolkit.bench.environment import capture
 
     failure: ToolkitError | None = None
-    stages = _checked(run, names)
-    environment = capture((*plugins.requirements(), *run.recipe.needs([stage.name for stage in stages])))
+    required = _checked(run, names, stages)
+    packages = itertools.chain.from_iterable(stage.packages(run) for stage in required)
+    environment = capture((*plugins.requirements(), *dict.fromkeys(packages)))
     with _settings_saved(run, settings, environment) as finished:
-        for stage in stages:
+        for stage in required:
             for output in stage.outputs(run):
-                reason = _reason(run, output.result, output.inputs, forced=force and stage.name in names)
+                reason = _reason(run, output, forced=force and stage.name in names)
                 if not reason:
-                    tell(f"{stage.name}: {output.result} is up to date")
+                    run.tell(f"{stage.name}: {output.result} is up to date")
                     continue
                 for line in (f"making {output.result} ({reason})", *output.notes):
-                    tell(f"{stage.name}: {line}")
-                with run.folder.writing(output.result, output.inputs) as out, _image_check_discarded(run):
-                    output.make(out)
-                    records.save(environment, out / "environment.json")
-                run.folder.clear_scratch(output.result)
-                finished.append(output.result)
-                run.folder.log("made", result=output.result)
+                    run.tell(f"{stage.name}: {line}")
+                if _made(run, output, environment):
+                    finished.append(output.result)
             stage.write_page(run)
             for line in stage.summary_lines(run):
-                tell(f"{stage.name}: {line}")
+                run.tell(f"{stage.name}: {line}")
             stage_failure = stage.failure(run)
             if allow_invalid and isinstance(stage_failure, InvalidMeasurement):
-                tell(f"{stage.name}: warning: {stage_failure.message}; {stage_failure.hint}")
+                run.tell(f"{stage.name}: warning: {stage_failure.message}; {stage_failure.hint}")
             else:
                 failure = failure or stage_failure
     return failure
+
+
+def _made(run: Run, output: Output, environment: Environment) -> bool:
+    """Make a result; False if it ended with an error that the stage tolerates."""
+    try:
+        with run.folder.writing(output.result, output.inputs) as out, _image_check_discarded(run):
+            output.make(out)
+            records.save(environment, out / "environment.json")
+    except ToolkitError as error:
+        if not output.tolerates(error):
+            raise
+        return False
+    run.folder.clear_scratch(output.result)
+    run.folder.log("made", result=output.result)
+    return True
 
 
 @contextmanager
@@ -120,14 +136,14 @@ def _image_check_discarded(run: Run) -> Iterator[None]:
         raise
 
 
-def _checked(run: Run, names: Sequence[str]) -> list[Stage]:
+def _checked(run: Run, names: Sequence[str], stages: Mapping[str, Stage]) -> list[Stage]:
     """The named stages and their dependencies; raises for invalid settings of any of them before anything is made."""
-    stages = with_dependencies(names)
-    for stage in stages:
+    required = with_dependencies(names, stages)
+    for stage in required:
         stage.check(run)
-    for stage in stages:
+    for stage in required:
         stage.check_data(run)
-    return stages
+    return required
 
 
 @contextmanager
@@ -161,10 +177,11 @@ def _restore(run: Run, files: Mapping[str, str | None]) -> None:
             run.folder.write_text(name, text)
 
 
-def _reason(run: Run, result: str, inputs: Mapping[str, str], *, forced: bool) -> str:
-    changed = run.folder.changed(result, inputs)
+def _reason(run: Run, output: Output, *, forced: bool) -> str:
+    """Why a result is made; empty if it is up to date."""
+    changed = run.folder.changed(output.result, output.inputs)
     if changed == ["missing"]:
         return "does not exist yet"
     if changed:
         return f"changed: {', '.join(changed)}"
-    return "forced" if forced else ""
+    return "forced" if forced else output.again

@@ -117,7 +117,7 @@ class RunFolder:
 
     def clear_scratch(self, name: str) -> None:
         """Delete the scratch state of a result, of these and of other inputs."""
-        for folder in (self.path / ".work").glob(f"{name}-*"):
+        for folder in (self.path / ".work").glob(f"{name}-{'[0-9a-f]' * 16}"):
             shutil.rmtree(folder)
 
     def log(self, event: str, **details: str | float) -> None:

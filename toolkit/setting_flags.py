@@ -21,7 +21,7 @@ NO_FLAG = ("model.args", "export.targets")
 """Settings without a flag of their own."""
 RESERVED = (
     "run", "recipe", "set", "seed", "json", "dry-run", "force", "forget", "verbose", "quiet", "help",
-    "until", "allow-invalid", "target",
+    "until", "allow-invalid", "target", "compare", "no-latency",
 )  # fmt: skip
 """Flags that are not settings."""
 OWN_SECTIONS = {

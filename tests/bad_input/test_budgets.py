@@ -66,7 +66,7 @@ def test_results_made_before_the_error_keep_their_settings(
     here: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A budget may prove unachievable only with the trained model's scores; another budget needs no new training."""
-    monkeypatch.setattr("toolkit.stages.prune._check_budget", lambda run: None)
+    monkeypatch.setattr("toolkit.stages.prune.check_budget", lambda run: None)
     ended = command("prune", "--run", "runs/new", "--seed", "9", "--budget", "macs=0.01", "--recipe", "toolkit.yaml")
     assert (ended.code, ended.made) == (2, ["dense", "pruned"])
     ended = command("prune", "--run", "runs/new", "--ratio", "0.3")

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from toolkit.dg.evaluate import accuracy
+from toolkit.dg.evaluate import accuracy, divergence, logits, predictions
 from toolkit.dg.image import Image
-from toolkit.errors import DataError
+from toolkit.errors import CheckFailed, DataError
 from toolkit.records import ModelInfo
 
 
@@ -37,3 +37,27 @@ def test_accuracy_is_the_fraction_of_correct_predictions(tiny_info: ModelInfo) -
 def test_no_images_is_an_error(tiny_info: ModelInfo) -> None:
     with pytest.raises(DataError, match="no images"):
         accuracy(Brightness(), [], tiny_info, batch_size=2)
+
+
+def test_predictions_are_the_largest_logits(tiny_info: ModelInfo) -> None:
+    module, images = Brightness(), [uniform(grey, 0) for grey in (0, 50, 200, 250, 20)]
+    found = logits(module, images, tiny_info, batch_size=2)
+    assert (found.shape, found.dtype) == ((5, 2), np.float32)
+    assert found.argmax(axis=1).tolist() == predictions(module, images, tiny_info, batch_size=3).tolist()
+
+
+def test_logits_that_are_not_finite_are_an_error(tiny_info: ModelInfo) -> None:
+    module = Brightness()
+    torch.nn.init.constant_(module.sign, torch.nan)
+    with pytest.raises(CheckFailed, match="not finite"):
+        logits(module, [uniform(9, 0)], tiny_info, batch_size=2)
+
+
+def test_divergence_is_that_of_the_predicted_distributions() -> None:
+    """Two images, two classes: sum of p log(p / q), by hand."""
+    reference = np.log(np.array([[0.5, 0.5], [0.9, 0.1]], dtype=np.float32))
+    other = np.log(np.array([[0.25, 0.75], [0.9, 0.1]], dtype=np.float32)) + np.float32(7)  # logits have no origin
+    first = 0.5 * np.log(0.5 / 0.25) + 0.5 * np.log(0.5 / 0.75)
+    assert divergence(reference, other) == pytest.approx(first / 2, abs=1e-6)
+    assert divergence(other, reference) != pytest.approx(first / 2, abs=1e-3), "it is not symmetric"
+    assert divergence(reference, reference) == 0

@@ -23,9 +23,11 @@ from toolkit.records import (
     LatencyTable,
     ModelInfo,
     ParityReport,
+    PruneComparison,
     PrunePlan,
     StageRecord,
     TrainingHistory,
+    ValidationReport,
 )
 from toolkit.records.schema import current_schema
 from toolkit.runfolder import RunFolder
@@ -43,9 +45,11 @@ KINDS = {
         LatencyTable,
         ModelInfo,
         ParityReport,
+        PruneComparison,
         PrunePlan,
         StageRecord,
         TrainingHistory,
+        ValidationReport,
     )
 }
 OLD_MODEL = re.compile(r'"merges": \[[^]]*\],\s*"schema": [12]\b')

@@ -1,8 +1,8 @@
-"""Predictions and accuracy of a model on images."""
+"""Logits, predictions and accuracy of a model on images, and the divergence of two models."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -12,10 +12,13 @@ from torch import nn
 
 from toolkit.dg.batches import evaluation_batches
 from toolkit.dg.image import Image
+from toolkit.errors import CheckFailed
 from toolkit.records import ModelInfo
 
 Predictions: TypeAlias = npt.NDArray[np.int64]
 """[images] class indices."""
+Logits: TypeAlias = npt.NDArray[np.float32]
+"""[images, classes]"""
 
 
 def accuracy(
@@ -43,14 +46,38 @@ def predictions(
 
     Raises DataError if there are no images.
     """
+    outputs = _outputs(module, images, info, batch_size, workers)
+    return np.concatenate([batch.argmax(dim=1).cpu().numpy() for batch in outputs])
+
+
+def logits(
+    module: nn.Module, images: Sequence[Image], info: ModelInfo, batch_size: int, workers: int | None = None
+) -> Logits:
+    """Logits [images, classes], computed as `predictions` are. Raises DataError if there are no images, CheckFailed for
+    logits that are not finite."""
+    found = np.concatenate([part.float().cpu().numpy() for part in _outputs(module, images, info, batch_size, workers)])
+    if not np.isfinite(found).all():
+        raise CheckFailed("the model computes logits that are not finite")
+    return found
+
+
+def divergence(reference: Logits, other: Logits) -> float:
+    """KL(reference || other) of the predicted distributions in nats, a mean over images."""
+    expected, actual = (torch.from_numpy(part).double().log_softmax(dim=1) for part in (reference, other))
+    by_image = (expected.exp() * (expected - actual)).sum(dim=1)  # [images]
+    return max(0.0, float(by_image.mean()))
+
+
+def _outputs(
+    module: nn.Module, images: Sequence[Image], info: ModelInfo, batch_size: int, workers: int | None
+) -> Iterator[torch.Tensor]:
+    """Logits of each batch of images: [batch, classes]."""
     device = next(module.parameters()).device
     was_training = module.training
     module.eval()
-    predicted = []
     try:
-        with torch.inference_mode():
-            for batch, _ in evaluation_batches(images, info, batch_size, workers):
-                predicted.append(module(torch.from_numpy(batch).to(device)).argmax(dim=1).cpu().numpy())
+        for batch, _ in evaluation_batches(images, info, batch_size, workers):
+            with torch.inference_mode():
+                yield module(torch.from_numpy(batch).to(device))
     finally:
         module.train(was_training)
-    return np.concatenate(predicted)

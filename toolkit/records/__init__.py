@@ -10,6 +10,13 @@ from __future__ import annotations
 
 from toolkit.records.artifact import Artifact, BatchRange, EngineTraits, Fusion, FusionStatus, Lowered, TensorSpec
 from toolkit.records.bench import BenchReport, Environment, GpuState, Measurement, Telemetry
+from toolkit.records.comparison import (
+    DomainValidation,
+    ModelCost,
+    PruneComparison,
+    PrunedVariant,
+    ValidationReport,
+)
 from toolkit.records.cost_table import BlockShape, LatencyTable, Probe, ProbeSession
 from toolkit.records.files import dumps, load, loads, save
 from toolkit.records.model import (
@@ -41,6 +48,7 @@ __all__ = [
     "Comparison",
     "Cut",
     "DomainParity",
+    "DomainValidation",
     "EngineTraits",
     "Environment",
     "Evaluation",
@@ -54,17 +62,21 @@ __all__ = [
     "Matching",
     "Measurement",
     "Merge",
+    "ModelCost",
     "ModelInfo",
     "ModelSummary",
     "ParityReport",
     "Probe",
     "ProbeSession",
+    "PruneComparison",
     "PrunePlan",
+    "PrunedVariant",
     "Setting",
     "StageRecord",
     "Telemetry",
     "TensorSpec",
     "TrainingHistory",
+    "ValidationReport",
     "Verdict",
     "dumps",
     "load",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from toolkit.dg.summary import DataSummary
 from toolkit.errors import CheckFailed, InvalidMeasurement
-from toolkit.records import Artifact, Environment, ModelSummary, ParityReport, PrunePlan, TrainingHistory
+from toolkit.records import SLIM, Artifact, Environment, ModelSummary, ParityReport, PrunePlan, TrainingHistory
 
 
 @dataclass(frozen=True, order=True)
@@ -50,12 +50,13 @@ class LatencyRow:
 
 @dataclass(frozen=True)
 class SpeedUp:
-    """Speed-up of slim over dense under one load, with its 95 % interval."""
+    """Speed-up of a model over dense under one load, with its 95 % interval."""
 
     load: Load
     ratio: float
     low: float
     high: float
+    subject: str = SLIM
 
 
 @dataclass(frozen=True)

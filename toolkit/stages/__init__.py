@@ -5,6 +5,7 @@ A stage calls the packages that do the work. The pipeline decides when a stage r
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
@@ -15,12 +16,14 @@ from typing import TYPE_CHECKING
 from toolkit import hashing, plugins, progress, records
 from toolkit.errors import RecordError, ToolkitError
 from toolkit.models import factories
-from toolkit.recipe import Recipe
+from toolkit.recipe import Prune, Recipe
 from toolkit.records import DENSE, SLIM
 from toolkit.runfolder import RunFolder
 from toolkit.section import PluginSection, Section
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from toolkit.dg.domains import Domains
     from toolkit.dg.image_check import CheckedImages
     from toolkit.dg.pictures import Pictures
@@ -38,6 +41,11 @@ def _ignore(line: str) -> None:
     """Discard a message."""
 
 
+def _nothing(error: ToolkitError) -> bool:
+    """Tolerate no error."""
+    return False
+
+
 @dataclass(frozen=True)
 class Output:
     """One result folder of a stage, up to date while the hashes of its inputs are unchanged."""
@@ -48,6 +56,10 @@ class Output:
     """Fills a new, empty folder."""
     notes: tuple[str, ...] = ()
     """Messages printed before it is made."""
+    again: str = ""
+    """Reason to make it again although its inputs are unchanged."""
+    tolerates: Callable[[ToolkitError], bool] = _nothing
+    """Called with the error that making it ended with; True: the stage notes it, and the other results are made."""
 
 
 @dataclass
@@ -111,6 +123,12 @@ class Run:
         """Make the next command decode every image again."""
         (self.folder.path / IMAGE_CHECK).unlink(missing_ok=True)
 
+    def with_prune(self, settings: Prune) -> Run:
+        """The run with other settings of `prune`; what was read of its data is shared."""
+        other = copy.copy(self)
+        other.recipe = self.recipe.model_copy(update={"prune": settings})
+        return other
+
     @cached_property
     def outline(self) -> Model:
         """The dense model on the meta device, with two classes; BadInput for one that a later stage cannot handle."""
@@ -152,6 +170,14 @@ class Stage:
         """The stage's results; called when the stages it needs are finished."""
         raise NotImplementedError
 
+    def planned(self, run: Run) -> Sequence[str]:
+        """Names of the results for --dry-run, as far as they are known before the stages it needs are finished."""
+        return [self.name]
+
+    def packages(self, run: Run) -> Sequence[str]:
+        """Packages that its plug-ins need, by module name."""
+        return run.recipe.needs([self.name])
+
     def write_page(self, run: Run) -> None:
         """Write `page`, if there is one."""
 
@@ -162,6 +188,10 @@ class Stage:
     def summary_lines(self, run: Run) -> list[str]:
         """Summary of the result for the user, line by line."""
         return []
+
+    def table(self, run: Run) -> RenderableType | None:
+        """A table of the results, which the command ends with; None for a summary only."""
+        return None
 
     def failure(self, run: Run) -> ToolkitError | None:
         """The check that the result fails, or None. Later stages still run; the command ends with its exit code."""

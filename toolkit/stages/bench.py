@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,14 +29,14 @@ class Bench(Stage):
 
         settings = run.recipe.bench
         timer = clock(settings.clock, own_settings(settings, settings.clock))
-        library = runtime(_runtime(run), own_settings(settings, _runtime(run)))
+        library = runtime(runtime_of(run), own_settings(settings, runtime_of(run)))
         if timer.on_device and not library.uses_gpu:
             raise RecipeError(
-                f"the clock {settings.clock!r} times a GPU, which the runtime {_runtime(run)!r} does not use",
+                f"the clock {settings.clock!r} times a GPU, which the runtime {runtime_of(run)!r} does not use",
                 "--clock host, or another --runtime",
             )
         _subjects(run)
-        name, unavailable, here = _target(run), not_running_here(run), _device(run).is_this_machine
+        name, unavailable, here = target_of(run), not_running_here(run), _device(run).is_this_machine
         if name in unavailable and here:
             error = unavailable[name]
             raise type(error)(
@@ -44,12 +45,7 @@ class Bench(Stage):
             )
 
     def outputs(self, run: Run) -> list[Output]:
-        from toolkit.bench.identity import identify
-
-        inputs = {f"subject {name}": identify(folder).sha256 for name, (folder, _) in _subjects(run).items()}
-        settings = run.recipe.bench.model_copy(update={"runtime": _runtime(run)})
-        inputs |= {"bench": hash_of(settings), **_machine(run)}
-        return [Output(bench_folder(run), inputs, lambda out: _bench(run, out))]
+        return [output(run, _subjects(run), bench_folder(run))]
 
     def record(self, run: Run) -> BenchReport:
         return run.folder.read(bench_folder(run), "bench.json", BenchReport)
@@ -72,11 +68,21 @@ class Bench(Stage):
         )
 
 
-def _machine(run: Run) -> dict[str, str]:
+def output(run: Run, subjects: Mapping[str, Opened], result: str) -> Output:
+    """Measurements of these folders as the result of this name."""
+    from toolkit.bench.identity import identify
+
+    inputs = {f"subject {name}": identify(folder).sha256 for name, (folder, _) in subjects.items()}
+    settings = run.recipe.bench.model_copy(update={"runtime": runtime_of(run)})
+    inputs |= {"bench": hash_of(settings), **_machine(run, subjects)}
+    return Output(result, inputs, lambda out: _bench(run, subjects, out))
+
+
+def _machine(run: Run, subjects: Mapping[str, Opened]) -> dict[str, str]:
     """Hash of the device without its clocks, which vary, and the versions of the libraries that run the files."""
     from toolkit.bench.subjects import running_libraries
 
-    environment = _device(run).environment(running_libraries(_subjects(run)))
+    environment = _device(run).environment(running_libraries(subjects))
     machine = asdict(replace(environment, clocks_mhz=(), toolkit="", libraries={}))
     return {"machine": hashing.digest(machine), **environment.libraries}
 
@@ -90,21 +96,21 @@ def _device(run: Run) -> Device:
 
 def bench_folder(run: Run) -> str:
     """Result folder, relative to the run folder."""
-    return f"bench/{_runtime(run)}-{run.recipe.bench.device}"
+    return f"bench/{runtime_of(run)}-{run.recipe.bench.device}"
 
 
-def _runtime(run: Run) -> str:
+def runtime_of(run: Run) -> str:
     """The runtime in the recipe, else that of the first export target."""
     from toolkit.export import target
 
     return run.recipe.bench.runtime or target(run.recipe.export.targets[0]).runtime
 
 
-def _target(run: Run) -> str | None:
+def target_of(run: Run) -> str | None:
     """The first export target that the runtime opens, or None."""
     from toolkit.export import target
 
-    return next((name for name in run.recipe.export.targets if target(name).runtime == _runtime(run)), None)
+    return next((name for name in run.recipe.export.targets if target(name).runtime == runtime_of(run)), None)
 
 
 def _subjects(run: Run) -> dict[str, Opened]:
@@ -112,7 +118,7 @@ def _subjects(run: Run) -> dict[str, Opened]:
     from toolkit.bench.runtimes import runtime
     from toolkit.bench.subjects import Opened
 
-    library, name = _runtime(run), _target(run)
+    library, name = runtime_of(run), target_of(run)
     if name is not None:
         folders = {subject: artifact_folder(run, name, subject) for subject in MODELS}
         return {subject: Opened(run.folder.path / folder, library) for subject, folder in folders.items()}
@@ -124,9 +130,9 @@ def _subjects(run: Run) -> dict[str, Opened]:
     )
 
 
-def _bench(run: Run, out: Path) -> None:
+def _bench(run: Run, subjects: Mapping[str, Opened], out: Path) -> None:
     from toolkit.bench.subjects import request_of
 
     with run.progress("bench") as progress:
-        report = _device(run).bench(request_of(_subjects(run), run.recipe.bench), progress)
+        report = _device(run).bench(request_of(subjects, run.recipe.bench), progress)
     records.save(report, out / "bench.json")

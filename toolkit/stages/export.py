@@ -63,21 +63,11 @@ class Export(Stage):
             _calibration_images(run)
 
     def outputs(self, run: Run) -> list[Output]:
-        from toolkit.export import target
-        from toolkit.export.unused import effective
-
-        settings = run.recipe.export
-        shared: dict[str, str] = {}
-        if settings.precision != "fp32" or settings.verify:
-            shared |= {"data": run.domains.fingerprint(), "margin": str(run.recipe.parity.margin)}
-        outputs = []
-        for name in settings.targets:
-            own = {"export": hash_of(effective(settings).model_copy(update={"targets": (name,)}))}
-            own |= target(name, settings.own(name)).depends_on()
-            for subject, result in MODELS.items():
-                inputs = {"model": run.weights_of(result), "images": run.images_of(result), **own, **shared}
-                outputs.append(Output(artifact_folder(run, name, subject), inputs, partial(_export, run, name, result)))
-        return outputs
+        return [
+            output(run, name, result, artifact_folder(run, name, subject))
+            for name in run.recipe.export.targets
+            for subject, result in MODELS.items()
+        ]
 
     def record(self, run: Run) -> list[Artifact]:
         return [
@@ -93,6 +83,23 @@ class Export(Stage):
             file = run.folder.path / artifact_folder(run, artifact.target, SLIM) / artifact.file
             lines += [f"{file}: {difference(artifact)}", *artifact.notes, *fusion_lines(artifact)]
         return lines
+
+
+def output(run: Run, name: str, model: str, result: str) -> Output:
+    """The file of a target for a finished model, as the result of this name."""
+    from toolkit.export import target
+    from toolkit.export.unused import effective
+
+    settings = run.recipe.export
+    inputs = {
+        "model": run.weights_of(model),
+        "images": run.images_of(model),
+        "export": hash_of(effective(settings).model_copy(update={"targets": (name,)})),
+        **target(name, settings.own(name)).depends_on(),
+    }
+    if settings.precision != "fp32" or settings.verify:
+        inputs |= {"data": run.domains.fingerprint(), "margin": str(run.recipe.parity.margin)}
+    return Output(result, inputs, partial(_export, run, name, model))
 
 
 def artifact_folder(run: Run, target: str, subject: str) -> str:
@@ -124,7 +131,8 @@ def _export(run: Run, name: str, result: str, out: Path) -> None:
         model = store.load(run.folder.path / result)
         info = replace(model.info, image_size=settings.usual_image_size or model.info.image_size)
         sample = _sample(run, info) if settings.precision != "fp32" else None
-        if sample is not None and info.image_size == model.info.image_size:
+        trained = result in MODELS.values()  # others have no history
+        if sample is not None and trained and info.image_size == model.info.image_size:
             sample = replace(sample, trained_accuracy=accuracies(run, result))
         export(name, model, settings, out, sample, progress)
         if settings.verify:

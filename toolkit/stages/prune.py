@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit import records
+from toolkit import recipe, records
 from toolkit.errors import RecipeError
 from toolkit.progress import Progress
 from toolkit.records import DENSE, ModelInfo, PrunePlan, TrainingHistory
@@ -33,61 +33,59 @@ class Prune(Stage):
     needs = ("train",)
 
     def check(self, run: Run) -> None:
-        from toolkit.prune.bases import basis
-        from toolkit.prune.budget import budget_of
-        from toolkit.prune.compensate import compensation
-        from toolkit.prune.criteria import criterion
-        from toolkit.prune.methods import check_quantity, method
-        from toolkit.prune.scopes import scope
-
-        settings = run.recipe.prune
-        chosen = method(settings.method, settings.own(settings.method))
-        if chosen.trains and not run.recipe.train.epochs:
-            raise RecipeError(
-                f"prune.method {settings.method!r} trains the model, but train.epochs is 0", "set --epochs for train"
-            )
-        chosen.check(settings)
-        criterion(settings.criterion, settings.own(settings.criterion))
-        scope(settings.scope, settings.own(settings.scope))
-        basis(settings.basis, settings.own(settings.basis))
-        compensation(settings.compensation, settings.own(settings.compensation))
-        check_quantity(settings.method, budget_of(settings))
-        latency_budget.check(run)
+        check_names(run.recipe.prune)
+        check_support(run)
 
     def check_data(self, run: Run) -> None:
         if not run.has_dense:
-            _check_budget(run)
+            check_budget(run)
 
     def outputs(self, run: Run) -> list[Output]:
-        from toolkit.prune.methods import method
-
-        inputs = {
-            "dense": run.weights_of(DENSE),
-            "images": run.images_of(DENSE),
-            "data": run.domains.fingerprint(),
-            **inputs_of("prune", latency_budget.effective(run.recipe.prune)),
-            **latency_budget.inputs(run),
-            "seed": str(run.recipe.seed),
-        }
-        if method(run.recipe.prune.method).trains:
-            inputs |= inputs_of("train", run.recipe.train)
-        return [Output(PRUNED, inputs, lambda out: _prune(run, inputs, out))]
+        return [output(run, PRUNED)]
 
     def record(self, run: Run) -> PrunePlan:
         return run.folder.read(PRUNED, "plan.json", PrunePlan)
 
     def summary_lines(self, run: Run) -> list[str]:
-        dense, slim = (run.folder.read(result, "model.json", ModelInfo) for result in (DENSE, PRUNED))
-        plan = self.record(run)
-        macs = f"{dense.macs / 1e6:,.0f} -> {slim.macs / 1e6:,.0f} M MACs ({slim.macs / dense.macs:.1%})"
-        parameters = (
-            f"{dense.parameters:,} -> {slim.parameters:,} parameters ({slim.parameters / dense.parameters:.1%})"
+        return summary(run, PRUNED)
+
+
+def check_names(settings: recipe.Prune) -> None:
+    """Raise UnknownName for an unknown plug-in, MissingDependency for one without a package that it needs, RecipeError
+    for a budget that cannot be read."""
+    from toolkit.prune.bases import basis
+    from toolkit.prune.budget import budget_of
+    from toolkit.prune.compensate import compensation
+    from toolkit.prune.criteria import criterion
+    from toolkit.prune.methods import method
+    from toolkit.prune.scopes import scope
+
+    method(settings.method, settings.own(settings.method))
+    criterion(settings.criterion, settings.own(settings.criterion))
+    scope(settings.scope, settings.own(settings.scope))
+    basis(settings.basis, settings.own(settings.basis))
+    compensation(settings.compensation, settings.own(settings.compensation))
+    budget_of(settings)
+
+
+def check_support(run: Run) -> None:
+    """Raise BadInput for settings that the method does not support, and the error of a latency budget that cannot be
+    measured."""
+    from toolkit.prune.budget import budget_of
+    from toolkit.prune.methods import check_quantity, method
+
+    settings = run.recipe.prune
+    chosen = method(settings.method, settings.own(settings.method))
+    if chosen.trains and not run.recipe.train.epochs:
+        raise RecipeError(
+            f"prune.method {settings.method!r} trains the model, but train.epochs is 0", "set --epochs for train"
         )
-        lines = [f"{plan.budget} requested, {plan.achieved:.3f} achieved: {macs}, {parameters}"]
-        return lines if plan.latency is None else [*lines, plan_text.latency(plan.latency)]
+    chosen.check(settings)
+    check_quantity(settings.method, budget_of(settings))
+    latency_budget.check(run)
 
 
-def _check_budget(run: Run) -> None:
+def check_budget(run: Run) -> None:
     """Raise BudgetError before training if this architecture cannot achieve the budget."""
     from toolkit.models.build import outline
     from toolkit.prune.methods import method
@@ -97,15 +95,42 @@ def _check_budget(run: Run) -> None:
     chosen.check_budget(outline(run.recipe.model, run.domains.classes), settings)
 
 
-def _prune(run: Run, inputs: dict[str, str], out: Path) -> None:
+def output(run: Run, result: str) -> Output:
+    """The slim model of the run's settings as the result of this name."""
+    from toolkit.prune.methods import method
+
+    inputs = {
+        "dense": run.weights_of(DENSE),
+        "images": run.images_of(DENSE),
+        "data": run.domains.fingerprint(),
+        **inputs_of("prune", latency_budget.effective(run.recipe.prune)),
+        **latency_budget.inputs(run),
+        "seed": str(run.recipe.seed),
+    }
+    if method(run.recipe.prune.method).trains:
+        inputs |= inputs_of("train", run.recipe.train)
+    return Output(result, inputs, lambda out: _prune(run, result, inputs, out))
+
+
+def summary(run: Run, result: str) -> list[str]:
+    """Budget and sizes of a pruned model, for the user."""
+    dense, slim = (run.folder.read(model, "model.json", ModelInfo) for model in (DENSE, result))
+    plan = run.folder.read(result, "plan.json", PrunePlan)
+    macs = f"{dense.macs / 1e6:,.0f} -> {slim.macs / 1e6:,.0f} M MACs ({slim.macs / dense.macs:.1%})"
+    parameters = f"{dense.parameters:,} -> {slim.parameters:,} parameters ({slim.parameters / dense.parameters:.1%})"
+    lines = [f"{plan.budget} requested, {plan.achieved:.3f} achieved: {macs}, {parameters}"]
+    return lines if plan.latency is None else [*lines, plan_text.latency(plan.latency)]
+
+
+def _prune(run: Run, result: str, inputs: dict[str, str], out: Path) -> None:
     from toolkit.models import store
     from toolkit.prune.methods import Job
     from toolkit.prune.pruning import prune
 
     dense = store.load(run.folder.path / DENSE)
     with run.progress("prune") as progress, latency_budget.meter(run, out, progress) as meter:
-        train = _training(run, inputs, out, progress)
-        calibration, scratch = calibration_of(run, dense), partial(run.folder.scratch, PRUNED, inputs)
+        scratch = partial(run.folder.scratch, result, inputs)
+        train, calibration = _training(run, scratch, out, progress), calibration_of(run, dense)
         job = Job(run.recipe.prune, calibration, run.recipe.seed, train, progress, meter, scratch)
         pruned = prune(dense, job)
     if pruned.source is not dense:
@@ -128,8 +153,9 @@ def calibration_of(run: Run, dense: Model) -> Calibration:
     return Calibration(read, tuple(images), seed)
 
 
-def _training(run: Run, inputs: dict[str, str], out: Path, progress: Progress) -> Train:
-    """`Job.train` with the settings of `train`; each call has its own checkpoint and its own history in `out`."""
+def _training(run: Run, scratch: Callable[[], Path], out: Path, progress: Progress) -> Train:
+    """`Job.train` with the settings of `train`; each call has its own checkpoint in `scratch`, and its own history in
+    `out`."""
     from toolkit.dg import objectives
     from toolkit.dg.fit import fit
     from toolkit.dg.plan import TrainingPlan
@@ -138,7 +164,7 @@ def _training(run: Run, inputs: dict[str, str], out: Path, progress: Progress) -
 
     def train(model: Model, extension: TrainingExtension) -> TrainingHistory:
         call = next(calls)
-        checkpoint = run.folder.scratch(PRUNED, inputs) / f"checkpoint-{call}.pt"
+        checkpoint = scratch() / f"checkpoint-{call}.pt"
         objective, workers = objectives.build(recipe.train), recipe.data.workers
         plan = TrainingPlan(recipe.train, objective, recipe.seed, checkpoint, workers, (extension,))
         history = fit(model, run.domains, plan, progress)

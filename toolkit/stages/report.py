@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from toolkit import plugins, resolve
 from toolkit.records import (
     DENSE,
-    SLIM,
     Artifact,
     BenchReport,
     Measurement,
@@ -21,6 +21,7 @@ from toolkit.stages import FINETUNED, MODELS, PARITY, PRUNED, Output, Run, Stage
 
 if TYPE_CHECKING:
     from toolkit.report.contents import LatencyRow, Page, SpeedUp
+    from toolkit.terminal import Table
 
 FILE = "report.html"
 
@@ -41,6 +42,11 @@ class Report(Stage):
 
         run.folder.write_text(FILE, render(page_of(run)))
 
+    def table(self, run: Run) -> Table:
+        from toolkit.report.text import summary_table
+
+        return summary_table(page_of(run))
+
 
 def page_of(run: Run) -> Page:
     """Contents of the report: all current results in the run folder. Stages that have not run are left out."""
@@ -53,7 +59,7 @@ def page_of(run: Run) -> Page:
     exported = [folder.read(result, "artifact.json", Artifact) for result in _results(run, "artifacts")]
     artifacts = [artifact for artifact in exported if artifact.model.weights_sha256 in models]
     reports = _current_reports(run, artifacts)
-    rows, speedups = _latency([measurement for report in reports for measurement in report.measurements])
+    rows, speedups = latency_of([measurement for report in reports for measurement in report.measurements])
     return Page(
         title=folder.path.name,
         dense=_summary(run, DENSE),
@@ -101,7 +107,8 @@ def _summary(run: Run, result: str) -> ModelSummary:
     return summarise(store.load(run.folder.path / result))
 
 
-def _latency(measurements: list[Measurement]) -> tuple[list[LatencyRow], list[SpeedUp]]:
+def latency_of(measurements: Sequence[Measurement]) -> tuple[list[LatencyRow], list[SpeedUp]]:
+    """Latencies of all subjects, and speed-ups over the dense model."""
     from toolkit.bench.statistics import percentiles, ratio_of_medians
     from toolkit.report.contents import LatencyRow, Load, SpeedUp
 
@@ -114,8 +121,8 @@ def _latency(measurements: list[Measurement]) -> tuple[list[LatencyRow], list[Sp
             load, result.subject, result.latency_ms, median, p95, throughput, result.reasons
         )
     speedups = []
-    for load in dict.fromkeys(load for load, _ in rows):
-        if (load, DENSE) in rows and (load, SLIM) in rows:
-            ratio = ratio_of_medians(rows[load, DENSE].samples_ms, rows[load, SLIM].samples_ms)
-            speedups.append(SpeedUp(load, ratio.value, ratio.low, ratio.high))
+    for (load, subject), row in rows.items():
+        if subject != DENSE and (load, DENSE) in rows:
+            ratio = ratio_of_medians(rows[load, DENSE].samples_ms, row.samples_ms)
+            speedups.append(SpeedUp(load, ratio.value, ratio.low, ratio.high, subject))
     return list(rows.values()), speedups
