@@ -16,7 +16,7 @@ class Identity:
     """Contents of a folder according to its record; a runtime verifies the hash when it opens the folder."""
 
     sha256: str
-    """Hash of the file that is executed: the artifact, or the weights in the model folder."""
+    """Hash of the file that is executed, or the identity of the model in the folder."""
     model: ModelInfo
     """Classes and image size."""
     input: InputFormat
@@ -24,7 +24,7 @@ class Identity:
     @classmethod
     def of_model(cls, info: ModelInfo) -> Identity:
         """A model folder: float32 images in batches of any size."""
-        return cls(info.weights_sha256, info, InputFormat.of(info.preprocessing))
+        return cls(info.identity, info, InputFormat.of(info.preprocessing))
 
     @classmethod
     def of_artifact(cls, artifact: Artifact) -> Identity:

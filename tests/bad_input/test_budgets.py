@@ -114,7 +114,7 @@ def test_a_latency_that_cannot_be_measured(
     assert (said in ended.err, ended.made) == (True, []), ended.err
     if words[0] == "--at-batch":
         grouped = command("prune", "--budget", "latency=0.5")
-        assert "--method oneshot or uniform-mlp" in grouped.err, "the methods that can"
+        assert "--method oneshot or resolution or uniform-mlp" in grouped.err, "the methods that can"
 
 
 def test_oneshot_refuses_a_budget_below_all_floors_before_training(command: Command) -> None:

@@ -142,3 +142,14 @@ def test_merges_of_a_file_that_do_not_fit_its_blocks(model: Model, tmp_path: Pat
     file.write_text(file.read_text().replace('"block": 0', '"block": 5'))
     with pytest.raises(WeightsError, match="merges tokens in blocks that the model does not have"):
         store.load(tmp_path / "merged")
+
+
+def test_a_model_that_only_merges_tokens_has_another_identity(small: Callable[..., Model]) -> None:
+    """Files and measurements of one are not those of the other, though the weights are the same."""
+    model = small(depth=4, image_size=32).identified()
+    others = [with_tokens(model, (Merge(1, tokens),)) for tokens in (9, 10)]
+    others.append(with_tokens(model, (), trim_last_block=True))
+    infos = [model.info, *(other.identified().info for other in others)]
+    assert len({info.weights_sha256 for info in infos}) == 1
+    assert len({info.identity for info in infos}) == 4
+    assert model.info.identity == model.info.weights_sha256

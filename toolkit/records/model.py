@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal, TypeAlias
 
+from toolkit import hashing
 from toolkit.preprocessing import Preprocessing
 from toolkit.records.schema import since
 
@@ -86,6 +87,15 @@ class ModelInfo:
     trim_last_block: bool = since(3, False)
     """Whether the last block computes only the tokens that the classifier reads."""
     schema: int = 3
+
+    @property
+    def identity(self) -> str:
+        """Hash of all that determines the logits for a given input: the weights' hash, unless tokens are merged or left
+        out."""
+        if not self.merges and not self.trim_last_block:
+            return self.weights_sha256
+        merges = [[merge.block, merge.tokens, merge.matching] for merge in self.merges]
+        return hashing.digest([self.weights_sha256, merges, self.trim_last_block])
 
 
 @dataclass(frozen=True)

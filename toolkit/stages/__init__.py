@@ -147,9 +147,9 @@ class Run:
         prepared = self.folder.read(result, "model.json", records.ModelInfo).preprocessing
         return hashing.digest(asdict(replace(prepared, origin="")))
 
-    def weights_of(self, result: str) -> str:
-        """Hash of a finished model's weights."""
-        return self.folder.read(result, "model.json", records.ModelInfo).weights_sha256
+    def identity_of(self, result: str) -> str:
+        """Hash of a finished model: of its weights, and of how it merges tokens."""
+        return self.folder.read(result, "model.json", records.ModelInfo).identity
 
 
 class Stage:

@@ -142,7 +142,7 @@ def _validate(run: Run, models: Mapping[str, str], out: Path) -> None:
                 divergence_nats={name: divergence(dense, found[domain]) for name, found in logits.items()},
             )
         )
-    weights = {name: run.weights_of(result) for name, result in models.items()}
+    weights = {name: run.identity_of(result) for name, result in models.items()}
     records.save(ValidationReport(weights, tuple(domains)), out / "validation.json")
 
 

@@ -92,7 +92,7 @@ def output(run: Run, name: str, model: str, result: str) -> Output:
 
     settings = run.recipe.export
     inputs = {
-        "model": run.weights_of(model),
+        "model": run.identity_of(model),
         "images": run.images_of(model),
         "export": hash_of(effective(settings).model_copy(update={"targets": (name,)})),
         **target(name, settings.own(name)).depends_on(),

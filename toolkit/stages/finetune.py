@@ -27,14 +27,14 @@ class Finetune(Stage):
 
     def outputs(self, run: Run) -> list[Output]:
         inputs = {
-            "pruned": run.weights_of(PRUNED),
+            "pruned": run.identity_of(PRUNED),
             "images": run.images_of(PRUNED),
             "data": run.domains.fingerprint(),
             **inputs_of("finetune", effective(run.recipe.finetune)),
             "seed": str(run.recipe.seed),
         }
         if run.recipe.finetune.distill:
-            inputs["teacher"] = run.weights_of(DENSE)
+            inputs["teacher"] = run.identity_of(DENSE)
         pictures = _pictures(run)
         if pictures is not None:
             inputs["pictures"] = pictures.fingerprint()

@@ -100,7 +100,7 @@ def output(run: Run, result: str) -> Output:
     from toolkit.prune.methods import method
 
     inputs = {
-        "dense": run.weights_of(DENSE),
+        "dense": run.identity_of(DENSE),
         "images": run.images_of(DENSE),
         "data": run.domains.fingerprint(),
         **inputs_of("prune", latency_budget.effective(run.recipe.prune)),

@@ -55,9 +55,9 @@ def page_of(run: Run) -> Page:
     from toolkit.report.contents import Page
 
     folder = run.folder
-    models = {run.weights_of(result) for result in MODELS.values() if folder.stage(result)}
+    models = {run.identity_of(result) for result in MODELS.values() if folder.stage(result)}
     exported = [folder.read(result, "artifact.json", Artifact) for result in _results(run, "artifacts")]
-    artifacts = [artifact for artifact in exported if artifact.model.weights_sha256 in models]
+    artifacts = [artifact for artifact in exported if artifact.model.identity in models]
     reports = _current_reports(run, artifacts)
     rows, speedups = latency_of([measurement for report in reports for measurement in report.measurements])
     return Page(
@@ -91,7 +91,7 @@ def _results(run: Run, parent: str) -> list[str]:
 def _current_reports(run: Run, artifacts: list[Artifact]) -> list[BenchReport]:
     """Measurements of the run's present models: those of another runtime or device may be of former ones."""
     present = {artifact.sha256 for artifact in artifacts}
-    present |= {run.weights_of(result) for result in MODELS.values() if run.folder.stage(result)}
+    present |= {run.identity_of(result) for result in MODELS.values() if run.folder.stage(result)}
     reports = [run.folder.read(result, "bench.json", BenchReport) for result in _results(run, "bench")]
     current = [
         replace(report, measurements=tuple(each for each in report.measurements if each.artifact_sha256 in present))
