@@ -79,7 +79,7 @@ def _run(source: Path, budget: float, out: Path) -> None:
         for step in pipeline.plan(run, ["prune"]):
             if step.stage == "train" and step.reason:
                 raise RunFolderError(f"{source}/{DENSE} is not up to date: {step.reason}", "`toolkit train` remakes it")
-        pipeline.execute(run, settings, ["prune"], force=False, allow_invalid=False, tell=tell)
+        pipeline.execute(run, settings, ["prune"], force=False, allow_invalid=False)
         for line in accuracies(run):
             print(line)
     tell(f"next: toolkit finetune --run {out}")

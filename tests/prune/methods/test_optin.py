@@ -14,7 +14,7 @@ from torch import Tensor
 import toolkit
 from toolkit import recipe, records
 from toolkit.dg.batches import Batch
-from toolkit.errors import BadInput, BudgetError, CheckFailed, DataError, UnsupportedModel
+from toolkit.errors import BadInput, BudgetError, CheckFailed, DataError, RecipeError, UnsupportedModel
 from toolkit.models import store
 from toolkit.models.groups import Scores
 from toolkit.models.model import Model
@@ -131,7 +131,6 @@ def test_a_plan_of_merges_alone_is_applied(dense: Model, monkeypatch: pytest.Mon
     ("settings", "message"),
     [
         ({"axes": ("head", "qk", "embed")}, "optin prunes heads and MLP units, not qk, embed"),
-        ({"ratio": 0.5}, "prune.method 'optin' cannot prune to a budget of ratio: ratio=0.5"),
         ({"steps": 3}, "optin prunes in one step, not 3"),
         ({"budget": "params=0.5", "optin": {"tau": True}}, "merging tokens saves MACs, not params"),
     ],
@@ -144,6 +143,11 @@ def test_unsupported_settings_are_refused(dense: Model, settings: dict[str, Any]
         chosen.check(own.settings)
     with pytest.raises(BadInput, match=message):
         chosen.prune(dense, own)
+
+
+def test_a_ratio_is_refused(dense: Model) -> None:
+    with pytest.raises(RecipeError, match="'optin' cannot prune to a budget of ratio: ratio=0"):
+        prune(dense, job(ratio=0.5))
 
 
 def test_budgets_and_images_that_are_not_enough(dense: Model) -> None:
