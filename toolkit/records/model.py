@@ -90,8 +90,8 @@ class ModelInfo:
 
     @property
     def identity(self) -> str:
-        """Hash of all that determines the logits for a given input: the weights' hash, unless tokens are merged or left
-        out."""
+        """Hash of all that determines the logits of an input image: the weights' hash, unless tokens are merged or left
+        out. Models of other image sizes have other weights: position embeddings or tables."""
         if not self.merges and not self.trim_last_block:
             return self.weights_sha256
         merges = [[merge.block, merge.tokens, merge.matching] for merge in self.merges]

@@ -19,7 +19,7 @@ from toolkit.records import (
     ValidationReport,
 )
 from toolkit.stages import Output, Run, Stage, bench
-from toolkit.stages.compared import FOLDER, Comparing, VariantPrune, result_of, structure_of
+from toolkit.stages.compared import FOLDER, Comparing, VariantPrune, result_of
 from toolkit.stages.compared_latency import VariantBench, VariantExport
 from toolkit.stages.report import latency_of
 from toolkit.variants import Variant
@@ -46,8 +46,8 @@ class Compare(Stage):
 
     def outputs(self, run: Run) -> list[Output]:
         models = self._comparing.models
-        inputs = {f"model {name}": structure_of(run, result) for name, result in models.items()}
-        inputs["data"] = run.domains.fingerprint()
+        inputs = {f"model {name}": run.identity_of(result) for name, result in models.items()}
+        inputs |= {"data": run.domains.fingerprint(), "images": run.images_of(DENSE)}
         return [Output(VALIDATION, inputs, lambda out: _validate(run, models, out))]
 
     def planned(self, run: Run) -> Sequence[str]:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from toolkit import hashing
 from toolkit.characters import counted
 from toolkit.errors import PluginError, RecipeError, StorageError, ToolkitError, UnknownName
 from toolkit.records import DENSE
@@ -125,12 +124,6 @@ class VariantPrune(Stage):
 def result_of(variant: Variant) -> str:
     """Result folder of a variant."""
     return f"{FOLDER}/{variant.name}"
-
-
-def structure_of(run: Run, result: str) -> str:
-    """Hash of everything that determines a finished model: models of other image sizes or merges may have the same
-    weights."""
-    return hashing.sha256(run.folder.path / result / "model.json")
 
 
 def distinct(run: Run, variants: Sequence[Variant]) -> tuple[Variant, ...]:

@@ -9,11 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit import hashing
 from toolkit.errors import InvalidMeasurement, RecipeError, ToolkitError
 from toolkit.records import DENSE, SLIM, BenchReport
 from toolkit.stages import Output, Run, Stage, bench, export
-from toolkit.stages.compared import FOLDER, Comparing, structure_of
+from toolkit.stages.compared import FOLDER, Comparing
 
 if TYPE_CHECKING:
     from toolkit.bench.subjects import Opened
@@ -45,9 +44,7 @@ class VariantExport(Stage):
         outputs = []
         for name, result in self._comparing.models.items():
             output = export.output(run, target, result, exported_folder(run, target, name))
-            inputs = output.inputs if name == DENSE else {**output.inputs, "structure": structure_of(run, result)}
-            tolerates = partial(self._comparing.not_measured, [name], run)
-            outputs.append(replace(output, inputs=inputs, tolerates=tolerates))
+            outputs.append(replace(output, tolerates=partial(self._comparing.not_measured, [name], run)))
         return outputs
 
 
@@ -78,13 +75,11 @@ class VariantBench(Stage):
             unmeasured |= {name: unmeasured.get(name, why) for name in self._comparing.models}
             return []
         output = bench.output(run, subjects, LATENCY)
-        structures = [structure_of(run, self._comparing.models[name]) for name in subjects]
         report = self.report(run) if run.folder.stage(LATENCY) else None
         invalid = report is not None and not all(result.valid for result in report.measurements)
         return [
             replace(
                 output,
-                inputs={**output.inputs, "structures": hashing.digest(structures)},
                 again="it was INVALID" if invalid and not self._allow_invalid else "",
                 tolerates=partial(self._comparing.not_measured, [*subjects], run),
             )
