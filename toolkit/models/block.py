@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from toolkit.models.attention import HeadwiseAttention
-from toolkit.models.merge import TokenMerge
+from toolkit.models.merge import Merging, TokenMerge
+
+
+class AfterAttention(NamedTuple):
+    """Tokens of a block between attention and MLP."""
+
+    tokens: Tensor
+    """[batch, tokens, width]"""
+    sizes: Tensor | None
+    """[batch, tokens]"""
+    merging: Merging | None
+    """How they were merged, if they were."""
 
 
 class HeadwiseBlock(nn.Module):
@@ -45,15 +57,20 @@ class HeadwiseBlock(nn.Module):
         sizes is the number of source tokens merged into each token: attention weights are proportional to it (Bolya et
         al., "Token merging", 2023). None: no tokens were merged.
         """
+        x, sizes, _ = self.after_attention(x, sizes)
+        return x + self.mlp_branch(x), sizes
+
+    def after_attention(self, x: Tensor, sizes: Tensor | None = None) -> AfterAttention:
+        """The first half of `forward`: what the MLP gets."""
         attended = self.norm1(x) if self.norm_first else x
         mixed = self.attention_branch(attended, sizes)
         if (count := self.attn.num_queries) is not None:
             x, sizes = x[:, :count], None if sizes is None else sizes[:, :count]
         x = x + mixed
-        if self.merge is not None:
-            merging = self.merge(attended, self.attn.class_attention(attended), sizes)
-            x, sizes = merging.apply(x), merging.sizes
-        return x + self.mlp_branch(x), sizes
+        if self.merge is None:
+            return AfterAttention(x, sizes, None)
+        merging = self.merge(attended, self.attn.class_attention(attended), sizes)
+        return AfterAttention(merging.apply(x), merging.sizes, merging)
 
     def attention_branch(self, attended: Tensor, sizes: Tensor | None) -> Tensor:
         """Contribution of attention, whose input is `attended` [batch, tokens, width]: [batch, query tokens, width]"""

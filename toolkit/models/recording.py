@@ -1,4 +1,4 @@
-"""Tokens after chosen blocks of a model and its merges, recorded while it runs."""
+"""Tokens of a model recorded while it runs: before its blocks, and after chosen ones with their merges."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from toolkit.models.block import HeadwiseBlock
+from toolkit.models.block import HeadwiseBlock, blocks_of
 from toolkit.models.merge import Merging
 from toolkit.models.model import Model
 from toolkit.models.tokens import block_indices
@@ -61,3 +61,25 @@ def recording(model: Model, blocks: Collection[int]) -> Iterator[Recorded]:
             if block.merge is not None:
                 keep_merging(index, block.merge)
         yield recorded
+
+
+class _Unchanged(nn.Module):
+    """Keeps the tokens that it gets in place of blocks."""
+
+    tokens: Tensor
+
+    def forward(self, x: Tensor, sizes: Tensor | None = None) -> Tensor:
+        self.tokens = x
+        return x
+
+
+def tokens_before_blocks(module: nn.Module, images: Tensor) -> Tensor:
+    """Input of the first block for images [batch, 3, S, S]: [batch, tokens, width]"""
+    blocks, instead = blocks_of(module), _Unchanged()
+    name = next(name for name, part in module.named_modules() if part is blocks)
+    module.set_submodule(name, instead)
+    try:
+        module(images)
+    finally:
+        module.set_submodule(name, blocks)
+    return instead.tokens

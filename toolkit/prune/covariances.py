@@ -120,7 +120,7 @@ def collect(
         for domain in calibration.domains:
             count, found[domain] = _of_domain(module, chosen, calibration.of(domain), domain)
             images += count
-        _check_images(images)
+        check_images(images)
         for name in names:
             yield name, DomainMoments({domain: moments.pop(name) for domain, moments in found.items()})
 
@@ -134,7 +134,8 @@ def check_finite(values: Tensor, name: str) -> None:
         )
 
 
-def _check_images(images: int) -> None:
+def check_images(images: int) -> None:
+    """DataError if there are too few calibration images for second moments."""
     if images == 0:
         raise DataError("there are no calibration images to measure activations on", "raise --samples, or give images")
     if images < MIN_IMAGES:

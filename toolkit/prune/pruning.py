@@ -55,7 +55,7 @@ def _slim(outcome: Outcome, job: Job) -> Model:
     """The model of a plan: fewer tokens, surgery, compensation."""
     plan, settings = outcome.plan, job.settings
     reduced = with_tokens(outcome.model, plan.merges, plan.trim_last_block)
-    if not plan.cuts:
+    if not plan.cuts and not plan.merges:
         return reduced
     removal = remove(reduced, plan.cuts)
     repairing = compensation(settings.compensation, settings.own(settings.compensation))
