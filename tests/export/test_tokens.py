@@ -62,7 +62,7 @@ def test_a_merge_is_a_product_in_the_graph(
     assert not {name for name in operators if "Scatter" in name}
 
 
-@pytest.mark.parametrize("target", ["openvino", "torch"])
+@pytest.mark.parametrize("target", ["openvino", pytest.param("torch", marks=pytest.mark.slow)])
 def test_other_targets(merged: Callable[..., Model], exported: Callable[..., Artifact], target: str) -> None:
     artifact = exported(merged(), target)  # compared with PyTorch at two batch sizes
     assert artifact.max_abs_difference is not None
