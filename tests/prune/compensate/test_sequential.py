@@ -130,6 +130,16 @@ def test_blocks_with_norms_after_their_layers_keep_the_weights_of_obs(
     assert all(torch.equal(tensor, sequential[key]) for key, tensor in obs.items())
 
 
+def test_a_channel_of_scale_zero_corrects_nothing(small: Callable[..., Model], images: Calibration) -> None:
+    dense = small("vit_tiny_patch16_224", 2, 32, init_values=0.2)
+    with torch.no_grad():
+        dense.module.get_parameter("blocks.0.ls1.gamma")[5] = 0
+    cuts = [Cut("blocks.0.attn", "qk", (1, 9, 17))]  # of every head, so that their order stays
+    slim = compensation("sequential").repair(dense, remove(dense, cuts), images).module
+    changed = slim.get_parameter("blocks.0.attn.proj.weight") != dense.module.get_parameter("blocks.0.attn.proj.weight")
+    assert changed.any(dim=1).tolist() == [channel != 5 for channel in range(24)]
+
+
 def test_less_damping_changes_more(small: Callable[..., Model], images: Calibration) -> None:
     dense = small("vit_tiny_patch16_224", 2, 32)
     cuts = [Cut("blocks.0.mlp", "mlp", MLP)]

@@ -180,9 +180,10 @@ class Fit:
         (x,) = received
         for merging in after.mergings[len(stream.mergings) :]:
             x = merging.apply(x)
-        gain = getattr(scale, "gamma", None)
         errors = after.errors(self.channels)
-        return ErrorMoments.of(x, errors if gain is None else errors / gain, after.weights(self.classifier_tokens))
+        if (gain := getattr(scale, "gamma", None)) is not None:
+            errors = errors / torch.where(gain == 0, torch.inf, gain)  # a channel of scale 0 corrects nothing
+        return ErrorMoments.of(x, errors, after.weights(self.classifier_tokens))
 
 
 PLUGIN: Compensation = Sequential()
