@@ -45,15 +45,7 @@ def predicted(model: Model, images: list[Image]) -> Tensor:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "fraction",
-    [
-        0.75,
-        0.6,
-        0.5,
-        pytest.param(0.4, marks=pytest.mark.xfail(reason="loses 4.7 points: docs/results.md", strict=True)),
-    ],
-)
+@pytest.mark.parametrize("fraction", LOST)
 def test_oneshot_loses_little(dense: Model, pictures: list[Image], fraction: float) -> None:
     """Over all pictures: calibrated on each half and measured on the other, as one half is easier."""
     lost = [lost_on_half(dense, pictures, fraction, half) for half in (0, 1)]
