@@ -43,6 +43,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "optin, tau, sequential": {**TAU, **SEQUENTIAL},
     "resolution": {"method": "resolution"},
     "oneshot": {"method": "oneshot"},
+    "oneshot, sequential": {"method": "oneshot", **SEQUENTIAL},
 }
 RUNTIMES = ("onnx", "openvino")
 BATCH_SIZES = (1, 8)
