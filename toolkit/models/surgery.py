@@ -54,6 +54,12 @@ def remove(model: Model, cuts: Sequence[Cut]) -> Removal:
     return Removal(slim, _origin(model.groups, selection))
 
 
+def nothing_removed(model: Model) -> Removal:
+    """A copy of `model` with all units, as `remove` would return it."""
+    origin = {group.key: (group.place, tuple(range(group.units))) for group in model.groups}
+    return Removal(model.copied(), origin)
+
+
 def pruned(model: Model, cuts: Sequence[Cut]) -> nn.Module:
     """The module of `remove`, or a copy of the model's if there are no cuts, without the checks of a result.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from toolkit.errors import BadInput
 from toolkit.models.model import Model
-from toolkit.models.surgery import remove
+from toolkit.models.surgery import nothing_removed, remove
 from toolkit.models.tokens import with_tokens
 from toolkit.prune import bases
 from toolkit.prune.compensate import compensation
@@ -57,6 +57,6 @@ def _slim(outcome: Outcome, job: Job) -> Model:
     reduced = with_tokens(outcome.model, plan.merges, plan.trim_last_block)
     if not plan.cuts and not plan.merges:
         return reduced
-    removal = remove(reduced, plan.cuts)
+    removal = remove(reduced, plan.cuts) if plan.cuts else nothing_removed(reduced)
     repairing = compensation(settings.compensation, settings.own(settings.compensation))
     return repairing.repair(reduced, removal, job.calibration.at(reduced.info.image_size))

@@ -13,7 +13,7 @@ from toolkit.dg.batches import Batch
 from toolkit.errors import DataError
 from toolkit.models.model import Model
 from toolkit.models.recording import recording
-from toolkit.models.surgery import remove
+from toolkit.models.surgery import nothing_removed, remove
 from toolkit.models.tokens import with_tokens
 from toolkit.prune.calibration import Calibration
 from toolkit.prune.compensate import compensation
@@ -138,6 +138,14 @@ def test_a_channel_of_scale_zero_corrects_nothing(small: Callable[..., Model], i
     slim = compensation("sequential").repair(dense, remove(dense, cuts), images).module
     changed = slim.get_parameter("blocks.0.attn.proj.weight") != dense.module.get_parameter("blocks.0.attn.proj.weight")
     assert changed.any(dim=1).tolist() == [channel != 5 for channel in range(24)]
+
+
+def test_merged_tokens_alone_are_repaired(small: Callable[..., Model], images: Calibration) -> None:
+    dense = small(depth=4, image_size=32)
+    merged = with_tokens(dense, (Merge(1, 10),))
+    repaired = compensation("sequential").repair(merged, nothing_removed(merged), images)
+    errors = [stream_errors(dense, model, range(24))[3] for model in (merged, repaired)]
+    assert errors[1] < errors[0]
 
 
 def test_less_damping_changes_more(small: Callable[..., Model], images: Calibration) -> None:
