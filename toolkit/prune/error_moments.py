@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -28,6 +30,10 @@ class ErrorMoments:
     def __add__(self, other: ErrorMoments) -> ErrorMoments:
         return ErrorMoments(self.inputs + other.inputs, self.products + other.products)
 
+    def times(self, factor: float) -> ErrorMoments:
+        """The moments with all weights multiplied by a factor."""
+        return ErrorMoments(self.inputs * factor, self.products * factor)
+
     def correction(self, damping: float, has_bias: bool) -> tuple[Tensor, Tensor]:
         """dW [outputs, inputs] and db [outputs] that minimise E|dW x + db - e|^2 + lam |dW|^2; without a bias, db is 0.
 
@@ -48,10 +54,7 @@ class ErrorMoments:
 def mixed(domains: Sequence[ErrorMoments]) -> ErrorMoments:
     """The mixture of domains, each scaled to the same sum of E[|x|^2]."""
     squares = [float(moments.inputs.diagonal()[:-1].sum()) for moments in domains]
-    scales = [1 / square if square > 0 else 1.0 for square in squares]
-    pairs = [*zip(domains, scales, strict=True)]
-    inputs = sum(moments.inputs * scale for moments, scale in pairs)
-    products = sum(moments.products * scale for moments, scale in pairs)
-    assert isinstance(inputs, Tensor)
-    assert isinstance(products, Tensor)
-    return ErrorMoments(inputs, products)
+    scaled = (
+        moments.times(1 / square if square > 0 else 1.0) for moments, square in zip(domains, squares, strict=True)
+    )
+    return reduce(add, scaled)

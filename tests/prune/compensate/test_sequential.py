@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from toolkit import recipe
 from toolkit.dg.batches import Batch
 from toolkit.errors import DataError
 from toolkit.models.model import Model
@@ -160,14 +161,13 @@ def test_less_damping_changes_more(small: Callable[..., Model], images: Calibrat
     assert error(0.01) < error(1) < error(1e6)
 
 
-def test_a_method_that_only_merges_is_repaired(small: Callable[..., Model], images: Calibration) -> None:
+def test_merges_of_optin_are_repaired(small: Callable[..., Model], images: Calibration) -> None:
     dense = small(depth=4, image_size=32).identified()
     own = {
         "method": "optin",
         "optin": {"tau": True, "images": 8, "tokens": 32, "merge_step": 2},
         "axes": ("head", "mlp"),
     }
-    from toolkit import recipe
 
     def pruned(name: str) -> Model:
         settings = recipe.Prune.model_validate({**own, "budget": "macs=0.9", "compensation": name})
