@@ -25,25 +25,25 @@ import toolkit
 from toolkit.errors import BudgetError
 from toolkit.models.model import Model
 
+TAYLOR = {"criterion": "taylor"}
 SEQUENTIAL = {"compensation": "sequential"}
 TAU = {"method": "optin", "optin": {"tau": True}}
 VARIANTS: dict[str, dict[str, Any]] = {
-    "grouped, taylor": {"criterion": "taylor"},
+    "grouped, taylor": TAYLOR,
     "grouped, hessian": {"criterion": "hessian"},
     "grouped, lamp": {"criterion": "lamp"},
     "grouped, magnitude-l1": {"criterion": "magnitude-l1"},
     "grouped, magnitude-l2": {"criterion": "magnitude-l2"},
     "grouped, random": {"criterion": "random"},
-    "grouped, taylor, bias": {"compensation": "bias"},
-    "grouped, taylor, ridge": {"compensation": "ridge"},
-    "grouped, taylor, sequential": SEQUENTIAL,
-    "grouped, taylor, svd, sequential": {"axes": ["qk", "v", "mlp"], "basis": "svd", **SEQUENTIAL},
+    "grouped, taylor, bias": {**TAYLOR, "compensation": "bias"},
+    "grouped, taylor, ridge": {**TAYLOR, "compensation": "ridge"},
+    "grouped, taylor, sequential": {**TAYLOR, **SEQUENTIAL},
+    "grouped, taylor, svd, sequential": {**TAYLOR, **SEQUENTIAL, "axes": ["qk", "v", "mlp"], "basis": "svd"},
     "optin": {"method": "optin"},
     "optin, tau": TAU,
     "optin, tau, sequential": {**TAU, **SEQUENTIAL},
     "resolution": {"method": "resolution"},
     "oneshot": {"method": "oneshot"},
-    "oneshot, sequential": {"method": "oneshot", **SEQUENTIAL},
 }
 RUNTIMES = ("onnx", "openvino")
 BATCH_SIZES = (1, 8)

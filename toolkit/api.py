@@ -114,21 +114,22 @@ def prune(
     data: Data = (),
     *,
     budget: str | None = None,
-    criterion: str = "taylor",
+    criterion: str | None = None,
     axes: Sequence[str] | None = None,
     seed: int = 0,
     settings: Settings | None = None,
 ) -> Model:
-    """A smaller model without the least important units, verified against the masked large one.
+    """A smaller model, without the least important units or with fewer tokens, verified against the masked large one.
 
+    Without `method` in `settings`, it is `oneshot`, or `grouped` if `criterion` or axes that only it prunes are given.
     data: calibration images, which data-driven criteria and methods need. budget: "macs=0.5" (the default),
     "params=0.5", or for methods that search by latency "latency=0.5" or "latency=4ms": exported blocks are then
     measured, once for a model, runtime and batch size (`runtime` and `at_batch` in `settings`). axes: default: those of
     the method.
     """
-    arguments: dict[str, object] = {"budget": budget, "criterion": criterion}
-    arguments |= {} if axes is None else {"axes": [*axes]}
-    instead = {"samples": "all images of `data` are used"}
+    given = {"budget": budget, "criterion": criterion, "axes": None if axes is None else [*axes]}
+    arguments = {name: value for name, value in given.items() if value is not None}
+    instead = {"samples": "all images of `data` are used", "criterion": "it is the argument `criterion`"}
     if not (budget or "").startswith("latency"):
         instead |= dict.fromkeys(("device", "runtime", "at_batch"), "it is for a latency budget")
     values = section("prune", arguments, settings, instead)

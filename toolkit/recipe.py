@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -125,9 +125,16 @@ class Train(Training):
     pass
 
 
+OF_GROUPED = ("ratio", "criterion", "scope", "steps")
+"""Settings of `prune` that choose the method `grouped` if no method is named."""
+AXES_OF_GROUPED = ("block", "head", "embed")
+"""Axes that do so."""
+
+
 class Prune(PluginSection):
-    method: Annotated[str, PluginsOf("toolkit.prune.methods")] = "grouped"
-    """The pruning method."""
+    method: Annotated[str, PluginsOf("toolkit.prune.methods")] = "oneshot"
+    """The pruning method. Without one, ratio, criterion, scope, steps and the axes block, head and embed choose
+    grouped."""
     criterion: Annotated[str, PluginsOf("toolkit.prune.criteria")] = "taylor"
     """Importance criterion of units."""
     ratio: Fraction | None = None
@@ -137,7 +144,7 @@ class Prune(PluginSection):
     latency such as latency=4ms."""
     scope: Annotated[str, PluginsOf("toolkit.prune.scopes")] = "isomorphic"
     """Which units are ranked together: those of a layer (local), all (global), all of a kind (isomorphic)."""
-    axes: Annotated[tuple[Axis, ...], Listed, Some] = ("head", "mlp")
+    axes: Annotated[tuple[Axis, ...], Listed, Some] = ("qk", "v", "mlp")
     """Axes to prune: block, head, qk, v, mlp, embed."""
     round_to: Positive = 8
     """Remaining widths are multiples of this (except for numbers of heads and blocks)."""
@@ -145,9 +152,9 @@ class Prune(PluginSection):
     """Pruning rounds, each with new scores; 1 is one-shot."""
     samples: Positive = 256
     """Training images of the source domains for data-driven criteria, bases and compensation."""
-    basis: Annotated[str, PluginsOf("toolkit.prune.bases")] = "none"
+    basis: Annotated[str, PluginsOf("toolkit.prune.bases")] = "svd"
     """Exact change of basis before scoring."""
-    compensation: Annotated[str, PluginsOf("toolkit.prune.compensate")] = "none"
+    compensation: Annotated[str, PluginsOf("toolkit.prune.compensate")] = "sequential"
     """Closed-form compensation of removed units."""
     device: Annotated[str, PluginsOf("toolkit.bench.devices")] = "local"
     """Device of a latency budget."""
@@ -156,12 +163,29 @@ class Prune(PluginSection):
     at_batch: Positive = 1
     """Batch size of a latency budget."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_method(cls, values: object) -> object:
+        """Choose `grouped` by settings that `oneshot` does not have, unless a method is named."""
+        if isinstance(values, dict) and values.get("method") is None and _asks_for_grouped(values):
+            return {**values, "method": "grouped"}
+        return values
+
     @model_validator(mode="after")
     def _ratio_or_budget(self) -> Prune:
         if self.ratio is not None and self.budget is not None:
             both = {"ratio": self.ratio, "budget": self.budget}
             raise Conflict(both, "are mutually exclusive", "keep one of them")
         return self
+
+
+def _asks_for_grouped(prune: dict[str, Any]) -> bool:
+    """Whether settings of `prune`, not validated yet, are those of `grouped`."""
+    axes = prune.get("axes")
+    named = axes.split(",") if isinstance(axes, str) else axes if isinstance(axes, list | tuple) else ()
+    if any(str(axis).strip() in AXES_OF_GROUPED for axis in named):
+        return True
+    return any(prune.get(name) is not None for name in OF_GROUPED)
 
 
 class Finetune(Training):

@@ -37,10 +37,10 @@ def calibration(batches: list[Batch]) -> Calibration:
 
 @pytest.fixture(scope="session")
 def job(calibration: Calibration) -> Callable[..., Job]:
-    """Function that makes a job from prune settings: `job(ratio=0.5, scope="local")`."""
+    """Function that makes a job from prune settings: `job(ratio=0.5, scope="local")`; by default of `grouped`."""
 
     def make(**settings: object) -> Job:
-        return Job(recipe.Prune.model_validate(settings), calibration, seed=0)
+        return Job(recipe.Prune.model_validate({"method": "grouped", **settings}), calibration, seed=0)
 
     return make
 

@@ -19,7 +19,7 @@ from toolkit.prune.methods import Job
 from toolkit.prune.pruning import prune
 
 LOST = {0.75: 0.2, 0.6: 0.5, 0.5: 1.0, 0.4: 3.0}
-"""Points of accuracy that may be lost, by the fraction of the MACs, with sequential repair."""
+"""Points of accuracy that may be lost, by the fraction of the MACs."""
 NOISE = 1.0
 """Points that a difference over all pictures may be off: a standard error."""
 
@@ -57,7 +57,7 @@ def lost_on_half(dense: Model, pictures: list[Image], fraction: float, half: int
     """Points of accuracy lost on one half of the pictures, calibrated on the other."""
     fitted, measured = pictures[1 - half :: 2], pictures[half::2]
     calibration = Calibration(lambda _: calibration_batches({"all": fitted}, dense.info, 41), ("all",), seed=0)
-    own = {"method": "oneshot", "budget": f"macs={fraction}", "compensation": "sequential"}
+    own = {"method": "oneshot", "budget": f"macs={fraction}"}
     settings = recipe.Prune.model_validate(own)
     slim = prune(dense, Job(settings, calibration, seed=0)).slim
     labels = torch.tensor([image.label for image in measured])

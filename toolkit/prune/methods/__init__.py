@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol, TypeAlias, cast
@@ -20,6 +20,8 @@ from toolkit.section import Section
 
 KIND = "method"
 
+HEADS_AND_MLPS: Mapping[str, object] = {"axes": ("head", "mlp"), "basis": "none", "compensation": "none"}
+"""Defaults of `prune` with most methods."""
 COUNTED: tuple[Quantity, ...] = ("macs", "params")
 """Quantities that every method can count."""
 
@@ -66,6 +68,8 @@ class Method(Protocol):
     """Whether it calls `Job.train`; the result then depends on the settings of `train`."""
     quantities: ClassVar[tuple[Quantity, ...]] = ("ratio", "macs", "params")
     """Quantities that its budget may be in."""
+    defaults: Mapping[str, object] = HEADS_AND_MLPS
+    """Values for other settings of `prune`, where the recipe has none."""
 
     def check(self, settings: recipe.Prune) -> None:
         """Raise BadInput for settings of `prune` that the method does not support; called before training."""

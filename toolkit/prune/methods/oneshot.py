@@ -32,7 +32,7 @@ from toolkit.records import LatencyRecord, Matching, PrunePlan
 from toolkit.section import Section
 from toolkit.setting_types import Listed, Positive
 
-DEFAULTS: Mapping[str, object] = {"axes": AXES, "basis": "svd", "compensation": "obs"}
+DEFAULTS: Mapping[str, object] = {"axes": AXES, "basis": "svd", "compensation": "sequential"}
 
 
 class Settings(Section):
