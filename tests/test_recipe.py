@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from toolkit import resolve
+from toolkit.prune.methods.oneshot import DEFAULTS
 from toolkit.recipe import Prune, Recipe
 from toolkit.section import Section
 
@@ -56,6 +58,34 @@ def test_a_list_may_be_written_with_commas(sizes: object) -> None:
 
 def test_sections_do_not_share_state() -> None:
     assert Prune(axes=("mlp",)).axes == ("mlp",)
-    assert Recipe().prune.axes == ("head", "mlp")
+    assert Recipe().prune.axes == ("qk", "v", "mlp")
     assert Recipe.model_validate({"model": {"args": {"depth": 2}}}).model.args == {"depth": 2}
     assert Recipe().model.args == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "method", "axes"),
+    [
+        ({}, "oneshot", ("qk", "v", "mlp")),
+        ({"axes": "mlp, v", "compensation": "obs"}, "oneshot", ("mlp", "v")),
+        ({"ratio": 0.5}, "grouped", ("head", "mlp")),
+        ({"criterion": "lamp", "axes": ["qk"]}, "grouped", ("qk",)),
+        ({"scope": "local", "budget": "macs=0.5"}, "grouped", ("head", "mlp")),
+        ({"steps": 2}, "grouped", ("head", "mlp")),
+        ({"axes": "mlp, embed"}, "grouped", ("mlp", "embed")),
+        ({"axes": ("block",)}, "grouped", ("block",)),
+        ({"method": "oneshot", "criterion": "lamp"}, "oneshot", ("qk", "v", "mlp")),
+        ({"method": "optin"}, "optin", ("head", "mlp")),
+    ],
+)
+def test_the_method_is_chosen_by_settings(values: dict[str, object], method: str, axes: tuple[str, ...]) -> None:
+    prune = resolve.recipe_of({"prune": values}).prune
+    assert (prune.method, prune.axes) == (method, axes)
+    repairs = ("svd", values.get("compensation", "sequential")) if method == "oneshot" else ("none", "none")
+    assert (prune.basis, prune.compensation) == repairs
+
+
+def test_the_default_method_has_the_defaults_of_the_section() -> None:
+    """A method that is chosen by default brings none of its own."""
+    assert Recipe().prune.method == "oneshot"
+    assert all(getattr(Recipe().prune, name) == value for name, value in DEFAULTS.items())

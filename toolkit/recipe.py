@@ -171,6 +171,11 @@ class Prune(PluginSection):
             return {**values, "method": "grouped"}
         return values
 
+    @classmethod
+    def with_other_defaults(cls) -> set[str]:
+        """Settings whose default depends on a plug-in, and those that choose the method."""
+        return super().with_other_defaults() | {"method", *OF_GROUPED}
+
     @model_validator(mode="after")
     def _ratio_or_budget(self) -> Prune:
         if self.ratio is not None and self.budget is not None:

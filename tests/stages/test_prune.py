@@ -90,7 +90,7 @@ def test_a_result_depends_on_training_only_if_the_method_trains(command: Command
 
 
 def test_a_change_of_basis_and_compensation(here: Path, command: Command) -> None:
-    words = ("prune", "--basis", "svd", "--compensation", "bias", "--axes", "qk,v,mlp")
+    words = ("prune", "--method", "grouped", "--basis", "svd", "--compensation", "bias", "--axes", "qk,v,mlp")
     ended = command(*words)
     assert ended.code == 0, ended.err
     check_source("grouped")
