@@ -88,6 +88,12 @@ def test_criteria_without_data_need_no_images(small: Small) -> None:
     assert slim.info.made_from == dense.identified().info.weights_sha256
 
 
+def test_criteria_with_data_read_labels(small: Small, batches: Images) -> None:
+    slim = toolkit.prune(small(), batches, budget="macs=0.6", criterion="taylor", settings={"round_to": 4})
+    assert slim.info.layouts != small().info.layouts
+    assert not slim.info.merges
+
+
 def test_a_model_is_finetuned_on_a_folder(small: Small, slim: Model) -> None:
     names = [str(digit) for digit in range(10)]
     dense = toolkit.load("deit_tiny_patch16_224", names, weights="none", image_size=16, args=ARGS)
@@ -156,6 +162,7 @@ Call = Callable[[Model, Path], object]
         (lambda model, folder: toolkit.load(model.module, weights="none"), "weights: the model is a module"),
         (lambda model, folder: toolkit.prune(model, settings={"samples": 64}), "no setting 'samples'\nall images of"),
         (lambda model, folder: toolkit.prune(model, settings={"criterion": "lamp"}), "is the argument `criterion`"),
+        (lambda model, folder: toolkit.prune(model, settings={"budget": "macs=0.6"}), "is the argument `budget`"),
         (lambda model, folder: toolkit.prune(model, settings={"runtime": "onnxruntime"}), "it is for a latency budget"),
         (
             lambda model, folder: toolkit.prune(model, budget="latency=0.5", settings={"method": "grouped"}),

@@ -133,3 +133,20 @@ def test_a_setting_that_another_flag_sets() -> None:
         RecipeError, match=r"prune\.ratio = 0.3 \(--compare ratio\) and prune\.budget = 'macs=0.5' \(--bu"
     ):
         compared("ratio=0.3,0.5", flags={"prune.budget": "macs=0.5"})
+
+
+def test_values_that_choose_different_methods() -> None:
+    model = {"model.name": "deit_tiny_patch16_224"}
+    with pytest.raises(
+        RecipeError, match="values of --compare axes choose different methods: grouped, oneshot"
+    ) as told:
+        compared("axes=head+mlp,mlp", flags=model)
+    assert told.value.hint == "--method grouped"
+    methods = [
+        variant.prune.method for variant in compared("axes=head+mlp,mlp", flags={**model, "prune.scope": "local"})
+    ]
+    assert methods == ["grouped", "grouped"]
+    assert {variant.prune.method for variant in compared("method=grouped,oneshot", flags=model)} == {
+        "grouped",
+        "oneshot",
+    }

@@ -121,15 +121,15 @@ def prune(
 ) -> Model:
     """A smaller model, without the least important units or with fewer tokens, verified against the masked large one.
 
-    Without `method` in `settings`, it is `oneshot`, or `grouped` if `criterion` or axes that only it prunes are given.
-    data: calibration images, which data-driven criteria and methods need. budget: "macs=0.5" (the default),
-    "params=0.5", or for methods that search by latency "latency=0.5" or "latency=4ms": exported blocks are then
-    measured, once for a model, runtime and batch size (`runtime` and `at_batch` in `settings`). axes: default: those of
-    the method.
+    The method is that of `settings`; without one, `grouped` if `criterion`, one of the axes block, head and embed, or
+    in `settings` ratio, scope or steps are given, else `oneshot`. data: calibration images, which `oneshot` and data-
+    driven criteria need. budget: "macs=0.5" (the default), "params=0.5", or for methods that search by latency
+    "latency=0.5" or "latency=4ms": exported blocks are then measured, once for a model, runtime and batch size
+    (`runtime` and `at_batch` in `settings`). axes: default: those of the method.
     """
     given = {"budget": budget, "criterion": criterion, "axes": None if axes is None else [*axes]}
     arguments = {name: value for name, value in given.items() if value is not None}
-    instead = {"samples": "all images of `data` are used", "criterion": "it is the argument `criterion`"}
+    instead = {"samples": "all images of `data` are used", **{name: f"it is the argument `{name}`" for name in given}}
     if not (budget or "").startswith("latency"):
         instead |= dict.fromkeys(("device", "runtime", "at_batch"), "it is for a latency budget")
     values = section("prune", arguments, settings, instead)

@@ -145,17 +145,17 @@ class Prune(PluginSection):
     scope: Annotated[str, PluginsOf("toolkit.prune.scopes")] = "isomorphic"
     """Which units are ranked together: those of a layer (local), all (global), all of a kind (isomorphic)."""
     axes: Annotated[tuple[Axis, ...], Listed, Some] = ("qk", "v", "mlp")
-    """Axes to prune: block, head, qk, v, mlp, embed."""
+    """Axes to prune: block, head, qk, v, mlp, embed. With other methods than oneshot, the default is head, mlp."""
     round_to: Positive = 8
     """Remaining widths are multiples of this (except for numbers of heads and blocks)."""
     steps: Positive = 1
-    """Pruning rounds, each with new scores; 1 is one-shot."""
+    """Pruning rounds, each with new scores."""
     samples: Positive = 256
     """Training images of the source domains for data-driven criteria, bases and compensation."""
     basis: Annotated[str, PluginsOf("toolkit.prune.bases")] = "svd"
-    """Exact change of basis before scoring."""
+    """Exact change of basis before scoring. With other methods than oneshot, the default is none."""
     compensation: Annotated[str, PluginsOf("toolkit.prune.compensate")] = "sequential"
-    """Closed-form compensation of removed units."""
+    """Closed-form compensation of removed units. With other methods than oneshot, the default is none."""
     device: Annotated[str, PluginsOf("toolkit.bench.devices")] = "local"
     """Device of a latency budget."""
     runtime: Annotated[str | None, PluginsOf("toolkit.bench.runtimes")] = None
@@ -167,7 +167,7 @@ class Prune(PluginSection):
     @classmethod
     def _choose_method(cls, values: object) -> object:
         """Choose `grouped` by settings that `oneshot` does not have, unless a method is named."""
-        if isinstance(values, dict) and values.get("method") is None and _asks_for_grouped(values):
+        if isinstance(values, dict) and "method" not in values and _asks_for_grouped(values):
             return {**values, "method": "grouped"}
         return values
 

@@ -1,6 +1,6 @@
 """The commented toolkit.yaml that `toolkit init` writes: all settings with help and defaults.
 
-Settings of plug-ins are commented out, and so are settings whose default depends on others.
+Commented out are settings of plug-ins, and those that choose a plug-in or depend on one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def commented() -> str:
 
 
 def _settings(section: Section) -> str:
-    """Settings at their defaults; those whose default depends on others are commented out."""
+    """Settings at their defaults; those that choose a plug-in, or depend on one, are commented out."""
     fields, kind = type(section).model_fields, type(section)
     dependent = kind.with_other_defaults() if issubclass(kind, PluginSection) else set()
     parts = []

@@ -70,6 +70,11 @@ def variants_of(words: Sequence[str], origins: Mapping[str, str], resolve: Resol
         settings = {key: each.text for key, each in zip(compared, chosen, strict=True)}
         flags = {f"{SECTION}.{key}": each.value for key, each in zip(compared, chosen, strict=True)}
         variants.append(Variant(name_of(settings), settings, resolve(flags, written)))
+    if "method" not in compared and len(methods := sorted({variant.prune.method for variant in variants})) > 1:
+        raise RecipeError(
+            f"the values of {FLAG} {', '.join(compared)} choose different methods: {', '.join(methods)}",
+            f"--method {methods[0]}",
+        )
     return tuple(variants)
 
 

@@ -28,7 +28,6 @@ MODES = {
     "compiled": Mode("torch-compiled", "cuda-events"),
     "graph": Mode("torch-compiled", "cuda-graph"),
 }
-PRUNE = recipe.Prune(criterion="random", budget="macs=0.5")
 
 
 class Step(NamedTuple):
@@ -44,8 +43,9 @@ def steps() -> list[Step]:
     return [Step(name, mode, batch) for batch in BATCH_SIZES for mode in MODES for name in NAMES]
 
 
-def make_models(name: str, folder: Path, settings: recipe.Prune = PRUNE, image_size: int = 224) -> None:
-    """Write `dense` and `slim`, with random weights, unless they exist."""
+def make_models(name: str, folder: Path, settings: recipe.Prune | None = None, image_size: int = 224) -> None:
+    """Write `dense` and `slim`, with random weights, unless they exist. settings: by default, half of the MACs, cut at
+    random."""
     from toolkit.models.build import build
     from toolkit.prune import pruning
     from toolkit.prune.calibration import Calibration
@@ -57,6 +57,7 @@ def make_models(name: str, folder: Path, settings: recipe.Prune = PRUNE, image_s
     model = recipe.Model(name=name, weights="none", image_size=image_size)
     dense = build(model, classes, seed=0).save(folder / DENSE)
     no_images = Calibration(lambda domains: [], (), seed=0)
+    settings = settings or recipe.Prune(criterion="random", budget="macs=0.5")
     pruning.prune(dense, Job(settings, no_images, seed=0)).slim.save(folder / SLIM)
 
 

@@ -62,11 +62,19 @@ def test_an_unreachable_budget_is_refused_before_training(here: Path, command: C
     assert (ended.code, ended.made) == (2, []), "nor a new one in place of another model's"
 
 
+def test_a_basis_that_is_not_for_the_model_is_refused_before_training(here: Path, command: Command) -> None:
+    words = ("--set", "model.args.qk_norm=true", "--method", "oneshot", "--axes", "v,mlp")
+    ended = command("prune", "--run", "runs/new", "--recipe", "toolkit.yaml", *words)
+    assert (ended.code, ended.made) == (2, []), ended.err
+    assert "basis svd is not for blocks.0.attn, which normalises its queries and keys" in ended.err
+    assert "--basis none" in ended.err
+
+
 def test_results_made_before_the_error_keep_their_settings(
     here: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A budget may prove unachievable only with the trained model's scores; another budget needs no new training."""
-    monkeypatch.setattr("toolkit.stages.prune.check_budget", lambda run: None)
+    monkeypatch.setattr("toolkit.stages.prune.check_model", lambda run: None)
     ended = command("prune", "--run", "runs/new", "--seed", "9", "--budget", "macs=0.01", "--recipe", "toolkit.yaml")
     assert (ended.code, ended.made) == (2, ["dense", "pruned"])
     ended = command("prune", "--run", "runs/new", "--ratio", "0.3")

@@ -90,7 +90,7 @@ class VariantPrune(Stage):
         _ = run.domains  # read once for all
         for variant, own in self._runs(run, self._comparing.remaining):
             try:
-                prune.check_budget(own)
+                prune.check_model(own)
             except ToolkitError as error:
                 self._fail(variant, run, error)
         _ = self._comparing.remaining

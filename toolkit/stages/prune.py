@@ -38,7 +38,7 @@ class Prune(Stage):
 
     def check_data(self, run: Run) -> None:
         if not run.has_dense:
-            check_budget(run)
+            check_model(run)
 
     def outputs(self, run: Run) -> list[Output]:
         return [output(run, PRUNED)]
@@ -85,14 +85,17 @@ def check_support(run: Run) -> None:
     latency_budget.check(run)
 
 
-def check_budget(run: Run) -> None:
-    """Raise BudgetError before training if this architecture cannot achieve the budget."""
+def check_model(run: Run) -> None:
+    """Raise, before training, UnsupportedModel if the basis is not for this architecture, and BudgetError if the
+    architecture cannot achieve the budget."""
     from toolkit.models.build import outline
+    from toolkit.prune.bases import basis
     from toolkit.prune.methods import method
 
     settings = run.recipe.prune
-    chosen = method(settings.method, settings.own(settings.method))
-    chosen.check_budget(outline(run.recipe.model, run.domains.classes), settings)
+    model = outline(run.recipe.model, run.domains.classes)
+    basis(settings.basis, settings.own(settings.basis)).check(model)
+    method(settings.method, settings.own(settings.method)).check_budget(model, settings)
 
 
 def output(run: Run, result: str) -> Output:
@@ -118,7 +121,7 @@ def summary(run: Run, result: str) -> list[str]:
     plan = run.folder.read(result, "plan.json", PrunePlan)
     macs = f"{dense.macs / 1e6:,.0f} -> {slim.macs / 1e6:,.0f} M MACs ({slim.macs / dense.macs:.1%})"
     parameters = f"{dense.parameters:,} -> {slim.parameters:,} parameters ({slim.parameters / dense.parameters:.1%})"
-    lines = [f"{plan.budget} requested, {plan.achieved:.3f} achieved: {macs}, {parameters}"]
+    lines = [f"{plan.method}, {plan.budget} requested, {plan.achieved:.3f} achieved: {macs}, {parameters}"]
     return lines if plan.latency is None else [*lines, plan_text.latency(plan.latency)]
 
 

@@ -66,10 +66,19 @@ def test_a_clearly_worse_model_sees_a_part_of_the_images(dense: nn.Module, image
     models = dict(zip(CHOICES, (Scaled(dense, 1.5), Scaled(dense, 4.0), Scaled(dense, 1.45)), strict=True))
     race = Race(Judge(dense, images), Judgements(), models.__getitem__)
     found = [race.divergence(choice) for choice in CHOICES]
-    assert [model.seen for model in models.values()] == [22, 3 + 4, 22]  # every fourth image of each domain
+    assert [model.seen for model in models.values()] == [22, 2 + 2, 22]  # every eighth image of each domain
     complete = Judge(dense, images)
     assert found[1] == pytest.approx(complete.divergence(complete.judge(models[CHOICES[1]])), rel=0.5)
     assert found[2] < found[0] < found[1]
+
+
+@pytest.mark.parametrize(("factor", "seen"), [(1.63, 2 + 2), (1.6, 3 + 4), (1.55, 5 + 7), (1.53, 22)])
+def test_the_worse_a_model_the_fewer_images_it_sees(
+    dense: nn.Module, images: dict[str, list[Batch]], factor: float, seen: int
+) -> None:
+    judge, model = Judge(dense, images), Scaled(dense, factor)
+    found = judge.judge(model, judge.judge(Scaled(dense, 1.5)))
+    assert (model.seen, found.complete) == (seen, seen == 22)
 
 
 def test_files_of_judgements(tmp_path: Path) -> None:
@@ -92,7 +101,7 @@ def test_an_estimate_is_above_the_best_one_even_if_that_equals_the_dense_model(
     models = dict(zip(CHOICES, (Scaled(dense, 1.0), Scaled(dense, 4.0), Scaled(dense, 2.0)), strict=True))
     race = Race(Judge(dense, images), Judgements(), models.__getitem__)
     exact, worst, worse = (race.divergence(choice) for choice in CHOICES)
-    assert [model.seen for model in models.values()] == [22, 7, 7]
+    assert [model.seen for model in models.values()] == [22, 4, 4]
     assert abs(exact) < 1e-6 < worse < worst
 
 

@@ -23,6 +23,10 @@ TOLERANCE = 1e-4
 
 
 class Basis(Protocol):
+    def check(self, model: Model) -> None:
+        """Raise UnsupportedModel, before training, for a model of this structure that cannot be rewritten."""
+        return
+
     def rotate(self, model: Model, calibration: Calibration) -> Model:
         """A model with equal logits, of the same widths; `model` itself if nothing changes. `model` is not changed."""
         ...

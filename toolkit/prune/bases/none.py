@@ -7,7 +7,7 @@ from toolkit.prune.bases import Basis
 from toolkit.prune.calibration import Calibration
 
 
-class Unchanged:
+class Unchanged(Basis):
     """The model itself, unchanged."""
 
     def rotate(self, model: Model, calibration: Calibration) -> Model:

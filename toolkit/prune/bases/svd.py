@@ -39,17 +39,21 @@ class Settings(Section):
 
 
 @dataclass(frozen=True)
-class Svd:
+class Svd(Basis):
     """Units of each head sorted by their singular value, largest first."""
 
     settings: Settings = Settings()
 
-    def rotate(self, model: Model, calibration: Calibration) -> Model:
+    def check(self, model: Model) -> None:
+        """Raise UnsupportedModel for norms of queries and keys."""
         for place, attention in attentions(model.module).items():
             if attention.q_norm is not None:
                 raise UnsupportedModel(
                     f"basis svd is not for {place}, which normalises its queries and keys", "--basis none"
                 )
+
+    def rotate(self, model: Model, calibration: Calibration) -> Model:
+        self.check(model)
         rotated = model.copied()
         targets = attentions(rotated.module)
         for place, _, moments in attention_moments(model, calibration, self.settings.key_mean):

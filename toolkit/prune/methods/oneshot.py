@@ -130,7 +130,7 @@ class Oneshot(Method):
             final_steps=own.final_steps,
             seed=job.seed,
         )
-        judgements = job.scratch() / f"judgements-{size}.jsonl" if job.scratch else None
+        judgements = job.scratch() / f"laps-{size}.jsonl" if job.scratch else None
         return Searcher(model, job.calibration, effort, job.progress, judgements)
 
     def _tokens(self, model: Model, dense: Model, budget: Budget) -> Tokens:

@@ -17,15 +17,17 @@ from toolkit.errors import DataError
 from toolkit.models.modes import evaluating
 
 BATCH_SIZE = 32
-FIRST = 0.25
-"""Fraction of the images on which a model is compared with the best one first."""
-WORSE = 1.25
-"""How many times the best one's divergence on these images ends a judgement."""
+LAPS = (8, 4, 2, 1)
+"""After each lap of a judgement, one in so many of the images has been seen: each half of the one before."""
+WORSE = (1.5, 1.25, 1.15)
+"""How many times the best one's divergence on these images ends a judgement, by lap."""
+FIRST_LAPS = 2
+"""Laps of a quick look at a model."""
 SMALLEST = 1e-6
 """Divergence in nats below which a model is taken to equal the dense one."""
 
 Divergences: TypeAlias = tuple[float, ...]
-"""KL(dense || small) in nats by image, the first FIRST of the images before the others."""
+"""KL(dense || small) in nats by image, lap by lap."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,12 @@ class Judge:
 
     def judge(self, module: nn.Module, best: Judgement | None = None) -> Judgement:
         """The divergences of a model; of the first images only, if the `best` one's are much smaller there."""
-        first = self._lap(module, 0)
-        if best is not None and self._mean(first) > max(SMALLEST, WORSE * self._mean(_like(best.by_domain, first))):
-            return Judgement(first, complete=False)
-        others = self._lap(module, 1)
-        return Judgement({domain: (*first[domain], *others[domain]) for domain in first})
+        seen: Mapping[str, Divergences] = dict.fromkeys(self._images, ())
+        for lap, worse in enumerate(WORSE):
+            seen = self._after(module, lap, seen)
+            if best is not None and self._mean(seen) > max(SMALLEST, worse * self._mean(_like(best.by_domain, seen))):
+                return Judgement(seen, complete=False)
+        return Judgement(self._after(module, len(WORSE), seen))
 
     def divergence(self, judgement: Judgement, best: Judgement | None = None) -> float:
         """The divergence in nats; infinite if a logit is not finite.
@@ -80,28 +83,31 @@ class Judge:
         return value * self._mean(best.by_domain) / on_first if on_first > SMALLEST else value
 
     def on_first_images(self, module: nn.Module) -> float:
-        """The divergence of a model on the first images."""
-        return self._mean(self._lap(module, 0))
+        """The divergence of a model on the images of the first laps."""
+        seen: Mapping[str, Divergences] = dict.fromkeys(self._images, ())
+        for lap in range(FIRST_LAPS):
+            seen = self._after(module, lap, seen)
+        return self._mean(seen)
 
     def _mean(self, by_domain: Mapping[str, Divergences]) -> float:
         means = [sum(values) / len(values) for values in by_domain.values()]
         value = max(means) if self._worst else sum(means) / len(means)
         return value if math.isfinite(value) else math.inf
 
-    def _lap(self, module: nn.Module, lap: int) -> dict[str, Divergences]:
-        """Divergences on the first images (0) or on the others (1) of each domain."""
+    def _after(self, module: nn.Module, lap: int, seen: Mapping[str, Divergences]) -> dict[str, Divergences]:
+        """The divergences of each domain after one more lap."""
         result = {}
         for domain, laps in self._images.items():
             expected, actual = self._expected[domain][lap], _log_probabilities(module, laps[lap])
-            result[domain] = tuple((expected.exp() * (expected - actual)).sum(dim=-1).tolist())  # [images]
+            own = (expected.exp() * (expected - actual)).sum(dim=-1)  # [images]
+            result[domain] = (*seen[domain], *own.tolist())
         return result
 
 
-def _in_laps(batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
-    """Every fourth image, at least one, and the others: [images, 3, height, width]"""
+def _in_laps(batches: Sequence[Batch]) -> list[Tensor]:
+    """The images of each lap, at least one in the first: [images, 3, height, width]"""
     images = torch.cat([batch.images for batch in batches])
-    first = torch.arange(len(images)) % round(1 / FIRST) == 0
-    return images[first], images[~first]
+    return [images[:: LAPS[0]], *(images[one_in :: 2 * one_in] for one_in in LAPS[1:])]
 
 
 def _like(by_domain: Mapping[str, Divergences], other: Mapping[str, Divergences]) -> dict[str, Divergences]:
