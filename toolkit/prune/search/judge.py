@@ -19,7 +19,7 @@ from toolkit.models.modes import evaluating
 BATCH_SIZE = 32
 LAPS = (8, 4, 2, 1)
 """After each lap of a judgement, one in so many of the images has been seen: each half of the one before."""
-WORSE = (1.5, 1.25, 1.15)
+WORSE = (1.35, 1.2, 1.1)
 """How many times the best one's divergence on these images ends a judgement, by lap."""
 FIRST_LAPS = 2
 """Laps of a quick look at a model."""
