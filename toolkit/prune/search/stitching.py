@@ -18,7 +18,7 @@ from toolkit.prune.search.space import Choice
 
 
 class Stitcher:
-    """Makes modules for choices; weights are repaired once for each rung."""
+    """Makes modules for choices; weights are repaired once for each rung, and kept in the precision of their layer."""
 
     def __init__(self, model: Model, ladders: Mapping[Key, Ladder], trim_last_block: bool) -> None:
         self._model, self._ladders, self._trim = model, ladders, trim_last_block
@@ -36,10 +36,12 @@ class Stitcher:
 
     def _repair(self, module: nn.Module, key: Key, kept: int) -> None:
         ladder = self._ladders[key]
-        if (key, kept) not in self._repaired:
-            self._repaired[key, kept] = ladder.repaired(ladder.rung(kept))
-        repaired, layer = self._repaired[key, kept], module.get_submodule(ladder.reader)
+        layer = module.get_submodule(ladder.reader)
         assert isinstance(layer, nn.Linear)
+        if (key, kept) not in self._repaired:
+            repaired = ladder.repaired(ladder.rung(kept))
+            self._repaired[key, kept] = Repaired(repaired.weight.to(layer.weight), repaired.shift.to(layer.weight))
+        repaired = self._repaired[key, kept]
         with torch.no_grad():
             layer.weight.copy_(repaired.weight)
             if layer.bias is not None:
