@@ -21,7 +21,7 @@ from toolkit.models.resize import check_sizes, resized
 from toolkit.models.tokens import block_indices, can_merge, tokens_of
 from toolkit.prune.budget import Budget, budget_of
 from toolkit.prune.cost_table import CostTable, CountedTable, shape_of, total
-from toolkit.prune.grid import grid_of
+from toolkit.prune.grid import FEWEST_TOKENS, grid_of
 from toolkit.prune.least_squares import Aggregate
 from toolkit.prune.methods import Job, Method, Outcome
 from toolkit.prune.search.schedule import Tokens
@@ -40,6 +40,9 @@ class Settings(Section):
     """Number of models that the search judges, at each image size."""
     merges: Annotated[int, Field(ge=0)] = 4
     """Maximum number of blocks that merge tokens."""
+    fewest_tokens: Annotated[float, Field(ge=FEWEST_TOKENS, le=1)] = 0.4
+    """Fewest tokens that merges leave, as a fraction of the dense model's. A model with fewer is closer to the dense one
+    before fine-tuning, and further from it after."""
     matching: Matching = "bipartite"
     """Which tokens are merged: the most similar ones of every second token (bipartite), or all but an even grid of
     tokens (grid)."""
@@ -143,6 +146,7 @@ class Oneshot(Method):
             matching=own.matching,
             most_merges=own.merges if can_merge(model) and budget.quantity != "params" else 0,
             dense=tokens_of(dense),
+            least=own.fewest_tokens,
         )
 
     def _trims(self, model: Model) -> bool:

@@ -37,13 +37,15 @@ class Tokens:
     """Maximum number of blocks that merge tokens."""
     dense: int = 0
     """Number of tokens of the dense model, if its images are larger."""
+    least: float = FEWEST_TOKENS
+    """Fewest tokens that are left, as a fraction of the dense model's: at least FEWEST_TOKENS, to which cost tables are
+    measured."""
 
     @property
     def fewest(self) -> int:
-        """Fewest tokens that a schedule leaves: cost tables are measured down to this number."""
-        return self.multiple * -(
-            -max(self.prefix + 1, math.ceil(FEWEST_TOKENS * max(self.total, self.dense))) // self.multiple
-        )
+        """Fewest tokens that a schedule leaves."""
+        number = max(self.prefix + 1, math.ceil(self.least * max(self.total, self.dense)))
+        return self.multiple * -(-number // self.multiple)
 
     @property
     def total(self) -> int:

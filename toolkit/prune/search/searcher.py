@@ -166,5 +166,5 @@ def check_reachable(unit: str, limit: float, dense: float, cheapest: Sequence[fl
         raise BudgetError(
             f"{limit / dense:.3g} of the {unit} cannot be reached: the smallest model that this search knows has "
             f"{smallest / dense:.3g}",
-            "choose a larger budget, or allow more (prune.axes, prune.round_to, prune.oneshot.merges)",
+            "choose a larger budget, or allow more (prune.axes, prune.round_to, prune.oneshot.merges or fewest_tokens)",
         )
