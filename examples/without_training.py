@@ -44,6 +44,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "optin, tau, sequential": {**TAU, **SEQUENTIAL},
     "resolution": {"method": "resolution"},
     "oneshot": {"method": "oneshot"},
+    "oneshot, fewer tokens": {"method": "oneshot", "oneshot": {"fewest_tokens": 0.2}},
 }
 RUNTIMES = ("onnx", "openvino")
 BATCH_SIZES = (1, 8)

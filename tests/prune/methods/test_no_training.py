@@ -57,7 +57,7 @@ def lost_on_half(dense: Model, pictures: list[Image], fraction: float, half: int
     """Points of accuracy lost on one half of the pictures, calibrated on the other."""
     fitted, measured = pictures[1 - half :: 2], pictures[half::2]
     calibration = Calibration(lambda _: calibration_batches({"all": fitted}, dense.info, 41), ("all",), seed=0)
-    own = {"method": "oneshot", "budget": f"macs={fraction}"}
+    own = {"method": "oneshot", "budget": f"macs={fraction}", "oneshot": {"fewest_tokens": 0.2}}
     settings = recipe.Prune.model_validate(own)
     slim = prune(dense, Job(settings, calibration, seed=0)).slim
     labels = torch.tensor([image.label for image in measured])

@@ -67,7 +67,8 @@ def test_budgets_are_met_and_never_exceeded(
 def test_a_plan_is_saved_and_replayed(
     small: Small, pruned: Callable[..., Pruned], images: Calibration, tmp_path: Path
 ) -> None:
-    result = pruned(small(depth=4, image_size=32), "macs=0.5", axes=("mlp",))  # not without merges
+    own = {"trials": 6, "fewest_tokens": 0.2}
+    result = pruned(small(depth=4, image_size=32), "macs=0.5", axes=("mlp",), oneshot=own)  # not without merges
     assert result.plan.merges
     assert result.plan.trim_last_block
     assert (result.plan.basis, result.plan.compensation) == ("svd", "sequential")

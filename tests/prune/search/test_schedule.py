@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import given
@@ -39,6 +40,15 @@ def test_numbers_of_tokens() -> None:
     merges = schedule.merges(TOKENS)
     assert merges == (Merge(3, 148), Merge(5, 74))
     assert tokens_after(merges, TOKENS) == [197] * 3 + [148] * 2 + [74] * 7
+
+
+def test_the_fewest_tokens_are_a_fraction_of_the_dense_models() -> None:
+    few = Tokens(TOKENS.blocks, 64, 1, dense=197, least=0.4, multiple=8)
+    assert few.fewest == 80, "of 197 tokens, not of 65: 78.8, rounded up to a multiple"
+    limited = replace(TOKENS, least=0.4)
+    assert Schedule(((3, 0.5), (5, 0.5))).merges(limited) == (Merge(3, 99), Merge(5, 79))
+    for schedule in strongest(limited):
+        check(schedule.merges(limited), limited)
 
 
 def test_templates_stay_inside_the_model() -> None:

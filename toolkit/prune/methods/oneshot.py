@@ -41,8 +41,8 @@ class Settings(Section):
     merges: Annotated[int, Field(ge=0)] = 4
     """Maximum number of blocks that merge tokens."""
     fewest_tokens: Annotated[float, Field(ge=FEWEST_TOKENS, le=1)] = 0.4
-    """Fewest tokens that merges leave, as a fraction of the dense model's. A model with fewer is closer to the dense one
-    before fine-tuning, and further from it after."""
+    """Fewest tokens that merges leave, as a fraction of the dense model's. With fewer, a model is closer to the dense
+    one before fine-tuning, and further from it after."""
     matching: Matching = "bipartite"
     """Which tokens are merged: the most similar ones of every second token (bipartite), or all but an even grid of
     tokens (grid)."""

@@ -3,6 +3,7 @@ once."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -165,6 +166,6 @@ def check_reachable(unit: str, limit: float, dense: float, cheapest: Sequence[fl
     if (smallest := min(cheapest)) > limit:
         raise BudgetError(
             f"{limit / dense:.3g} of the {unit} cannot be reached: the smallest model that this search knows has "
-            f"{smallest / dense:.3g}",
+            f"{math.ceil(1000 * smallest / dense) / 1000:g}",
             "choose a larger budget, or allow more (prune.axes, prune.round_to, prune.oneshot.merges or fewest_tokens)",
         )
