@@ -122,8 +122,8 @@ def prune(
     """A smaller model, without the least important units or with fewer tokens, verified against the masked large one.
 
     The method is that of `settings`; without one, `grouped` if `criterion`, one of the axes block, head and embed, or
-    in `settings` ratio, scope or steps are given, else `oneshot`. data: calibration images, which `oneshot` and data-
-    driven criteria need. budget: "macs=0.5" (the default), "params=0.5", or for methods that search by latency
+    in `settings` ratio, scope or steps are given, else `oneshot`. data: calibration images, which `oneshot` and
+    data-driven criteria need. budget: "macs=0.5" (the default), "params=0.5", or for methods that search by latency
     "latency=0.5" or "latency=4ms": exported blocks are then measured, once for a model, runtime and batch size
     (`runtime` and `at_batch` in `settings`). axes: default: those of the method.
     """
