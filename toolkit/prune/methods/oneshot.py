@@ -42,7 +42,7 @@ class Settings(Section):
     """Maximum number of blocks that merge tokens."""
     fewest_tokens: Annotated[float, Field(ge=FEWEST_TOKENS, le=1)] = 0.4
     """Fewest tokens that merges leave, as a fraction of the dense model's. With fewer, a model is closer to the dense
-    one before fine-tuning, and further from it after."""
+    one before fine-tuning, but, as measured, not more accurate after it."""
     matching: Matching = "bipartite"
     """Which tokens are merged: the most similar ones of every second token (bipartite), or all but an even grid of
     tokens (grid)."""
