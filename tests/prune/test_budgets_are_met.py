@@ -26,7 +26,7 @@ FAMILIES = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_bas
 METHODS = {
     "grouped": ({}, [("head", "mlp"), ("mlp",), ("qk", "v", "mlp")]),
     "optin": ({"optin": {"images": 4, "tokens": 32, "probes": 1}}, [("head", "mlp"), ("mlp",)]),
-    "oneshot": ({"oneshot": {"trials": 4}}, [("qk", "v", "mlp"), ("qk", "mlp"), ("mlp",)]),
+    "oneshot": ({"oneshot": {"trials": 4, "fewest_tokens": 0.2}}, [("qk", "v", "mlp"), ("qk", "mlp"), ("mlp",)]),
 }
 """Own settings of each method, and axes."""
 IMAGES = torch.randn(8, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
@@ -81,7 +81,7 @@ def test_budgets_of_each_family(family: Callable[[str], Model], name: str, metho
 
 def test_a_pruned_model_is_saved_loaded_and_exported(small: Callable[..., Model], tmp_path: Path) -> None:
     """With merges, a basis, repaired weights and the trimmed last block."""
-    own = {"method": "oneshot", "axes": ("mlp",), "round_to": 2, "oneshot": {"trials": 6}}
+    own = {"method": "oneshot", "axes": ("mlp",), "round_to": 2, "oneshot": {"trials": 6, "fewest_tokens": 0.2}}
     slim = pruned(small(depth=4, image_size=SIZE).identified(), own, "macs=0.5").slim
     assert slim.info.merges
     slim.save(tmp_path / "slim")
