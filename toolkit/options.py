@@ -80,7 +80,7 @@ Compare = Annotated[
         metavar="KEY=VALUE,VALUE",
         help="Prune with each value of a setting of prune, and print and save one table of sizes, accuracies and "
         "latencies (compared/): method=grouped,oneshot. More than one: every combination; lists with +: "
-        "axes=head+mlp,mlp.",
+        "axes=qk+mlp,mlp.",
         rich_help_panel="Compare",
     ),
 ]

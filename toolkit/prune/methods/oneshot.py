@@ -3,7 +3,8 @@
 Our own combination of published parts. The last block computes only the tokens that the classifier reads, which is
 exact. Query/key and value units are removed in the basis `svd`; MLP units by optimal brain surgeon, with weights
 repaired by least squares (as in ZipLM, 2023); similar tokens are merged in a few blocks (as in ToMe, 2023); images may
-be smaller. How much of each, block by block, is searched within the budget (`toolkit.prune.search`).
+be smaller. How much of each, block by block, is searched within the budget (`toolkit.prune.search`). At the end,
+`sequential` repairs the whole residual stream.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from toolkit.section import Section
 from toolkit.setting_types import Listed, Positive
 
 DEFAULTS: Mapping[str, object] = {"axes": AXES, "basis": "svd", "compensation": "sequential"}
+"""Those of `recipe.Prune` as well, since a method that is chosen by default brings none."""
 
 
 class Settings(Section):
