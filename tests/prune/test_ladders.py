@@ -172,6 +172,18 @@ def test_rungs_are_multiples_nested_and_grow_in_error(small: Callable[..., Model
             assert all(len(set(rung.widths)) == 1 for rung in ladder.rungs)
 
 
+def test_rungs_of_wide_groups_are_further_apart(small: Callable[..., Model], calibration: Calibration) -> None:
+    """The widest and the narrowest stay, and every rung is the refit of what it keeps."""
+    ladder = ladders(small(), calibration, ("mlp",), LadderSettings(round_to=3, most_rungs=4))["blocks.0.mlp", "mlp"]
+    assert [sum(rung.widths) for rung in ladder.rungs] == [48, 36, 24, 12, 9, 6, 3]
+    layer = ladder.layer
+    assert layer is not None
+    for rung in ladder.rungs:
+        expected = layer.repaired(ladder.kept_columns(rung))
+        torch.testing.assert_close(ladder.repaired(rung).weight, expected.weight)
+        torch.testing.assert_close(ladder.repaired(rung).shift, expected.shift)
+
+
 def test_uneven_heads_compete(small: Callable[..., Model], calibration: Calibration) -> None:
     """Along qk the cheapest chunks go first whatever their head: no other choice of as many chunks has less error."""
     model = bases.rotate("svd", small(depth=1), calibration)

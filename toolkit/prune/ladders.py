@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -22,7 +24,7 @@ from toolkit.prune.attention_probes import keys_of, queries_of
 from toolkit.prune.calibration import Calibration
 from toolkit.prune.compensate.repairing import linear_layer
 from toolkit.prune.covariances import DomainMoments, Probe, collect, input_of
-from toolkit.prune.least_squares import Aggregate, LinearLayer, Repaired, others
+from toolkit.prune.least_squares import LinearLayer, NestedRefits, Repaired, damped, others
 from toolkit.prune.rungs import LadderSettings, Rung, head_rungs, qk_rungs, unit_rungs
 from toolkit.records import Axis, Cut
 
@@ -54,10 +56,19 @@ class Ladder:
         removed = [self.columns[unit] for unit in rung.removed]
         return others(torch.cat(removed) if removed else torch.zeros(0, dtype=torch.long), self.layer.weight.shape[1])
 
-    def repaired(self, rung: Rung, aggregate: Aggregate = "mean") -> Repaired:
+    def repaired(self, rung: Rung) -> Repaired:
         """Weights of the layer for the columns `kept_columns`, and the change of its bias."""
         assert self.layer is not None
-        return self.layer.repaired(self.kept_columns(rung), aggregate)
+        kept, weight = self._refits.first(len(self.kept_columns(rung)))
+        return self.layer.with_shift(weight, kept)
+
+    @cached_property
+    def _refits(self) -> NestedRefits:
+        assert self.layer is not None
+        layer, last = self.layer, self.kept_columns(self.rungs[-1])
+        removed = [sorted({*lower.removed} - {*upper.removed}) for upper, lower in pairwise(self.rungs)]
+        order = torch.cat([last, *(self.columns[unit] for units in reversed(removed) for unit in units)])
+        return NestedRefits(layer.weight, damped(layer.mixture, layer.damping, layer.has_bias), order)
 
 
 DEFAULT = LadderSettings()

@@ -68,6 +68,27 @@ def refit(weight: Tensor, matrix: Tensor, kept: Tensor) -> Tensor:
     return weight[:, kept] + change.T
 
 
+class NestedRefits:
+    """W' of `refit` for kept inputs that contain one another, from one factorisation.
+
+    With the inputs in an order of which every kept set is a beginning, and H = L L^T, H_RS (H_SS)^-1 is
+    L_RS (L_SS)^-1: the factor of H_SS is a part of L.
+    """
+
+    def __init__(self, weight: Tensor, matrix: Tensor, order: Tensor) -> None:
+        """weight [outputs, inputs], H [inputs, inputs], order [inputs] int64"""
+        self._weight, self._order = weight[:, order], order
+        self._factor = torch.linalg.cholesky(matrix[order][:, order])
+
+    def first(self, count: int) -> tuple[Tensor, Tensor]:
+        """The first `count` inputs [count] in ascending order, and W' [outputs, count]."""
+        own, weight = self._factor[:count, :count], self._weight
+        lost = weight[:, count:] @ self._factor[count:, :count]
+        fitted = weight[:, :count] + torch.linalg.solve_triangular(own, lost, upper=False, left=False)
+        kept, places = self._order[:count].sort()
+        return kept, fitted[:, places]
+
+
 def obs_update(weight: Tensor, matrix: Tensor, kept: Tensor) -> Tensor:
     """W' by the update of optimal brain surgeon: W - W_:R ([H^-1]_RR)^-1 [H^-1]_R: for the removed inputs R."""
     lost = others(kept, len(matrix))

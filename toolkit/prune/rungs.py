@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,8 @@ class LadderSettings:
 
     round_to: int = 8
     """Widths of MLPs and heads are multiples of this."""
+    most_rungs: int = 96
+    """Rungs of wide groups are further apart than `round_to`, so that no ladder has many more."""
     even: bool = True
     """Remove as many qk and v units of every head of a layer. Otherwise, heads compete for the layer's units."""
     damping: float = DAMPING
@@ -127,7 +130,8 @@ def _stages(
     cheapest: the segment that loses its chunk at the least error, for the chunk of each segment (0: it has none).
     """
     kept = list(segments)
-    while any(chunks := [_chunk(width, settings.round_to) for width in kept]):
+    apart = settings.round_to * math.ceil(max(kept, default=0) / (settings.round_to * settings.most_rungs))
+    while any(chunks := [_chunk(width, apart) or _chunk(width, settings.round_to) for width in kept]):
         if not settings.even:
             chosen = cheapest(chunks)
             chunks = [chunk if segment == chosen else 0 for segment, chunk in enumerate(chunks)]
@@ -155,9 +159,7 @@ def _rung(
     layer: LinearLayer, state: Elimination, removed: Sequence[int], widths: Sequence[int], settings: LadderSettings
 ) -> Rung:
     """The rung that an elimination has reached."""
-    change = float((layer.weight[:, state.remaining] - state.weight).square().sum())
-    change += float(layer.weight.square().sum() - layer.weight[:, state.remaining].square().sum())
-    error = max(0.0, state.cost - layer.lam * change)
+    error = max(0.0, state.cost - layer.lam * state.change)
     relative = error / layer.energy if layer.energy > 0 else 0.0
     if settings.aggregate == "worst":
         relative = max(layer.relative_errors(state.remaining, layer.with_shift(state.weight, state.remaining)).values())
