@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal, TypeAlias
 
@@ -67,7 +67,7 @@ class ModelInfo:
     """timm's name of the architecture."""
     args: dict[str, Setting]
     """timm's arguments: image size, depth, ..."""
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = field(repr=False)
     image_size: int
     """Height and width of the input, in pixels."""
     preprocessing: Preprocessing
