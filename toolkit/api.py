@@ -134,10 +134,13 @@ def prune(
         instead |= dict.fromkeys(("device", "runtime", "at_batch"), "it is for a latency budget")
     values = section("prune", arguments, settings, instead)
     batches = cache(partial(batches_by_domain, data, model.info.image_size))
-    calibration = Calibration(
-        lambda domains: [batch for domain in domains for batch in batches()[domain]], domain_names(data), seed
-    )
     chosen = resolve.recipe_of(values)
+    calibration = Calibration(
+        lambda domains: [batch for domain in domains for batch in batches()[domain]],
+        domain_names(data),
+        seed,
+        chosen.prune.aggregate,
+    )
     check_quantity(chosen.prune.method, budget_of(chosen.prune))
     with _latency_meter(chosen) as meter:
         job = Job(chosen.prune, calibration, seed, latency=meter)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 from toolkit.dg.batches import Batch
 from toolkit.dg.transforms import resampled
+
+Aggregate: TypeAlias = Literal["mean", "worst"]
+"""Which error over the source domains is minimised: their mean, or the largest."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,7 @@ class Calibration:
     domains: tuple[str, ...]
     """Names of the source domains."""
     seed: int
+    aggregate: Aggregate = "mean"
 
     def load(self) -> Sequence[Batch]:
         """The images of all domains."""
@@ -34,7 +39,7 @@ class Calibration:
             batches = self.read(domains)
             return [Batch(resampled(batch.images, image_size), batch.labels) for batch in batches]
 
-        return Calibration(read, self.domains, self.seed)
+        return replace(self, read=read)
 
     def halves(self) -> tuple[Calibration, Calibration]:
         """Every second image of each domain, and the others."""
@@ -45,6 +50,6 @@ class Calibration:
                 chosen = (Batch(batch.images[first::2], batch.labels[first::2]) for batch in every)
                 return [batch for batch in chosen if len(batch.labels)]
 
-            return Calibration(read, self.domains, self.seed)
+            return replace(self, read=read)
 
         return half(0), half(1)

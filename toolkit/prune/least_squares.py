@@ -11,15 +11,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from toolkit.prune.calibration import Aggregate
 from toolkit.prune.covariances import DomainMoments, Moments
 
-Aggregate: TypeAlias = Literal["mean", "worst"]
-"""Which error over the source domains is minimised: their mean, or the largest."""
 Solve: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(weight [outputs, inputs], H [inputs, inputs], kept [kept]) -> W' [outputs, kept]"""
 

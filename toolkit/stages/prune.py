@@ -153,7 +153,7 @@ def calibration_of(run: Run, dense: Model) -> Calibration:
     def read(domains: Sequence[str]) -> Sequence[Batch]:
         return calibration_batches({name: drawn[name] for name in domains}, dense.info, CALIBRATION_BATCH)
 
-    return Calibration(read, tuple(images), seed)
+    return Calibration(read, tuple(images), seed, run.recipe.prune.aggregate)
 
 
 def _training(run: Run, scratch: Callable[[], Path], out: Path, progress: Progress) -> Train:

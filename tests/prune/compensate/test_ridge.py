@@ -13,7 +13,7 @@ from toolkit.dg.batches import Batch
 from toolkit.errors import DataError
 from toolkit.models.model import Model
 from toolkit.models.surgery import Removal, remove
-from toolkit.prune.calibration import Calibration
+from toolkit.prune.calibration import Aggregate, Calibration
 from toolkit.prune.compensate import compensation
 from toolkit.prune.compensate.repairing import Settings
 from toolkit.prune.covariances import collect, input_of
@@ -139,15 +139,15 @@ def test_layers_without_bias_and_gated_mlps(
 
 
 def test_worst_lowers_the_largest_error_over_domains(small: Callable[..., Model], batches: list[Batch]) -> None:
-    calibration = Calibration(lambda names: [batches[int(name)] for name in names], ("0", "1"), 0)
     model = small()
     cut = Cut("blocks.0.mlp", "mlp", tuple(range(0, 48, 2)))
     kept = list(range(1, 48, 2))
     layer = model.module.get_submodule("blocks.0.mlp.fc2")
 
-    def worst(aggregate: str) -> float:
+    def worst(aggregate: Aggregate) -> float:
         removal = remove(model, [cut])
-        compensation("ridge", Settings(aggregate=aggregate)).repair(model, removal, calibration)  # type: ignore[arg-type]
+        calibration = Calibration(lambda names: [batches[int(name)] for name in names], ("0", "1"), 0, aggregate)
+        compensation("ridge").repair(model, removal, calibration)
         target = removal.model.module.get_submodule("blocks.0.mlp.fc2")
         errors = []
         for batch in batches:
@@ -167,7 +167,7 @@ def test_the_whole_chain_with_settings_from_the_recipe(
     model = small().identified()
     images = torch.cat([batch.images for batch in batches])
     axes = {"axes": ["qk", "v", "mlp"], "budget": "macs=0.8", "round_to": 1, "criterion": "magnitude-l2"}
-    own = {"svd": {"key_mean": "uniform"}, "obs": {"damping": 0.01, "aggregate": "worst"}}
+    own = {"svd": {"key_mean": "uniform"}, "obs": {"damping": 0.01}}
     closed = prune(model, job(**axes, **own, basis="svd", compensation="obs"))
     assert (closed.plan.basis, closed.plan.compensation) == ("svd", "obs")
     plain = prune(model, job(**axes))

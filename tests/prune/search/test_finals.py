@@ -68,8 +68,8 @@ def test_the_best_one_after_training_is_chosen(
     model = small(depth=4).identified()
 
     def plans(finalists: int) -> tuple[object, ...]:
-        own = {"trials": 8, "finalists": finalists}
-        settings = job(method="oneshot", budget="macs=0.6", round_to=2, axes=("qk", "mlp"), oneshot=own)
+        given = {"budget": "macs=0.6", "round_to": 2, "axes": ("qk", "mlp"), "finalists": finalists}
+        settings = job(method="oneshot", oneshot={"trials": 8}, **given)
         plan = prune(model, replace(settings, calibration=calibration)).plan
         return plan.merges, plan.cuts
 

@@ -10,18 +10,16 @@ from pydantic import Field
 
 from toolkit.models.model import Model
 from toolkit.models.surgery import Removal
-from toolkit.prune.calibration import Calibration
+from toolkit.prune.calibration import Aggregate, Calibration
 from toolkit.prune.compensate.readers import Reader, readers
 from toolkit.prune.covariances import DomainMoments, collect, input_of
-from toolkit.prune.least_squares import DAMPING, Aggregate, LinearLayer, Solve
+from toolkit.prune.least_squares import DAMPING, LinearLayer, Solve
 from toolkit.section import Section
 
 
 class Settings(Section):
     damping: Annotated[float, Field(gt=0, le=1)] = DAMPING
     """Damping of the weights' change, as a fraction of the mean variance of a layer's inputs."""
-    aggregate: Aggregate = "mean"
-    """Error to minimise over the source domains: their mean, or the worst."""
 
 
 def repair_readers(
@@ -35,7 +33,7 @@ def repair_readers(
     probes = {name: input_of(name, before.module) for name in by_name}
     for name, moments in collect(before.module, probes, calibration):
         layer = linear_layer(before, name, moments, settings.damping)
-        _repair(removal.model, by_name[name], layer, settings.aggregate, solve)
+        _repair(removal.model, by_name[name], layer, calibration.aggregate, solve)
     return removal.model
 
 

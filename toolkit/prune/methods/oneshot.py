@@ -23,7 +23,6 @@ from toolkit.models.tokens import block_indices, can_merge, tokens_of
 from toolkit.prune.budget import Budget, budget_of
 from toolkit.prune.cost_table import CostTable, CountedTable, shape_of, total
 from toolkit.prune.grid import FEWEST_TOKENS, grid_of
-from toolkit.prune.least_squares import Aggregate
 from toolkit.prune.methods import Job, Method, Outcome
 from toolkit.prune.search.schedule import Tokens
 from toolkit.prune.search.searcher import Effort, Found, Searcher, best_of, cheapest, check_reachable
@@ -52,10 +51,6 @@ class Settings(Section):
     """Numbers of tokens after a merge are multiples of this; 8 suits tensor cores."""
     trim_last_block: bool = True
     """Let the last block compute only the tokens that the classifier reads, which changes no prediction."""
-    aggregate: Aggregate = "mean"
-    """Divergence from the dense model over the source domains: their mean, or the worst."""
-    finalists: Positive = 1
-    """Number of best models that are trained for some steps, without labels, before one of them is chosen; 1: none."""
     final_steps: Positive = 40
     """Training steps of each finalist."""
     image_sizes: Annotated[tuple[Positive, ...], Listed] = ()
@@ -130,8 +125,7 @@ class Oneshot(Method):
             tokens=self._tokens(resized(model, size), model, job.budget),
             trim_last_block=self._trims(model),
             trials=own.trials,
-            worst=own.aggregate == "worst",
-            finalists=own.finalists,
+            finalists=settings.finalists,
             final_steps=own.final_steps,
             seed=job.seed,
         )

@@ -44,8 +44,6 @@ class Effort:
     trim_last_block: bool
     trials: int
     """Number of models that are judged."""
-    worst: bool
-    """Judge by the worst source domain instead of the mean."""
     finalists: int
     """Number of best choices that are trained before one is chosen; 1: none."""
     final_steps: int
@@ -69,8 +67,9 @@ class Searcher:
         self.model = dense if size == dense.info.image_size else resized(dense, size).identified()
         fitting, judging = calibration.halves()
         images = {domain: judging.of(domain) for domain in judging.domains}
-        self._judge = Judge(dense.module, images, effort.worst, size)
-        self.ladders = ladders(self.model, fitting.at(size), effort.axes, LadderSettings(round_to=effort.round_to))
+        self._judge = Judge(dense.module, images, calibration.aggregate == "worst", size)
+        rungs = LadderSettings(round_to=effort.round_to, aggregate=calibration.aggregate)
+        self.ladders = ladders(self.model, fitting.at(size), effort.axes, rungs)
         self._stitcher = Stitcher(self.model, self.ladders, effort.trim_last_block)
         self._judgements = Judgements(judgements)
         self._dense, self._fitting = dense, fitting
