@@ -204,3 +204,8 @@ def test_activations_that_are_not_finite_name_the_layer(
     probes = {name: input_of(name, model.module) for name in layers}
     with pytest.raises(DataError, match=r"activations at blocks\.0\.mlp\.fc2 are not finite"):
         list(collect(model.module, probes, Calibration(lambda names: batches, ("a",), 0)))
+
+
+def test_many_units_are_summed_block_by_block() -> None:
+    x = torch.randn(2, 3, 2 * covariances.BLOCK + 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    np.testing.assert_allclose(covariances.sums_of(x).numpy() / 6, literal(x), atol=1e-12)

@@ -20,6 +20,8 @@ from toolkit.prune.calibration import Calibration
 
 MIN_IMAGES = 2
 """Minimum number of calibration images, for activations to have a spread between images."""
+BLOCK = 256
+"""Rows of a matrix of second moments that are computed at a time."""
 PASS_BYTES = 1 << 30
 """Maximum size of the matrices that are collected in one pass over the images; more take several passes."""
 
@@ -101,9 +103,21 @@ def sums_of(x: Tensor) -> Tensor:
     """[units + 1, units + 1] float64: sum of [x, 1]^T [x, 1] over the tokens of x [batch, tokens, units]."""
     rows = x.reshape(-1, x.shape[-1]).double()
     total = rows.new_zeros(rows.shape[1] + 1, rows.shape[1] + 1)
-    torch.mm(rows.T, rows, out=total[:-1, :-1])
+    gram(rows, out=total[:-1, :-1])
     total[-1, :-1] = total[:-1, -1] = rows.sum(dim=0)
     total[-1, -1] = len(rows)
+    return total
+
+
+def gram(rows: Tensor, out: Tensor | None = None) -> Tensor:
+    """[units, units]: rows^T rows of [rows, units], in `out` if it is given. The product is symmetric: half of it is
+    computed, in blocks."""
+    units = rows.shape[1]
+    total = rows.new_empty(units, units) if out is None else out
+    for start in range(0, units, BLOCK):
+        end = min(start + BLOCK, units)
+        total[start:end, :end] = rows[:, start:end].T @ rows[:, :end]
+        total[:start, start:end] = total[start:end, :start].T
     return total
 
 

@@ -10,6 +10,8 @@ from operator import add
 import torch
 from torch import Tensor
 
+from toolkit.prune.covariances import gram
+
 
 @dataclass
 class ErrorMoments:
@@ -24,8 +26,9 @@ class ErrorMoments:
     def of(cls, x: Tensor, errors: Tensor, weights: Tensor) -> ErrorMoments:
         """x [batch, tokens, inputs], errors [batch, tokens, outputs], weights [batch, tokens]"""
         rows = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1).flatten(0, 1).double()
-        weighted = rows * weights.flatten()[:, None].double()
-        return cls(weighted.T @ rows, weighted.T @ errors.flatten(0, 1).double())
+        roots = weights.flatten()[:, None].double().sqrt()
+        weighted = rows * roots
+        return cls(gram(weighted), weighted.T @ (errors.flatten(0, 1).double() * roots))
 
     def __add__(self, other: ErrorMoments) -> ErrorMoments:
         return ErrorMoments(self.inputs + other.inputs, self.products + other.products)
