@@ -45,6 +45,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "resolution": {"method": "resolution"},
     "oneshot": {"method": "oneshot"},
     "oneshot, fewer tokens": {"method": "oneshot", "oneshot": {"fewest_tokens": 0.2}},
+    "oneshot, multiples of 16": {"method": "oneshot", "round_to": 16, "oneshot": {"tokens_multiple": 16}},
 }
 RUNTIMES = ("onnx", "openvino")
 BATCH_SIZES = (1, 8)
