@@ -69,6 +69,23 @@ def test_other_targets(merged: Callable[..., Model], exported: Callable[..., Art
     assert artifact.model.merges == (Merge(1, 12), Merge(2, 8))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "precision"),
+    [("onnx", "fp16"), ("onnx", "int8"), ("openvino", "bf16"), ("rtx", "fp32"), ("rtx", "fp16"), ("rtx", "bf16")],
+)
+def test_lower_precision_and_engines(
+    merged: Callable[..., Model], exported: Callable[..., Artifact], target: str, precision: str
+) -> None:
+    """Accuracy is compared while a file of lower precision is made."""
+    options = {"gpus": "sm_89"} if target == "rtx" else {}
+    artifact = exported(merged(), target, precision=precision, image_size=(32,), **options)
+    assert artifact.model.merges == (Merge(1, 12), Merge(2, 8))
+    if precision != "fp32":
+        assert artifact.lowered is not None
+        assert artifact.lowered.accuracy.keys() == artifact.lowered.reference.keys()
+
+
 def test_any_image_size_is_refused(merged: Callable[..., Model], exported: Callable[..., Artifact]) -> None:
     with pytest.raises(UnsupportedModel, match="merges tokens, whose number is fixed"):
         exported(merged(), image_size=(24, 32, 48))
