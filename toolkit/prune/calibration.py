@@ -23,6 +23,7 @@ class Calibration:
     """Names of the source domains."""
     seed: int
     aggregate: Aggregate = "mean"
+    """Which error over the domains methods and compensations minimise."""
 
     def load(self) -> Sequence[Batch]:
         """The images of all domains."""
