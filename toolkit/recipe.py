@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, model_validator
 
 from toolkit.preprocessing import CropMode, Interpolation
-from toolkit.records import Axis
+from toolkit.records import Axis, RewriteName
 from toolkit.section import FlagName, PluginSection, PluginsOf, Section
 from toolkit.setting_types import (
     Argument,
@@ -27,18 +27,6 @@ from toolkit.setting_types import (
     Some,
     Std,
 )
-
-RewriteName = Literal[
-    "layer-scale",
-    "norms",
-    "softmax-scale",
-    "key-bias",
-    "value-bias",
-    "pad-heads",
-    "pad-tokens",
-    "linear-patches",
-    "class-token",
-]
 
 
 class Model(Section):

@@ -12,7 +12,13 @@ from toolkit.section import PluginSection, Section
 Values: TypeAlias = dict[str, Any]
 """A recipe as read, not validated: sections of settings."""
 
-FORMER_NAMES = {"export.target": "export.gpus"}
+FORMER_NAMES = {
+    "export.target": "export.gpus",
+    "prune.oneshot.finalists": "prune.finalists",
+    "prune.oneshot.aggregate": "prune.aggregate",
+    "prune.ridge.aggregate": "prune.aggregate",
+    "prune.obs.aggregate": "prune.aggregate",
+}
 """Later names of renamed settings."""
 
 

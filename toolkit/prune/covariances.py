@@ -101,19 +101,18 @@ def input_of(name: str, module: nn.Module) -> Probe:
 
 def sums_of(x: Tensor) -> Tensor:
     """[units + 1, units + 1] float64: sum of [x, 1]^T [x, 1] over the tokens of x [batch, tokens, units]."""
-    rows = x.reshape(-1, x.shape[-1]).double()
-    total = rows.new_zeros(rows.shape[1] + 1, rows.shape[1] + 1)
-    gram(rows, out=total[:-1, :-1])
-    total[-1, :-1] = total[:-1, -1] = rows.sum(dim=0)
-    total[-1, -1] = len(rows)
-    return total
+    return gram(with_ones(x).flatten(0, -2).double())
 
 
-def gram(rows: Tensor, out: Tensor | None = None) -> Tensor:
-    """[units, units]: rows^T rows of [rows, units], in `out` if it is given. The product is symmetric: half of it is
-    computed, in blocks."""
+def with_ones(x: Tensor) -> Tensor:
+    """[..., units + 1]: x [..., units] and a constant 1."""
+    return torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
+
+
+def gram(rows: Tensor) -> Tensor:
+    """[units, units]: rows^T rows of [rows, units], of which half is computed, in blocks: the product is symmetric."""
     units = rows.shape[1]
-    total = rows.new_empty(units, units) if out is None else out
+    total = rows.new_empty(units, units)
     for start in range(0, units, BLOCK):
         end = min(start + BLOCK, units)
         total[start:end, :end] = rows[:, start:end].T @ rows[:, :end]

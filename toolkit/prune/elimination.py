@@ -14,8 +14,7 @@ PANEL = 64
 """Inputs whose updates are applied to the matrices at once. Elimination is pivoted Cholesky factorisation of H^-1, with
 the products of a panel as matrix products."""
 HELD = 8
-"""Removed inputs are taken out of the matrices, which copies them, once they are one in so many; until then, their rows
-and columns are zero."""
+"""Removed inputs stay in the matrices, masked, until they are one in so many: taking them out copies the matrices."""
 
 
 class Elimination:
@@ -118,7 +117,7 @@ class Elimination:
     def _close(self, where: Tensor) -> None:
         """The inputs at these positions of the matrices are removed."""
         self._open[where] = False
-        self._weight[:, where] = 0.0  # without rounding errors
+        self._weight[:, where] = 0.0
         if HELD * int(self._open.sum()) <= (HELD - 1) * len(self._held):
             self._gone += float(self._before[:, ~self._open].square().sum())
             self._weight, self._before = self._weight[:, self._open], self._before[:, self._open]

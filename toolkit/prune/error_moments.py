@@ -10,7 +10,7 @@ from operator import add
 import torch
 from torch import Tensor
 
-from toolkit.prune.covariances import gram
+from toolkit.prune.covariances import gram, with_ones
 
 
 @dataclass
@@ -24,8 +24,8 @@ class ErrorMoments:
 
     @classmethod
     def of(cls, x: Tensor, errors: Tensor, weights: Tensor) -> ErrorMoments:
-        """x [batch, tokens, inputs], errors [batch, tokens, outputs], weights [batch, tokens]"""
-        rows = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1).flatten(0, 1).double()
+        """x [batch, tokens, inputs], errors [batch, tokens, outputs], weights [batch, tokens], at least 0"""
+        rows = with_ones(x).flatten(0, 1).double()
         roots = weights.flatten()[:, None].double().sqrt()
         weighted = rows * roots
         return cls(gram(weighted), weighted.T @ (errors.flatten(0, 1).double() * roots))

@@ -3,7 +3,7 @@
 MLP units, value units and heads are removed by optimal brain surgeon (`elimination`); queries and keys by their share
 of the attention logits, which is optimal in the basis `svd`. A search over blocks, axes and numbers of units reads
 errors from the ladders; `repaired` gives weights of any rung, equal to those of the compensations `ridge` and `obs`
-with the same damping, and `compensate.repairing.stitch` repairs a model that was cut along several ladders.
+with the same damping for the mean over the domains. Models that are cut along several ladders: `search/stitching.py`.
 """
 
 from __future__ import annotations

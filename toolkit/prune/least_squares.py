@@ -68,7 +68,7 @@ def refit(weight: Tensor, matrix: Tensor, kept: Tensor) -> Tensor:
 
 
 class NestedRefits:
-    """W' of `refit` for kept inputs that contain one another, from one factorisation.
+    """W' of `refit` for nested sets of kept inputs, from one factorisation.
 
     With the inputs in an order of which every kept set is a beginning, and H = L L^T, H_RS (H_SS)^-1 is
     L_RS (L_SS)^-1: the factor of H_SS is a part of L.

@@ -38,7 +38,7 @@ class LadderSettings:
     round_to: int = 8
     """Widths of MLPs and heads are multiples of this."""
     most_rungs: int = 96
-    """Rungs of wide groups are further apart than `round_to`, so that no ladder has many more."""
+    """About the most rungs of a segment: of wider ones, they are further apart than `round_to`, until the last few."""
     even: bool = True
     """Remove as many qk and v units of every head of a layer. Otherwise, heads compete for the layer's units."""
     damping: float = DAMPING

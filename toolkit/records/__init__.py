@@ -8,7 +8,16 @@ that names the file and the field. Devices read records with the standard librar
 
 from __future__ import annotations
 
-from toolkit.records.artifact import Artifact, BatchRange, EngineTraits, Fusion, FusionStatus, Lowered, TensorSpec
+from toolkit.records.artifact import (
+    Artifact,
+    BatchRange,
+    EngineTraits,
+    Fusion,
+    FusionStatus,
+    Lowered,
+    RewriteName,
+    TensorSpec,
+)
 from toolkit.records.bench import BenchReport, Environment, GpuState, Measurement, Telemetry
 from toolkit.records.comparison import (
     DomainValidation,
@@ -71,6 +80,7 @@ __all__ = [
     "PruneComparison",
     "PrunePlan",
     "PrunedVariant",
+    "RewriteName",
     "Setting",
     "StageRecord",
     "Telemetry",

@@ -57,6 +57,18 @@ class EngineTraits:
     """Whether it runs on all GPUs from Ampere on."""
 
 
+RewriteName: TypeAlias = Literal[
+    "layer-scale",
+    "norms",
+    "softmax-scale",
+    "key-bias",
+    "value-bias",
+    "pad-heads",
+    "pad-tokens",
+    "linear-patches",
+    "class-token",
+]
+"""An exact rewrite of a graph."""
 FusionStatus: TypeAlias = Literal["fused", "partly", "not", "unknown"]
 
 
@@ -128,7 +140,7 @@ class Artifact:
     extra_files: dict[str, str] = field(default_factory=dict)
     """Additional files with their sha256: external weights, the list of an engine's layers."""
     rewrites: dict[str, int] = field(default_factory=dict)
-    """Exact rewrites, and how often each was applied."""
+    """Exact rewrites by `RewriteName`, and how often each was applied."""
     lowered: Lowered | None = None
     """Layers kept in float32, and accuracies; None if everything is float32."""
     fusion: tuple[Fusion, ...] = ()

@@ -92,7 +92,7 @@ class Sequential:
     settings: Settings = Settings()
 
     def repair(self, before: Model, removal: Removal, calibration: Calibration) -> Model:
-        slim, dense = Obs().repair(before, removal, calibration), before.copied()
+        slim, dense = Obs().repair(before, removal, replace(calibration, aggregate="mean")), before.copied()
         for block in named_blocks(dense.module).values():
             block.merge = block.attn.num_queries = None
         channels, slim_blocks = torch.tensor(removal.origin[RESIDUAL][1]), blocks_by_source(slim)

@@ -68,8 +68,7 @@ class Searcher:
         fitting, judging = calibration.halves()
         images = {domain: judging.of(domain) for domain in judging.domains}
         self._judge = Judge(dense.module, images, calibration.aggregate == "worst", size)
-        rungs = LadderSettings(round_to=effort.round_to, aggregate=calibration.aggregate)
-        self.ladders = ladders(self.model, fitting.at(size), effort.axes, rungs)
+        self.ladders = ladders(self.model, fitting.at(size), effort.axes, LadderSettings(round_to=effort.round_to))
         self._stitcher = Stitcher(self.model, self.ladders, effort.trim_last_block)
         self._judgements = Judgements(judgements)
         self._dense, self._fitting = dense, fitting
