@@ -62,7 +62,7 @@ def published(weight: Array, matrix: Array, count: int) -> tuple[list[int], Arra
     return order, weight, error
 
 
-@pytest.mark.parametrize("counts", [(1, 1, 5), (37,), (PANEL + 6,)])
+@pytest.mark.parametrize("counts", [(1, 1, 5), (4, 4, 4, 30), (37,), (PANEL + 6,)])
 def test_elimination_is_the_published_update_and_equals_a_refit(counts: tuple[int, ...]) -> None:
     weight, matrix = problem(PANEL + 16)
     state = Elimination(weight, matrix)
@@ -75,6 +75,8 @@ def test_elimination_is_the_published_update_and_equals_a_refit(counts: tuple[in
     np.testing.assert_allclose(state.weight.numpy(), expected[:, state.remaining], atol=1e-9)
     torch.testing.assert_close(state.weight, refit(weight, matrix, state.remaining), atol=1e-6, rtol=1e-6)
     assert state.cost == pytest.approx(cost(weight, matrix, state.remaining.tolist()), rel=1e-6)
+    expected[:, state.removed] = 0.0
+    assert state.change == pytest.approx(float(np.square(expected - weight.numpy()).sum()))
 
 
 def test_quotas_hold_for_each_segment() -> None:
