@@ -113,9 +113,9 @@ def test_what_cannot_be_compared(words: list[str], message: str, hint: str) -> N
         ("metod", "did you mean method?"),
         ("optin.taau", "did you mean optin.tau"),
         ("optn.tau", "did you mean optin.tau"),
-        ("train.epochs", "known: at_batch, axes, basis"),
-        ("seed", "known: at_batch"),
-        ("oneshot", "known: at_batch"),
+        ("train.epochs", "known: aggregate, at_batch, axes, basis"),
+        ("seed", "known: aggregate, at_batch"),
+        ("oneshot", "known: aggregate, at_batch"),
         ("prune.", "did you mean"),
     ],
 )
