@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, model_validator
 
 from toolkit.preprocessing import CropMode, Interpolation
-from toolkit.records import Axis, RewriteName
+from toolkit.records import Aggregate, Axis, RewriteName
 from toolkit.section import FlagName, PluginSection, PluginsOf, Section
 from toolkit.setting_types import (
     Argument,
@@ -140,7 +140,7 @@ class Prune(PluginSection):
     """Pruning rounds, each with new scores."""
     samples: Positive = 256
     """Training images of the source domains for data-driven criteria, bases and compensation."""
-    aggregate: Literal["mean", "worst"] = "mean"
+    aggregate: Aggregate = "mean"
     """Error over the source domains that `oneshot`, `ridge` and `obs` minimise: their mean, or the largest (worst)."""
     finalists: Positive = 1
     """Number of best models of `oneshot` that are trained for some steps, without labels, before one of them is chosen;

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
 
 from toolkit.dg.batches import Batch
 from toolkit.dg.transforms import resampled
-
-Aggregate: TypeAlias = Literal["mean", "worst"]
-"""Which error over the source domains is minimised: their mean, or the largest."""
+from toolkit.records import Aggregate
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from toolkit.prune.calibration import Aggregate
 from toolkit.prune.covariances import DomainMoments, Moments
+from toolkit.records import Aggregate
 
 Solve: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(weight [outputs, inputs], H [inputs, inputs], kept [kept]) -> W' [outputs, kept]"""

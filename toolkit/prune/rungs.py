@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from toolkit.prune.attention_probes import KeyMean
-from toolkit.prune.calibration import Aggregate
 from toolkit.prune.covariances import DomainMoments, Moments
 from toolkit.prune.elimination import Elimination
 from toolkit.prune.least_squares import DAMPING, LinearLayer, damped
+from toolkit.records import Aggregate
 
 
 @dataclass(frozen=True)

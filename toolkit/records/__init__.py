@@ -40,7 +40,7 @@ from toolkit.records.model import (
     Setting,
 )
 from toolkit.records.parity import Comparison, DomainParity, ParityReport, Verdict
-from toolkit.records.plan import Axis, Cut, LatencyRecord, PrunePlan
+from toolkit.records.plan import Aggregate, Axis, Cut, LatencyRecord, PrunePlan
 from toolkit.records.run import StageRecord
 from toolkit.records.schema import since
 from toolkit.records.training import Evaluation, TrainingHistory
@@ -48,6 +48,7 @@ from toolkit.records.training import Evaluation, TrainingHistory
 __all__ = [
     "DENSE",
     "SLIM",
+    "Aggregate",
     "Artifact",
     "Axis",
     "BatchRange",

@@ -10,6 +10,8 @@ from toolkit.records.schema import since
 
 Axis: TypeAlias = Literal["block", "head", "qk", "v", "mlp", "embed"]
 """Removable units: blocks, heads, query/key units and value units of heads, hidden units of MLPs, residual channels."""
+Aggregate: TypeAlias = Literal["mean", "worst"]
+"""Which error over the source domains is minimised: their mean, or the largest."""
 
 
 @dataclass(frozen=True)

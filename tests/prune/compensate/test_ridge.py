@@ -13,14 +13,14 @@ from toolkit.dg.batches import Batch
 from toolkit.errors import DataError
 from toolkit.models.model import Model
 from toolkit.models.surgery import Removal, remove
-from toolkit.prune.calibration import Aggregate, Calibration
+from toolkit.prune.calibration import Calibration
 from toolkit.prune.compensate import compensation
 from toolkit.prune.compensate.repairing import Settings
 from toolkit.prune.covariances import collect, input_of
 from toolkit.prune.least_squares import damping_of
 from toolkit.prune.methods import Job
 from toolkit.prune.pruning import prune
-from toolkit.records import Cut
+from toolkit.records import Aggregate, Cut
 
 MLP = Cut("blocks.1.mlp", "mlp", (0, 4, 5, 40))
 V = Cut("blocks.0.attn", "v", (2, 3, 17))

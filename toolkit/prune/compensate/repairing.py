@@ -10,10 +10,11 @@ from pydantic import Field
 
 from toolkit.models.model import Model
 from toolkit.models.surgery import Removal
-from toolkit.prune.calibration import Aggregate, Calibration
+from toolkit.prune.calibration import Calibration
 from toolkit.prune.compensate.readers import Reader, readers
 from toolkit.prune.covariances import DomainMoments, collect, input_of
 from toolkit.prune.least_squares import DAMPING, LinearLayer, Solve
+from toolkit.records import Aggregate
 from toolkit.section import Section
 
 
