@@ -141,9 +141,9 @@ class Prune(PluginSection):
     samples: Positive = 256
     """Training images of the source domains for data-driven criteria, bases and compensation."""
     aggregate: Aggregate = "mean"
-    """Error over the source domains that `oneshot`, `ridge` and `obs` minimise: their mean, or the largest (worst)."""
+    """Error over the source domains that oneshot, ridge and obs minimise: their mean, or the largest (worst)."""
     finalists: Positive = 1
-    """Number of best models of `oneshot` that are trained for some steps, without labels, before one of them is chosen;
+    """Number of best models of oneshot that are trained for some steps, without labels, before one of them is chosen;
     1: none."""
     basis: Annotated[str, PluginsOf("toolkit.prune.bases")] = "svd"
     """Exact change of basis before scoring. With other methods than oneshot, the default is none."""
